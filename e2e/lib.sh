@@ -1,0 +1,117 @@
+# shellcheck shell=bash
+#
+# Sourced by the entry points of this folder: where things are, how to become
+# root, how to find or install Go. POSIX utilities and bash only.
+
+set -euo pipefail
+
+REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+LAB_DIR=${DRV_THRU_LAB_DIR:-/var/lib/drv-thru-lab}
+export DRV_THRU_LAB_DIR=$LAB_DIR
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+	say "error: $*"
+	exit 1
+}
+
+# Namespaces, mounts and build users need root, so the entry points start over
+# under sudo. Under sudo the caches belong to root, never to the caller's home.
+become_root() {
+	if [ "$(id -u)" != 0 ]; then
+		command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
+		exec sudo --preserve-env=DRV_THRU_LAB_DIR,DRV_THRU_LAB_MIRROR,NO_COLOR -- "$0" "$@"
+	fi
+	if [ -n "${SUDO_UID:-}" ] || [ -z "${HOME:-}" ]; then
+		HOME=$(getent passwd 0 | cut -d: -f6)
+		export HOME
+	fi
+	case ":$PATH:" in
+	*:/usr/sbin:*) ;;
+	*) export PATH=$PATH:/usr/sbin:/sbin ;;
+	esac
+}
+
+# apt-get that never asks; output is shown only when it fails.
+apt_quiet() {
+	local log
+	log=$(mktemp)
+	if ! DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@" >"$log" 2>&1; then
+		cat "$log" >&2
+		rm -f "$log"
+		return 1
+	fi
+	rm -f "$log"
+}
+
+# Installs the Debian packages named, those that are not there yet.
+apt_need() {
+	local missing=() p
+	for p in "$@"; do
+		dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing+=("$p")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	say "installing: ${missing[*]}"
+	if ! apt_quiet install --no-install-recommends "${missing[@]}" 2>/dev/null; then
+		apt_quiet update
+		apt_quiet install --no-install-recommends "${missing[@]}"
+	fi
+}
+
+# True when version $1 is at least version $2.
+version_ge() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# Prints the version of a go command, or nothing. GOTOOLCHAIN=local keeps it
+# from fetching another toolchain merely to tell its version.
+go_version() { (cd / && GOTOOLCHAIN=local "$1" env GOVERSION 2>/dev/null) | sed -n 's/^go\([0-9.]*\).*/\1/p'; }
+
+# Puts a Go on PATH that is 1.21 or newer (the first to fetch toolchains by
+# itself) and lets it fetch the one of go.mod when it is older than that.
+find_go() {
+	local go v want
+	want=$(sed -n 's/^go \([0-9.]*\)$/\1/p' "$REPO/go.mod")
+	for go in "$(command -v go || true)" /usr/local/go/bin/go /usr/lib/go-1.*/bin/go; do
+		[ -n "$go" ] && [ -x "$go" ] || continue
+		v=$(go_version "$go")
+		[ -n "$v" ] && version_ge "$v" 1.21 || continue
+		PATH=$(dirname "$go"):$PATH
+		version_ge "$v" "$want" || export GOTOOLCHAIN=auto
+		export PATH GOFLAGS=-buildvcs=false
+		return 0
+	done
+	return 1
+}
+
+# Debian 13 has a Go that is new enough, Debian 12 has it in its backports.
+install_go() {
+	find_go && return 0
+	apt_quiet update
+	local candidate
+	candidate=$(apt-cache policy golang-go | sed -n 's/^  Candidate: 2:\([0-9.]*\).*/\1/p')
+	if [ -n "$candidate" ] && version_ge "$candidate" 1.21; then
+		apt_need golang-go
+	else
+		local codename
+		codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
+		[ "$codename" = bookworm ] || die "no Go 1.21 or newer here: install one (https://go.dev/dl) and run this again"
+		if [ -z "$(apt-cache policy | grep -F bookworm-backports || true)" ]; then
+			say "adding bookworm-backports to apt's sources, for Go"
+			printf 'deb %s bookworm-backports main\n' "$(debian_mirror)" >/etc/apt/sources.list.d/drv-thru-backports.list
+			apt_quiet update
+		fi
+		say "installing: golang-go (bookworm-backports)"
+		apt_quiet install --no-install-recommends -t bookworm-backports golang-go
+	fi
+	find_go || die "installed Go, but cannot find it"
+}
+
+# The Debian mirror that this machine's apt uses.
+debian_mirror() {
+	local uri=${DRV_THRU_LAB_MIRROR:-}
+	if [ -z "$uri" ]; then
+		uri=$(apt-get indextargets --format '$(LABEL)|$(ORIGIN)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+			sed -n 's/^Debian|Debian|//p' | head -n 1 || true)
+	fi
+	uri=${uri:-http://deb.debian.org/debian}
+	printf '%s' "${uri%/}"
+}
