@@ -1,0 +1,111 @@
+// Package wire is the protocol between a drv-thru client and a builder, in one
+// place: this comment is its specification, and the types below are its
+// documents. It opens no connection and keeps no state. The relay's own
+// protocol is in relay.go.
+//
+// # Session
+//
+// Client and builder speak HTTP/2 (RFC 9113) inside TLS 1.3 (RFC 8446), over
+// any byte stream: a relay circuit or a direct path. Both ends present a
+// self-signed certificate of their ed25519 key. The client accepts only the
+// key that it was told (ticket, builders file); the builder takes any key and
+// thereby knows the client's ID. Requests go to https://builder/ whatever path
+// carries them.
+//
+// Every request carries [HeaderVersion]; an answer carries the builder's. A
+// request with a version that the builder does not speak fails with
+// [CodeVersion], whose detail names what it speaks. Within one version a
+// receiver ignores unknown fields of JSON documents and unknown event types,
+// so that a newer peer may add them; nothing that narrows what a peer may do
+// is ever added that way.
+//
+// # Who may do what
+//
+// A trusted client (known by its ID in the builder's configuration) sends
+// nothing more. Everyone else sends
+//
+//	Authorization: Bearer <ticket secret, 52 characters of base32>
+//
+// with every request. A build belongs to the client ID that created it and to
+// the ticket that paid for it: either may attach to it, cancel it and read its
+// outputs' closure; nobody else learns that it exists ([CodeNotFound]).
+//
+// # Routes
+//
+//	GET    /v1/info                      Info
+//	POST   /v1/plan                      PlanRequest → Plan
+//	PUT    /v1/builds/{id}               BuildRequest → Build
+//	GET    /v1/builds/{id}               → Build
+//	PUT    /v1/builds/{id}/inputs        input frames → Build
+//	GET    /v1/builds/{id}/events?from=N → Event, one JSON document a line
+//	DELETE /v1/builds/{id}               → Build
+//	GET    /v1/cache/closure?build={id}  → Closure
+//	GET    /v1/cache/narinfo/{hash}      → narinfo text
+//	GET    /v1/cache/nar/{narhash}       → NAR bytes; single Range allowed
+//	POST   /v1/cache/nars                NarsRequest → NAR frames
+//	GET    /v1/cache/log/{drv}           → log text
+//
+// {id} is a [BuildID] that the client chose, so a request that is repeated
+// after a lost answer attaches to the same build and spends nothing twice.
+// {hash} is the 32-character hash part of a store path, {narhash} the 52
+// characters of a SHA-256 in Nix's base32, {drv} a derivation's base name.
+//
+// # A build
+//
+// PUT /v1/builds/{id} states what is wanted: the roots and their closure of
+// .drv files and sources, each with its NAR hash. The builder checks limits
+// and policy, spends one use of the ticket, queues the build, and answers with
+// the indexes of the paths that it wants sent ([Build.Wanted]): those that are
+// not valid in its store with the very NAR hash that the client stated.
+//
+// PUT …/inputs then carries them, in any number of requests one after another.
+// The body is a sequence of frames, optionally compressed as a whole
+// (Content-Encoding: zstd):
+//
+//	offset  size  field
+//	0       4     index into BuildRequest.Closure, big endian
+//	4       8     size of the NAR, big endian; equals the stated nar_size
+//	12      size  the NAR
+//
+// Frames come in the order of Closure, references before referrers. The
+// builder recomputes every hash and content address while it reads, and
+// refuses the first path that does not match. Paths of complete frames stay:
+// after a lost connection, a repeated PUT /v1/builds/{id} answers with what is
+// still wanted.
+//
+// Events are numbered from 1 without gaps and are kept until the build is
+// forgotten, so a reader that lost its connection goes on with ?from=N+1. The
+// stream stays open until the event of type [EventFinished], which is last. An
+// empty line is sent every [EventKeepalive] while nothing happens.
+//
+// A client that has no events stream open for longer than the builder's grace
+// period is taken to be gone, and its build is cancelled unless it was created
+// with detach.
+//
+// # The cache
+//
+// Closure lists the narinfo of every path in the closure of a finished build's
+// outputs, references first, each signed by the builder's Nix key in addition
+// to the signatures that its daemon holds. NARs are uncompressed and their size
+// is known in advance. POST /v1/cache/nars answers with the named NARs in the
+// order asked for:
+//
+//	offset  size  field
+//	0       4     index into NarsRequest.Nars, big endian
+//	4       8     size of what follows, or 2⁶⁴-1: this NAR cannot be had
+//	12      size  the NAR from its stated offset to its end
+//
+// # Errors
+//
+// A failed request is answered with an RFC 9457 problem document ([Error],
+// media type application/problem+json): a stable code, a title, what happened
+// and what to do. errors.go lists the codes with their HTTP statuses and the
+// command line's exit codes. After the headers of a stream have been sent, a
+// failure resets the stream; the reader asks again and then gets the problem.
+//
+// # Limits
+//
+// limits.go names every limit. A peer that exceeds one is answered with
+// [CodeTooLarge] or cut off; nothing is allocated by a length that a peer
+// stated before the bytes arrived.
+package wire

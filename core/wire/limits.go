@@ -1,0 +1,43 @@
+package wire
+
+import "time"
+
+// Limits of documents and streams. Sizes are bytes after decompression.
+const (
+	// MaxDocument bounds a JSON request or answer that has no larger limit
+	// of its own.
+	MaxDocument = 1 << 20
+	// MaxClosureDocument bounds BuildRequest, PlanRequest, Plan, Build and
+	// Closure: room for MaxClosurePaths entries.
+	MaxClosureDocument = 256 << 20
+	// MaxClosurePaths is the largest closure of inputs or outputs.
+	MaxClosurePaths = 200_000
+	// MaxReferences bounds the references of one path.
+	MaxReferences = 50_000
+	// MaxRoots bounds the derivations that one build asks for.
+	MaxRoots = 4096
+	// MaxEventLine bounds one event's line. Log text is cut into pieces of at
+	// most MaxLogPiece before it is encoded, so no honest event comes near.
+	MaxEventLine = 4 << 20
+	// MaxLogPiece is the most log text, in raw bytes, that one event carries.
+	MaxLogPiece = 256 << 10
+	// MaxNarInfo bounds one narinfo.
+	MaxNarInfo = 8 << 20
+	// MaxNarsRequest bounds the NARs named in one NarsRequest.
+	MaxNarsRequest = 16_384
+	// MaxLabel bounds what a client calls an installable.
+	MaxLabel = 1024
+	// InputFrameHeader and NarFrameHeader are the sizes of the frame headers.
+	InputFrameHeader = 12
+	NarFrameHeader   = 12
+	// NarUnavailable stands in a NAR frame's size for a NAR that cannot be had.
+	NarUnavailable = 1<<64 - 1
+)
+
+// Times of the protocol.
+const (
+	// EventKeepalive is how often an idle event stream carries an empty line.
+	EventKeepalive = 10 * time.Second
+	// DefaultReattachGrace is how long a build waits for its client to return.
+	DefaultReattachGrace = 2 * time.Minute
+)

@@ -1,0 +1,66 @@
+package wire
+
+import (
+	"encoding/base32"
+	"errors"
+	"io"
+)
+
+// Version is the protocol's version; see the package comment for what a
+// difference means.
+const Version = 1
+
+// Headers of every request and answer.
+const (
+	// HeaderVersion holds the decimal protocol version.
+	HeaderVersion = "Drv-Thru-Version"
+	// HeaderAgent tells the program and its release, for logs.
+	HeaderAgent = "User-Agent"
+)
+
+// Media types.
+const (
+	TypeJSON    = "application/json"
+	TypeProblem = "application/problem+json"
+	TypeEvents  = "application/x-ndjson"
+	TypeFrames  = "application/octet-stream"
+	TypeNar     = "application/x-nix-nar"
+	TypeNarInfo = "text/x-nix-narinfo"
+)
+
+// Routes, as net/http patterns without the method.
+const (
+	RouteInfo    = "/v1/info"
+	RoutePlan    = "/v1/plan"
+	RouteBuild   = "/v1/builds/{id}"
+	RouteInputs  = "/v1/builds/{id}/inputs"
+	RouteEvents  = "/v1/builds/{id}/events"
+	RouteClosure = "/v1/cache/closure"
+	RouteNarInfo = "/v1/cache/narinfo/{hash}"
+	RouteNar     = "/v1/cache/nar/{narhash}"
+	RouteNars    = "/v1/cache/nars"
+	RouteLog     = "/v1/cache/log/{drv}"
+)
+
+// BuildID names a build: 16 random bytes that the client chose, as 26
+// characters of lower-case base32.
+type BuildID string
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// NewBuildID draws an ID from r.
+func NewBuildID(r io.Reader) (BuildID, error) {
+	var raw [16]byte
+	if _, err := io.ReadFull(r, raw[:]); err != nil {
+		return "", err
+	}
+	return BuildID(idEncoding.EncodeToString(raw[:])), nil
+}
+
+// ParseBuildID checks the text of an ID.
+func ParseBuildID(text string) (BuildID, error) {
+	if raw, err := idEncoding.DecodeString(text); err != nil || len(raw) != 16 || idEncoding.EncodeToString(raw) != text {
+		return "", errors.New("not a build ID: want 26 characters of a-z and 2-7")
+	}
+	return BuildID(text), nil
+}
