@@ -1,0 +1,151 @@
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A ProcessInfo describes a process of a host.
+type ProcessInfo struct {
+	PID  int // inside the host
+	UID  uint32
+	Args []string // empty for a zombie
+	RSS  int64    // resident memory, bytes
+	Peak int64    // the most it ever was, bytes
+}
+
+func (p ProcessInfo) String() string {
+	return fmt.Sprintf("%d (uid %d) %s", p.PID, p.UID, strings.Join(p.Args, " "))
+}
+
+// Processes lists the processes of the host, those of builds included, the
+// host's own init left out.
+func (h *Host) Processes() []ProcessInfo {
+	h.t.Helper()
+	var found []ProcessInfo
+	err := h.Do(func() error {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			pid, err := strconv.Atoi(e.Name())
+			if err != nil || pid == 1 {
+				continue
+			}
+			if p, ok := readProcess(pid); ok {
+				found = append(found, p)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		h.t.Fatalf("lab: list the processes of %s: %v", h.name, err)
+	}
+	return found
+}
+
+// readProcess reads /proc/PID; a process that has ended meanwhile is none.
+func readProcess(pid int) (ProcessInfo, bool) {
+	p := ProcessInfo{PID: pid}
+	dir := "/proc/" + strconv.Itoa(pid)
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return p, false
+	}
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(line, ":")
+		f := strings.Fields(value)
+		if len(f) == 0 {
+			continue
+		}
+		n, _ := strconv.ParseInt(f[0], 10, 64)
+		switch key {
+		case "Uid":
+			p.UID = uint32(n)
+		case "VmRSS":
+			p.RSS = n << 10
+		case "VmHWM":
+			p.Peak = n << 10
+		}
+	}
+	cmdline, err := os.ReadFile(dir + "/cmdline")
+	if err != nil {
+		return p, false
+	}
+	for arg := range bytes.SplitSeq(bytes.TrimSuffix(cmdline, []byte{0}), []byte{0}) {
+		if len(cmdline) > 0 {
+			p.Args = append(p.Args, string(arg))
+		}
+	}
+	return p, true
+}
+
+// Kill sends a signal to a process by its ID inside the host. One that is gone
+// is no error.
+func (h *Host) Kill(pid int, sig syscall.Signal) {
+	h.t.Helper()
+	err := h.Do(func() error {
+		// The machine has other IDs for the same processes, but a directory
+		// of the host's /proc serves as a pidfd.
+		fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.PidfdSendSignal(fd, sig, nil, 0)
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {
+		h.t.Fatalf("lab: kill %d on %s: %v", pid, h.name, err)
+	}
+}
+
+// Mount is a line of mountinfo: proc_pid_mountinfo(5).
+type Mount struct {
+	Point string // directory
+	Type  string // "fuse.drv-thru", "tmpfs"
+}
+
+// Mounts lists the mounts of the host.
+func (h *Host) Mounts() []Mount {
+	h.t.Helper()
+	info, err := h.ReadFile("/proc/1/mountinfo")
+	if err != nil {
+		h.t.Fatalf("lab: list the mounts of %s: %v", h.name, err)
+	}
+	var mounts []Mount
+	for line := range strings.Lines(string(info)) {
+		before, after, ok := strings.Cut(line, " - ")
+		f, g := strings.Fields(before), strings.Fields(after)
+		if ok && len(f) > 4 && len(g) > 0 {
+			mounts = append(mounts, Mount{Point: unescape(f[4]), Type: g[0]})
+		}
+	}
+	return mounts
+}
+
+// FuseMounts lists the mount points of FUSE file systems.
+func (h *Host) FuseMounts() []string {
+	h.t.Helper()
+	var points []string
+	for _, m := range h.Mounts() {
+		if m.Type == "fuse" || strings.HasPrefix(m.Type, "fuse.") {
+			points = append(points, m.Point)
+		}
+	}
+	return points
+}
+
+// unescape undoes mountinfo's octal escapes of blanks and backslashes.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

@@ -1,0 +1,53 @@
+//go:build linux
+
+package lab
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is the lab's state directory: the root file systems and the binaries
+// under test. DRV_THRU_LAB_DIR changes it.
+func Dir() string {
+	if dir := os.Getenv("DRV_THRU_LAB_DIR"); dir != "" {
+		return dir
+	}
+	return "/var/lib/drv-thru-lab"
+}
+
+// Need fails the test when the machine cannot run the lab, and says what to do
+// about it. It never skips: a run without the lab must not look like a success.
+func Need(t T) {
+	t.Helper()
+	if err := missing(); err != nil {
+		t.Fatalf("the lab cannot run here:\n%v", err)
+	}
+}
+
+var missing = sync.OnceValue(func() error {
+	var problems []string
+	if os.Geteuid() != 0 {
+		problems = append(problems, "it needs root (namespaces, mounts, build users): run e2e/test, or this test with sudo -E")
+	}
+	if fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		problems = append(problems, fmt.Sprintf("it needs FUSE, and /dev/fuse does not open (%v): modprobe fuse, or give the container the device", err))
+	} else {
+		unix.Close(fd)
+	}
+	for _, root := range Roots {
+		made := filepath.Join(Dir(), "roots", string(root)+".made")
+		if _, err := os.Stat(made); err != nil {
+			problems = append(problems, fmt.Sprintf("it needs the root file system %s in %s: run e2e/roots", root, Dir()))
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("- %s", strings.Join(problems, "\n- "))
+	}
+	return nil
+})

@@ -1,0 +1,3 @@
+package lab
+
+const nixSystem = "x86_64-linux"

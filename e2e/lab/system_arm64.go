@@ -1,0 +1,3 @@
+package lab
+
+const nixSystem = "aarch64-linux"
