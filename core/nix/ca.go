@@ -110,7 +110,7 @@ func ParseCA(s string) (CA, error) {
 		ca.Method = ""
 	}
 	if ca.Method == "" {
-		return CA{}, fmt.Errorf("%w: %s begins with neither text: nor fixed:", ErrBadCA, quote(s))
+		return CA{}, fmt.Errorf("%w: %s begins with neither \"text:\" nor \"fixed:\"", ErrBadCA, quote(s))
 	}
 	algo, text, ok := strings.Cut(rest, ":")
 	ca.Algo = HashAlgo(algo)

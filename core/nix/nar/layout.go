@@ -1,0 +1,301 @@
+package nar
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"sort"
+	"sync"
+)
+
+// maxLiteral bounds the bytes of a layout that are not file contents (about
+// 220 for each entry), so that a build output of countless empty files cannot
+// take the memory of whoever scans it. Enough for two million files.
+const maxLiteral = 512 << 20
+
+// copyBufSize is how much CopyRange moves at a time. Smaller pieces cost a
+// wake-up of the peer each, larger ones fall out of the processor's cache.
+const copyBufSize = 256 << 10
+
+// Layout is the archive of a tree on disk, addressable by offset without being
+// produced: what is not file contents is held in memory, the contents are read
+// from the files when asked for. Safe for concurrent use.
+type Layout struct {
+	size int64
+	// literal is everything that is not file contents, in order.
+	literal []byte
+	// files are the regular files that are not empty, in order.
+	files []file
+	dirs  []string
+	tree  tree
+	open  fdCache
+}
+
+// file is where one file's contents lie. The name is kept as a range of the
+// literal bytes, where it stands anyway.
+type file struct {
+	off     int64 // in the archive
+	size    int64
+	lit     uint32 // how many literal bytes come before off
+	dir     uint32 // index into dirs
+	name    uint32 // offset in literal
+	nameLen uint8  // 0 for a root that is a file
+}
+
+// Scan walks the tree at fsRoot, which may be a file, a symlink or a directory,
+// and returns its archive's layout. Symlinks are never followed. It fails with
+// ErrUnsupported, ErrTooLarge, ErrChanged or an error of the file system.
+func Scan(ctx context.Context, fsRoot string) (*Layout, error) {
+	t, err := openTree(fsRoot)
+	if err != nil {
+		return nil, fmt.Errorf("scan %s: %w", fsRoot, err)
+	}
+	s := scanner{ctx: ctx, l: &Layout{tree: t}}
+	if err = s.root(); err != nil {
+		_ = t.close()
+		return nil, fmt.Errorf("scan %s: %w", fsRoot, err)
+	}
+	s.l.literal = slices.Clip(s.l.literal)
+	s.l.files = slices.Clip(s.l.files)
+	s.l.size = int64(len(s.l.literal)) + s.contents
+	return s.l, nil
+}
+
+// stat is what the archive needs to know of a file.
+type stat struct {
+	name       string
+	mode       fs.FileMode // type bits only
+	executable bool
+	size       int64
+	target     string
+}
+
+type scanner struct {
+	ctx      context.Context
+	l        *Layout
+	contents int64 // bytes of file contents so far
+}
+
+func (s *scanner) root() error {
+	st, err := s.l.tree.statRoot()
+	if err != nil {
+		return err
+	}
+	s.l.literal = appendString(s.l.literal, magic)
+	if err := s.node(st, "", 0, 0, 0); err != nil {
+		return err
+	}
+	return nil
+}
+
+// node appends one node. path is the node's own when it is a directory; dir and
+// name say where a file's name is found again.
+func (s *scanner) node(st stat, path string, dir, name uint32, depth int) error {
+	lit := s.l.literal
+	switch st.mode {
+	case 0:
+		lit = appendFileHead(lit, uint64(st.size), st.executable)
+		if st.size > 0 {
+			s.l.files = append(s.l.files, file{
+				off: int64(len(lit)) + s.contents, size: st.size,
+				lit: uint32(len(lit)), dir: dir, name: name, nameLen: uint8(len(st.name)),
+			})
+			s.contents += st.size
+		}
+		lit = append(lit, zeros[:padding(uint64(st.size))]...)
+		s.l.literal = appendString(lit, wordClose)
+		return nil
+	case fs.ModeSymlink:
+		s.l.literal = appendStrings(lit, wordOpen, wordType, wordLink, wordTarget, st.target, wordClose)
+		return nil
+	case fs.ModeDir:
+		return s.directory(path, depth)
+	}
+	return fmt.Errorf("%w: %s is a %s", ErrUnsupported, path, st.mode)
+}
+
+func (s *scanner) directory(path string, depth int) error {
+	if depth == MaxDepth {
+		return fmt.Errorf("%w: directories nest deeper than %d", ErrUnsupported, MaxDepth)
+	}
+	if err := s.ctx.Err(); err != nil {
+		return err
+	}
+	entries, err := s.l.tree.readDir(path)
+	if err != nil {
+		return err
+	}
+	dir := uint32(len(s.l.dirs))
+	s.l.dirs = append(s.l.dirs, path)
+	s.l.literal = appendStrings(s.l.literal, wordOpen, wordType, wordDir)
+	for _, e := range entries {
+		if err := checkName(e.name); err != nil {
+			return fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+		if len(s.l.literal) > maxLiteral {
+			return ErrTooLarge
+		}
+		s.l.literal = appendStrings(s.l.literal, wordEntry, wordOpen, wordName)
+		name := uint32(len(s.l.literal) + align)
+		s.l.literal = appendStrings(s.l.literal, e.name, wordNode)
+		below := ""
+		if e.mode != 0 && e.mode != fs.ModeSymlink {
+			below = join(path, e.name)
+		}
+		if err := s.node(e, below, dir, name, depth+1); err != nil {
+			return err
+		}
+		s.l.literal = appendString(s.l.literal, wordClose)
+	}
+	s.l.literal = appendString(s.l.literal, wordClose)
+	return nil
+}
+
+// join joins the slash-separated path of a directory below the root, which is
+// empty for the root itself, and a name in it.
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// Size returns the archive's length in bytes: Nix's NarSize.
+func (l *Layout) Size() int64 { return l.size }
+
+// Files returns how many regular files with contents the tree has.
+func (l *Layout) Files() int { return len(l.files) }
+
+// path returns the path of a file below the root.
+func (l *Layout) path(f *file) string {
+	if f.nameLen == 0 {
+		return ""
+	}
+	return join(l.dirs[f.dir], string(l.literal[f.name:f.name+uint32(f.nameLen)]))
+}
+
+// ReadAt implements [io.ReaderAt] over the archive. It fails with ErrChanged
+// when a file is no longer what it was.
+func (l *Layout) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read NAR: negative offset %d", off)
+	}
+	if off >= l.size {
+		return 0, io.EOF
+	}
+	var short error
+	if int64(len(p)) > l.size-off {
+		p = p[:l.size-off]
+		short = io.EOF
+	}
+	n := 0
+	// The first file that ends behind off.
+	i := sort.Search(len(l.files), func(i int) bool { return l.files[i].off+l.files[i].size > off })
+	for n < len(p) {
+		pos := off + int64(n)
+		if i == len(l.files) {
+			n += copy(p[n:], l.literal[pos-(l.size-int64(len(l.literal))):])
+			break
+		}
+		f := &l.files[i]
+		if pos < f.off {
+			lit := int64(f.lit) - (f.off - pos)
+			n += copy(p[n:], l.literal[lit:f.lit])
+			continue
+		}
+		want := p[n:min(int64(len(p)), int64(n)+f.off+f.size-pos)]
+		if err := l.readFile(i, want, pos-f.off); err != nil {
+			return n, err
+		}
+		n += len(want)
+		i++
+	}
+	return n, short
+}
+
+// readFile fills p from file i, whole or not at all.
+func (l *Layout) readFile(i int, p []byte, off int64) error {
+	f := &l.files[i]
+	// A file that is read whole is not read again soon.
+	if off == 0 && int64(len(p)) == f.size {
+		h, err := l.openFile(i)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return l.readFull(f, h, p, 0)
+	}
+	h, err := l.open.acquire(i, l.openFile)
+	if err != nil {
+		return err
+	}
+	defer l.open.release(h)
+	return l.readFull(f, h.file, p, off)
+}
+
+func (l *Layout) readFull(f *file, r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	switch {
+	case n == len(p):
+		return nil
+	case err == io.EOF:
+		return fmt.Errorf("%w: %q became shorter", ErrChanged, l.path(f))
+	default:
+		return fmt.Errorf("read %q: %w", l.path(f), err)
+	}
+}
+
+// openFile opens file i and makes sure that it is still the file that was scanned.
+func (l *Layout) openFile(i int) (openedFile, error) {
+	f := &l.files[i]
+	h, size, err := l.tree.openFile(l.path(f))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrChanged, err)
+	}
+	if size != f.size {
+		_ = h.Close()
+		return nil, fmt.Errorf("%w: %q has %d bytes now, it had %d", ErrChanged, l.path(f), size, f.size)
+	}
+	return h, nil
+}
+
+var copyBufs = sync.Pool{New: func() any { return new([copyBufSize]byte) }}
+
+// CopyRange writes n bytes of the archive from off on, in pieces of 256 KiB
+// (the last one less). It returns how many bytes w took.
+func (l *Layout) CopyRange(w io.Writer, off, n int64) (int64, error) {
+	if off < 0 || n < 0 || off > l.size || n > l.size-off {
+		return 0, fmt.Errorf("read NAR: range %d+%d outside of its %d bytes", off, n, l.size)
+	}
+	buf := copyBufs.Get().(*[copyBufSize]byte)
+	defer copyBufs.Put(buf)
+	var done int64
+	for done < n {
+		p := buf[:min(n-done, copyBufSize)]
+		if k, err := l.ReadAt(p, off+done); k < len(p) {
+			return done, err
+		}
+		k, err := w.Write(p)
+		done += int64(k)
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// WriteTo implements [io.WriterTo]: the whole archive.
+func (l *Layout) WriteTo(w io.Writer) (int64, error) { return l.CopyRange(w, 0, l.size) }
+
+// Close closes what is open. Reads under way may finish or fail.
+func (l *Layout) Close() error {
+	l.open.close()
+	return l.tree.close()
+}
+
+var (
+	_ io.ReaderAt = (*Layout)(nil)
+	_ io.WriterTo = (*Layout)(nil)
+)
