@@ -132,13 +132,11 @@ func (s Secret) ID() ID {
 // of message its own prefix, so that no signature can be used as another.
 func (s Secret) Sign(msg []byte) []byte { return ed25519.Sign(s.key, msg) }
 
-// String keeps secrets out of logs: it names the key by its ID.
-func (s Secret) String() string {
+// Format keeps secrets out of logs, whatever the verb: it names the key by its ID.
+func (s Secret) Format(f fmt.State, _ rune) {
 	if s.IsZero() {
-		return "secret key (unset)"
+		io.WriteString(f, "secret key (unset)")
+		return
 	}
-	return "secret key of " + s.ID().String()
+	io.WriteString(f, "secret key of "+s.ID().String())
 }
-
-// GoString keeps secrets out of %#v.
-func (s Secret) GoString() string { return s.String() }

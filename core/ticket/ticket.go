@@ -70,11 +70,8 @@ var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPaddin
 // Secret is what its holder proves to the builder. Formatting it prints nothing of it.
 type Secret [32]byte
 
-// String keeps the secret out of logs.
-func (Secret) String() string { return "(ticket secret)" }
-
-// GoString keeps the secret out of %#v.
-func (Secret) GoString() string { return "(ticket secret)" }
+// Format keeps the secret out of logs, whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "(ticket secret)") }
 
 // Text returns the secret's 52 characters of base32, as the protocol sends it.
 func (s Secret) Text() string { return encoding.EncodeToString(s[:]) }
