@@ -123,6 +123,9 @@ func (s *initSpec) enter() error {
 			return err
 		}
 	}
+	if err := os.Mkdir(root+gateDir, 0o755); err != nil {
+		return err
+	}
 	if err := pivot(root); err != nil {
 		return err
 	}
