@@ -1,0 +1,40 @@
+// Package cache is a builder's store as a signed Nix binary cache. The client
+// side is [View], an [io/fs.FS] in the layout that Nix reads from file:// and
+// http:// caches; package fusecache mounts it. The builder side signs narinfos
+// and produces NARs from the store; nothing is ever copied to disk.
+//
+// # What a View shows
+//
+//	nix-cache-info              StoreDir, WantMassQuery, Priority
+//	<hash>.narinfo              rendered from the verified path info
+//	nar/<nar hash>.nar          uncompressed, size known in advance
+//	log/<derivation>            build log, when the Fetcher has logs
+//	realisations/<id>.doi       when the build reported realisations
+//	build-trace-v2/             empty
+//
+// A narinfo that a View shows is never the text that a builder sent but what
+// was parsed from it, so that unknown fields and foreign URLs end here.
+//
+// # Trust
+//
+// The judge of what enters a store is that store's own Nix daemon: it checks
+// each path's signature and that the NAR has the signed hash. A View checks
+// signatures too when it is told the builder's key, only to fail early with a
+// clear message. It does not hash NARs: they are not authenticated before
+// their last byte anyway, the daemon hashes them in any case, and hashing them
+// twice costs a third of an import's CPU. What a View promises about NAR bytes
+// is that there are exactly as many as the narinfo says.
+//
+// # Fetching
+//
+// [Fetcher] is where NAR bytes come from. Few requests run at once ("runs",
+// run.go): one that runs ahead in the order in which `nix copy` will read
+// ([View.RunAhead]), and one for each reader that wants something else now.
+// Bytes wait for their readers in slabs of fixed size that are allocated once
+// and used again (slab.go); their number is the View's memory budget. What all
+// readers of a NAR have passed is dropped, and fetched again should anyone go
+// back. When a run that a reader waits for needs a slab, unread data that is
+// needed last gives way, so that a full budget never stops a reader.
+//
+// No read waits longer than [ViewConfig.ReadTimeout] without progress.
+package cache

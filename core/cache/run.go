@@ -1,0 +1,478 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const (
+	// maxBatch bounds the NARs of one request, so that the request stays
+	// far below the protocol's limit for a document and an import of many
+	// small paths still costs few round trips.
+	maxBatch = 4096
+	// jumpDistance is how far ahead of a run its data may lie for a reader
+	// to wait for it rather than have it fetched apart. It is about what is
+	// on its way anyway.
+	jumpDistance = 4 << 20
+	// drainLimit is how much unwanted data is read and dropped rather than
+	// asking anew for what comes after it.
+	drainLimit = 256 << 10
+	// firstWindow is how far a run reads ahead, in slabs (8 MiB), until its
+	// readers have starved after it was held back; then it doubles.
+	firstWindow = 32
+	// progressUnit is how many bytes count as progress. Together with the
+	// times below it is the low-speed cut-off, 3 KiB/s.
+	progressUnit = 32 << 10
+	// stallTime is how long a request may go without progress before it is
+	// given up and made again at the offset reached: a third of a read's
+	// time.
+	stallTime = DefaultReadTimeout / 3
+	// maxRetries bounds requests without progress in between.
+	maxRetries = 3
+)
+
+// retryDelays are the pauses before retries: together they outlast the restart
+// of a relay, and stay within a read's time.
+var retryDelays = [maxRetries]time.Duration{200 * time.Millisecond, 2 * time.Second, 8 * time.Second}
+
+var (
+	errStalled = errors.New("the builder sends nothing")
+	errReplan  = errors.New("another request serves better")
+)
+
+// A want is a NAR and the offset from which it is wanted.
+type want struct {
+	nar *narState
+	off int64
+}
+
+// A run is a goroutine that makes one request after another and puts what
+// comes into slabs. Its fields are guarded by View.mu.
+type run struct {
+	// ahead: this is the run that follows the import order. Others fetch
+	// one NAR to its end.
+	ahead bool
+	// nar and at are where it goes on.
+	nar *narState
+	at  int64
+	// todo is what the request under way still has to deliver.
+	todo   []want
+	cancel context.CancelCauseFunc
+	// yielded: it has come to where another run goes on.
+	yielded bool
+	// stopped: it is to end as soon as it can.
+	stopped bool
+
+	slab *slab    // being filled
+	seg  *segment // being extended; nil when a new one is due
+	// slabs counts those that hold its data, window how many they may be
+	// while nobody waits.
+	slabs, window int
+	blocked       bool // waits for a slab
+	throttled     bool // has been, for its window
+	waiting       int  // waiters that count on it
+	wake          chan struct{}
+
+	unmarked int // bytes since the last progress
+	retries  int // requests without progress
+	guard    *time.Timer
+}
+
+func (r *run) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// start begins a run; v.mu is held.
+func (v *View) start(ahead bool, n *narState, at int64) *run {
+	r := &run{
+		ahead: ahead, nar: n, at: at,
+		todo:   []want{{n, at}},
+		window: v.firstWindow,
+		wake:   make(chan struct{}, 1),
+	}
+	v.runs[r] = struct{}{}
+	if ahead {
+		v.main = r
+	}
+	v.wg.Add(1)
+	go v.drive(r)
+	return r
+}
+
+// move makes a run ahead go on elsewhere; v.mu is held.
+func (v *View) move(r *run, n *narState, at int64) {
+	r.nar, r.at = n, at
+	r.todo = []want{{n, at}}
+	r.throttled = false
+	if r.cancel != nil {
+		r.cancel(errReplan)
+	}
+}
+
+// stop ends a run that nobody waits for; v.mu is held.
+func (v *View) stop(r *run) {
+	r.stopped = true
+	r.todo = nil
+	if r.cancel != nil {
+		r.cancel(errReplan)
+	}
+}
+
+// drive makes requests until nothing is left to fetch, the run is stopped, or
+// it fails.
+func (v *View) drive(r *run) {
+	defer v.wg.Done()
+	for {
+		v.mu.Lock()
+		wants := v.plan(r)
+		if len(wants) == 0 {
+			v.finish(r, nil)
+			v.mu.Unlock()
+			return
+		}
+		r.todo, r.yielded = wants, false
+		ctx, cancel := context.WithCancelCause(v.ctx)
+		r.cancel = cancel
+		r.guard = time.AfterFunc(v.stallTime, func() { cancel(errStalled) })
+		v.stats.Requests++
+		v.rebalance()
+		v.mu.Unlock()
+
+		err := v.transfer(ctx, r, wants)
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		cancel(nil)
+
+		v.mu.Lock()
+		r.guard.Stop()
+		r.cancel, r.seg = nil, nil
+		switch {
+		case err == nil, errors.Is(err, errReplan), v.closed:
+			v.mu.Unlock()
+			continue
+		case isPermanent(err), r.retries == maxRetries:
+			v.finish(r, err)
+			v.mu.Unlock()
+			return
+		}
+		pause := time.NewTimer(retryDelays[r.retries])
+		r.retries++
+		v.mu.Unlock()
+		select {
+		case <-pause.C:
+		case <-v.ctx.Done():
+		}
+		pause.Stop()
+	}
+}
+
+// plan says what a run's next request asks for; v.mu is held.
+func (v *View) plan(r *run) []want {
+	if r.stopped || v.closed {
+		return nil
+	}
+	if !r.ahead {
+		n := r.nar
+		off := n.covered(r.at)
+		if n.err != nil || len(n.files) == 0 || off == n.size || v.taken(r, n, off) {
+			return nil
+		}
+		return []want{{n, off}}
+	}
+	wants := make([]want, 0, 16)
+	for i := r.nar.index; i < v.expected && len(wants) < maxBatch; i++ {
+		n := v.order[i]
+		if n.err != nil || n.done && (n != r.nar || r.waiting == 0) {
+			continue
+		}
+		var from int64
+		if n == r.nar {
+			from = r.at
+		} else if len(n.files) > 0 {
+			from = n.low()
+		}
+		if off := n.covered(from); off < n.size && !v.taken(r, n, off) {
+			wants = append(wants, want{n, off})
+		}
+	}
+	return wants
+}
+
+// taken reports whether another run is about to deliver the NAR from off.
+func (v *View) taken(r *run, n *narState, off int64) bool {
+	for o := range v.runs {
+		if o != r && len(o.todo) > 0 {
+			if t := o.todo[0]; t.nar == n && t.off <= off && off-t.off <= jumpDistance {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// finish ends a run; v.mu is held. An error goes to those who wait for it.
+func (v *View) finish(r *run, err error) {
+	delete(v.runs, r)
+	if v.main == r {
+		v.main = nil
+	}
+	r.todo = nil
+	if r.slab != nil {
+		v.seal(r.slab)
+		r.slab, r.seg = nil, nil
+	}
+	if err != nil {
+		for _, w := range v.waiters {
+			if w.run == r {
+				v.detach(w)
+				w.fail(err)
+			}
+		}
+	}
+	v.rebalance()
+}
+
+// transfer makes one request and takes in its answer.
+func (v *View) transfer(ctx context.Context, r *run, wants []want) error {
+	ranges := make([]wire.NarRange, len(wants))
+	for i, w := range wants {
+		ranges[i] = wire.NarRange{NarHash: w.nar.hash, Offset: uint64(w.off)}
+	}
+	stream, err := v.cfg.Fetcher.Fetch(ctx, ranges)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	for i := 0; ; i++ {
+		frame, err := stream.Next()
+		if err == io.EOF && i == len(wants) {
+			return nil
+		}
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return err
+		}
+		if i == len(wants) || frame.Index != i {
+			return Permanent(fmt.Errorf("%w: NAR %d where %d was due", ErrStream, frame.Index, i))
+		}
+		if err := v.begin(ctx, r, wants[i], frame); err != nil {
+			return err
+		}
+		for !frame.Unavailable {
+			buf, err := v.space(ctx, r)
+			if err != nil {
+				return err
+			}
+			if buf == nil {
+				break
+			}
+			n, err := stream.Read(buf)
+			if n > 0 {
+				v.publish(ctx, r, n)
+			}
+			switch {
+			case n > 0 && err == io.EOF:
+			case err == io.EOF:
+				return io.ErrUnexpectedEOF
+			case err != nil:
+				return err
+			case n == 0:
+				return io.ErrNoProgress
+			}
+		}
+		if err := v.end(ctx, r); err != nil {
+			return err
+		}
+	}
+}
+
+// begin checks the beginning of a frame against the narinfo.
+func (v *View) begin(ctx context.Context, r *run, w want, f Frame) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	switch left := w.nar.size - w.off; {
+	case f.Unavailable:
+		v.failNar(w.nar, ErrUnavailable)
+	case f.Size != uint64(left):
+		err := fmt.Errorf("%w: %d bytes of a NAR where %d are left", ErrStream, f.Size, left)
+		v.failNar(w.nar, err)
+		return Permanent(err)
+	}
+	r.nar, r.at, r.yielded = w.nar, w.off, false
+	return nil
+}
+
+// space returns where to put the next bytes, waiting for a slab if need be;
+// nil when no more of the current NAR is wanted from this run.
+func (v *View) space(ctx context.Context, r *run) ([]byte, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	held := false
+	for {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		room := v.room(r)
+		if room == 0 {
+			r.yielded = true
+			return nil, nil
+		}
+		if r.slab == nil {
+			r.slab = v.take(r)
+		}
+		if s := r.slab; s != nil {
+			if held {
+				r.blocked = false
+				r.guard.Reset(v.stallTime)
+			}
+			return s.buf[s.fill:min(int64(len(s.buf)), int64(s.fill)+room)], nil
+		}
+		// The builder is not to blame while we do not read.
+		held = true
+		r.blocked = true
+		r.guard.Stop()
+		v.mu.Unlock()
+		select {
+		case <-r.wake:
+		case <-ctx.Done():
+		}
+		v.mu.Lock()
+		r.blocked = false
+	}
+}
+
+// room is how many bytes of its current NAR the run may still deliver before
+// it meets data that is there or that another run is about to deliver.
+func (v *View) room(r *run) int64 {
+	n, off := r.todo[0].nar, r.todo[0].off
+	end := n.size
+	if i := n.seek(off); i < len(n.segs) {
+		end = min(end, max(n.segs[i].off, off))
+	}
+	for o := range v.runs {
+		if o == r || len(o.todo) == 0 || o.todo[0].nar != n {
+			continue
+		}
+		if t := o.todo[0].off; t > off || t == off && !o.yielded {
+			end = min(end, t)
+		}
+	}
+	return end - off
+}
+
+// take gets a slab for a run, or nil when it has to wait. Only for a reader is
+// unread data given up.
+func (v *View) take(r *run) *slab {
+	if r.waiting == 0 && r.slabs >= r.window {
+		r.throttled = true
+		return nil
+	}
+	s := v.pool.get()
+	for s == nil {
+		if !v.evict(r.waiting == 0) {
+			return nil
+		}
+		s = v.pool.get()
+	}
+	s.run = r
+	r.slabs++
+	return s
+}
+
+// publish hands on n bytes that have been read into the run's slab.
+func (v *View) publish(ctx context.Context, r *run, n int) {
+	v.mu.Lock()
+	if ctx.Err() != nil {
+		// It may have been moved, and todo is about something else.
+		v.mu.Unlock()
+		return
+	}
+	w, s := &r.todo[0], r.slab
+	if r.seg == nil || r.seg.nar != w.nar || r.seg.end() != w.off {
+		r.seg = &segment{slab: s, nar: w.nar, off: w.off, pos: s.fill}
+		s.segs = append(s.segs, r.seg)
+		s.live++
+		w.nar.insert(r.seg)
+	}
+	r.seg.n += n
+	s.fill += n
+	w.off += int64(n)
+	r.at = w.off
+	w.nar.fetched += uint64(n)
+	v.stats.Fetched += uint64(n)
+	progress := Progress{Path: w.nar.path, Fetched: w.nar.fetched, Size: uint64(w.nar.size), Total: v.stats.Fetched}
+	for _, t := range w.nar.waiters {
+		if w.off >= t.end && w.nar.covered(t.off) >= t.end {
+			t.signal()
+		}
+	}
+	if r.unmarked += n; r.unmarked >= progressUnit {
+		v.mark(r)
+	}
+	if s.fill == len(s.buf) {
+		r.slab, r.seg = nil, nil
+		v.seal(s)
+	}
+	v.mu.Unlock()
+	if v.cfg.Progress != nil {
+		v.cfg.Progress(progress)
+	}
+}
+
+// mark notes progress: nobody who waits for this run has reason to give up.
+func (v *View) mark(r *run) {
+	r.unmarked, r.retries = 0, 0
+	r.guard.Reset(v.stallTime)
+	if r.waiting == 0 {
+		return
+	}
+	for _, w := range v.waiters {
+		if w.run == r {
+			w.timer.Reset(v.cfg.ReadTimeout)
+		}
+	}
+}
+
+// end leaves the current frame for the next.
+func (v *View) end(ctx context.Context, r *run) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	w := r.todo[0]
+	r.seg = nil
+	if w.nar.err == nil && w.nar.size-w.off > drainLimit {
+		return errReplan
+	}
+	r.todo = r.todo[1:]
+	r.at = w.nar.size
+	v.mark(r)
+	if r.waiting > 0 {
+		v.rebalance()
+	}
+	return nil
+}
+
+// failNar makes all reads of a NAR fail until it is opened anew.
+func (v *View) failNar(n *narState, err error) {
+	n.err = err
+	for _, w := range n.waiters {
+		v.detach(w)
+		w.fail(err)
+	}
+}
