@@ -1,0 +1,81 @@
+//go:build !js
+
+package wsconn
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+
+	"github.com/coder/websocket"
+)
+
+// Dial does a WebSocket handshake with a http, https, ws or wss URL. The
+// response is the server's answer if there was one, also when the handshake
+// failed; its body then holds at most its first 1024 bytes.
+func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Response, error) {
+	dial := o.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true) // a WebSocket handshake is HTTP/1.1
+	tr := &http.Transport{
+		Proxy:           o.Proxy,
+		TLSClientConfig: o.TLS,
+		Protocols:       protocols,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dial(ctx, network, address)
+			if err == nil {
+				Tune(c)
+			}
+			return c, err
+		},
+	}
+	// The transport is this connection's alone; one that failed must not stay.
+	defer tr.CloseIdleConnections()
+
+	s := &Socket{}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) {
+			s.local, s.remote = i.Conn.LocalAddr(), i.Conn.RemoteAddr()
+		},
+	})
+	client := &http.Client{
+		Transport: holdingTransport{tr, s},
+		// A redirect would be followed with a handshake for another host.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	ws, resp, err := websocket.Dial(ctx, rawURL, &websocket.DialOptions{
+		HTTPClient:      client,
+		HTTPHeader:      o.Header,
+		Subprotocols:    o.Protocols,
+		CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		return nil, resp, err
+	}
+	s.Conn = ws
+	return s, resp, nil
+}
+
+// holdingTransport puts a holder between the WebSocket and its connection.
+// That is above TLS, so that a message is also encrypted in full records.
+type holdingTransport struct {
+	*http.Transport
+	s *Socket
+}
+
+func (t holdingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.Transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if rwc, ok := resp.Body.(io.ReadWriteCloser); ok {
+		t.s.hold = &holder{rwc: rwc}
+		resp.Body = t.s.hold
+	}
+	return resp, nil
+}

@@ -1,0 +1,49 @@
+package wsconn
+
+import (
+	"context"
+	"net"
+
+	"github.com/coder/websocket"
+)
+
+// Socket is a WebSocket that sends each message in one piece. Messages are
+// written with [Socket.WriteMessage], by one goroutine at a time; reading,
+// pinging and closing are those of websocket.Conn.
+type Socket struct {
+	*websocket.Conn
+	hold          *holder // nil where the platform does the framing
+	local, remote net.Addr
+}
+
+// WriteMessage sends p as one message.
+func (s *Socket) WriteMessage(ctx context.Context, typ websocket.MessageType, p []byte) error {
+	if s.hold == nil {
+		return s.Write(ctx, typ, p)
+	}
+	s.hold.hold()
+	err := s.Write(ctx, typ, p)
+	if err2 := s.hold.release(); err == nil {
+		err = err2
+	}
+	return err
+}
+
+// LocalAddr and RemoteAddr return the addresses of the network connection
+// underneath, or of a nameless one where the platform hides it.
+func (s *Socket) LocalAddr() net.Addr { return addrOr(s.local) }
+
+// RemoteAddr returns the address of the peer: a relay, or a proxy before it.
+func (s *Socket) RemoteAddr() net.Addr { return addrOr(s.remote) }
+
+func addrOr(a net.Addr) net.Addr {
+	if a == nil {
+		return hiddenAddr{}
+	}
+	return a
+}
+
+type hiddenAddr struct{}
+
+func (hiddenAddr) Network() string { return "websocket" }
+func (hiddenAddr) String() string  { return "websocket" }

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package wsconn
+
+import "net"
+
+func tuneTCP(*net.TCPConn) {}
