@@ -1,0 +1,379 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// putBuild creates a build or attaches to it.
+func (s *Service) putBuild(w http.ResponseWriter, r *http.Request, c *caller) error {
+	id, err := wire.ParseBuildID(r.PathValue("id"))
+	if err != nil {
+		return badRequest("%s", err)
+	}
+	// An attached build needs no usable ticket, a new one does: say so before
+	// the client sends its document in vain.
+	if b, _ := s.find(string(id), c); b == nil || b.record().State == wire.StateInterrupted {
+		if err := s.mayStart(c, b != nil); err != nil {
+			return err
+		}
+	}
+	var req wire.BuildRequest
+	if err := s.readJSON(w, r, &req, wire.MaxClosureDocument); err != nil {
+		return err
+	}
+	if req.Mode != wire.ModeNormal && req.Mode != wire.ModeCheck {
+		return badRequest("unknown mode %.40q", req.Mode)
+	}
+	content, err := contentOf(&req)
+	if err != nil {
+		return err
+	}
+	b, err := s.attachOrAdmit(r.Context(), c, id, &req, content)
+	if err != nil {
+		return err
+	}
+	b.touch()
+	return writeJSON(w, b.view())
+}
+
+func (s *Service) mayStart(c *caller, reuse bool) error {
+	s.mu.Lock()
+	draining := s.draining
+	s.mu.Unlock()
+	if draining {
+		return wire.CodeDraining.Err().WithHint("try again later, or use another builder")
+	}
+	if c.ticket != nil {
+		return c.ticket.Check(c.client, s.cfg.Now(), reuse)
+	}
+	return nil
+}
+
+// attachOrAdmit finds the build of this ID or makes it. Of several requests with
+// one ID the first admits; the others wait for it.
+func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID, req *wire.BuildRequest, content [32]byte) (*build, error) {
+	for {
+		fresh := s.newBuild(c, id, req, content)
+		s.mu.Lock()
+		b := s.builds[id]
+		if b == nil || b.revivable(c, content) {
+			if err := s.roomFor(c); err != nil {
+				s.mu.Unlock()
+				return nil, err
+			}
+			old := b
+			s.builds[id] = fresh
+			s.mu.Unlock()
+			return s.admitOrForget(ctx, c, fresh, old, req)
+		}
+		s.mu.Unlock()
+		select {
+		case <-b.admitted:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if b.admitErr != nil {
+			continue // it is gone; this request may try itself
+		}
+		if err := s.mayAccess(b, c); err != nil {
+			return nil, err
+		}
+		if b.record().Content != content {
+			return nil, wire.CodeConflict.Err()
+		}
+		return b, nil
+	}
+}
+
+// revivable tells whether the build was interrupted and c asks for it again.
+func (b *build) revivable(c *caller, content [32]byte) bool {
+	select {
+	case <-b.admitted:
+	default:
+		return false
+	}
+	rec := b.record()
+	return rec.State == wire.StateInterrupted && rec.Content == content && rec.Client == c.client && rec.Ticket == c.ticketID()
+}
+
+func (c *caller) ticketID() ticket.ID {
+	if c.ticket == nil {
+		return ticket.ID{}
+	}
+	return c.ticket.ID
+}
+
+// roomFor bounds the builds that are under way. s.mu is held.
+func (s *Service) roomFor(c *caller) error {
+	all, own := 0, 0
+	for _, b := range s.builds {
+		select {
+		case <-b.done:
+			continue
+		default:
+		}
+		all++
+		// Read without its lock: neither changes after the build is made.
+		if b.rec.Client == c.client || c.ticket != nil && b.rec.Ticket == c.ticket.ID {
+			own++
+		}
+	}
+	if all >= maxLive || own >= maxLivePerClient {
+		return wire.Errorf(wire.CodeRate, "%d builds of yours are under way here, %d in all", own, all).
+			WithHint("wait until some have ended")
+	}
+	return nil
+}
+
+func (s *Service) newBuild(c *caller, id wire.BuildID, req *wire.BuildRequest, content [32]byte) *build {
+	b := &build{
+		s: s, dir: filepath.Join(s.cfg.Dir, string(id)),
+		admitted: make(chan struct{}), complete: make(chan struct{}), done: make(chan struct{}),
+		limits: c.limits(),
+		rec: BuildRecord{
+			ID: id, Client: c.client, Ticket: c.ticketID(), Content: content, Roots: req.Roots,
+			Mode: req.Mode, Detach: req.Detach, State: wire.StateUploading, Created: s.cfg.Now(),
+		},
+		planned: make(map[nix.Path]Planned),
+	}
+	b.ctx, b.cancel = context.WithCancelCause(s.ctx)
+	if c.trusted != nil {
+		b.rec.ClientName = c.trusted.Name
+	}
+	group := "client " + c.client.String()
+	if c.ticket != nil {
+		group = "ticket " + c.ticket.ID.String()
+	}
+	b.place = &place{group: group, client: c.client.String(), granted: make(chan struct{}), present: true}
+	return b
+}
+
+// admitOrForget admits the build, which is registered already, or puts back
+// what was there.
+func (s *Service) admitOrForget(ctx context.Context, c *caller, b, old *build, req *wire.BuildRequest) (*build, error) {
+	err := s.admit(ctx, c, b, req)
+	if err == nil || b.record().State.Ended() {
+		// An error that struck after the use was spent is the build's result.
+		close(b.admitted)
+		return b, err
+	}
+	b.dropSession()
+	s.mu.Lock()
+	if old != nil {
+		s.builds[b.rec.ID] = old
+	} else {
+		delete(s.builds, b.rec.ID)
+	}
+	s.mu.Unlock()
+	b.admitErr = err
+	b.cancel(err)
+	close(b.done)
+	close(b.admitted)
+	return nil, err
+}
+
+// admit checks limits, asks the policy, spends a use and starts the build.
+func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.BuildRequest) error {
+	if err := s.enoughDisk(0); err != nil {
+		return err
+	}
+	cl, err := newClosure(req.Roots, req.Closure)
+	if err != nil {
+		return err
+	}
+	have, err := s.rootPresent(ctx, b, cl)
+	if err != nil {
+		return err
+	}
+	wanted, bytes := wantedOf(cl, have)
+	if most := b.limits.MaxUploadBytes; most > 0 && uploadsAtLeast(cl, wanted) > uint64(most) {
+		return uploadLimit(uploadsAtLeast(cl, wanted), most)
+	}
+	var idle bool
+	if len(wanted) == 0 {
+		if idle, err = s.checkBuild(ctx, b, cl, req.Mode); err != nil {
+			return err
+		}
+	}
+	if b.limits, err = s.askPolicy(ctx, c, b, cl, bytes, req); err != nil {
+		return err
+	}
+	if err := s.record(ctx, b); err != nil {
+		return err
+	}
+	// From here on the use is spent, so nothing that can be retried may fail.
+	if err := s.begin(b, cl); err != nil {
+		b.fail(err)
+		return err
+	}
+	if len(wanted) > 0 {
+		if wanted, err = s.stillWanted(b.ctx, b, cl, have); err != nil {
+			b.fail(err)
+			return err
+		}
+	}
+	b.start(cl, wanted, idle, req.KeepGoing)
+	return nil
+}
+
+// rootPresent makes temporary roots of the closure, then tells what of it is
+// present. A closure that is there whole is held by its roots alone.
+func (s *Service) rootPresent(ctx context.Context, b *build, cl *closure) ([]bool, error) {
+	session, err := s.cfg.Store.Session(s.ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	b.session = session
+	have, err := s.present(ctx, cl)
+	if err != nil {
+		return nil, err
+	}
+	wanted, _ := wantedOf(cl, have)
+	paths := cl.paths()
+	if len(wanted) == 0 {
+		paths = cl.rootDrvs()
+	}
+	if err := session.AddTempRoots(ctx, paths); err != nil {
+		return nil, storeError(err)
+	}
+	// What was collected before its root was seen is missing now.
+	return s.present(ctx, cl)
+}
+
+func (b *build) dropSession() {
+	b.mu.Lock()
+	session := b.session
+	b.session = nil
+	b.mu.Unlock()
+	if session != nil {
+		_ = session.Close() // closing is all that is wanted of it
+	}
+}
+
+// uploadsAtLeast is what the client has to send even if the substituters have
+// everything that they are asked for.
+func uploadsAtLeast(cl *closure, wanted []int) (bytes uint64) {
+	for _, i := range wanted {
+		if !asksSubstituters(cl, i) {
+			bytes += cl.infos[i].NarSize
+		}
+	}
+	return bytes
+}
+
+func uploadLimit(bytes uint64, most ticket.Size) error {
+	return wire.Errorf(wire.CodeUploadLimit, "%d bytes would be sent, %s are allowed", bytes, most)
+}
+
+func (s *Service) askPolicy(ctx context.Context, c *caller, b *build, cl *closure, upload uint64, req *wire.BuildRequest) (ticket.Limits, error) {
+	if s.cfg.Policy == nil {
+		return b.limits, nil
+	}
+	b.policyRequest = PolicyRequest{
+		Client: c.client, ClientName: b.rec.ClientName, Ticket: c.ticket, Limits: b.limits, Roots: req.Roots,
+		Rebuild: req.Mode == wire.ModeCheck, ClosurePaths: len(cl.infos), UploadBytes: upload,
+	}
+	return s.cfg.Policy.Admit(ctx, b.policyRequest)
+}
+
+func (s *Service) record(ctx context.Context, b *build) error {
+	// A lost client must not decide whether the transaction is known to have
+	// been committed.
+	err := s.cfg.Records.Admit(context.WithoutCancel(ctx), b.rec)
+	if errors.Is(err, ErrBuildExists) {
+		return errNoBuild // forgotten here, but recorded: somebody else's
+	}
+	return err
+}
+
+// begin makes the build's directory and event log.
+func (s *Service) begin(b *build, cl *closure) error {
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return fmt.Errorf("make build directory: %w", err)
+	}
+	log, err := openEventLog(b.eventsPath(), s.cfg.Now, s.cfg.MaxLog)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log, b.closure = log, cl
+	b.place.moved = func(position int) {
+		log.add(&wire.Event{Type: wire.EventQueued, Position: position})
+	}
+	return nil
+}
+
+// stillWanted asks the substituters and returns what the client has to send.
+func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have []bool) ([]int, error) {
+	if err := s.substitute(ctx, cl, have); err != nil {
+		return nil, err
+	}
+	wanted, bytes := wantedOf(cl, have)
+	if most := b.limits.MaxUploadBytes; most > 0 && bytes > uint64(most) {
+		return nil, uploadLimit(bytes, most)
+	}
+	return wanted, s.acceptable(cl, wanted)
+}
+
+// start queues the build and lets it live. idle says that nothing would be built.
+func (b *build) start(cl *closure, wanted []int, idle, keepGoing bool) {
+	b.mu.Lock()
+	b.wanted, b.toAdd = make(map[int]bool, len(wanted)), len(wanted)
+	for _, i := range wanted {
+		b.wanted[i] = true
+	}
+	if len(wanted) == 0 {
+		close(b.complete)
+	}
+	b.mu.Unlock()
+	b.s.cfg.Log.Info("build admitted", "build", b.rec.ID, "client", b.rec.Client, "ticket", b.rec.Ticket,
+		"paths", len(cl.infos), "wanted", len(wanted))
+	b.log.add(&wire.Event{Type: wire.EventPhase, State: wire.StateUploading})
+	if !idle {
+		b.s.queue.join(b.place)
+	}
+	b.s.wg.Add(1)
+	go b.live(idle, keepGoing)
+}
+
+// fail ends a build that was recorded but never started.
+func (b *build) fail(err error) {
+	b.s.wg.Add(1)
+	b.end(&wire.Result{Error: wireError(err)})
+}
+
+// enoughDisk fails when less than the reserve would be left after more bytes.
+func (s *Service) enoughDisk(more uint64) error {
+	free, err := s.cfg.FreeDisk()
+	if err != nil {
+		return fmt.Errorf("ask for free disk space: %w", err)
+	}
+	if free < s.cfg.MinFree || free-s.cfg.MinFree < more {
+		return wire.Errorf(wire.CodeDisk, "%d MiB are free, %d MiB are kept in reserve", free>>20, s.cfg.MinFree>>20)
+	}
+	return nil
+}
+
+// wireError finds the error that the client is told.
+func wireError(err error) *wire.Error {
+	if err == nil {
+		return nil
+	}
+	var e *wire.Error
+	if errors.As(err, &e) {
+		c := *e
+		c.Status, c.Title = c.Code.Status(), c.Code.Title()
+		return &c
+	}
+	return wire.Errorf(wire.CodeInternal, "see the builder's log")
+}

@@ -1,0 +1,334 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// arrival is how long a client that has just sent something counts as being
+// there without reading events.
+const arrival = 10 * time.Second
+
+// build is a build of this process, or what is left of an earlier one.
+type build struct {
+	s      *Service
+	limits ticket.Limits
+	dir    string
+	// ctx ends when the build is cancelled; the cause is a *wire.Error or
+	// errShutdown.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	// admitted is closed when admission is over; admitErr says how.
+	admitted chan struct{}
+	admitErr error
+	place    *place
+	// complete is closed when no input is wanted any more.
+	complete chan struct{}
+	done     chan struct{} // closed at the end
+
+	mu      sync.Mutex
+	rec     BuildRecord
+	log     *eventLog // nil for one of an earlier process until somebody reads
+	closure *closure  // nil once ended
+	planned map[nix.Path]Planned
+	wanted  map[int]bool
+	toAdd   int    // inputs that are not in the store yet
+	sent    uint64 // NAR bytes of inputs that were accepted
+	upload  *upload
+	session Session // holds temporary roots until the links do
+	// policyRequest is kept for the second question.
+	policyRequest PolicyRequest
+
+	readers int         // event streams
+	away    *time.Timer // runs while there are none
+	arrived *time.Timer
+}
+
+// upload is a running inputs request.
+type upload struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+var errNoBuild = wire.Errorf(wire.CodeNotFound, "no such build")
+
+// find returns the build if the caller may know of it.
+func (s *Service) find(id string, c *caller) (*build, error) {
+	bid, err := wire.ParseBuildID(id)
+	if err != nil {
+		return nil, errNoBuild
+	}
+	s.mu.Lock()
+	b := s.builds[bid]
+	s.mu.Unlock()
+	if b == nil {
+		return nil, errNoBuild
+	}
+	<-b.admitted // admission ends with its request
+	if b.admitErr != nil {
+		return nil, errNoBuild
+	}
+	return b, s.mayAccess(b, c)
+}
+
+// mayAccess reports a build that is not the caller's as missing.
+func (s *Service) mayAccess(b *build, c *caller) error {
+	rec := b.record()
+	switch {
+	case c.ticket != nil && rec.Ticket == c.ticket.ID:
+		return nil
+	case rec.Client != c.client:
+		return errNoBuild
+	case rec.Ticket == ticket.ID{} || c.trusted != nil:
+		return nil
+	}
+	// The client's own, but paid with another ticket than it shows: that one
+	// must not have been revoked.
+	t, err := s.cfg.Records.Ticket(s.ctx, rec.Ticket)
+	if err != nil {
+		return errNoBuild
+	}
+	return t.CheckHolder(c.client)
+}
+
+func (b *build) record() BuildRecord {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rec
+}
+
+// view is what the client is told.
+func (b *build) view() *wire.Build {
+	position := b.s.queue.positionOf(b.place)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := &wire.Build{
+		ID: b.rec.ID, State: b.rec.State, Created: b.rec.Created, Position: position,
+		Result: b.rec.Result,
+	}
+	if !v.State.Ended() {
+		for i := range b.wanted {
+			v.Wanted = append(v.Wanted, i)
+		}
+		slices.Sort(v.Wanted)
+	}
+	if b.log != nil {
+		v.LastEvent = b.log.last()
+	}
+	return v
+}
+
+// setState records and tells a new state that is no end.
+func (b *build) setState(state wire.State) {
+	b.mu.Lock()
+	b.rec.State = state
+	if state == wire.StateBuilding {
+		b.rec.Started = b.s.cfg.Now()
+	}
+	rec, log := b.rec, b.log
+	b.mu.Unlock()
+	if err := b.s.cfg.Records.UpdateBuild(b.s.ctx, rec); err != nil {
+		b.s.cfg.Log.Error("record build", "build", rec.ID, "err", err)
+	}
+	log.add(&wire.Event{Type: wire.EventPhase, State: state})
+}
+
+func (b *build) eventsPath() string { return filepath.Join(b.dir, "events.ndjson") }
+
+// attend notes that the client has begun (+1) or stopped (-1) to read events.
+func (b *build) attend(delta int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.readers += delta
+	b.presence()
+}
+
+// touch notes that the client was just there.
+func (b *build) touch() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rec.State.Ended() {
+		return
+	}
+	if b.arrived == nil {
+		b.arrived = time.AfterFunc(arrival, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.presence()
+		})
+	} else {
+		b.arrived.Reset(arrival)
+	}
+	b.s.queue.setPresent(b.place, true)
+	b.startAway()
+}
+
+// presence tells the queue whether the client is there and starts or stops the
+// grace period. b.mu is held.
+func (b *build) presence() {
+	if b.rec.State.Ended() {
+		return
+	}
+	present := b.readers > 0 || b.upload != nil || b.rec.Detach
+	b.s.queue.setPresent(b.place, present)
+	if present {
+		b.stopAway()
+	} else {
+		b.startAway()
+	}
+}
+
+func (b *build) startAway() {
+	if b.readers > 0 || b.upload != nil || b.rec.Detach {
+		return
+	}
+	grace := b.s.cfg.ReattachGrace
+	if b.away == nil {
+		b.away = time.AfterFunc(grace, func() {
+			b.cancel(wire.Errorf(wire.CodeBuildAbandoned, "nobody read its events for %s", ticket.Duration(grace)))
+		})
+		return
+	}
+	b.away.Reset(grace)
+}
+
+func (b *build) stopAway() {
+	if b.away != nil {
+		b.away.Stop()
+	}
+	if b.arrived != nil {
+		b.arrived.Stop()
+	}
+}
+
+func (s *Service) getBuild(w http.ResponseWriter, r *http.Request, c *caller) error {
+	b, err := s.find(r.PathValue("id"), c)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, b.view())
+}
+
+// cancelWait bounds how long DELETE waits for the build's end.
+const cancelWait = 10 * time.Second
+
+func (s *Service) deleteBuild(w http.ResponseWriter, r *http.Request, c *caller) error {
+	b, err := s.find(r.PathValue("id"), c)
+	if err != nil {
+		return err
+	}
+	s.cancelBuild(r.Context(), b, wire.Errorf(wire.CodeBuildCancelled, "by its client"))
+	return writeJSON(w, b.view())
+}
+
+// cancelBuild cancels and waits for the end, within reason.
+func (s *Service) cancelBuild(ctx context.Context, b *build, cause *wire.Error) {
+	b.cancel(cause)
+	timer := time.NewTimer(cancelWait)
+	defer timer.Stop()
+	select {
+	case <-b.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// Cancel ends a build for its owner's reasons.
+func (s *Service) Cancel(ctx context.Context, id wire.BuildID, why string) error {
+	s.mu.Lock()
+	b := s.builds[id]
+	s.mu.Unlock()
+	if b == nil {
+		return errNoBuild
+	}
+	s.cancelBuild(ctx, b, wire.Errorf(wire.CodeBuildCancelled, "%s", why))
+	return nil
+}
+
+// CancelTicket cancels the live builds of a ticket and returns how many.
+func (s *Service) CancelTicket(ctx context.Context, id ticket.ID) int {
+	n := 0
+	for _, b := range s.live() {
+		if b.record().Ticket == id {
+			n++
+			s.cancelBuild(ctx, b, wire.CodeTicketRevoked.Err())
+		}
+	}
+	return n
+}
+
+// live returns the builds that are not ended.
+func (s *Service) live() []*build {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*build
+	for _, b := range s.builds {
+		select {
+		case <-b.done:
+		default:
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// getEvents streams the build's events.
+func (s *Service) getEvents(w http.ResponseWriter, r *http.Request, c *caller) error {
+	b, err := s.find(r.PathValue("id"), c)
+	if err != nil {
+		return err
+	}
+	from, err := queryNumber(r, "from")
+	if err != nil {
+		return err
+	}
+	log, err := b.events()
+	if err != nil {
+		return err
+	}
+	b.attend(1)
+	defer b.attend(-1)
+	w.Header().Set("Content-Type", wire.TypeEvents)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusOK)
+	rc := http.NewResponseController(w)
+	if err := rc.Flush(); err != nil {
+		return brokenOff(err)
+	}
+	err = log.copyTo(r.Context(), w, from, rc.Flush)
+	if err == nil && b.record().State == wire.StateInterrupted {
+		err = errShutdown // so that the reader does not take it for the end
+	}
+	return brokenOff(err)
+}
+
+// events opens the log of an earlier process when needed.
+func (b *build) events() (*eventLog, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rec.State == wire.StateInterrupted {
+		return nil, errInterrupted
+	}
+	if b.log == nil {
+		log, err := readEventLog(b.eventsPath())
+		if err != nil {
+			return nil, err
+		}
+		b.log = log
+	}
+	return b.log, nil
+}
+
+var errInterrupted = wire.CodeRestarted.Err().WithHint("ask for the build again: nothing is spent twice")
+
+// isShutdown tells the end of the service from the end of a build.
+func isShutdown(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errShutdown) }

@@ -1,0 +1,304 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// maxIndexes is how many builds' output closures are kept in memory.
+const maxIndexes = 32
+
+// index is the closure of a build's outputs: what its owner may read.
+type index struct {
+	infos  []nix.PathInfo // references first
+	byHash map[string]*nix.PathInfo
+	byNar  map[nix.Hash]*nix.PathInfo
+}
+
+func newIndex(infos []nix.PathInfo) *index {
+	x := &index{
+		infos:  infos,
+		byHash: make(map[string]*nix.PathInfo, len(infos)),
+		byNar:  make(map[nix.Hash]*nix.PathInfo, len(infos)),
+	}
+	for i := range infos {
+		x.byHash[infos[i].Path.Hash()] = &infos[i]
+		x.byNar[infos[i].NarHash] = &infos[i]
+	}
+	return x
+}
+
+// indexOf returns the index of a build that has outputs, nil for one that has none.
+func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
+	rec := b.record()
+	if !rec.State.Ended() || rec.Result == nil || len(rec.Result.Outputs) == 0 {
+		return nil, nil
+	}
+	s.mu.Lock()
+	x := s.indexes[rec.ID]
+	s.mu.Unlock()
+	if x != nil {
+		return x, nil
+	}
+	infos, err := s.cache.Closure(ctx, outputPaths(rec.Result))
+	if err != nil {
+		return nil, storeError(err)
+	}
+	x = newIndex(infos)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.indexes {
+		if len(s.indexes) < maxIndexes {
+			break
+		}
+		delete(s.indexes, id)
+	}
+	s.indexes[rec.ID] = x
+	return x, nil
+}
+
+// own returns the caller's builds, the newest first.
+func (s *Service) own(c *caller) []*build {
+	s.mu.Lock()
+	all := make([]*build, 0, 8)
+	for _, b := range s.builds {
+		select {
+		case <-b.done:
+			if b.rec.Client == c.client || c.ticket != nil && b.rec.Ticket == c.ticket.ID {
+				all = append(all, b)
+			}
+		default:
+		}
+	}
+	s.mu.Unlock()
+	all = slices.DeleteFunc(all, func(b *build) bool { return b.admitErr != nil || s.mayAccess(b, c) != nil })
+	slices.SortFunc(all, func(a, b *build) int { return b.rec.Created.Compare(a.rec.Created) })
+	return all
+}
+
+// reader finds what a caller may read, for the time of one request.
+type reader struct {
+	s       *Service
+	c       *caller
+	ctx     context.Context
+	rest    []*build // whose indexes were not needed so far
+	indexes []*index
+}
+
+func (s *Service) reader(ctx context.Context, c *caller) *reader {
+	return &reader{s: s, c: c, ctx: ctx, rest: s.own(c)}
+}
+
+// lookup finds a path in the caller's own builds, nil for none.
+func (r *reader) lookup(find func(*index) *nix.PathInfo) *nix.PathInfo {
+	for _, x := range r.indexes {
+		if info := find(x); info != nil {
+			return info
+		}
+	}
+	for len(r.rest) > 0 {
+		b := r.rest[0]
+		r.rest = r.rest[1:]
+		x, err := r.s.indexOf(r.ctx, b)
+		if err != nil {
+			r.s.cfg.Log.Warn("output closure", "build", b.rec.ID, "err", err)
+		}
+		if x == nil {
+			continue
+		}
+		r.indexes = append(r.indexes, x)
+		if info := find(x); info != nil {
+			return info
+		}
+	}
+	return nil
+}
+
+func (c *caller) readsStore() bool { return c.trusted != nil && c.trusted.Cache == CacheStore }
+
+func (s *Service) getClosure(w http.ResponseWriter, r *http.Request, c *caller) error {
+	b, err := s.find(r.URL.Query().Get("build"), c)
+	if err != nil {
+		return err
+	}
+	x, err := s.indexOf(r.Context(), b)
+	if err != nil {
+		return err
+	}
+	if x == nil {
+		return wire.Errorf(wire.CodeNotFound, "the build has no outputs")
+	}
+	answer := wire.Closure{NarInfos: make([]string, len(x.infos)), Roots: texts(outputPaths(b.record().Result))}
+	for i, info := range x.infos {
+		answer.NarInfos[i] = string(s.cache.NarInfo(info))
+	}
+	return writeJSON(w, answer)
+}
+
+func (s *Service) getNarInfo(w http.ResponseWriter, r *http.Request, c *caller) error {
+	hash := r.PathValue("hash")
+	if len(hash) != nix.HashPartLen {
+		return errNoPath
+	}
+	info := s.reader(r.Context(), c).lookup(func(x *index) *nix.PathInfo { return x.byHash[hash] })
+	if info == nil && c.readsStore() {
+		var err error
+		if info, err = s.inStore(r.Context(), hash); err != nil {
+			return err
+		}
+	}
+	if info == nil {
+		return errNoPath
+	}
+	text := s.cache.NarInfo(*info)
+	w.Header().Set("Content-Type", wire.TypeNarInfo)
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
+	_, err := w.Write(text)
+	return brokenOff(err)
+}
+
+var errNoPath = wire.Errorf(wire.CodeNotFound, "no such path")
+
+// inStore finds any valid path by its hash part, and remembers its NAR hash: that
+// is all that the request for the NAR will name.
+func (s *Service) inStore(ctx context.Context, hash string) (*nix.PathInfo, error) {
+	path, err := s.cfg.Store.PathOfHash(ctx, hash)
+	if err != nil || path == "" {
+		return nil, storeErrorOrNil(err)
+	}
+	infos, err := s.cfg.Store.PathInfos(ctx, []nix.Path{path})
+	if err != nil {
+		return nil, storeError(err)
+	}
+	info, ok := infos[path]
+	if !ok {
+		return nil, nil
+	}
+	s.served.add(info.NarHash, path)
+	return &info, nil
+}
+
+func storeErrorOrNil(err error) error {
+	if err == nil {
+		return nil
+	}
+	return storeError(err)
+}
+
+// nar finds the path of a NAR that the caller may read, nil for none.
+func (r *reader) nar(narHash string) (*nix.PathInfo, error) {
+	hash, err := parseNarHash(narHash)
+	if err != nil {
+		return nil, nil
+	}
+	if info := r.lookup(func(x *index) *nix.PathInfo { return x.byNar[hash] }); info != nil || !r.c.readsStore() {
+		return info, nil
+	}
+	return r.s.servedNar(r.ctx, hash)
+}
+
+// servedNar finds the path whose narinfo was served from the whole store.
+func (s *Service) servedNar(ctx context.Context, hash nix.Hash) (*nix.PathInfo, error) {
+	path, ok := s.served.get(hash)
+	if !ok {
+		return nil, nil
+	}
+	infos, err := s.cfg.Store.PathInfos(ctx, []nix.Path{path})
+	if err != nil {
+		return nil, storeError(err)
+	}
+	if got, ok := infos[path]; ok && got.NarHash == hash {
+		return &got, nil
+	}
+	return nil, nil
+}
+
+func (s *Service) getNar(w http.ResponseWriter, r *http.Request, c *caller) error {
+	info, err := s.reader(r.Context(), c).nar(r.PathValue("narhash"))
+	if err != nil {
+		return err
+	}
+	if info == nil {
+		return errNoPath
+	}
+	return cacheError(s.cache.ServeNar(w, r, *info))
+}
+
+func (s *Service) postNars(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req wire.NarsRequest
+	if err := s.readJSON(w, r, &req, 4*wire.MaxDocument); err != nil {
+		return err
+	}
+	if len(req.Nars) > wire.MaxNarsRequest {
+		return wire.Errorf(wire.CodeTooLarge, "%d NARs; at most %d", len(req.Nars), wire.MaxNarsRequest)
+	}
+	items := make([]cache.NarItem, len(req.Nars))
+	reader := s.reader(r.Context(), c)
+	for i, n := range req.Nars {
+		info, err := reader.nar(n.NarHash)
+		if err != nil {
+			return err
+		}
+		items[i] = cache.NarItem{Info: info, Offset: n.Offset}
+	}
+	return cacheError(s.cache.ServeNars(r.Context(), w, items))
+}
+
+func cacheError(err error) error {
+	if errors.Is(err, cache.ErrAborted) {
+		return brokenOff(err)
+	}
+	return err
+}
+
+// getLog sends the daemon's log of a derivation of one of the caller's builds.
+func (s *Service) getLog(w http.ResponseWriter, r *http.Request, c *caller) error {
+	drv, err := nix.ParseBase(r.PathValue("drv"))
+	if err != nil || !drv.IsDrv() {
+		return errNoPath
+	}
+	if ok, err := s.mayReadLog(r.Context(), c, drv); err != nil || !ok {
+		return errors.Join(err, errNoPath)
+	}
+	log, err := s.cfg.Store.BuildLog(drv)
+	if errors.Is(err, fs.ErrNotExist) {
+		return wire.Errorf(wire.CodeNotFound, "the builder has no log of %s", drv)
+	}
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err = io.Copy(w, log)
+	return brokenOff(err)
+}
+
+func (s *Service) mayReadLog(ctx context.Context, c *caller, drv nix.Path) (bool, error) {
+	if c.readsStore() {
+		return true, nil
+	}
+	for _, b := range s.own(c) {
+		var roots []nix.Path
+		for _, r := range b.record().Roots {
+			roots = append(roots, nix.Path(r.Drv))
+		}
+		// Their links hold the derivations as long as the build is kept.
+		infos, err := s.cache.Closure(ctx, roots)
+		if err != nil {
+			continue
+		}
+		if slices.ContainsFunc(infos, func(i nix.PathInfo) bool { return i.Path == drv }) {
+			return true, nil
+		}
+	}
+	return false, nil
+}

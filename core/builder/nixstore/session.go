@@ -1,0 +1,77 @@
+package nixstore
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+)
+
+// verbosity is what Nix's own clients ask of the daemon: activities and what a
+// user sees without -v.
+const verbosity = daemon.LevelInfo
+
+type session struct {
+	c       *daemon.Conn
+	maxJobs uint
+}
+
+// Session implements builder.Store.
+func (s *Store) Session(ctx context.Context) (builder.Session, error) {
+	c, err := s.pool.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &session{c, max(1, s.cfg.MaxJobs)}, nil
+}
+
+func (s *session) AddTempRoots(ctx context.Context, paths []nix.Path) error {
+	return s.c.AddTempRoots(ctx, paths)
+}
+
+func (s *session) AddRoot(ctx context.Context, link string) error {
+	return s.c.AddIndirectRoot(ctx, link)
+}
+
+// Import relies on the connection's promise to hold a NAR's last bytes back
+// until its reader has ended without an error.
+func (s *session) Import(ctx context.Context, items []builder.ImportItem) error {
+	return s.c.AddMultipleToStore(ctx, len(items), func() (nix.PathInfo, io.Reader, error) {
+		if len(items) == 0 {
+			return nix.PathInfo{}, nil, io.EOF
+		}
+		item := items[0]
+		items = items[1:]
+		return item.Info, item.Nar, nil
+	})
+}
+
+func (s *session) Build(ctx context.Context, targets []daemon.DerivedPath, opts builder.BuildOptions, sink daemon.Sink) ([]daemon.BuildResult, error) {
+	err := s.c.SetOptions(ctx, daemon.Options{
+		KeepGoing: opts.KeepGoing,
+		// A substitute that was announced and is gone must not become a build
+		// that was never checked.
+		Fallback:       false,
+		Verbosity:      verbosity,
+		MaxJobs:        s.maxJobs,
+		MaxSilentTime:  uint64(opts.MaxSilentTime / time.Second),
+		BuildCores:     uint(max(0, opts.Cores)),
+		UseSubstitutes: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.c.SetSink(sink); err != nil {
+		return nil, err
+	}
+	mode := daemon.BuildNormal
+	if opts.Check {
+		mode = daemon.BuildCheck
+	}
+	return s.c.BuildPathsWithResults(ctx, targets, mode)
+}
+
+func (s *session) Close() error { return s.c.Close() }

@@ -1,0 +1,191 @@
+package builder
+
+import (
+	"context"
+	"sync"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// askSubstituters is the NAR size from which on the builder's substituters are
+// asked for a content-addressed path that it lacks: smaller ones are sent
+// sooner than asked for, and most sources are nobody's but the client's.
+const askSubstituters = 1 << 20
+
+// recent remembers pairs that cost a question to find out again. Two
+// generations bound it.
+type recent[K comparable, V any] struct {
+	mu       sync.Mutex
+	now, old map[K]V
+}
+
+// maxRecent is the size of one generation: a few MiB of paths and hashes.
+const maxRecent = 32 << 10
+
+func (c *recent[K, V]) get(k K) (V, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v, ok := c.now[k]; ok {
+		return v, true
+	}
+	v, ok := c.old[k]
+	if ok {
+		c.put(k, v)
+	}
+	return v, ok
+}
+
+func (c *recent[K, V]) add(k K, v V) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put(k, v)
+}
+
+func (c *recent[K, V]) put(k K, v V) {
+	if c.now == nil || len(c.now) >= maxRecent {
+		c.old, c.now = c.now, make(map[K]V)
+	}
+	c.now[k] = v
+}
+
+// present tells for every path of the closure whether the store has it with the
+// NAR hash that the client stated.
+func (s *Service) present(ctx context.Context, c *closure) ([]bool, error) {
+	have := make([]bool, len(c.infos))
+	return have, s.presentAmong(ctx, c, c.paths(), have)
+}
+
+func (s *Service) presentAmong(ctx context.Context, c *closure, paths []nix.Path, have []bool) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	valid, err := s.cfg.Store.ValidPaths(ctx, paths, false)
+	if err != nil {
+		return storeError(err)
+	}
+	ask := make([]nix.Path, 0, len(valid))
+	for _, p := range valid {
+		i, ok := c.index[p]
+		if !ok {
+			continue
+		}
+		if h, ok := s.hashes.get(p); ok && c.ca[i] {
+			have[i] = h == c.infos[i].NarHash
+			continue
+		}
+		ask = append(ask, p)
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	infos, err := s.cfg.Store.PathInfos(ctx, ask)
+	if err != nil {
+		return storeError(err)
+	}
+	for p, info := range infos {
+		i, ok := c.index[p]
+		if !ok {
+			continue
+		}
+		have[i] = info.NarHash == c.infos[i].NarHash
+		if info.CA != "" {
+			s.hashes.add(p, info.NarHash)
+		}
+	}
+	return nil
+}
+
+// substitute fetches what the store's substituters have of the paths that are
+// missing, where asking is worth it, and updates have.
+func (s *Service) substitute(ctx context.Context, c *closure, have []bool) error {
+	var ask []nix.Path
+	for i, info := range c.infos {
+		if !have[i] && asksSubstituters(c, i) {
+			ask = append(ask, info.Path)
+		}
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	if _, err := s.cfg.Store.ValidPaths(ctx, ask, true); err != nil {
+		return storeError(err)
+	}
+	return s.presentAmong(ctx, c, ask, have)
+}
+
+func asksSubstituters(c *closure, i int) bool {
+	return !c.infos[i].Path.IsDrv() && (!c.ca[i] || c.infos[i].NarSize >= askSubstituters)
+}
+
+// wantedOf returns the rising indexes of what is missing and the sum of its NAR
+// sizes.
+func wantedOf(c *closure, have []bool) (wanted []int, bytes uint64) {
+	for i, ok := range have {
+		if !ok {
+			wanted = append(wanted, i)
+			bytes += c.infos[i].NarSize
+		}
+	}
+	return wanted, bytes
+}
+
+// acceptable tells whether every wanted path may be sent at all: it is
+// content-addressed, or a key that this builder's Nix trusts signed it. Only
+// signatures that verify are kept.
+func (s *Service) acceptable(c *closure, wanted []int) error {
+	for _, i := range wanted {
+		if c.ca[i] {
+			continue
+		}
+		info := &c.infos[i]
+		if info.Sigs = validSigs(info, s.cfg.TrustedKeys); len(info.Sigs) == 0 {
+			return wire.Errorf(wire.CodeInputUnsigned, "%s", info.Path).WithHint(
+				"the evaluation refers to a built path directly; build it on the builder too, or sign it with a key in the builder's trusted-public-keys")
+		}
+	}
+	return nil
+}
+
+func validSigs(info *nix.PathInfo, keys []nix.PublicKey) (valid []string) {
+	one := *info
+	for i := range info.Sigs {
+		one.Sigs = info.Sigs[i : i+1]
+		if _, ok := one.VerifySig(keys); ok {
+			valid = append(valid, info.Sigs[i])
+		}
+	}
+	return valid
+}
+
+// plan answers POST /v1/plan.
+func (s *Service) plan(ctx context.Context, req *wire.PlanRequest) (*wire.Plan, error) {
+	c, err := newClosure(req.Roots, req.Closure)
+	if err != nil {
+		return nil, err
+	}
+	have, err := s.present(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	p := &wire.Plan{}
+	if p.Wanted, p.UploadBytes = wantedOf(c, have); len(p.Wanted) > 0 {
+		return p, nil
+	}
+	m, err := s.cfg.Store.Missing(ctx, c.roots)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	p.Built = len(m.WillBuild)+len(m.WillSubstitute)+len(m.Unknown) == 0
+	p.WillBuild, p.WillSubstitute = texts(m.WillBuild), texts(m.WillSubstitute)
+	p.DownloadBytes, p.UnpackBytes = m.DownloadSize, m.NarSize
+	return p, nil
+}
+
+func texts(paths []nix.Path) []string {
+	all := make([]string, len(paths))
+	for i, p := range paths {
+		all[i] = string(p)
+	}
+	return all
+}

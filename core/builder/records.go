@@ -1,0 +1,115 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// ErrNoRecord is returned by Records for what it does not hold.
+var ErrNoRecord = errors.New("no such record")
+
+// ErrBuildExists is returned by Records.Admit for an ID that is taken.
+var ErrBuildExists = errors.New("a build of this ID is recorded already")
+
+// Records is the builder's durable state. Implementations are safe for
+// concurrent use, and what a method has returned from survives a crash.
+type Records interface {
+	// Ticket returns the ticket's record, or ErrNoRecord.
+	Ticket(ctx context.Context, id ticket.ID) (TicketRecord, error)
+	// Admit records a new build in one transaction with checking its ticket
+	// ([TicketRecord.Check] at b.Created by b.Client) and spending one use. The
+	// ticket's error is returned as it is; [CodeTicketUnknown] without a record.
+	//
+	// A record of the same ID in [wire.StateInterrupted] with the same content,
+	// client and ticket is revived: the ticket is checked but for its uses, and
+	// nothing is spent. Any other record of that ID gives ErrBuildExists.
+	Admit(ctx context.Context, b BuildRecord) error
+	// Build returns the build's record, or ErrNoRecord.
+	Build(ctx context.Context, id wire.BuildID) (BuildRecord, error)
+	// UpdateBuild replaces the record of a build that exists.
+	UpdateBuild(ctx context.Context, b BuildRecord) error
+	// Builds returns every record, oldest first.
+	Builds(ctx context.Context) ([]BuildRecord, error)
+	// DeleteBuild forgets a build.
+	DeleteBuild(ctx context.Context, id wire.BuildID) error
+}
+
+// TicketRecord is what a builder knows of a ticket that it made.
+type TicketRecord struct {
+	ID      ticket.ID
+	Secret  ticket.Secret
+	Name    string
+	Created time.Time
+	// Expires is zero for never.
+	Expires time.Time
+	// MaxUses is 0 for unlimited.
+	MaxUses int64
+	Used    int64
+	Limits  ticket.Limits
+	// Bind is the only client that may use it; zero for any.
+	Bind key.ID
+	// Revoked is zero while it is not.
+	Revoked time.Time
+}
+
+// UsesLeft returns -1 for unlimited.
+func (t *TicketRecord) UsesLeft() int64 {
+	if t.MaxUses == 0 {
+		return -1
+	}
+	return max(0, t.MaxUses-t.Used)
+}
+
+// CheckHolder tells whether client may present the ticket at all: to see, fetch
+// and cancel what it has paid for. Expiry and uses do not matter there.
+func (t *TicketRecord) CheckHolder(client key.ID) error {
+	switch {
+	case !t.Revoked.IsZero():
+		return wire.CodeTicketRevoked.Err()
+	case !t.Bind.IsZero() && t.Bind != client:
+		return wire.CodeTicketBound.Err()
+	}
+	return nil
+}
+
+// Check tells whether client may start a build with the ticket now. reuse says
+// that its use is spent already.
+func (t *TicketRecord) Check(client key.ID, now time.Time, reuse bool) error {
+	switch {
+	case !t.Revoked.IsZero():
+		return wire.CodeTicketRevoked.Err()
+	case !t.Expires.IsZero() && !now.Before(t.Expires):
+		return wire.Errorf(wire.CodeTicketExpired, "at %s", t.Expires.UTC().Format(time.RFC3339))
+	case !t.Bind.IsZero() && t.Bind != client:
+		return wire.CodeTicketBound.Err()
+	case t.UsesLeft() == 0 && !reuse:
+		return wire.CodeTicketUsed.Err()
+	}
+	return nil
+}
+
+// BuildRecord is what outlives the process of a build.
+type BuildRecord struct {
+	ID     wire.BuildID
+	Client key.ID
+	// ClientName is the trusted client's name in the configuration.
+	ClientName string
+	// Ticket is zero for a trusted client's build.
+	Ticket ticket.ID
+	// Content is the SHA-256 of the request.
+	Content [32]byte
+	Roots   []wire.Root
+	Mode    wire.Mode
+	Detach  bool
+	State   wire.State
+	Created time.Time
+	// Started and Ended are zero until then.
+	Started time.Time
+	Ended   time.Time
+	Result  *wire.Result
+}

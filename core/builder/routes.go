@@ -1,0 +1,268 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// documentTimeout bounds how long a client may take to send a document.
+const documentTimeout = 2 * time.Minute
+
+// caller is who sends a request.
+type caller struct {
+	client  key.ID
+	trusted *TrustedClient
+	// ticket is nil for a trusted client.
+	ticket *TicketRecord
+}
+
+// limits that apply to what the caller starts.
+func (c *caller) limits() ticket.Limits {
+	if c.trusted != nil {
+		return c.trusted.Limits
+	}
+	return c.ticket.Limits
+}
+
+type handler func(w http.ResponseWriter, r *http.Request, c *caller) error
+
+func (s *Service) routes() {
+	s.mux = http.NewServeMux()
+	for pattern, h := range map[string]handler{
+		"GET " + wire.RouteInfo:     s.getInfo,
+		"POST " + wire.RoutePlan:    s.postPlan,
+		"PUT " + wire.RouteBuild:    s.putBuild,
+		"GET " + wire.RouteBuild:    s.getBuild,
+		"DELETE " + wire.RouteBuild: s.deleteBuild,
+		"PUT " + wire.RouteInputs:   s.putInputs,
+		"GET " + wire.RouteEvents:   s.getEvents,
+		"GET " + wire.RouteClosure:  s.getClosure,
+		"GET " + wire.RouteNarInfo:  s.getNarInfo,
+		"GET " + wire.RouteNar:      s.getNar,
+		"POST " + wire.RouteNars:    s.postNars,
+		"GET " + wire.RouteLog:      s.getLog,
+		"/":                         noRoute,
+	} {
+		s.mux.HandleFunc(pattern, s.handle(h))
+	}
+}
+
+// ServeHTTP implements [http.Handler].
+func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+var _ http.Handler = (*Service)(nil)
+
+func noRoute(_ http.ResponseWriter, r *http.Request, _ *caller) error {
+	return wire.Errorf(wire.CodeNotFound, "no route %.40s %.100q", r.Method, r.URL.Path)
+}
+
+func (s *Service) handle(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
+		c, err := s.identify(r)
+		if err == nil {
+			err = h(w, r, c)
+		}
+		if err == nil {
+			return
+		}
+		s.logError(r, err)
+		if errors.Is(err, errAfterHeaders) {
+			panic(http.ErrAbortHandler) // resets the stream
+		}
+		wire.WriteError(w, err)
+	}
+}
+
+// errAfterHeaders marks failures after an answer has begun.
+var errAfterHeaders = errors.New("answer broken off")
+
+func brokenOff(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errAfterHeaders, err)
+}
+
+func (s *Service) logError(r *http.Request, err error) {
+	level := s.cfg.Log.Debug
+	if code := wire.CodeOf(err); !errors.Is(err, context.Canceled) && !errors.Is(err, errAfterHeaders) &&
+		(code == "" || code == wire.CodeInternal || code == wire.CodeStore) {
+		level = s.cfg.Log.Error
+	}
+	level("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+}
+
+// identify tells who sends the request and refuses who may send none.
+func (s *Service) identify(r *http.Request) (*caller, error) {
+	if v := r.Header.Get(wire.HeaderVersion); v != strconv.Itoa(wire.Version) {
+		return nil, wire.Errorf(wire.CodeVersion, "the request has %.20q, the builder speaks %d", v, wire.Version).
+			WithHint("update the older of client and builder")
+	}
+	id, err := s.cfg.Peer(r)
+	if err != nil {
+		return nil, wire.Errorf(wire.CodeNoCredentials, "the connection proves no identity")
+	}
+	s.mu.Lock()
+	trusted, ok := s.clients[id]
+	s.mu.Unlock()
+	if ok {
+		return &caller{client: id, trusted: &trusted}, nil
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return nil, wire.Errorf(wire.CodeNoCredentials, "client %s is not trusted by the builder", id).
+			WithHint("use a ticket, or ask the builder's owner to add this client to trusted_clients")
+	}
+	secret, err := ticket.ParseSecret(token)
+	if err != nil {
+		return nil, wire.CodeTicketUnknown.Err()
+	}
+	t, err := s.cfg.Records.Ticket(r.Context(), secret.ID())
+	switch {
+	case errors.Is(err, ErrNoRecord) || err == nil && t.Secret != secret:
+		return nil, wire.CodeTicketUnknown.Err()
+	case err != nil:
+		return nil, err
+	}
+	if err := t.CheckHolder(id); err != nil {
+		return nil, err
+	}
+	return &caller{client: id, ticket: &t}, nil
+}
+
+func (s *Service) getInfo(w http.ResponseWriter, _ *http.Request, c *caller) error {
+	running, waiting, slots := s.queue.counts()
+	info := &wire.Info{
+		Version: wire.Version, Software: s.cfg.Software, Builder: s.cfg.Identity,
+		NixVersion: s.cfg.NixVersion, Systems: s.cfg.Systems, Features: s.cfg.Features,
+		SigningKey: s.cfg.SigningKey.ToPublicKey().String(),
+		Slots:      slots, Active: running, Waiting: waiting,
+		CADerivations: s.cfg.CADerivations, You: c.client, Trusted: c.trusted != nil,
+	}
+	if t := c.ticket; t != nil {
+		if err := t.Check(c.client, s.cfg.Now(), false); err != nil {
+			return err
+		}
+		info.Ticket = &wire.TicketUse{ID: t.ID, Name: t.Name, Expires: t.Expires, UsesLeft: t.UsesLeft(), Limits: t.Limits}
+	}
+	return writeJSON(w, info)
+}
+
+func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) error {
+	if c.ticket != nil {
+		if err := c.ticket.Check(c.client, s.cfg.Now(), false); err != nil {
+			return err
+		}
+	}
+	var req wire.PlanRequest
+	if err := s.readJSON(w, r, &req, wire.MaxClosureDocument); err != nil {
+		return err
+	}
+	plan, err := s.plan(r.Context(), &req)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, plan)
+}
+
+// readJSON reads a request's document of at most limit bytes, and no more of all
+// documents together than the budget allows.
+func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, v any, limit int64) error {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(documentTimeout))
+	body, err := requestBody(r)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	budget := &budgetReader{r: body, budget: s.documents}
+	defer budget.release()
+	limited := &io.LimitedReader{R: budget, N: limit + 1}
+	dec := json.NewDecoder(limited)
+	err = dec.Decode(v)
+	if err == nil {
+		if _, trailing := dec.Token(); trailing != io.EOF {
+			err = errors.New("something follows the document")
+		}
+	}
+	switch {
+	case wire.CodeOf(err) != "":
+		return err
+	case limited.N <= 0:
+		return wire.Errorf(wire.CodeTooLarge, "the document is larger than %d bytes", limit)
+	case err != nil:
+		return badRequest("document: %s", clipText(err.Error()))
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	return nil
+}
+
+// budgetReader takes from a common budget what passes through it, and refuses
+// to go on when the budget is spent.
+type budgetReader struct {
+	r      io.Reader
+	budget *semaphore.Weighted
+	taken  int64
+	left   int64
+}
+
+const budgetStep = 256 << 10
+
+func (b *budgetReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		if !b.budget.TryAcquire(budgetStep) {
+			return 0, wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")
+		}
+		b.taken += budgetStep
+		b.left += budgetStep
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+func (b *budgetReader) release() { b.budget.Release(b.taken) }
+
+// zstdWindow bounds what decompression may keep in memory.
+const zstdWindow = 8 << 20
+
+// requestBody returns the body, decompressed.
+func requestBody(r *http.Request) (io.ReadCloser, error) {
+	switch r.Header.Get("Content-Encoding") {
+	case "", "identity":
+		return io.NopCloser(r.Body), nil
+	case "zstd":
+		d, err := zstd.NewReader(r.Body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(2*zstdWindow))
+		if err != nil {
+			return nil, fmt.Errorf("open zstd stream: %w", err)
+		}
+		return d.IOReadCloser(), nil
+	}
+	return nil, badRequest("content encoding %.40q; zstd or none can be read", r.Header.Get("Content-Encoding"))
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	w.Header().Set("Content-Type", wire.TypeJSON)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, err = w.Write(body)
+	return brokenOff(err)
+}

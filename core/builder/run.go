@@ -1,0 +1,384 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// diskEvery is how often a running build's disk is looked at.
+const diskEvery = 5 * time.Second
+
+// live is a build from its admission to its end.
+func (b *build) live(idle, keepGoing bool) {
+	result := &wire.Result{}
+	result.Error = wireError(b.run(idle, keepGoing, result))
+	b.end(result)
+}
+
+func (b *build) run(idle, keepGoing bool, result *wire.Result) error {
+	checked := b.toAddNone()
+	select {
+	case <-b.complete:
+	case <-b.ctx.Done():
+		return b.leaveQueue(context.Cause(b.ctx))
+	}
+	cl, mode := b.closure, b.rec.Mode
+	if !checked {
+		var err error
+		if idle, err = b.s.checkBuild(b.ctx, b, cl, mode); err != nil {
+			return b.leaveQueue(b.cause(err))
+		}
+	}
+	if err := b.rootInputs(b.ctx, cl); err != nil {
+		return b.leaveQueue(b.cause(err))
+	}
+	queued := b.s.cfg.Now()
+	if idle {
+		// What is built already takes no slot, and waits for none.
+		_ = b.leaveQueue(nil)
+	} else {
+		b.dropSession()
+		b.setState(wire.StateQueued)
+		b.s.queue.setReady(b.place)
+		select {
+		case <-b.place.granted:
+			defer b.s.queue.release()
+		case <-b.ctx.Done():
+			return b.leaveQueue(context.Cause(b.ctx))
+		}
+	}
+	b.setState(wire.StateBuilding)
+	started := b.s.cfg.Now()
+	result.QueueTime = started.Sub(queued).Seconds()
+	err := b.execute(cl, mode, keepGoing, result)
+	result.BuildTime = b.s.cfg.Now().Sub(started).Seconds()
+	return err
+}
+
+func (b *build) toAddNone() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.toAdd == 0
+}
+
+// leaveQueue gives the place up and returns err.
+func (b *build) leaveQueue(err error) error {
+	if b.s.queue.leave(b.place) {
+		select {
+		case <-b.place.granted:
+			b.s.queue.release()
+		default: // it never joined
+		}
+	}
+	return err
+}
+
+// cause prefers why the build was cancelled to what that made fail.
+func (b *build) cause(err error) error {
+	if c := context.Cause(b.ctx); c != nil {
+		return c
+	}
+	return err
+}
+
+// rootInputs replaces the temporary roots of the inputs by links to the root
+// derivations, which hold everything that they refer to.
+func (b *build) rootInputs(ctx context.Context, cl *closure) error {
+	session, err := b.uploadSession(ctx)
+	if err != nil {
+		return err
+	}
+	for i, drv := range cl.rootDrvs() {
+		if err := addRoot(ctx, session, filepath.Join(b.dir, "drv-"+strconv.Itoa(i)), drv); err != nil {
+			return err
+		}
+	}
+	drvs := cl.rootDrvs()
+	valid, err := b.s.cfg.Store.ValidPaths(ctx, drvs, false)
+	if err != nil {
+		return storeError(err)
+	}
+	if len(valid) < len(nix.SortedPaths(drvs)) {
+		return wire.Errorf(wire.CodeStore, "a root derivation was collected while its build was prepared")
+	}
+	return nil
+}
+
+func addRoot(ctx context.Context, session Session, link string, target nix.Path) error {
+	if err := os.Symlink(string(target), link); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make root: %w", err)
+	}
+	if err := session.AddRoot(ctx, link); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+// execute builds.
+func (b *build) execute(cl *closure, mode wire.Mode, keepGoing bool, result *wire.Result) error {
+	ctx := b.ctx
+	if most := b.limits.MaxBuildTime; most > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, most.Std(),
+			wire.Errorf(wire.CodeBuildTimeLimit, "the build ran for %s and was cancelled", most))
+		defer cancel()
+	}
+	session, err := b.buildSession(ctx)
+	if err != nil {
+		return preferCause(ctx, err)
+	}
+	defer session.Close()
+	watch := make(chan struct{})
+	defer func() { <-watch }()
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	go func() {
+		defer close(watch)
+		b.watchDisk(watchCtx)
+	}()
+	sink := &sink{b: b, log: b.log}
+	results, err := session.Build(ctx, cl.roots, BuildOptions{
+		Check: mode == wire.ModeCheck, KeepGoing: keepGoing,
+		MaxSilentTime: b.s.cfg.MaxSilentTime, Cores: b.s.cfg.Cores,
+	}, sink)
+	if err != nil {
+		return preferCause(ctx, storeError(err))
+	}
+	failure := b.collect(cl, results, sink, result)
+	if err := b.rootOutputs(ctx, session, result.Outputs); err != nil {
+		return preferCause(ctx, err)
+	}
+	if err := b.checkOutputs(ctx, result); err != nil {
+		return preferCause(ctx, err)
+	}
+	return failure
+}
+
+func preferCause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil {
+		return c
+	}
+	return err
+}
+
+// buildSession returns the session that still holds the inputs, or a new one.
+func (b *build) buildSession(ctx context.Context) (Session, error) {
+	b.mu.Lock()
+	session := b.session
+	b.session = nil
+	b.mu.Unlock()
+	if session != nil {
+		return session, nil
+	}
+	session, err := b.s.cfg.Store.Session(ctx)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return session, nil
+}
+
+// watchDisk cancels the build when the disk gets too full.
+func (b *build) watchDisk(ctx context.Context) {
+	tick := time.NewTicker(diskEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := b.s.enoughDisk(0); wire.CodeOf(err) == wire.CodeDisk {
+				b.cancel(err)
+			}
+		}
+	}
+}
+
+// collect turns the daemon's results into ours and returns the first failure.
+func (b *build) collect(cl *closure, results []daemon.BuildResult, sink *sink, result *wire.Result) error {
+	var failure *wire.Error
+	for _, r := range results {
+		drv := r.Path.Path
+		report := wire.DrvResult{
+			Drv: string(drv), Status: r.Status.String(), TimesBuilt: r.TimesBuilt,
+			NonDeterministic: r.IsNonDeterministic || r.Status == daemon.NotDeterministic,
+		}
+		if r.Status.Success() {
+			outputs, err := b.outputsOf(drv, r)
+			if err != nil {
+				return err
+			}
+			result.Outputs = append(result.Outputs, outputs...)
+		} else {
+			report.Error = clipText(daemon.StripANSI(r.ErrorMsg))
+			if failure == nil {
+				failure = buildFailure(r, report.Error, sink.firstError())
+			}
+		}
+		result.Derivations = append(result.Derivations, report)
+	}
+	if len(results) < len(cl.roots) && failure == nil {
+		return wire.Errorf(wire.CodeStore, "the daemon reported on %d of %d derivations", len(results), len(cl.roots))
+	}
+	if failure == nil {
+		return nil
+	}
+	return failure
+}
+
+func buildFailure(r daemon.BuildResult, message, first string) *wire.Error {
+	code := wire.CodeBuildFailed
+	if r.Status == daemon.NotDeterministic {
+		code = wire.CodeNotReproduced
+	}
+	detail := message
+	if detail == "" {
+		detail = fmt.Sprintf("%s: %s", r.Path.Path, r.Status)
+	}
+	// "1 dependency failed" alone does not tell which.
+	if r.Status == daemon.DependencyFailed && first != "" {
+		detail = first + "\n" + message
+	}
+	return wire.Errorf(code, "%s", detail)
+}
+
+// outputsOf returns the wanted outputs of a root that was built.
+func (b *build) outputsOf(drv nix.Path, r daemon.BuildResult) ([]wire.Output, error) {
+	d, err := b.s.readDerivation(drv)
+	if err != nil {
+		return nil, err
+	}
+	outputs := make([]wire.Output, 0, len(r.Path.Outputs))
+	for _, name := range r.Path.Outputs {
+		o := wire.Output{Drv: string(drv), Name: name}
+		path := r.BuiltOutputs[name]
+		if path == "" {
+			path = d.Outputs[name].Path
+		}
+		if path == "" {
+			return nil, wire.Errorf(wire.CodeStore, "the daemon did not tell the path of output %q of %s", name, drv)
+		}
+		o.Path = string(path)
+		if kind := d.Outputs[name].Kind(); kind == nix.Floating || kind == nix.Impure || kind == nix.Deferred {
+			o.Realisation = realisationOf(r, name)
+		}
+		outputs = append(outputs, o)
+	}
+	return outputs, nil
+}
+
+func realisationOf(r daemon.BuildResult, output string) string {
+	for id, text := range r.Realisations {
+		if len(id) > len(output) && id[len(id)-len(output)-1:] == "!"+output {
+			return string(text)
+		}
+	}
+	return ""
+}
+
+// rootOutputs keeps the outputs until their time is over. The connection that
+// built them has temporary roots for them until it is closed.
+func (b *build) rootOutputs(ctx context.Context, session Session, outputs []wire.Output) error {
+	for i, o := range outputs {
+		if err := addRoot(ctx, session, filepath.Join(b.dir, "out-"+strconv.Itoa(i)), nix.Path(o.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOutputs holds the outputs' size against the limit. What counts are the
+// paths of the outputs' closure that this builder built itself (Nix marks them
+// as ultimate): neither what the client sent nor what a cache had. Asking again
+// gives the same answer, so a second build does not slip past the limit because
+// the first has left its outputs in the store.
+func (b *build) checkOutputs(ctx context.Context, result *wire.Result) error {
+	most := smallest(b.limits.MaxOutputBytes, b.s.cfg.MaxOutputBytes)
+	if most == 0 || len(result.Outputs) == 0 {
+		return nil
+	}
+	infos, err := b.s.cache.Closure(ctx, outputPaths(result))
+	if err != nil {
+		return storeError(err)
+	}
+	var sum uint64
+	for _, info := range infos {
+		if info.Ultimate {
+			sum += info.NarSize
+		}
+	}
+	if sum > uint64(most) {
+		result.Outputs = nil
+		return wire.Errorf(wire.CodeOutputLimit, "the outputs have %d bytes, %s are allowed", sum, most)
+	}
+	return nil
+}
+
+func smallest(a, b ticket.Size) ticket.Size {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}
+
+func outputPaths(result *wire.Result) []nix.Path {
+	paths := make([]nix.Path, len(result.Outputs))
+	for i, o := range result.Outputs {
+		paths[i] = nix.Path(o.Path)
+	}
+	return nix.SortedPaths(paths)
+}
+
+// end records and tells how the build ended.
+func (b *build) end(result *wire.Result) {
+	defer b.s.wg.Done()
+	b.cancel(nil)
+	b.dropSession()
+	state := wire.StateBuilt
+	if result.Error != nil {
+		switch state = wire.StateFailed; result.Error.Code {
+		case wire.CodeBuildCancelled, wire.CodeBuildAbandoned:
+			state = wire.StateCancelled
+		}
+	}
+	shutdown := result.Error != nil && isShutdown(b.s.ctx)
+	if shutdown {
+		state = wire.StateInterrupted
+		result = &wire.Result{Error: errInterrupted}
+	}
+	b.mu.Lock()
+	b.rec.State, b.rec.Ended, b.rec.Result = state, b.s.cfg.Now(), result
+	result.UploadBytes = b.sent
+	b.stopAway()
+	running := b.upload
+	b.closure, b.planned, b.wanted = nil, nil, nil
+	rec, log := b.rec, b.log
+	b.mu.Unlock()
+	if running != nil {
+		<-running.done // it was cancelled with the build
+	}
+	// The build is over whether or not the service is stopping.
+	if err := b.s.cfg.Records.UpdateBuild(context.WithoutCancel(b.s.ctx), rec); err != nil {
+		b.s.cfg.Log.Error("record build", "build", rec.ID, "err", err)
+	}
+	if log != nil && shutdown {
+		_ = log.Close()
+	} else if log != nil {
+		log.add(&wire.Event{Type: wire.EventFinished, State: state, Result: result})
+	}
+	attrs := []any{"build", rec.ID, "state", state, "seconds", result.BuildTime}
+	if result.Error != nil {
+		attrs = append(attrs, "code", result.Error.Code)
+	}
+	b.s.cfg.Log.Info("build ended", attrs...)
+	close(b.done)
+}

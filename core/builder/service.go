@@ -1,0 +1,224 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// CacheAccess says what a trusted client may read.
+type CacheAccess string
+
+// The kinds of access.
+const (
+	CacheBuilds CacheAccess = "builds" // closures of its own builds
+	CacheStore  CacheAccess = "store"  // every valid path
+)
+
+// TrustedClient is a client that needs no ticket.
+type TrustedClient struct {
+	Name   string
+	Limits ticket.Limits
+	Cache  CacheAccess
+}
+
+// Config makes a Service. Fields without a stated default are required.
+type Config struct {
+	Identity   key.ID
+	Software   string // "drv-thru 1.2.3"
+	NixVersion string
+	SigningKey nix.SecretKey
+	Store      Store
+	Records    Records
+	Policy     Policy // nil allows
+	// Dir is where builds keep their events and roots, below it one directory
+	// each. The Nix daemon must be able to reach it.
+	Dir string
+	// Now is the wall clock.
+	Now func() time.Time
+	// FreeDisk returns the free bytes of the fullest disk that builds write to.
+	FreeDisk func() (uint64, error)
+	// Peer tells who sends a request; by default the TLS identity.
+	Peer func(*http.Request) (key.ID, error)
+	Log  *slog.Logger // default: none
+
+	Slots    int // builds that run at once, default 1
+	Systems  []string
+	Features []string
+	// CADerivations says that the daemon has the feature enabled.
+	CADerivations bool
+	// TrustedKeys are those of the builder's own Nix.
+	TrustedKeys []nix.PublicKey
+	Clients     map[key.ID]TrustedClient
+	// KeepOutputs is how long a build's outputs, events and roots last after
+	// its end, default 24h.
+	KeepOutputs time.Duration
+	// ReattachGrace is how long a build waits for its client, default 2m.
+	ReattachGrace time.Duration
+	MaxSilentTime time.Duration // of a builder; 0: no limit
+	// MaxOutputBytes bounds every build in addition to its ticket's limit.
+	MaxOutputBytes ticket.Size
+	MinFree        uint64 // bytes below which nothing is built
+	Cores          int
+	// RecentBuilds is how many ended builds are remembered beyond KeepOutputs,
+	// default 20.
+	RecentBuilds int
+	MaxLog       int64 // of one build's events, default DefaultMaxLog
+}
+
+const (
+	defaultKeepOutputs  = 24 * time.Hour
+	defaultRecentBuilds = 20
+	// maxLivePerClient and maxLive bound the builds that are not ended.
+	maxLivePerClient = 256
+	maxLive          = 4096
+	// documentBudget bounds the bytes of request documents that are being read
+	// at once, whoever sends them: one of the largest and many ordinary ones.
+	documentBudget = wire.MaxClosureDocument + 64<<20
+)
+
+// Service is the builder. Make it with New, serve it as an http.Handler, stop
+// it with Close.
+type Service struct {
+	cfg   Config
+	mux   *http.ServeMux
+	cache *cache.Server
+	queue *queue
+	// hashes are the NAR hashes of content-addressed paths, which cannot change
+	// as long as the path's name stays.
+	hashes recent[nix.Path, nix.Hash]
+	// served are the paths of NAR hashes that a client with access to the whole
+	// store was told.
+	served    recent[nix.Hash, nix.Path]
+	documents *semaphore.Weighted
+
+	ctx  context.Context // ends with Close
+	stop context.CancelCauseFunc
+	wg   sync.WaitGroup
+
+	mu       sync.Mutex
+	draining bool
+	builds   map[wire.BuildID]*build
+	clients  map[key.ID]TrustedClient
+	indexes  map[wire.BuildID]*index
+}
+
+// New makes a service and takes over the records of an earlier run: builds that
+// were under way become interrupted, directories without a record are removed.
+func New(ctx context.Context, cfg Config) (*Service, error) {
+	setDefaults(&cfg)
+	s := &Service{
+		cfg:       cfg,
+		queue:     newQueue(cfg.Slots),
+		documents: semaphore.NewWeighted(documentBudget),
+		builds:    make(map[wire.BuildID]*build),
+		clients:   cfg.Clients,
+		indexes:   make(map[wire.BuildID]*index),
+	}
+	s.cache = cache.NewServer(cache.ServerConfig{
+		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey,
+	})
+	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make builds directory: %w", err)
+	}
+	if err := s.recover(ctx); err != nil {
+		return nil, fmt.Errorf("take over earlier builds: %w", err)
+	}
+	s.routes()
+	s.wg.Add(1)
+	go s.retain()
+	return s, nil
+}
+
+func setDefaults(cfg *Config) {
+	cfg.Slots = max(1, cfg.Slots)
+	if cfg.KeepOutputs <= 0 {
+		cfg.KeepOutputs = defaultKeepOutputs
+	}
+	if cfg.ReattachGrace <= 0 {
+		cfg.ReattachGrace = wire.DefaultReattachGrace
+	}
+	if cfg.RecentBuilds <= 0 {
+		cfg.RecentBuilds = defaultRecentBuilds
+	}
+	if cfg.MaxLog <= 0 {
+		cfg.MaxLog = DefaultMaxLog
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Peer == nil {
+		cfg.Peer = tlsPeer
+	}
+	cfg.Dir = filepath.Clean(cfg.Dir)
+}
+
+func tlsPeer(r *http.Request) (key.ID, error) {
+	if r.TLS == nil {
+		return key.ID{}, errors.New("request came without TLS")
+	}
+	return key.PeerID(*r.TLS)
+}
+
+// errShutdown is the cause of builds that end with the service: they are
+// recorded as interrupted.
+var errShutdown = errors.New("the builder stops")
+
+// Drain stops taking new builds (and takes them again after Drain(false)).
+func (s *Service) Drain(on bool) {
+	s.mu.Lock()
+	s.draining = on
+	s.mu.Unlock()
+}
+
+// Pause stops giving out slots; what waits goes on waiting.
+func (s *Service) Pause(on bool) { s.queue.setPaused(on) }
+
+// SetClients replaces the trusted clients.
+func (s *Service) SetClients(clients map[key.ID]TrustedClient) {
+	s.mu.Lock()
+	s.clients = clients
+	s.mu.Unlock()
+}
+
+// Close cancels what runs, which is recorded as interrupted so that clients may
+// resubmit it, and waits until all has ended.
+func (s *Service) Close() {
+	s.Drain(true)
+	s.stop(errShutdown)
+	s.wg.Wait()
+	s.cache.Close()
+}
+
+// storeError wraps what the Nix daemon or store answered for the client.
+func storeError(err error) error {
+	var e *wire.Error
+	if errors.As(err, &e) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeStore, "%s", clipText(err.Error())), err)
+}
+
+// clipText bounds text of the daemon that is told to a client.
+func clipText(s string) string {
+	const most = 2 << 10
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}

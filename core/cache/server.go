@@ -1,0 +1,217 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// Infos tells what a store knows of its paths.
+type Infos interface {
+	// PathInfos returns the infos of those paths that are valid.
+	PathInfos(ctx context.Context, paths []nix.Path) (map[nix.Path]nix.PathInfo, error)
+}
+
+// NarOpener produces NARs from a store's files.
+type NarOpener interface {
+	OpenNar(ctx context.Context, path nix.Path) (Nar, error)
+}
+
+// Nar is the archive of one store path; *nar.Layout is one. Safe for concurrent
+// use but for Close.
+type Nar interface {
+	Size() int64
+	// CopyRange writes n bytes from off on, in large pieces.
+	CopyRange(w io.Writer, off, n int64) (int64, error)
+	Close() error
+}
+
+// ServerConfig makes a Server; every field is required.
+type ServerConfig struct {
+	Infos Infos
+	Nars  NarOpener
+	Key   nix.SecretKey
+}
+
+// Server is the builder's side of the cache: it finds closures, signs narinfos
+// and sends NARs. Who may read what is decided before it is called. Nothing is
+// copied: infos come from the Nix daemon and NARs from the store's files.
+type Server struct {
+	cfg  ServerConfig
+	sigs signatures
+	nars openNars
+}
+
+// NewServer makes a Server.
+func NewServer(cfg ServerConfig) *Server {
+	return &Server{cfg: cfg, nars: openNars{open: cfg.Nars.OpenNar}}
+}
+
+// Close closes what is kept open for later requests.
+func (s *Server) Close() { s.nars.close() }
+
+// Closure returns the infos of everything that can be reached from the roots,
+// references before referrers. It fails when any of it is not valid or it has
+// more than wire.MaxClosurePaths paths.
+func (s *Server) Closure(ctx context.Context, roots []nix.Path) ([]nix.PathInfo, error) {
+	infos := make(map[nix.Path]nix.PathInfo)
+	next := nix.SortedPaths(roots)
+	for len(next) > 0 {
+		if len(infos)+len(next) > wire.MaxClosurePaths {
+			return nil, wire.Errorf(wire.CodeTooLarge, "the closure has more than %d paths", wire.MaxClosurePaths)
+		}
+		got, err := s.cfg.Infos.PathInfos(ctx, next)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range next {
+			info, ok := got[p]
+			if !ok {
+				return nil, fmt.Errorf("%s is not valid", p)
+			}
+			infos[p] = info
+		}
+		var more []nix.Path
+		seen := make(map[nix.Path]bool)
+		for _, p := range next {
+			for _, ref := range infos[p].References {
+				if _, ok := infos[ref]; !ok && !seen[ref] {
+					seen[ref] = true
+					more = append(more, ref)
+				}
+			}
+		}
+		next = more
+	}
+	return inOrder(infos, nix.SortedPaths(roots)), nil
+}
+
+// inOrder sorts a closure so that references come first, by an explicit stack: a
+// closure may be a chain of any length.
+func inOrder(infos map[nix.Path]nix.PathInfo, roots []nix.Path) []nix.PathInfo {
+	order := make([]nix.PathInfo, 0, len(infos))
+	type frame struct {
+		path nix.Path
+		next int
+	}
+	seen := make(map[nix.Path]bool, len(infos))
+	var stack []frame
+	for _, root := range roots {
+		if !seen[root] {
+			seen[root] = true
+			stack = append(stack, frame{path: root})
+		}
+		for len(stack) > 0 {
+			top := &stack[len(stack)-1]
+			refs := infos[top.path].References
+			if top.next == len(refs) {
+				order = append(order, infos[top.path])
+				stack = stack[:len(stack)-1]
+				continue
+			}
+			ref := refs[top.next]
+			top.next++
+			if !seen[ref] {
+				seen[ref] = true
+				stack = append(stack, frame{path: ref})
+			}
+		}
+	}
+	return order
+}
+
+// openNars keeps a few large NARs open, so that requests for ranges of the same
+// one do not walk its tree each time.
+type openNars struct {
+	open func(context.Context, nix.Path) (Nar, error)
+
+	mu     sync.Mutex
+	clock  uint64
+	kept   map[nix.Path]*openNar
+	closed bool
+}
+
+type openNar struct {
+	Nar
+	path  nix.Path
+	users int
+	used  uint64
+	kept  bool
+}
+
+const (
+	// keepNars is how many NARs stay open without a user.
+	keepNars = 16
+	// keepFrom is the size from which on that is worth it.
+	keepFrom = 4 << 20
+)
+
+func (o *openNars) get(ctx context.Context, path nix.Path) (*openNar, error) {
+	o.mu.Lock()
+	if n := o.kept[path]; n != nil {
+		n.users++
+		o.mu.Unlock()
+		return n, nil
+	}
+	o.mu.Unlock()
+	n, err := o.open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	opened := &openNar{Nar: n, path: path, users: 1}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, twice := o.kept[path]; n.Size() >= keepFrom && !twice && !o.closed {
+		if o.kept == nil {
+			o.kept = make(map[nix.Path]*openNar)
+		}
+		opened.kept = true
+		o.kept[path] = opened
+	}
+	return opened, nil
+}
+
+func (o *openNars) put(n *openNar) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n.users--
+	o.clock++
+	n.used = o.clock
+	if n.users == 0 && !n.kept {
+		_ = n.Close() // read only: nothing can be lost
+		return
+	}
+	for len(o.kept) > keepNars {
+		var oldest *openNar
+		for _, k := range o.kept {
+			if k.users == 0 && (oldest == nil || k.used < oldest.used) {
+				oldest = k
+			}
+		}
+		if oldest == nil {
+			return
+		}
+		o.drop(oldest)
+	}
+}
+
+func (o *openNars) drop(n *openNar) {
+	delete(o.kept, n.path)
+	n.kept = false
+	if n.users == 0 {
+		_ = n.Close()
+	}
+}
+
+func (o *openNars) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	for _, n := range o.kept {
+		o.drop(n)
+	}
+}
