@@ -1,0 +1,255 @@
+package fusecache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+)
+
+const (
+	// fsName is what mount(8) and df(1) show: type fuse.drv-thru.
+	fsName = "drv-thru"
+	// maxRead is the largest request. Nix reads 64 KiB at a time; larger
+	// ones cost go-fuse a larger buffer for each reader of the device.
+	maxRead = 512 << 10
+	// unmountTime is how long each step of an unmount may take.
+	unmountTime = 5 * time.Second
+)
+
+// Mounted is a View that is mounted.
+type Mounted struct {
+	dir    string
+	fs     *fileSystem
+	conn   uint32 // number of the connection under /sys/fs/fuse/connections
+	done   chan struct{}
+	logger *slog.Logger
+
+	once sync.Once
+	err  error
+}
+
+// Mount mounts the View on dir, which is made when it is missing, read-only,
+// nosuid, nodev and noexec. A stale mount on dir is cleared first. Root mounts
+// by itself, everybody else through fusermount3.
+func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := ClearStale(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	if mounted(dir) {
+		return nil, fmt.Errorf("mount: something is mounted on %s already", dir)
+	}
+	if err := o.available(); err != nil {
+		return nil, err
+	}
+	logger := o.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	m := &Mounted{dir: dir, fs: newFileSystem(view), done: make(chan struct{}), logger: logger}
+	server, err := fuse.NewServer(m.fs, dir, &fuse.MountOptions{
+		FsName:             fsName,
+		Name:               fsName,
+		AllowOther:         o.AllowOther,
+		Options:            []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"},
+		DirectMount:        os.Geteuid() == 0,
+		DirectMountFlags:   unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
+		MaxWrite:           maxRead,
+		MaxReadAhead:       maxRead,
+		MaxBackground:      64,
+		DisableXAttrs:      true,
+		DisableReadDirPlus: true,
+		Logger:             log.New(logWriter{logger}, "", 0),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", dir, err)
+	}
+	go func() {
+		defer close(m.done)
+		server.Serve()
+	}()
+	if err := server.WaitMount(); err != nil {
+		m.Unmount()
+		return nil, fmt.Errorf("mount on %s: %w", dir, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		m.Unmount()
+		return nil, fmt.Errorf("mount on %s: %w", dir, err)
+	}
+	m.conn = unix.Minor(st.Dev)
+	return m, nil
+}
+
+// Dir returns the mount's directory, absolute.
+func (m *Mounted) Dir() string { return m.dir }
+
+// URL returns the binary cache's URL for Nix: file://<dir>.
+func (m *Mounted) URL() string { return "file://" + m.dir }
+
+// Done is closed when the file system is served no more: after Unmount, or when
+// somebody else has unmounted it.
+func (m *Mounted) Done() <-chan struct{} { return m.done }
+
+// Unmount fails all reads and takes the file system away, also from processes
+// that still use it. It returns when it is served no more. The View stays open.
+func (m *Mounted) Unmount() error {
+	m.once.Do(func() { m.err = m.unmount() })
+	return m.err
+}
+
+func (m *Mounted) unmount() error {
+	m.fs.close()
+	var err error
+	for pause := 5 * time.Millisecond; pause < 100*time.Millisecond; pause *= 2 {
+		if err = unmount(m.dir, false); err == nil || !mounted(m.dir) {
+			break
+		}
+		// A process that has just ended may not have closed its files yet.
+		if m.ended(pause) {
+			break
+		}
+	}
+	if mounted(m.dir) {
+		m.logger.Info("mount is busy, taking it away", "dir", m.dir, "err", err)
+		err = unmount(m.dir, true)
+	} else {
+		err = nil
+	}
+	if m.ended(50 * time.Millisecond) {
+		return err
+	}
+	// Who still holds a file open gets ENOTCONN from now on.
+	if abortErr := m.abort(); abortErr != nil {
+		m.logger.Info("cannot abort the FUSE connection", "dir", m.dir, "err", abortErr)
+	}
+	if !m.ended(unmountTime) {
+		return errors.Join(err, fmt.Errorf("unmount %s: its files are still in use", m.dir))
+	}
+	return err
+}
+
+// ended reports whether the file system is served no more, waiting at most d.
+func (m *Mounted) ended(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-m.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// abort ends the connection to the kernel (Linux
+// Documentation/filesystems/fuse.rst, "Control filesystem").
+func (m *Mounted) abort() error {
+	if m.conn == 0 {
+		return errors.New("its number is unknown")
+	}
+	return os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.conn), []byte("1"), 0)
+}
+
+// ClearStale takes away mounts on dir whose server is gone ("transport endpoint
+// is not connected"). It is no error if there is none.
+func ClearStale(dir string) error {
+	for range 8 { // mounts may lie on each other
+		var st unix.Stat_t
+		err := unix.Stat(dir, &st)
+		if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+			return nil
+		}
+		if err := unmount(dir, true); err != nil {
+			return fmt.Errorf("clear stale mount: %w", err)
+		}
+	}
+	return fmt.Errorf("clear stale mount: too many on %s", dir)
+}
+
+// unmount unmounts dir as root or through fusermount3; lazily, it succeeds
+// while files are open.
+func unmount(dir string, lazy bool) error {
+	flags, option := unix.UMOUNT_NOFOLLOW, "-u"
+	if lazy {
+		flags, option = flags|unix.MNT_DETACH, "-uz"
+	}
+	err := unix.Unmount(dir, flags)
+	if err == nil || os.Geteuid() == 0 {
+		if err != nil {
+			err = fmt.Errorf("unmount %s: %w", dir, err)
+		}
+		return err
+	}
+	bin, err := fusermount()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), unmountTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, bin, option, "--", dir)
+	cmd.WaitDelay = time.Second
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("unmount %s: %w: %s", dir, err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// mounted reports whether dir is a mount point. It asks the kernel's list, as
+// looking at the directory would wait for whoever serves it.
+func mounted(dir string) bool {
+	list, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(list)) {
+		// proc(5): ID, parent, device, root, mount point, …
+		if f := strings.Fields(line); len(f) > 4 && unescape(f[4]) == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// unescape undoes the kernel's octal escapes of white space and backslash.
+func unescape(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// logWriter passes on what go-fuse logs.
+type logWriter struct{ logger *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.logger.Warn("fuse: " + strings.TrimSpace(string(p)))
+	return len(p), nil
+}
