@@ -154,21 +154,20 @@ func (l *Listener) Conns() []*Conn {
 	return append([]*Conn(nil), l.open...)
 }
 
-// Conn is a connection of a Network, unbuffered like net.Pipe's.
+// Conn is a connection of a Network.
 type Conn struct {
-	net.Conn
+	in, out       *pipe
 	local, remote Addr
 	silent        atomic.Bool
 	writes        atomic.Int64
 }
 
-func pair(client, server Addr) (*Conn, *Conn) {
-	a, b := net.Pipe()
-	return &Conn{Conn: a, local: client, remote: server}, &Conn{Conn: b, local: server, remote: client}
-}
+var _ net.Conn = (*Conn)(nil)
 
-// Pair returns two connected connections.
-func Pair() (net.Conn, net.Conn) { return pair("client", "server") }
+func pair(client, server Addr) (*Conn, *Conn) {
+	a, b := newPipe(), newPipe()
+	return &Conn{in: a, out: b, local: client, remote: server}, &Conn{in: b, out: a, local: server, remote: client}
+}
 
 // LocalAddr returns this end's address.
 func (c *Conn) LocalAddr() net.Addr { return c.local }
@@ -179,12 +178,40 @@ func (c *Conn) RemoteAddr() net.Addr { return c.remote }
 // Writes returns how often Write was called.
 func (c *Conn) Writes() int64 { return c.writes.Load() }
 
+func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
+
 func (c *Conn) Write(p []byte) (int, error) {
 	c.writes.Add(1)
 	if c.silent.Load() {
 		return len(p), nil
 	}
-	return c.Conn.Write(p)
+	return c.out.write(p)
+}
+
+// Close closes both directions; the other end reads what is on its way and
+// then io.EOF.
+func (c *Conn) Close() error {
+	c.in.close(true)
+	c.out.close(false)
+	return nil
+}
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	_ = c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline sets when Read gives up.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	c.in.setDeadline(&c.in.readDeadline, t)
+	return nil
+}
+
+// SetWriteDeadline sets when Write gives up.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	c.out.setDeadline(&c.out.writeDeadline, t)
+	return nil
 }
 
 // Wait polls until ok, and reports whether that was within a time that no

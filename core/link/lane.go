@@ -1,0 +1,242 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// lane is one HTTP/2 connection of a session, reopened on demand.
+type lane struct {
+	s           *Session
+	name        string
+	pingTimeout time.Duration
+
+	mu      sync.Mutex
+	cc      *http.ClientConn // nil before the first and after a lost one
+	path    Path
+	opening *opening
+	closed  bool
+}
+
+// opening is an attempt that everybody who needs the lane waits for.
+type opening struct {
+	done chan struct{}
+	err  error
+}
+
+// RoundTrip sends a request; see [Session.Control].
+func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	for repeated := false; ; repeated = true {
+		cc, path, err := l.conn(ctx)
+		if err != nil {
+			closeBody(req)
+			return nil, err
+		}
+		resp, err := cc.RoundTrip(req)
+		if err == nil {
+			return resp, nil
+		}
+		if ctx.Err() != nil || usable(cc) {
+			return nil, err
+		}
+		l.drop(cc)
+		if repeated {
+			return nil, lost(path, err)
+		}
+		again, ok := repeat(req)
+		if !ok {
+			return nil, lost(path, err)
+		}
+		req = again
+		l.s.log.Debug("request is repeated", slog.String("lane", l.name), slog.String("path", path.String()), slog.Any("error", err))
+	}
+}
+
+// usable reports whether the connection takes further requests. One that the
+// builder is closing (GOAWAY) has no error, but no room either.
+func usable(cc *http.ClientConn) bool {
+	return cc.Err() == nil && (cc.Available() > 0 || cc.InFlight() >= maxStreams)
+}
+
+// repeat makes the request anew, if its body can be had again.
+func repeat(req *http.Request) (*http.Request, bool) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return req, true
+	}
+	if req.GetBody == nil {
+		return nil, false
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, false
+	}
+	again := req.Clone(req.Context())
+	again.Body = body
+	return again, true
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+}
+
+// conn returns the connection, which it opens if there is none.
+func (l *lane) conn(ctx context.Context) (*http.ClientConn, Path, error) {
+	for {
+		l.mu.Lock()
+		if l.closed {
+			l.mu.Unlock()
+			return nil, Path{}, ErrClosed
+		}
+		if l.cc != nil && usable(l.cc) {
+			defer l.mu.Unlock()
+			return l.cc, l.path, nil
+		}
+		o := l.openLocked()
+		l.mu.Unlock()
+		if o == nil {
+			return nil, Path{}, ErrClosed
+		}
+		select {
+		case <-o.done:
+			if o.err != nil {
+				return nil, Path{}, o.err
+			}
+		case <-ctx.Done():
+			return nil, Path{}, context.Cause(ctx)
+		}
+	}
+}
+
+// warm begins to open the lane if need be.
+func (l *lane) warm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && l.cc == nil {
+		l.openLocked()
+	}
+}
+
+// openLocked begins an attempt, or joins the one under way. The attempt does
+// not end with the request that began it: others wait for it too.
+func (l *lane) openLocked() *opening {
+	if l.opening != nil {
+		return l.opening
+	}
+	if !l.s.begin() {
+		return nil
+	}
+	old := l.cc
+	l.cc = nil
+	o := &opening{done: make(chan struct{})}
+	l.opening = o
+	go func() {
+		defer l.s.work.Done()
+		if old != nil {
+			retire(old)
+		}
+		cc, path, err := l.open()
+		l.mu.Lock()
+		l.opening = nil
+		o.err = err
+		if err == nil && l.closed {
+			o.err = ErrClosed
+		} else if err == nil {
+			l.cc, l.path = cc, path
+			cc = nil
+		}
+		l.mu.Unlock()
+		close(o.done)
+		if cc != nil {
+			_ = cc.Close()
+		}
+	}()
+	return o
+}
+
+// retire lets the requests of a connection that takes no more of them finish,
+// and closes it after the last.
+func retire(cc *http.ClientConn) {
+	cc.SetStateHook(func(cc *http.ClientConn) {
+		if cc.InFlight() == 0 && cc.Err() == nil {
+			go cc.Close()
+		}
+	})
+	if cc.InFlight() == 0 {
+		_ = cc.Close()
+	}
+}
+
+func (l *lane) open() (*http.ClientConn, Path, error) {
+	ctx, cancel := context.WithTimeoutCause(l.s.ctx, openTimeout, fmt.Errorf("gave up after %s", openTimeout))
+	defer cancel()
+	begin := time.Now()
+	conn, path, err := race(ctx, l.s.cfg.Identity, l.s.cfg.Peer, l.s.paths())
+	if err != nil {
+		l.s.log.Debug("no circuit", slog.String("lane", l.name), slog.Any("error", err))
+		if l.s.ctx.Err() != nil {
+			err = ErrClosed
+		}
+		return nil, Path{}, err
+	}
+	cc, err := clientConn(ctx, conn, h2Config(pingAfter, l.pingTimeout))
+	if err != nil {
+		_ = conn.Close()
+		return nil, Path{}, lost(path, err)
+	}
+	l.s.worked(path)
+	l.s.log.Debug("circuit open", slog.String("lane", l.name), slog.String("path", path.String()), slog.Duration("took", time.Since(begin)))
+	return cc, path, nil
+}
+
+// clientConn starts HTTP/2 on a connection.
+func clientConn(ctx context.Context, conn *tls.Conn, config *http.HTTP2Config) (*http.ClientConn, error) {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	tr := &http.Transport{
+		DialTLSContext:     func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		Protocols:          protocols,
+		HTTP2:              config,
+		DisableCompression: true, // the protocol says itself what is compressed
+	}
+	return tr.NewClientConn(ctx, "https", "builder:443")
+}
+
+// drop forgets a connection that failed.
+func (l *lane) drop(cc *http.ClientConn) {
+	l.mu.Lock()
+	if l.cc == cc {
+		l.cc = nil
+	} else {
+		cc = nil
+	}
+	l.mu.Unlock()
+	if cc != nil {
+		retire(cc)
+	}
+}
+
+func (l *lane) lastPath() Path {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.path
+}
+
+func (l *lane) close() {
+	l.mu.Lock()
+	l.closed = true
+	cc := l.cc
+	l.cc = nil
+	l.mu.Unlock()
+	if cc != nil {
+		_ = cc.Close()
+	}
+}

@@ -1,0 +1,248 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// defaultBacklog is how many circuits may be on their way to Accept.
+const defaultBacklog = 128
+
+// ListenConfig is what a builder's listener needs.
+type ListenConfig struct {
+	// Identity is the builder's key.
+	Identity key.Secret
+	// Relays are the URLs of the relays to register at; see [RelayURL].
+	Relays []string
+	// Network says how to reach them.
+	Network Network
+	// Backlog is how many circuits may be on their way to Accept; further ones
+	// are refused. 0 means 128.
+	Backlog int
+	// Jitter returns a number in [0,1) that spreads reconnects; nil is math/rand/v2.
+	Jitter func() float64
+	// Log gets what happens to registrations; nil discards it.
+	Log *slog.Logger
+}
+
+// Listener is a net.Listener of the circuits that clients open to a builder
+// through its relays. It registers again, forever, at a relay that it lost.
+type Listener struct {
+	cfg    ListenConfig
+	log    *slog.Logger
+	conns  chan net.Conn
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	relays  []*registrar  // in the order given
+	coming  int           // circuits between "incoming" and Accept
+	changed chan struct{} // closed and replaced when a status changes
+}
+
+// Listen begins to register at all relays and returns at once;
+// [Listener.Registered] waits.
+func Listen(cfg ListenConfig) (*Listener, error) {
+	if cfg.Backlog == 0 {
+		cfg.Backlog = defaultBacklog
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = rand.Float64
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Listener{
+		cfg:     cfg,
+		log:     cfg.Log,
+		conns:   make(chan net.Conn, cfg.Backlog),
+		changed: make(chan struct{}),
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	if err := l.SetRelays(cfg.Relays); err != nil {
+		l.cancel()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Accept returns the next circuit. Nothing has been checked of whoever is at
+// its other end.
+func (l *Listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		l.mu.Lock()
+		l.coming--
+		l.mu.Unlock()
+		return c, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close leaves all relays. Circuits that Accept returned stay.
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return net.ErrClosed
+	}
+	l.closed = true
+	l.mu.Unlock()
+	l.cancel()
+	l.work.Wait()
+	for {
+		select {
+		case c := <-l.conns:
+			_ = c.Close()
+		default:
+			return nil
+		}
+	}
+}
+
+// Addr returns the builder's endpoint ID as an address.
+func (l *Listener) Addr() net.Addr { return endpointAddr(l.cfg.Identity.ID()) }
+
+type endpointAddr key.ID
+
+func (endpointAddr) Network() string  { return "drv-thru" }
+func (a endpointAddr) String() string { return key.ID(a).String() }
+
+// SetRelays registers at relays that are new and leaves those that are not
+// among urls. Circuits that are open stay.
+func (l *Listener) SetRelays(urls []string) error {
+	urls, err := relayURLs(urls)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	var next []*registrar
+	for _, u := range urls {
+		i := slices.IndexFunc(l.relays, func(r *registrar) bool { return r.url == u })
+		if i >= 0 {
+			next = append(next, l.relays[i])
+			continue
+		}
+		r := &registrar{l: l, url: u}
+		r.ctx, r.cancel = context.WithCancel(l.ctx)
+		r.status = RelayStatus{URL: u}
+		next = append(next, r)
+		l.work.Add(1)
+		go r.run()
+	}
+	for _, r := range l.relays {
+		if !slices.Contains(next, r) {
+			r.cancel()
+		}
+	}
+	l.relays = next
+	l.changedLocked()
+	return nil
+}
+
+// RelayStatus is how a registration stands.
+type RelayStatus struct {
+	URL string
+	// Connected tells whether the builder is registered there now.
+	Connected bool
+	// Since is when that began.
+	Since time.Time
+	// Err is why it is not, or nil before the first attempt ended.
+	Err error
+	// Attempts counts failed attempts since the last registration.
+	Attempts int
+}
+
+// Status returns how each registration stands, in the order given.
+func (l *Listener) Status() []RelayStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]RelayStatus, len(l.relays))
+	for i, r := range l.relays {
+		out[i] = r.status
+	}
+	return out
+}
+
+// Changed returns a channel that is closed when a status changes.
+func (l *Listener) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+// Registered waits until the builder is registered at one of its relays at
+// least. When ctx ends before, the error holds what each relay's last was.
+func (l *Listener) Registered(ctx context.Context) error {
+	for {
+		changed := l.Changed()
+		status := l.Status()
+		if slices.ContainsFunc(status, func(s RelayStatus) bool { return s.Connected }) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-l.ctx.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			errs := []error{fmt.Errorf("registered at no relay: %w", context.Cause(ctx))}
+			for _, s := range status {
+				errs = append(errs, s.Err)
+			}
+			return errors.Join(errs...)
+		}
+	}
+}
+
+func (l *Listener) changedLocked() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// room takes a place in the backlog.
+func (l *Listener) room() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.coming >= l.cfg.Backlog {
+		return false
+	}
+	l.coming++
+	l.work.Add(1)
+	return true
+}
+
+// accept comes for a circuit.
+func (l *Listener) accept(relay string, id wire.CircuitID) {
+	defer l.work.Done()
+	ctx, cancel := context.WithTimeout(l.ctx, wire.RelayAcceptTimeout)
+	defer cancel()
+	ws, err := l.cfg.Network.open(ctx, relay, strings.Replace(wire.RouteRelayAccept, "{circuit}", string(id), 1))
+	if err != nil {
+		l.log.Debug("circuit was lost", slog.Any("error", err))
+		l.mu.Lock()
+		l.coming--
+		l.mu.Unlock()
+		return
+	}
+	// coming is at most the channel's capacity.
+	l.conns <- &circuit{wsconn.New(ws, wire.RelayMaxMessage), Path{Kind: PathRelay, Via: relay}}
+}

@@ -1,0 +1,56 @@
+package link
+
+import (
+	"context"
+	"net"
+)
+
+// Path says how a circuit reaches the other end.
+type Path struct {
+	// Kind is how bytes travel.
+	Kind PathKind
+	// Via is the relay's URL, or the peer's address on a direct path.
+	Via string
+}
+
+// PathKind says how bytes travel.
+type PathKind string
+
+// Kinds of paths.
+const (
+	PathRelay      PathKind = "relay"
+	PathDirectTCP  PathKind = "direct-tcp"
+	PathDirectQUIC PathKind = "direct-quic"
+)
+
+func (p Path) String() string {
+	if p.Via == "" {
+		return string(p.Kind)
+	}
+	return string(p.Kind) + " " + p.Via
+}
+
+// dialer is a way to reach one builder. The session asks it for circuits and
+// does TLS and HTTP/2 on them itself, so that the same pinned identities hold
+// on every path.
+type dialer interface {
+	// path says what this is.
+	path() Path
+	// dial opens a circuit.
+	dial(ctx context.Context) (net.Conn, error)
+}
+
+// circuit is a raw circuit that knows its path.
+type circuit struct {
+	net.Conn
+	path Path
+}
+
+// Read reads, and says what a relay's goodbye means.
+func (c *circuit) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && c.path.Kind == PathRelay {
+		err = relayCause(err)
+	}
+	return n, err
+}

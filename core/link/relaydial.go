@@ -1,0 +1,107 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// Network says how to reach relays. The zero value dials them directly with
+// the system's certificates. In a browser it has no effect.
+type Network struct {
+	// Proxy names the proxy for a request, as http.Transport.Proxy does:
+	// http.ProxyFromEnvironment heeds HTTPS_PROXY. Nil is none.
+	Proxy func(*http.Request) (*url.URL, error)
+	// TLS is used for https relays; nil trusts the system's certificates.
+	TLS *tls.Config
+	// DialContext opens connections; nil is a net.Dialer's.
+	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
+	// Agent is the User-Agent of handshakes; "" is net/http's.
+	Agent string
+}
+
+// open does a WebSocket handshake at a relay for one of its routes.
+func (n Network) open(ctx context.Context, relay, route string) (*wsconn.Socket, error) {
+	o := wsconn.DialOptions{
+		Protocols:   []string{wire.RelayProtocol},
+		Proxy:       n.Proxy,
+		DialContext: n.DialContext,
+	}
+	if n.TLS != nil {
+		o.TLS = n.TLS.Clone()
+	}
+	if n.Agent != "" {
+		o.Header = http.Header{wire.HeaderAgent: {n.Agent}}
+	}
+	ws, resp, err := wsconn.Dial(ctx, relay+route+errorsQuery, o)
+	if err != nil {
+		return nil, &RelayError{relay, handshakeError(ctx, resp, err)}
+	}
+	if ws.Subprotocol() != wire.RelayProtocol {
+		_ = ws.CloseNow()
+		return nil, &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
+	}
+	return ws, nil
+}
+
+// handshakeError finds the best that can be said about a failed handshake.
+func handshakeError(ctx context.Context, resp *http.Response, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case resp == nil:
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			return ue.Err
+		}
+		return err
+	case resp.StatusCode >= 400 && strings.HasPrefix(resp.Header.Get("Content-Type"), wire.TypeProblem):
+		return wire.ReadError(resp)
+	}
+	return errors.New("what answers there is not a drv-thru relay: it says " + resp.Status)
+}
+
+// relayDialer is the path through one relay.
+type relayDialer struct {
+	network Network
+	relay   string
+	builder key.ID
+}
+
+func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
+
+func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
+	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
+	ws, err := d.network.open(ctx, d.relay, route)
+	if err != nil {
+		return nil, err
+	}
+	return &circuit{wsconn.New(ws, wire.RelayMaxMessage), d.path()}, nil
+}
+
+// relayCause makes a [*wire.Error] of a relay's close code, where it has one.
+func relayCause(err error) error {
+	var ce *wsconn.CloseError
+	if !errors.As(err, &ce) {
+		return err
+	}
+	switch ce.Code {
+	case wire.RelayCloseRefused, wire.RelayCloseProof, wire.RelayCloseReplaced:
+		if code, ok := wire.RelayCode(ce.Reason); ok {
+			return code.Err()
+		}
+	case wire.RelayCloseBroken:
+		return wire.CodeRelayLost.Err()
+	case 1001:
+		return wire.CodeRelayClosing.Err()
+	}
+	return err
+}

@@ -1,0 +1,57 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// ErrRelayURL is wrapped by every error of [RelayURL].
+var ErrRelayURL = errors.New("not a relay URL")
+
+// RelayURL checks a relay's URL and brings it into its plain form: scheme http
+// or https (ws and wss mean the same), host and port, a path without a slash at
+// its end. Credentials, queries and fragments are refused: they would end up
+// in tickets and logs.
+func RelayURL(text string) (string, error) {
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err != nil {
+		return "", fmt.Errorf("%w: %v", ErrRelayURL, errors.Unwrap(err))
+	}
+	switch strings.ToLower(u.Scheme) {
+	case "http", "ws":
+		u.Scheme = "http"
+	case "https", "wss":
+		u.Scheme = "https"
+	default:
+		return "", fmt.Errorf("%w: %q has to begin with https:// or http://", ErrRelayURL, text)
+	}
+	if u.Hostname() == "" || u.Opaque != "" {
+		return "", fmt.Errorf("%w: %q names no host", ErrRelayURL, text)
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return "", fmt.Errorf("%w: only a host, a port and a path may follow the scheme", ErrRelayURL)
+	}
+	u.Host = strings.ToLower(u.Host)
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawPath = ""
+	return u.String(), nil
+}
+
+// relayURLs checks a list and drops what is in it twice.
+func relayURLs(texts []string) ([]string, error) {
+	var out []string
+	seen := map[string]bool{}
+	for _, t := range texts {
+		u, err := RelayURL(t)
+		if err != nil {
+			return nil, err
+		}
+		if !seen[u] {
+			seen[u] = true
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}

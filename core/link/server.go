@@ -1,0 +1,94 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+
+	"github.com/drv-thru/drv-thru/core/key"
+)
+
+// NewServer makes the builder's HTTP server: TLS 1.3 with the builder's key,
+// clients by theirs, HTTP/2 only. Serve it with ServeTLS(listener, "", ""). A
+// handler learns who asks from [PeerID] and by which path from [PathOf].
+func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.Server, error) {
+	cfg, err := identity.ServerTLS()
+	if err != nil {
+		return nil, fmt.Errorf("make server: %w", err)
+	}
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler:           h,
+		TLSConfig:         circuitTLS(cfg),
+		Protocols:         protocols,
+		HTTP2:             h2Config(serverPingAfter, serverPingTimeout),
+		ReadHeaderTimeout: handshakeTimeout,
+		ErrorLog:          log.New(errorLog{logger}, "", 0),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+	}, nil
+}
+
+// PeerID returns the client that a request came from.
+func PeerID(r *http.Request) (key.ID, error) {
+	if r.TLS == nil {
+		return key.ID{}, fmt.Errorf("request without TLS")
+	}
+	return key.PeerID(*r.TLS)
+}
+
+type connKey struct{}
+
+// PeerFromContext is [PeerID] for code that has only the request's context;
+// false outside of a request to a server of this package.
+func PeerFromContext(ctx context.Context) (key.ID, bool) {
+	c, ok := ctx.Value(connKey{}).(*tls.Conn)
+	if !ok {
+		return key.ID{}, false
+	}
+	id, err := key.PeerID(c.ConnectionState())
+	return id, err == nil
+}
+
+// PathOf returns the path that a request came by, from its context; the zero
+// Path if the server's listener is none of this package's.
+func PathOf(ctx context.Context) Path {
+	c, _ := ctx.Value(connKey{}).(net.Conn)
+	for c != nil {
+		switch t := c.(type) {
+		case *circuit:
+			return t.path
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return Path{}
+		}
+	}
+	return Path{}
+}
+
+// errorLog sorts what net/http says by whose fault it is.
+type errorLog struct{ log *slog.Logger }
+
+func (l errorLog) Write(p []byte) (int, error) {
+	text := string(bytes.TrimSpace(p))
+	level := slog.LevelWarn
+	switch {
+	case bytes.Contains(p, []byte("TLS handshake error")):
+		level = slog.LevelDebug // any stranger can cause it
+	case bytes.Contains(p, []byte("panic")):
+		level = slog.LevelError
+	}
+	l.log.Log(context.Background(), level, text)
+	return len(p), nil
+}
