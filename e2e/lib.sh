@@ -20,7 +20,8 @@ die() {
 become_root() {
 	if [ "$(id -u)" != 0 ]; then
 		command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
-		exec sudo --preserve-env=DRV_THRU_LAB_DIR,DRV_THRU_LAB_MIRROR,NO_COLOR -- "$0" "$@"
+		local keep=DRV_THRU_LAB_DIR,DRV_THRU_LAB_MIRROR,NO_COLOR,http_proxy,https_proxy,no_proxy,GOPROXY,GOSUMDB,GONOSUMDB,SSL_CERT_FILE
+		exec sudo --preserve-env="$keep" -- "$(readlink -f "$0")" "$@"
 	fi
 	if [ -n "${SUDO_UID:-}" ] || [ -z "${HOME:-}" ]; then
 		HOME=$(getent passwd 0 | cut -d: -f6)
@@ -105,6 +106,21 @@ install_go() {
 	find_go || die "installed Go, but cannot find it"
 }
 
+# Sets NODE to the command of a Node.js that is 20.10 or newer: the machine's, or
+# the one that e2e/roots unpacks.
+find_node() {
+	local v root=$LAB_DIR/roots/node ld
+	v=$(node --version 2>/dev/null || true)
+	if [ -n "$v" ] && version_ge "${v#v}" 20.10; then
+		export NODE=node
+		return 0
+	fi
+	ld=$(ls "$root"/lib*/ld-linux-*.so.* 2>/dev/null | head -n 1 || true)
+	[ -n "$ld" ] && [ -e "$LAB_DIR/roots/node.made" ] || return 1
+	NODE="$ld --library-path $(echo "$root"/usr/lib/*-linux-gnu) $root/usr/bin/node"
+	export NODE
+}
+
 # The Debian mirror that this machine's apt uses.
 debian_mirror() {
 	local uri=${DRV_THRU_LAB_MIRROR:-}
@@ -114,4 +130,30 @@ debian_mirror() {
 	fi
 	uri=${uri:-http://deb.debian.org/debian}
 	printf '%s' "${uri%/}"
+}
+
+# Runs a command in a PID and a mount namespace that end with it, with this
+# script, or when either is interrupted or killed, and everything in them too.
+# TMPDIR is a directory that goes as well. Ends the script.
+contained() {
+	local status=0 child dir
+	mkdir -p "$LAB_DIR"
+	# What runs that were killed outright have left: nothing holds its lock.
+	for dir in "$LAB_DIR"/tmp.*; do
+		[ ! -d "$dir" ] || flock -n "$dir" rm -rf --one-file-system "$dir" || true
+	done
+	TMPDIR=$(mktemp -d "$LAB_DIR/tmp.XXXXXX")
+	export TMPDIR DRV_THRU_LAB_RUN=$TMPDIR
+	exec 8<"$TMPDIR"
+	flock 8
+	# bash as process 1 collects orphans, which is why it must not exec.
+	setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc -- \
+		bash -c '"$@"; exit $?' bash "$@" </dev/null &
+	child=$!
+	# unshare ignores gentler signals.
+	trap 'kill -KILL "$child" 2>/dev/null || true; wait "$child" 2>/dev/null || true
+		rm -rf --one-file-system "$TMPDIR" || { sleep 1; rm -rf --one-file-system "$TMPDIR"; }' EXIT
+	trap 'exit 130' INT TERM HUP
+	wait "$child" || status=$?
+	exit "$status"
 }

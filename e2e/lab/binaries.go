@@ -18,12 +18,17 @@ var programs = []string{"drv-thru", "drv-thru-relay"}
 
 // binDir is the directory that every host shows as /usr/local/bin:
 // DRV_THRU_LAB_BIN, with the programs in it, or an empty one of this process
-// that [Programs] fills.
+// that [Programs] fills, in DRV_THRU_LAB_RUN when whoever started this process
+// cleans up after it.
 var binDir = sync.OnceValues(func() (string, error) {
 	if dir := os.Getenv("DRV_THRU_LAB_BIN"); dir != "" {
 		return filepath.Abs(dir)
 	}
-	return runDir(filepath.Join(Dir(), "bin"))
+	parent := os.Getenv("DRV_THRU_LAB_RUN")
+	if parent == "" {
+		parent = Dir()
+	}
+	return runDir(filepath.Join(parent, "bin"))
 })
 
 // Programs makes the programs under test available in every host, also those

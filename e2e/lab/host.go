@@ -56,7 +56,8 @@ type Option func(*initSpec)
 // default is the name of the root.
 func WithName(name string) Option { return func(s *initSpec) { s.Name = name } }
 
-// WithNixSize bounds the tmpfs on /nix: "500m", "6g". The default is 4g. Memory
+// WithNixSize bounds the tmpfs on /nix: "500m", "6g". The default is 12g,
+// above what a builder keeps free. Memory
 // is used only as the store fills.
 func WithNixSize(size string) Option { return func(s *initSpec) { s.NixSize = size } }
 
@@ -120,7 +121,7 @@ func startHost(t T, root Root, opts []Option) (*Host, error) {
 		Name:    string(root),
 		Root:    filepath.Join(Dir(), "roots", string(root)),
 		Work:    work,
-		NixSize: "4g",
+		NixSize: "12g",
 		Binds:   []bind{{From: bin, To: "/usr/local/bin"}},
 	}
 	for _, opt := range opts {

@@ -84,6 +84,17 @@ func (h *Host) FreePort() int {
 	return port
 }
 
+// dialable says whether something accepts TCP connections at addr.
+func dialable(h *Host, addr string) bool {
+	return h.Do(func() error {
+		c, err := net.DialTimeout("tcp4", addr, time.Second)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}) == nil
+}
+
 // WaitFile waits until a file of the host exists.
 func (h *Host) WaitFile(name string, p *Process, timeout time.Duration) {
 	h.t.Helper()

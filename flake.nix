@@ -1,0 +1,69 @@
+{
+  description = "Build Nix derivations on someone else's machine, with a ticket";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+
+  outputs = { self, nixpkgs }:
+    let
+      inherit (nixpkgs) lib;
+
+      forEachSystem = f:
+        lib.genAttrs [ "x86_64-linux" "aarch64-linux" "x86_64-darwin" "aarch64-darwin" ]
+          (system: f nixpkgs.legacyPackages.${system});
+
+      # The date of the commit: "2026-01-31".
+      date = lib.concatStringsSep "-"
+        (builtins.match "(....)(..)(..).*" (self.lastModifiedDate or "19700101000000"));
+    in
+    {
+      packages = forEachSystem (pkgs: rec {
+        drv-thru = pkgs.buildGoModule {
+          pname = "drv-thru";
+          version = "0-unstable-${date}";
+
+          # Not the tests on real Nix, whose changes rebuild nothing.
+          src = lib.fileset.toSource {
+            root = ./.;
+            fileset = lib.fileset.difference ./. (lib.fileset.unions [ ./e2e ./.ci ./flake.nix ]);
+          };
+
+          # e2e/test computes this one and says when it has changed.
+          vendorHash = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+
+          subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
+          env.CGO_ENABLED = 0;
+          ldflags = [ "-s" "-w" ];
+
+          meta = {
+            description = "Build Nix derivations on someone else's machine, with a ticket";
+            license = lib.licenses.mit;
+            mainProgram = "drv-thru";
+          };
+        };
+        default = drv-thru;
+      });
+
+      apps = forEachSystem (pkgs:
+        let
+          package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+          app = name: {
+            type = "app";
+            program = "${package}/bin/${name}";
+            meta.description = package.meta.description;
+          };
+        in
+        rec {
+          drv-thru = app "drv-thru";
+          drv-thru-relay = app "drv-thru-relay";
+          default = drv-thru;
+        });
+
+      devShells = forEachSystem (pkgs: {
+        default = pkgs.mkShell {
+          packages = [ pkgs.go pkgs.gopls pkgs.just pkgs.nodejs pkgs.shellcheck ];
+        };
+      });
+
+      formatter = forEachSystem (pkgs: pkgs.nixpkgs-fmt);
+    };
+}
