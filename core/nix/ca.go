@@ -1,8 +1,8 @@
 package nix
 
 import (
-	"crypto/md5"  //nolint:gosec // Nix still accepts it for fixed outputs
-	"crypto/sha1" //nolint:gosec // likewise
+	"crypto/md5"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -34,7 +34,9 @@ const (
 // HashAlgo is one of the hash algorithms of Nix, by its name there.
 type HashAlgo string
 
-// The algorithms. BLAKE3 needs Nix ≥ 2.27 with its experimental feature.
+// The algorithms. Nix still takes the broken MD5 and SHA-1 for fixed outputs, and
+// whoever made both of two colliding objects can swap them: here as there. BLAKE3
+// needs Nix ≥ 2.27 with its experimental feature.
 const (
 	MD5    HashAlgo = "md5"
 	SHA1   HashAlgo = "sha1"
@@ -70,9 +72,9 @@ func (a HashAlgo) Size() int {
 func (a HashAlgo) New() hash.Hash {
 	switch a {
 	case MD5:
-		return md5.New() //nolint:gosec // see the import
+		return md5.New()
 	case SHA1:
-		return sha1.New() //nolint:gosec // see the import
+		return sha1.New()
 	case SHA256:
 		return sha256.New()
 	case SHA512:

@@ -189,8 +189,8 @@ func TestParseDerivationBytes(t *testing.T) {
 	}
 }
 
-// print writes a derivation the way Nix does: for the parser's inverse.
-func print(d *nix.Derivation) string {
+// unparse writes a derivation the way Nix does: for the parser's inverse.
+func unparse(d *nix.Derivation) string {
 	str := func(s string) string {
 		return `"` + strings.NewReplacer(`"`, `\"`, `\`, `\\`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s) + `"`
 	}
@@ -238,7 +238,7 @@ func FuzzDerivation(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if got := print(d); got != string(contents) {
+		if got := unparse(d); got != string(contents) {
 			t.Fatalf("%s\ncomes out as\n%s", contents, got)
 		}
 		again, err := nix.ParseDerivation(name, contents)

@@ -67,7 +67,7 @@ func checkBase(s string) error {
 }
 
 // CheckName tells whether name may be the name of a store path, by the rules
-// of Nix ≥ 2.20, the strictest (libstore/path.cc, checkName).
+// of the newest Nix, the strictest (libstore/path.cc, checkName).
 func CheckName(name string) error {
 	switch {
 	case name == "":

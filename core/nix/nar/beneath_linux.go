@@ -73,7 +73,7 @@ func (b *beneath) openat2(path string, flags uint64) (fd int, ok bool, err error
 			}
 		}
 	}); ctlErr != nil {
-		return 0, true, ctlErr
+		return 0, true, &fs.PathError{Op: "open", Path: path, Err: fs.ErrClosed}
 	}
 	switch err {
 	case nil:

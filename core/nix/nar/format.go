@@ -14,8 +14,8 @@ const (
 	// MaxTargetLen is the longest target of a symlink in bytes (PATH_MAX less
 	// its NUL; libutil/archive.cc narMaxTarget).
 	MaxTargetLen = 4095
-	// MaxDepth is the deepest nesting of directories. Nix ≥ 2.35 refuses more
-	// than 64 levels, older versions have no limit.
+	// MaxDepth is the deepest nesting of directories. Nix 2.36 refuses more
+	// than 64 levels, 2.8 has no limit.
 	MaxDepth = 1024
 )
 

@@ -2,12 +2,14 @@ package nar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"slices"
 	"sort"
 	"sync"
+	"syscall"
 )
 
 // maxLiteral bounds the bytes of a layout that are not file contents (about
@@ -251,7 +253,10 @@ func (l *Layout) readFull(f *file, r io.ReaderAt, p []byte, off int64) error {
 func (l *Layout) openFile(i int) (openedFile, error) {
 	f := &l.files[i]
 	h, size, err := l.tree.openFile(l.path(f))
-	if err != nil {
+	switch {
+	case err != nil && ofReader(err):
+		return nil, err
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrChanged, err)
 	}
 	if size != f.size {
@@ -259,6 +264,17 @@ func (l *Layout) openFile(i int) (openedFile, error) {
 		return nil, fmt.Errorf("%w: %q has %d bytes now, it had %d", ErrChanged, l.path(f), size, f.size)
 	}
 	return h, nil
+}
+
+// ofReader tells errors that are the reading process's or the disk's from those
+// that only a tree which is no longer the same can cause.
+func ofReader(err error) bool {
+	for _, e := range []error{fs.ErrClosed, fs.ErrPermission, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 var copyBufs = sync.Pool{New: func() any { return new([copyBufSize]byte) }}

@@ -128,3 +128,19 @@ func (t *tree) openFile(path string) (openedFile, int64, error) {
 	}
 	return f, info.Size(), nil
 }
+
+// checkLink stands in for O_NOFOLLOW, which not every system has and os.Root
+// does not heed. The race that it leaves stays within the tree.
+func (t *tree) checkLink(path string) error {
+	lstat := os.Lstat
+	if t.below == nil {
+		path = t.path
+	} else {
+		lstat = t.below.Lstat
+	}
+	info, err := lstat(filepath.FromSlash(path))
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	return err
+}

@@ -9,21 +9,6 @@ import (
 
 const openFlags = os.O_RDONLY
 
-// checkLink stands in for O_NOFOLLOW. The race that it leaves stays within the tree.
-func (t *tree) checkLink(path string) error {
-	lstat := os.Lstat
-	if t.below == nil {
-		path = t.path
-	} else {
-		lstat = t.below.Lstat
-	}
-	info, err := lstat(filepath.FromSlash(path))
-	if err == nil && !info.Mode().IsRegular() {
-		err = errNotRegular
-	}
-	return err
-}
-
 func (t *tree) statAll(_ *os.File, path string, names []string, entries []stat) error {
 	for i, name := range names {
 		p := filepath.Join(filepath.FromSlash(path), name)

@@ -13,8 +13,6 @@ import (
 // O_NONBLOCK: a pipe that took a file's place must not make the open wait.
 const openFlags = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
 
-func (t *tree) checkLink(string) error { return nil } // O_NOFOLLOW does it
-
 // statAll stats the names relative to the open directory: no walk of the path
 // for each, and no way out of it.
 func (t *tree) statAll(d *os.File, _ string, names []string, entries []stat) error {
