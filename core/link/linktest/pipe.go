@@ -16,7 +16,8 @@ const pipeBuffer = 64 << 10
 type pipe struct {
 	mu     sync.Mutex
 	change sync.Cond
-	buf    []byte
+	store  []byte // pipeBuffer long once something was written
+	buf    []byte // what is on its way, in store
 	// closed is set by either end.
 	closed, readerClosed        bool
 	readDeadline, writeDeadline deadline
@@ -94,6 +95,12 @@ func (p *pipe) write(b []byte) (n int, err error) {
 			return n, nil
 		}
 		if m := min(len(b), pipeBuffer-len(p.buf)); m > 0 {
+			if p.store == nil {
+				p.store = make([]byte, 0, pipeBuffer)
+			}
+			if m > cap(p.buf)-len(p.buf) {
+				p.buf = p.store[:copy(p.store[:cap(p.store)], p.buf)]
+			}
 			p.buf = append(p.buf, b[:m]...)
 			b, n = b[m:], n+m
 			p.change.Broadcast()

@@ -1,0 +1,91 @@
+package relay
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// handshake wraps a route: rate limit, version, and refusals in the form that
+// the peer can see. The route returns why it refuses, or nil when it has
+// answered.
+func (s *Server) handshake(route func(http.ResponseWriter, *http.Request, netip.Addr) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		addr := group(s.cfg.ClientAddr(r))
+		err := s.admit(r, addr)
+		if err == nil {
+			err = route(w, r, addr)
+		}
+		if err != nil {
+			s.logFor(r).Debug("refused", slog.String("route", r.Pattern), slog.String("code", string(wire.CodeOf(err))))
+			refuse(w, r, err)
+		}
+	}
+}
+
+func (s *Server) admit(r *http.Request, addr netip.Addr) error {
+	if s.closing.Err() != nil {
+		return closingError()
+	}
+	if !s.rate.allow(addr) {
+		return wire.CodeRelayRate.Err().WithHint("try again in a few seconds")
+	}
+	if !speaks(r) {
+		return wire.Errorf(wire.CodeRelayVersion, "this relay speaks %s", wire.RelayProtocol)
+	}
+	return nil
+}
+
+func closingError() error {
+	return wire.CodeRelayClosing.Err().WithHint("try again in a few seconds, or use another relay")
+}
+
+// speaks reports whether the handshake offers our version.
+func speaks(r *http.Request) bool {
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for offer := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(offer), wire.RelayProtocol) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// refuse answers a failed handshake: with a problem document, or for a browser
+// with a WebSocket that closes.
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if r.URL.Query().Get(wire.RelayErrorsQuery) != wire.RelayErrorsClose {
+		if wire.CodeOf(err) == wire.CodeRelayVersion {
+			// RFC 9110 §15.5.22 wants it beside a 426.
+			w.Header().Set("Upgrade", "websocket")
+		}
+		wire.WriteError(w, err)
+		return
+	}
+	if ws, err2 := wsconn.Accept(w, r, wire.RelayProtocol); err2 == nil {
+		_ = ws.Close(wire.RelayCloseRefused, string(wire.CodeOf(err)))
+	}
+}
+
+// upgrade completes the handshake. When it fails it has answered the request.
+func upgrade(w http.ResponseWriter, r *http.Request, readLimit int64) (*wsconn.Socket, error) {
+	ws, err := wsconn.Accept(w, r, wire.RelayProtocol)
+	if err != nil {
+		return nil, err
+	}
+	ws.SetReadLimit(readLimit)
+	return ws, nil
+}
+
+// logFor is the log for what a request brings about.
+func (s *Server) logFor(r *http.Request) *slog.Logger {
+	if s.cfg.LogAddresses {
+		return s.log.With("address", s.cfg.ClientAddr(r))
+	}
+	return s.log
+}

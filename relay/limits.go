@@ -1,0 +1,127 @@
+package relay
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits bound what peers may use of a relay. A zero field means its default.
+// An address is an IPv4 address or an IPv6 /64.
+type Limits struct {
+	// Registrations is how many builders may be registered: 20,000.
+	Registrations int
+	// RegistrationsPerAddress is how many of them may come from one address: 1,000.
+	RegistrationsPerAddress int
+	// Circuits is how many circuits may be open or half open: 8,192.
+	Circuits int
+	// CircuitsPerBuilder is how many of them may lead to one builder: 1,024.
+	CircuitsPerBuilder int
+	// CircuitsPerAddress is how many of them may be dialled from one address: 256.
+	CircuitsPerAddress int
+	// HalfOpenPerBuilder is how many may wait for one builder to come: 64.
+	HalfOpenPerBuilder int
+	// HandshakesPerSecond is the rate of handshakes from one address: 50.
+	HandshakesPerSecond float64
+	// HandshakeBurst is how many of them may come at once: 500.
+	HandshakeBurst int
+	// HalfOpen is how long a builder has to come for a circuit: 10 s.
+	HalfOpen time.Duration
+	// Idle is how long a circuit may move nothing in either direction before
+	// it is cut: 2 minutes. Peers send pings every few seconds.
+	Idle time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&l.Registrations, 20_000)
+	def(&l.RegistrationsPerAddress, 1_000)
+	def(&l.Circuits, 8_192)
+	def(&l.CircuitsPerBuilder, 1_024)
+	def(&l.CircuitsPerAddress, 256)
+	def(&l.HalfOpenPerBuilder, 64)
+	def(&l.HandshakeBurst, 500)
+	if l.HandshakesPerSecond == 0 {
+		l.HandshakesPerSecond = 50
+	}
+	if l.HalfOpen == 0 {
+		l.HalfOpen = defaultHalfOpen
+	}
+	if l.Idle == 0 {
+		l.Idle = 2 * time.Minute
+	}
+	return l
+}
+
+// group returns what is counted as one address: an IPv6 host has a whole /64.
+func group(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is6() {
+		p, err := a.Prefix(64)
+		if err == nil {
+			return p.Addr()
+		}
+	}
+	return a
+}
+
+// counter counts things by address.
+type counter map[netip.Addr]int
+
+func (c counter) drop(a netip.Addr) {
+	if c[a]--; c[a] <= 0 {
+		delete(c, a)
+	}
+}
+
+// rateLimiter is a token bucket for each address.
+type rateLimiter struct {
+	perSecond, burst float64
+
+	mu      sync.Mutex
+	buckets map[netip.Addr]bucket
+	sweep   time.Time
+}
+
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+// allow takes a token of a's bucket if there is one.
+func (l *rateLimiter) allow(a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.buckets == nil {
+		l.buckets = map[netip.Addr]bucket{}
+		l.sweep = now
+	}
+	full := time.Duration(l.burst / l.perSecond * float64(time.Second))
+	if now.Sub(l.sweep) > full {
+		// A bucket that was left alone for so long is full again: forget it.
+		for k, b := range l.buckets {
+			if now.Sub(b.at) > full {
+				delete(l.buckets, k)
+			}
+		}
+		l.sweep = now
+	}
+	b, ok := l.buckets[a]
+	if !ok {
+		b.tokens = l.burst
+	} else {
+		b.tokens = min(l.burst, b.tokens+now.Sub(b.at).Seconds()*l.perSecond)
+	}
+	b.at = now
+	allowed := b.tokens >= 1
+	if allowed {
+		b.tokens--
+	}
+	l.buckets[a] = b
+	return allowed
+}

@@ -1,0 +1,262 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const (
+	// sendTimeout is how long a control message may take to write.
+	sendTimeout = 5 * time.Second
+	// maxMessages is how many messages a builder may send between two pings:
+	// a pong, and a refusal for every circuit.
+	maxMessages = 2_000
+)
+
+// registration is a builder's listen socket.
+type registration struct {
+	id key.ID
+	ws *wsconn.Socket
+	// turn holds a token while nobody writes.
+	turn chan struct{}
+	// gone ends when the builder cannot be reached by this socket any more.
+	gone  context.Context
+	leave context.CancelFunc
+	// heard is when the last message came, Unix nanoseconds.
+	heard atomic.Int64
+	// messages came since the last ping.
+	messages atomic.Int64
+	// waiting counts circuits that wait for this builder; under Server.mu.
+	waiting int
+}
+
+// listen answers GET /v1/listen. It returns while the socket lives on, so that
+// net/http's memory for the request goes.
+func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr) error {
+	if err := s.countRegistration(addr); err != nil {
+		return err
+	}
+	done := func() {
+		s.uncountRegistration(addr)
+		s.work.Done()
+	}
+	log := s.logFor(r)
+	host := wire.RelayHost(r.Host)
+	ws, err := upgrade(w, r, wire.RelayMaxControl)
+	if err != nil {
+		done()
+		return nil
+	}
+	go func() {
+		defer done()
+		s.serveBuilder(ws, host, log)
+	}()
+	return nil
+}
+
+// countRegistration also begins the work that Shutdown waits for.
+func (s *Server) countRegistration(addr netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing.Err() != nil:
+		return closingError()
+	case s.registrations >= s.limits.Registrations:
+		return wire.Errorf(wire.CodeRelayFull, "it has as many builders as it takes")
+	case s.registrationsBy[addr] >= s.limits.RegistrationsPerAddress:
+		return wire.Errorf(wire.CodeRelayFull, "it has as many builders of your address as it takes")
+	}
+	s.registrations++
+	s.registrationsBy[addr]++
+	s.work.Add(1)
+	return nil
+}
+
+func (s *Server) uncountRegistration(addr netip.Addr) {
+	s.mu.Lock()
+	s.registrations--
+	s.registrationsBy.drop(addr)
+	s.mu.Unlock()
+}
+
+func (s *Server) serveBuilder(ws *wsconn.Socket, host string, log *slog.Logger) {
+	defer ws.CloseNow()
+	farewell := context.AfterFunc(s.closing, func() { _ = ws.Close(websocket.StatusGoingAway, "") })
+	defer farewell()
+
+	id, err := s.register(ws, host)
+	if err != nil {
+		code := websocket.StatusCode(wire.RelayCloseProof)
+		if errors.Is(err, context.DeadlineExceeded) {
+			code = wire.RelayCloseTimeout
+		}
+		_ = ws.Close(code, string(wire.CodeOf(err)))
+		log.Debug("registration refused", slog.Any("error", err))
+		return
+	}
+	reg := &registration{id: id, ws: ws, turn: make(chan struct{}, 1)}
+	reg.turn <- struct{}{}
+	reg.gone, reg.leave = context.WithCancel(context.Background())
+	reg.heard.Store(time.Now().UnixNano())
+	s.add(reg)
+	log.Info("builder registered", slog.String("endpoint", id.String()))
+
+	err = reg.send(wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()})
+	if err == nil {
+		stop := reg.keepalive()
+		err = s.follow(reg)
+		stop()
+	}
+	s.remove(reg)
+	log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+}
+
+// register challenges the builder and checks its answer.
+func (s *Server) register(ws *wsconn.Socket, host string) (key.ID, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), wire.RelayHandshakeTimeout)
+	defer cancel()
+	nonce := make([]byte, wire.RelayNonceSize)
+	if _, err := io.ReadFull(s.cfg.Rand, nonce); err != nil {
+		return key.ID{}, fmt.Errorf("make nonce: %w", err)
+	}
+	challenge := wire.RelayMessage{Type: wire.RelayChallenge, Nonce: nonce}
+	if err := ws.WriteMessage(ctx, websocket.MessageText, challenge.Encode()); err != nil {
+		return key.ID{}, fmt.Errorf("send challenge: %w", err)
+	}
+	m, err := readControl(ctx, ws)
+	if err != nil {
+		return key.ID{}, err
+	}
+	switch {
+	case m.Type != wire.RelayRegister:
+		return key.ID{}, wire.Errorf(wire.CodeRelayProof, "the first message is not a registration")
+	case !s.goesBy(m.Host, host):
+		return key.ID{}, wire.Errorf(wire.CodeRelayHost, "%q is not a name of this relay", m.Host)
+	case !key.Verify(m.Endpoint, wire.RelayProof(m.Host, nonce, m.Endpoint), m.Signature):
+		return key.ID{}, wire.CodeRelayProof.Err()
+	}
+	return m.Endpoint, nil
+}
+
+// goesBy reports whether name is one of the relay's.
+func (s *Server) goesBy(name, requested string) bool {
+	if len(s.cfg.Hosts) == 0 {
+		return name == requested
+	}
+	bare := name
+	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.HasSuffix(name, "]") {
+		bare = name[:i]
+	}
+	return slices.Contains(s.cfg.Hosts, name) || slices.Contains(s.cfg.Hosts, bare)
+}
+
+func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, error) {
+	typ, data, err := ws.Read(ctx)
+	if err != nil {
+		return wire.RelayMessage{}, err
+	}
+	if typ != websocket.MessageText {
+		_ = ws.Close(websocket.StatusUnsupportedData, "")
+		return wire.RelayMessage{}, errors.New("binary message on a listen socket")
+	}
+	return wire.ParseRelayMessage(data)
+}
+
+// add makes reg the builder's registration; one with proof replaces another.
+func (s *Server) add(reg *registration) {
+	s.mu.Lock()
+	old := s.builders[reg.id]
+	s.builders[reg.id] = reg
+	if old != nil {
+		s.work.Add(1) // not from zero: reg's own is counted
+	}
+	s.mu.Unlock()
+	if old == nil {
+		return
+	}
+	old.leave()
+	go func() {
+		defer s.work.Done()
+		_ = old.ws.Close(wire.RelayCloseReplaced, string(wire.CodeRelayReplaced))
+	}()
+}
+
+func (s *Server) remove(reg *registration) {
+	reg.leave()
+	s.mu.Lock()
+	if s.builders[reg.id] == reg {
+		delete(s.builders, reg.id)
+	}
+	s.mu.Unlock()
+}
+
+// follow reads a registered builder's messages until its socket ends.
+func (s *Server) follow(reg *registration) error {
+	for {
+		m, err := readControl(context.Background(), reg.ws)
+		if err != nil {
+			if errors.Is(err, wire.ErrRelayMessage) {
+				_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRequest))
+			}
+			return err
+		}
+		reg.heard.Store(time.Now().UnixNano())
+		if reg.messages.Add(1) > maxMessages {
+			_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
+			return wire.CodeRelayRate.Err()
+		}
+		if m.Type == wire.RelayRefuse {
+			s.refused(reg, m.Circuit)
+		}
+	}
+}
+
+// send writes a message. A builder that does not take it in time is given up,
+// which its reader finds out.
+func (reg *registration) send(m wire.RelayMessage) error {
+	ctx, cancel := context.WithTimeout(reg.gone, sendTimeout)
+	defer cancel()
+	select {
+	case <-reg.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { reg.turn <- struct{}{} }()
+	return reg.ws.WriteMessage(ctx, websocket.MessageText, m.Encode())
+}
+
+// keepalive pings the builder until stopped, and cuts it off when it is silent.
+// It is a timer and no goroutine: a relay has thousands.
+func (reg *registration) keepalive() (stop func()) {
+	var timer *time.Timer
+	ready := make(chan struct{})
+	timer = time.AfterFunc(wire.RelayKeepalive, func() {
+		<-ready
+		left := wire.RelayDeadAfter - time.Since(time.Unix(0, reg.heard.Load()))
+		if left <= 0 {
+			_ = reg.ws.CloseNow()
+			return
+		}
+		reg.messages.Store(0)
+		if reg.send(wire.RelayMessage{Type: wire.RelayPing}) == nil {
+			timer.Reset(min(wire.RelayKeepalive, left))
+		}
+	})
+	close(ready)
+	return func() { timer.Stop() }
+}

@@ -1,0 +1,560 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/linktest"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/relay"
+)
+
+// These tests speak the relay's protocol by hand, to say what no builder or
+// client of ours says.
+
+// open does a handshake at the relay.
+func open(ctx context.Context, w *world, route string) (*wsconn.Socket, error) {
+	ws, resp, err := wsconn.Dial(ctx, relayURL+route, wsconn.DialOptions{Protocols: []string{wire.RelayProtocol}, DialContext: w.network.DialContext})
+	if err != nil && resp != nil {
+		return nil, wire.ReadError(resp)
+	}
+	if err == nil {
+		ws.SetReadLimit(wire.RelayMaxMessage)
+	}
+	return ws, err
+}
+
+func receive(t *testing.T, ws *wsconn.Socket) (wire.RelayMessage, error) {
+	t.Helper()
+	_, data, err := ws.Read(context.Background())
+	if err != nil {
+		return wire.RelayMessage{}, err
+	}
+	m, err := wire.ParseRelayMessage(data)
+	if err != nil {
+		t.Errorf("the relay sent %q: %v", data, err)
+	}
+	return m, nil
+}
+
+func send(t *testing.T, ws *wsconn.Socket, m wire.RelayMessage) {
+	t.Helper()
+	if err := ws.WriteMessage(context.Background(), websocket.MessageText, m.Encode()); err != nil {
+		t.Error(err)
+	}
+}
+
+// challenged opens a listen socket and returns it with the challenge.
+func challenged(t *testing.T, w *world) (*wsconn.Socket, wire.RelayMessage) {
+	t.Helper()
+	ws, err := open(t.Context(), w, wire.RouteRelayListen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := receive(t, ws)
+	if err != nil || m.Type != wire.RelayChallenge {
+		t.Fatalf("got %v, %v, want a challenge", m, err)
+	}
+	return ws, m
+}
+
+func proof(s key.Secret, host string, nonce []byte) wire.RelayMessage {
+	return wire.RelayMessage{
+		Type: wire.RelayRegister, Endpoint: s.ID(), Host: host,
+		Signature: s.Sign(wire.RelayProof(host, nonce, s.ID())),
+	}
+}
+
+// register registers and leaves the socket to the caller.
+func register(t *testing.T, w *world, s key.Secret) *wsconn.Socket {
+	t.Helper()
+	ws, challenge := challenged(t, w)
+	send(t, ws, proof(s, "relay.example", challenge.Nonce))
+	if m, err := receive(t, ws); err != nil || m.Type != wire.RelayRegistered {
+		t.Fatalf("got %v, %v, want to be registered", m, err)
+	}
+	return ws
+}
+
+// closedWith reads until the relay closes and checks how.
+func closedWith(t *testing.T, what string, ws *wsconn.Socket, code websocket.StatusCode, reason wire.Code) {
+	t.Helper()
+	for {
+		_, _, err := ws.Read(context.Background())
+		if err == nil {
+			continue
+		}
+		var ce websocket.CloseError
+		if !errors.As(err, &ce) || ce.Code != code || ce.Reason != string(reason) {
+			t.Errorf("%s: closed with %v, want code %d and reason %q", what, err, code, reason)
+		}
+		_ = ws.CloseNow()
+		return
+	}
+}
+
+func TestRegistrationNeedsProof(t *testing.T) {
+	inWorld(t, relay.Config{Hosts: []string{"relay.example", "other.example:7411"}}, func(t *testing.T, w *world) {
+		first, old := challenged(t, w)
+		recorded := proof(secret(2), "relay.example", old.Nonce)
+		send(t, first, recorded)
+		if m, err := receive(t, first); err != nil || m.Type != wire.RelayRegistered {
+			t.Fatalf("got %v, %v", m, err)
+		}
+		for name, c := range map[string]struct {
+			forge  func(nonce []byte) wire.RelayMessage
+			reason wire.Code
+		}{
+			"replayed": {func([]byte) wire.RelayMessage { return recorded }, wire.CodeRelayProof},
+			"of another key": {func(nonce []byte) wire.RelayMessage {
+				m := proof(secret(3), "relay.example", nonce)
+				m.Endpoint = secret(2).ID()
+				return m
+			}, wire.CodeRelayProof},
+			"for another relay": {func(nonce []byte) wire.RelayMessage {
+				return proof(secret(2), "evil.example", nonce)
+			}, wire.CodeRelayHost},
+			"with the host changed": {func(nonce []byte) wire.RelayMessage {
+				m := proof(secret(2), "evil.example", nonce)
+				m.Host = "relay.example"
+				return m
+			}, wire.CodeRelayProof},
+			"on another port": {func(nonce []byte) wire.RelayMessage {
+				return proof(secret(2), "other.example:7412", nonce)
+			}, wire.CodeRelayHost},
+			"not first": {func([]byte) wire.RelayMessage { return wire.RelayMessage{Type: wire.RelayPong} }, wire.CodeRelayProof},
+		} {
+			ws, challenge := challenged(t, w)
+			send(t, ws, c.forge(challenge.Nonce))
+			closedWith(t, name, ws, wire.RelayCloseProof, c.reason)
+		}
+		if n := w.relay.Stats().Builders; n != 1 {
+			t.Errorf("%d builders: a false registration replaced the true one", n)
+		}
+		for _, host := range []string{"relay.example:7411", "other.example:7411"} {
+			ws, challenge := challenged(t, w)
+			send(t, ws, proof(secret(4), host, challenge.Nonce))
+			if m, err := receive(t, ws); err != nil || m.Type != wire.RelayRegistered {
+				t.Errorf("as %s: %v, %v", host, m, err)
+			}
+			_ = ws.CloseNow()
+		}
+		_ = first.CloseNow()
+	})
+}
+
+func TestRegistrationInTime(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		ws, _ := challenged(t, w)
+		begin := time.Now()
+		if _, _, err := ws.Read(context.Background()); err == nil {
+			t.Error("the relay goes on without a registration")
+		}
+		if took := time.Since(begin); took != wire.RelayHandshakeTimeout {
+			t.Errorf("cut off after %s", took)
+		}
+		_ = ws.CloseNow()
+	})
+}
+
+func TestListenSocketRefusesNonsense(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		for name, c := range map[string]struct {
+			typ  websocket.MessageType
+			data string
+			code websocket.StatusCode
+		}{
+			"binary":   {websocket.MessageBinary, "{}", websocket.StatusUnsupportedData},
+			"oversize": {websocket.MessageText, strings.Repeat("x", wire.RelayMaxControl+1), websocket.StatusMessageTooBig},
+			"junk":     {websocket.MessageText, "junk", websocket.StatusPolicyViolation},
+		} {
+			ws := register(t, w, secret(2))
+			go func() { _ = ws.WriteMessage(context.Background(), c.typ, []byte(c.data)) }()
+			for {
+				_, _, err := ws.Read(context.Background())
+				if err == nil {
+					continue
+				}
+				if got := websocket.CloseStatus(err); got != c.code {
+					t.Errorf("%s: closed with %v", name, err)
+				}
+				break
+			}
+			_ = ws.CloseNow()
+		}
+		// A newer builder's messages are passed over.
+		ws := register(t, w, secret(2))
+		_ = ws.WriteMessage(context.Background(), websocket.MessageText, []byte(`{"type":"load","circuits":3}`))
+		if m, err := receive(t, ws); err != nil || m.Type != wire.RelayPing {
+			t.Errorf("got %v, %v, want the next ping", m, err)
+		}
+		// Too many of any kind are not.
+		for range 3000 {
+			if ws.WriteMessage(context.Background(), websocket.MessageText, []byte(`{"type":"pong"}`)) != nil {
+				break
+			}
+		}
+		closedWith(t, "flood", ws, websocket.StatusPolicyViolation, wire.CodeRelayRate)
+	})
+}
+
+// circuit opens both ends of a circuit by hand.
+func circuit(t *testing.T, w *world, builder key.Secret) (client, server, listen *wsconn.Socket) {
+	t.Helper()
+	listen = register(t, w, builder)
+	dialled := make(chan *wsconn.Socket, 1)
+	go func() {
+		ws, err := open(t.Context(), w, dialRoute(builder))
+		if err != nil {
+			t.Error(err)
+		}
+		dialled <- ws
+	}()
+	m, err := receive(t, listen)
+	if err != nil || m.Type != wire.RelayIncoming {
+		t.Fatalf("got %v, %v", m, err)
+	}
+	server, err = open(t.Context(), w, acceptRoute(m.Circuit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t.Context(), w, acceptRoute(m.Circuit)); !errors.Is(err, wire.CodeRelayNoCircuit.Err()) {
+		t.Errorf("a circuit's ID works twice: %v", err)
+	}
+	return <-dialled, server, listen
+}
+
+func dialRoute(builder key.Secret) string {
+	return strings.Replace(wire.RouteRelayDial, "{endpoint}", builder.ID().String(), 1)
+}
+
+func acceptRoute(id wire.CircuitID) string {
+	return strings.Replace(wire.RouteRelayAccept, "{circuit}", string(id), 1)
+}
+
+func TestEndsOfACircuit(t *testing.T) {
+	for name, c := range map[string]struct {
+		do            func(*wsconn.Socket)
+		here, thereIs websocket.StatusCode // 0: lost without a word
+	}{
+		"clean close": {func(s *wsconn.Socket) { _ = s.Close(websocket.StatusNormalClosure, "") }, 0, websocket.StatusNormalClosure},
+		"lost":        {func(s *wsconn.Socket) { _ = s.CloseNow() }, 0, wire.RelayCloseBroken},
+		"text": {func(s *wsconn.Socket) { _ = s.Write(context.Background(), websocket.MessageText, []byte("hi")) },
+			websocket.StatusUnsupportedData, wire.RelayCloseBroken},
+		"oversize": {func(s *wsconn.Socket) {
+			_ = s.Write(context.Background(), websocket.MessageBinary, make([]byte, wire.RelayMaxMessage+1))
+		}, websocket.StatusMessageTooBig, wire.RelayCloseBroken},
+	} {
+		for _, side := range []string{"client", "builder"} {
+			t.Run(name+" of "+side, func(t *testing.T) {
+				inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+					here, there, listen := circuit(t, w, secret(2))
+					if side == "builder" {
+						here, there = there, here
+					}
+					go c.do(here)
+					result := make(chan error, 1)
+					go func() {
+						_, _, err := here.Read(context.Background())
+						result <- err
+					}()
+					for {
+						_, _, err := there.Read(context.Background())
+						if err == nil {
+							continue // what came before an oversize message's end
+						}
+						if got := websocket.CloseStatus(err); got != c.thereIs {
+							t.Errorf("the other end is told %v, want %d", err, c.thereIs)
+						}
+						break
+					}
+					if err := <-result; c.here != 0 && websocket.CloseStatus(err) != c.here {
+						t.Errorf("this end is told %v, want %d", err, c.here)
+					}
+					synctest.Wait()
+					if st := w.relay.Stats(); st.Circuits != 0 {
+						t.Errorf("relay counts %+v", st)
+					}
+					_ = here.CloseNow()
+					_ = there.CloseNow()
+					_ = listen.CloseNow()
+				})
+			})
+		}
+	}
+}
+
+func TestHalfOpenCircuits(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		listen := register(t, w, secret(2))
+		dial := func(ctx context.Context) <-chan error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := open(ctx, w, dialRoute(secret(2)))
+				done <- err
+			}()
+			return done
+		}
+		next := func() wire.CircuitID {
+			m, err := receive(t, listen)
+			for err == nil && m.Type == wire.RelayPing {
+				send(t, listen, wire.RelayMessage{Type: wire.RelayPong})
+				m, err = receive(t, listen)
+			}
+			if err != nil || m.Type != wire.RelayIncoming {
+				t.Fatalf("got %v, %v", m, err)
+			}
+			return m.Circuit
+		}
+
+		begin := time.Now()
+		done := dial(t.Context())
+		late := next()
+		if err := <-done; !errors.Is(err, wire.CodeRelayNoAnswer.Err()) {
+			t.Errorf("nobody came: %v", err)
+		}
+		if took := time.Since(begin); took != wire.RelayAcceptTimeout {
+			t.Errorf("gave up after %s", took)
+		}
+		if _, err := open(t.Context(), w, acceptRoute(late)); !errors.Is(err, wire.CodeRelayNoCircuit.Err()) {
+			t.Errorf("came too late: %v", err)
+		}
+
+		done = dial(t.Context())
+		send(t, listen, wire.RelayMessage{Type: wire.RelayRefuse, Circuit: next(), Code: wire.CodeRelayRefused})
+		if err := <-done; !errors.Is(err, wire.CodeRelayRefused.Err()) {
+			t.Errorf("refused: %v", err)
+		}
+
+		// The client leaves.
+		ctx, cancel := context.WithCancel(t.Context())
+		done = dial(ctx)
+		left := next()
+		cancel()
+		<-done
+		synctest.Wait()
+		if _, err := open(t.Context(), w, acceptRoute(left)); !errors.Is(err, wire.CodeRelayNoCircuit.Err()) {
+			t.Errorf("the client had left: %v", err)
+		}
+
+		// The builder leaves.
+		done = dial(t.Context())
+		next()
+		_ = listen.CloseNow()
+		if err := <-done; !errors.Is(err, wire.CodeRelayNoAnswer.Err()) {
+			t.Errorf("the builder left: %v", err)
+		}
+		if st := w.relay.Stats(); st != (relay.Stats{}) {
+			t.Errorf("relay counts %+v", st)
+		}
+	})
+}
+
+func TestIdleCircuitIsCut(t *testing.T) {
+	inWorld(t, relay.Config{Limits: relay.Limits{Idle: time.Minute}}, func(t *testing.T, w *world) {
+		client, server, listen := circuit(t, w, secret(2))
+		go func() {
+			for range 5 {
+				<-time.After(50 * time.Second)
+				_ = client.Write(context.Background(), websocket.MessageBinary, []byte("x"))
+			}
+		}()
+		begin := time.Now()
+		for range 5 {
+			if _, _, err := server.Read(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, _, err := server.Read(context.Background()); err == nil {
+			t.Error("more came than was sent")
+		}
+		if idle := time.Since(begin) - 250*time.Second; idle < time.Minute || idle > 2*time.Minute {
+			t.Errorf("cut after %s", idle)
+		}
+		for _, ws := range []*wsconn.Socket{client, server, listen} {
+			_ = ws.CloseNow()
+		}
+	})
+}
+
+func TestLimits(t *testing.T) {
+	full, rate := wire.CodeRelayFull, wire.CodeRelayRate
+	here := func(t *testing.T) context.Context { return linktest.From(t.Context(), "192.0.2.1:1") }
+	for name, c := range map[string]struct {
+		limits relay.Limits
+		// try is called until it fails, which shall be at call number.
+		try    func(t *testing.T, w *world) error
+		number int
+		code   wire.Code
+	}{
+		"registrations": {relay.Limits{Registrations: 3}, func(t *testing.T, w *world) error {
+			_, err := open(t.Context(), w, wire.RouteRelayListen)
+			return err
+		}, 4, full},
+		"registrations of an address": {relay.Limits{RegistrationsPerAddress: 2}, func(t *testing.T, w *world) error {
+			_, err := open(here(t), w, wire.RouteRelayListen)
+			return err
+		}, 3, full},
+		"circuits": {relay.Limits{Circuits: 3}, func(t *testing.T, w *world) error {
+			return halfOpen(t.Context(), w)
+		}, 4, full},
+		"circuits to a builder": {relay.Limits{CircuitsPerBuilder: 2}, func(t *testing.T, w *world) error {
+			return halfOpen(t.Context(), w)
+		}, 3, full},
+		"circuits of an address": {relay.Limits{CircuitsPerAddress: 2}, func(t *testing.T, w *world) error {
+			return halfOpen(here(t), w)
+		}, 3, full},
+		"half open": {relay.Limits{HalfOpenPerBuilder: 2}, func(t *testing.T, w *world) error {
+			return halfOpen(t.Context(), w)
+		}, 3, full},
+		"handshakes": {relay.Limits{HandshakeBurst: 5, HandshakesPerSecond: 1}, func(t *testing.T, w *world) error {
+			if _, err := open(here(t), w, dialRoute(secret(9))); !errors.Is(err, wire.CodeRelayNoBuilder.Err()) {
+				return err
+			}
+			return nil
+		}, 6, rate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{Limits: c.limits}, func(t *testing.T, w *world) {
+				if strings.Contains(name, "circuit") || name == "half open" {
+					register(t, w, secret(2))
+				}
+				for i := 1; ; i++ {
+					err := c.try(t, w)
+					if err == nil && i < c.number {
+						continue
+					}
+					if i != c.number || wire.CodeOf(err) != c.code {
+						t.Errorf("call %d: %v, want %s at call %d", i, err, c.code, c.number)
+					}
+					break
+				}
+				if name == "handshakes" {
+					// A token comes back, and others have their own.
+					<-time.After(time.Second)
+					if err := c.try(t, w); err != nil {
+						t.Errorf("a second later: %v", err)
+					}
+					if _, err := open(t.Context(), w, dialRoute(secret(9))); !errors.Is(err, wire.CodeRelayNoBuilder.Err()) {
+						t.Errorf("from elsewhere: %v", err)
+					}
+				}
+				w.listener.Cut()
+			})
+		})
+	}
+}
+
+// halfOpen dials and leaves it at that, unless it is refused at once.
+func halfOpen(ctx context.Context, w *world) error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := open(ctx, w, dialRoute(secret(2)))
+		done <- err
+	}()
+	synctest.Wait()
+	select {
+	case err := <-done:
+		return err
+	default:
+		return nil
+	}
+}
+
+func TestPlainHTTP(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		tr := &http.Transport{DialContext: w.network.DialContext, DisableKeepAlives: true}
+		for _, c := range []struct {
+			path, protocol string
+			status         int
+			code           wire.Code
+		}{
+			{"/healthz", "", 200, ""},
+			{"/", "", 404, wire.CodeNotFound},
+			{"/v1/listen", "", 426, wire.CodeRelayVersion},
+			{"/v1/listen", "drv-thru-relay.2", 426, wire.CodeRelayVersion},
+			{"/v1/dial/short", "drv-thru-relay.2, drv-thru-relay.1", 400, wire.CodeRelayRequest},
+			{dialRoute(secret(2)), wire.RelayProtocol, 404, wire.CodeRelayNoBuilder},
+			{"/v1/accept/x", wire.RelayProtocol, 404, wire.CodeRelayNoCircuit},
+		} {
+			req, _ := http.NewRequest(http.MethodGet, relayURL+c.path, nil)
+			if c.protocol != "" {
+				req.Header.Set("Sec-WebSocket-Protocol", c.protocol)
+			}
+			resp, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != c.status {
+				t.Errorf("%s: status %d, want %d", c.path, resp.StatusCode, c.status)
+			}
+			if c.code == "" {
+				if body, _ := io.ReadAll(resp.Body); string(body) != "ok\n" {
+					t.Errorf("%s: %q", c.path, body)
+				}
+			} else if err := wire.ReadError(resp); wire.CodeOf(err) != c.code {
+				t.Errorf("%s: %v, want %s", c.path, err, c.code)
+			}
+			_ = resp.Body.Close()
+		}
+	})
+}
+
+func TestRefusalForABrowser(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		ws, err := open(t.Context(), w, dialRoute(secret(2))+"?errors=close")
+		if err != nil {
+			t.Fatal(err)
+		}
+		closedWith(t, "dial", ws, wire.RelayCloseRefused, wire.CodeRelayNoBuilder)
+	})
+}
+
+// startProxy runs an HTTP proxy that joins connections and counts them.
+func startProxy(t *testing.T, network *linktest.Network, address string) *atomic.Int32 {
+	t.Helper()
+	var count atomic.Int32
+	l := network.Listen(address)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		count.Add(1)
+		host := r.Host
+		if r.Method != http.MethodConnect {
+			host += ":80"
+		}
+		target, err := network.DialContext(r.Context(), "memory", host)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		client, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if r.Method == http.MethodConnect {
+			_, _ = io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+		} else {
+			_ = r.Write(target) // a WebSocket over plain HTTP, with its headers
+		}
+		go func() {
+			defer target.Close()
+			_, _ = io.Copy(target, rw)
+		}()
+		defer client.Close()
+		_, _ = io.Copy(client, target)
+	})}
+	go srv.Serve(l)
+	t.Cleanup(func() { _ = srv.Close() })
+	return &count
+}

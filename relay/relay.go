@@ -1,0 +1,197 @@
+// Package relay is the relay server: builders register with it, clients dial
+// them through it, and it joins the two WebSockets of a circuit. The protocol
+// is specified in core/wire/relay.go.
+//
+// A relay sees endpoint IDs, addresses and byte counts, and passes ciphertext.
+// It keeps no state on disk and shares none with other relays. The package
+// opens no listener and reads no configuration of its own: cmd/drv-thru-relay
+// and the relay inside "drv-thru serve" give it both.
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// Config is what a relay is made of. The zero value is usable.
+type Config struct {
+	// Hosts are the names by which builders know this relay, "host" (on any
+	// port) or "host:port". A registration for another name is refused, which
+	// keeps a relay from registering at this one with what builders sent to
+	// it. Without any, the Host header is taken at its word, and that
+	// protection is missing: only the builder's own key still guards circuits.
+	Hosts []string
+	// Limits bound what peers may use; zero fields have defaults.
+	Limits Limits
+	// ClientAddr tells who sent a request, for limits by address; nil takes
+	// the peer of the TCP connection.
+	ClientAddr func(*http.Request) netip.Addr
+	// Log gets what happens; nil discards it.
+	Log *slog.Logger
+	// LogAddresses puts the addresses of peers into the log.
+	LogAddresses bool
+	// Rand gives nonces and circuit IDs; nil is crypto/rand.
+	Rand io.Reader
+}
+
+// Server is a relay. Make it with [New].
+type Server struct {
+	cfg    Config
+	limits Limits
+	log    *slog.Logger
+	mux    *http.ServeMux
+	rate   rateLimiter
+	// work counts the goroutines of registrations and circuits.
+	work sync.WaitGroup
+	// closing ends when Shutdown begins, aborted when its patience is over.
+	closing, aborted context.Context
+	close, abort     context.CancelFunc
+
+	mu              sync.Mutex
+	builders        map[key.ID]*registration
+	registrations   int // listen sockets, proved or not
+	registrationsBy counter
+	pending         map[wire.CircuitID]*pending
+	circuits        int // open and half open
+	circuitsTo      map[key.ID]int
+	circuitsBy      counter
+	servers         []*http.Server
+}
+
+// New makes a relay.
+func New(cfg Config) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	if cfg.ClientAddr == nil {
+		cfg.ClientAddr = peerAddr
+	}
+	cfg.Hosts = slices.Clone(cfg.Hosts)
+	for i, h := range cfg.Hosts {
+		cfg.Hosts[i] = wire.RelayHost(h)
+	}
+	s := &Server{
+		cfg:             cfg,
+		limits:          cfg.Limits.withDefaults(),
+		log:             cfg.Log,
+		mux:             http.NewServeMux(),
+		builders:        map[key.ID]*registration{},
+		registrationsBy: counter{},
+		pending:         map[wire.CircuitID]*pending{},
+		circuitsTo:      map[key.ID]int{},
+		circuitsBy:      counter{},
+	}
+	s.rate = rateLimiter{perSecond: s.limits.HandshakesPerSecond, burst: float64(s.limits.HandshakeBurst)}
+	s.closing, s.close = context.WithCancel(context.Background())
+	s.aborted, s.abort = context.WithCancel(context.Background())
+	s.mux.HandleFunc("GET "+wire.RouteRelayListen, s.handshake(s.listen))
+	s.mux.HandleFunc("GET "+wire.RouteRelayDial, s.handshake(s.dial))
+	s.mux.HandleFunc("GET "+wire.RouteRelayAccept, s.handshake(s.accept))
+	s.mux.HandleFunc("GET /healthz", s.health)
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		wire.WriteError(w, wire.Errorf(wire.CodeNotFound, "this is a drv-thru relay; it has no page here"))
+	})
+	return s
+}
+
+func peerAddr(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr()
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Serve answers connections of l, which may be plain or TLS, until Shutdown,
+// and then returns [http.ErrServerClosed].
+func (s *Server) Serve(l net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true) // WebSockets are HTTP/1.1
+	srv := &http.Server{
+		Handler:           s,
+		Protocols:         protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		// It would name addresses.
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+	if s.cfg.LogAddresses {
+		srv.ErrorLog = slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)
+	}
+	s.mu.Lock()
+	if s.closing.Err() != nil {
+		s.mu.Unlock()
+		return errors.Join(http.ErrServerClosed, l.Close())
+	}
+	s.servers = append(s.servers, srv)
+	s.mu.Unlock()
+	return srv.Serve(l)
+}
+
+// Shutdown takes no new work, tells every builder that the relay goes, and
+// waits for the circuits that are open. Those that are left when ctx ends are
+// cut, and ctx's error is returned.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.close()
+	servers := s.servers
+	s.mu.Unlock()
+	for _, srv := range servers {
+		// Closes listeners and idle connections; circuits are not its own.
+		if srv.Shutdown(ctx) != nil {
+			_ = srv.Close()
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		s.work.Wait()
+		close(done)
+	}()
+	defer s.abort()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.abort()
+	<-done
+	return ctx.Err()
+}
+
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, "ok\n")
+}
+
+// Stats is what a relay does at the moment.
+type Stats struct {
+	Builders int // registered
+	Circuits int // open, and dialled but not open yet
+	HalfOpen int // of them: the builder has not come yet
+}
+
+// Stats counts.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{Builders: len(s.builders), Circuits: s.circuits, HalfOpen: len(s.pending)}
+}
