@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -35,8 +36,9 @@ const stopDelay = 10 * time.Second
 
 // CommandDialer runs a command that speaks the protocol on its standard input
 // and output: {"nix-daemon", "--stdio"} for an installation without a daemon.
-// Closing the connection closes its input and waits for it to exit. What it
-// wrote last to its standard error becomes part of the connection's error.
+// Closing the connection closes its input, drops its further output and waits
+// for it to exit. What it wrote last to its standard error becomes part of the
+// connection's error.
 func CommandDialer(argv []string) Dialer {
 	return func(ctx context.Context) (io.ReadWriteCloser, error) {
 		if len(argv) == 0 {
@@ -53,14 +55,20 @@ func CommandDialer(argv []string) Dialer {
 			cancel()
 			return nil, err
 		}
-		if p.out, err = cmd.StdoutPipe(); err != nil {
+		var out *os.File
+		if p.out, out, err = os.Pipe(); err != nil {
 			cancel()
+			_ = p.in.Close()
 			return nil, err
 		}
+		cmd.Stdout = out
 		// Cancelling the context asks politely; after WaitDelay it is killed.
 		cmd.Cancel = p.in.Close
-		if err := cmd.Start(); err != nil {
+		err = cmd.Start()
+		_ = out.Close()
+		if err != nil {
 			cancel()
+			_ = p.out.Close()
 			return nil, err
 		}
 		p.wait = sync.OnceValue(cmd.Wait)
@@ -73,13 +81,18 @@ type process struct {
 	cancel context.CancelFunc
 	wait   func() error
 	in     io.WriteCloser
-	out    io.ReadCloser
+	out    *os.File
 	stderr tail
+
+	reading sync.Mutex // held while out is read
+	closing sync.Once
 }
 
 func (p *process) Read(b []byte) (int, error) {
+	p.reading.Lock()
+	defer p.reading.Unlock()
 	n, err := p.out.Read(b)
-	if err != nil && n == 0 {
+	if n == 0 && errors.Is(err, io.EOF) {
 		p.cancel()
 		_ = p.wait() // so that all it said is here
 		if said := p.stderr.String(); said != "" {
@@ -91,10 +104,27 @@ func (p *process) Read(b []byte) (int, error) {
 
 func (p *process) Write(b []byte) (int, error) { return p.in.Write(b) }
 
+// Close lets the command end by itself. Its output is read until then: a Nix
+// that cannot write its log while it is being interrupted may crash, and leave
+// its builders running.
 func (p *process) Close() error {
-	p.cancel()
-	_ = p.out.Close()
-	_ = p.wait()
+	p.closing.Do(func() {
+		p.cancel()
+		_ = p.out.SetReadDeadline(time.Unix(1, 0)) // ends a Read in progress
+		p.reading.Lock()
+		defer p.reading.Unlock()
+		_ = p.out.SetReadDeadline(time.Time{})
+		drained := make(chan struct{})
+		go func() {
+			defer close(drained)
+			_, _ = io.Copy(io.Discard, p.out)
+		}()
+		_ = p.wait()
+		// A builder that survived may hold the output open.
+		_ = p.out.SetReadDeadline(time.Unix(1, 0))
+		<-drained
+		_ = p.out.Close()
+	})
 	return nil
 }
 
