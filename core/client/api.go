@@ -1,0 +1,277 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// ErrConnection is wrapped by every failure of the transport, as opposed to an
+// answer of the builder: repeating the request may help.
+var ErrConnection = errors.New("connection to the builder failed")
+
+// ErrProtocol is wrapped when the builder answers something that the protocol
+// does not allow. Repeating the request does not help.
+var ErrProtocol = errors.New("the builder broke the protocol")
+
+func protocolErrorf(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrProtocol}, args...)...)
+}
+
+// API makes the requests of the protocol to one builder, each once.
+type API struct {
+	// Control carries small requests and the events, Bulk what is large. They
+	// may be the same.
+	Control, Bulk http.RoundTripper
+	// Base is the URL that requests go to, with a slash at its end.
+	Base string
+	// Ticket pays for builds; nil for a trusted client.
+	Ticket *ticket.Secret
+	// Agent names the program and its release to the builder.
+	Agent string
+}
+
+// request makes a request with the headers that every request has.
+func (a *API) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, a.Base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = a.Header()
+	return req, nil
+}
+
+// Header returns what every request carries.
+func (a *API) Header() http.Header {
+	h := make(http.Header)
+	h.Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
+	if a.Agent != "" {
+		h.Set(wire.HeaderAgent, a.Agent)
+	}
+	if a.Ticket != nil {
+		h.Set("Authorization", "Bearer "+a.Ticket.Text())
+	}
+	return h
+}
+
+// do sends a request and turns a problem document into an error.
+func (a *API) do(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		return nil, transportError(req.Context(), err)
+	}
+	if resp.StatusCode/100 != 2 {
+		defer resp.Body.Close()
+		if resp.StatusCode < 400 {
+			return nil, protocolErrorf("it answered %s", resp.Status)
+		}
+		return nil, wire.ReadError(resp)
+	}
+	return resp, nil
+}
+
+// transportError says that err is the transport's and not the caller's doing.
+func transportError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%w: %w", ErrConnection, err)
+}
+
+// get decodes the JSON answer of a request into out, reading at most limit bytes.
+func (a *API) get(req *http.Request, limit int64, out any) error {
+	resp, err := a.do(a.Control, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return decode(req.Context(), resp.Body, limit, out)
+}
+
+func decode(ctx context.Context, body io.Reader, limit int64, out any) error {
+	lr := &io.LimitedReader{R: body, N: limit + 1}
+	dec := json.NewDecoder(lr)
+	if err := dec.Decode(out); err != nil {
+		if lr.N <= 0 {
+			return protocolErrorf("its answer is larger than %d bytes", limit)
+		}
+		var syntax *json.SyntaxError
+		var typ *json.UnmarshalTypeError
+		if errors.As(err, &syntax) || errors.As(err, &typ) {
+			return protocolErrorf("its answer cannot be read: %v", err)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return transportError(ctx, io.ErrUnexpectedEOF)
+		}
+		// What UnmarshalText methods return arrives bare, the transport's own
+		// errors too; only the reader tells them apart.
+		var probe [1]byte
+		if _, rerr := lr.Read(probe[:]); rerr != nil && !errors.Is(rerr, io.EOF) {
+			return transportError(ctx, err)
+		}
+		return protocolErrorf("its answer cannot be read: %v", err)
+	}
+	return nil
+}
+
+// Info asks what the builder is; it also checks the ticket without spending it.
+func (a *API) Info(ctx context.Context) (wire.Info, error) {
+	var out wire.Info
+	req, err := a.request(ctx, http.MethodGet, "v1/info", nil)
+	if err != nil {
+		return out, err
+	}
+	return out, a.get(req, wire.MaxDocument, &out)
+}
+
+// Plan asks what a build would move.
+func (a *API) Plan(ctx context.Context, plan *wire.PlanRequest) (wire.Plan, error) {
+	var out wire.Plan
+	body, err := json.Marshal(plan)
+	if err != nil {
+		return out, err
+	}
+	req, err := a.document(ctx, http.MethodPost, "v1/plan", body)
+	if err != nil {
+		return out, err
+	}
+	if err := a.get(req, wire.MaxClosureDocument, &out); err != nil {
+		return out, err
+	}
+	return out, checkWanted(out.Wanted, len(plan.Closure))
+}
+
+// compressFrom is the size from which a document is worth compressing.
+const compressFrom = 16 << 10
+
+// document makes a request with a JSON body, compressed when it is large.
+func (a *API) document(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
+	packed := len(body) >= compressFrom
+	if packed {
+		body = compress(body)
+	}
+	req, err := a.request(ctx, method, path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", wire.TypeJSON)
+	if packed {
+		req.Header.Set("Content-Encoding", "zstd")
+	}
+	return req, nil
+}
+
+// PutBuild creates a build or attaches to it. doc is the encoded
+// [wire.BuildRequest], paths the length of its closure.
+func (a *API) PutBuild(ctx context.Context, id wire.BuildID, doc []byte, paths int) (wire.Build, error) {
+	req, err := a.document(ctx, http.MethodPut, "v1/builds/"+string(id), doc)
+	if err != nil {
+		return wire.Build{}, err
+	}
+	return a.build(req, id, paths)
+}
+
+// GetBuild asks for a build's state.
+func (a *API) GetBuild(ctx context.Context, id wire.BuildID) (wire.Build, error) {
+	req, err := a.request(ctx, http.MethodGet, "v1/builds/"+string(id), nil)
+	if err != nil {
+		return wire.Build{}, err
+	}
+	return a.build(req, id, wire.MaxClosurePaths)
+}
+
+// Cancel ends a build.
+func (a *API) Cancel(ctx context.Context, id wire.BuildID) (wire.Build, error) {
+	req, err := a.request(ctx, http.MethodDelete, "v1/builds/"+string(id), nil)
+	if err != nil {
+		return wire.Build{}, err
+	}
+	return a.build(req, id, wire.MaxClosurePaths)
+}
+
+func (a *API) build(req *http.Request, id wire.BuildID, paths int) (wire.Build, error) {
+	var out wire.Build
+	if err := a.get(req, wire.MaxClosureDocument, &out); err != nil {
+		return out, err
+	}
+	return out, checkBuild(&out, id, paths)
+}
+
+func checkBuild(b *wire.Build, id wire.BuildID, paths int) error {
+	if b.ID != id {
+		return protocolErrorf("it answered about build %.40q, asked was %s", string(b.ID), id)
+	}
+	if b.LastEvent < 0 || b.Position < 0 {
+		return protocolErrorf("a build's counters are negative")
+	}
+	return checkWanted(b.Wanted, paths)
+}
+
+// checkWanted makes sure that what the builder wants was offered to it.
+func checkWanted(wanted []int, paths int) error {
+	last := -1
+	for _, i := range wanted {
+		if i <= last || i >= paths {
+			return protocolErrorf("it wants path number %d after %d, of %d", i, last, paths)
+		}
+		last = i
+	}
+	return nil
+}
+
+// Inputs sends input frames. length is the body's, -1 for unknown.
+func (a *API) Inputs(ctx context.Context, id wire.BuildID, body io.ReadCloser, length int64, packed bool, paths int) (wire.Build, error) {
+	var out wire.Build
+	req, err := a.request(ctx, http.MethodPut, "v1/builds/"+string(id)+"/inputs", body)
+	if err != nil {
+		_ = body.Close()
+		return out, err
+	}
+	req.ContentLength = length
+	req.Header.Set("Content-Type", wire.TypeFrames)
+	if packed {
+		req.Header.Set("Content-Encoding", "zstd")
+	}
+	resp, err := a.do(a.Bulk, req)
+	if err != nil {
+		return out, err
+	}
+	defer resp.Body.Close()
+	if err := decode(ctx, resp.Body, wire.MaxClosureDocument, &out); err != nil {
+		return out, err
+	}
+	return out, checkBuild(&out, id, paths)
+}
+
+// Events opens a build's events from number from on. The caller closes it.
+func (a *API) Events(ctx context.Context, id wire.BuildID, from int64) (io.ReadCloser, error) {
+	req, err := a.request(ctx, http.MethodGet, "v1/builds/"+string(id)+"/events?from="+strconv.FormatInt(from, 10), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := a.do(a.Control, req)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// Closure asks for the closure of a finished build's outputs, unchecked; see
+// [CheckOutputs].
+func (a *API) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error) {
+	var out wire.Closure
+	req, err := a.request(ctx, http.MethodGet, "v1/cache/closure?build="+url.QueryEscape(string(id)), nil)
+	if err != nil {
+		return out, err
+	}
+	return out, a.get(req, wire.MaxClosureDocument, &out)
+}

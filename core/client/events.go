@@ -1,0 +1,111 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// errStalled means that not even the keep-alive lines of an events stream came.
+var errStalled = errors.New("the builder went silent")
+
+// stallAfter is when a silent events stream is given up: three keep-alives missed.
+const stallAfter = 3 * wire.EventKeepalive
+
+// follow reads events after number last until the last one, handing each on
+// once and in order. It returns the number of the last event seen, and the
+// result when that was the final one.
+func (s *Session) follow(ctx context.Context, id wire.BuildID, last int64, opened func()) (int64, *wire.Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The stream is silent for a keep-alive interval at most; a dead path that
+	// nobody has noticed yet is silent for good.
+	watchdog := time.AfterFunc(stallAfter, func() {
+		cancel(fmt.Errorf("%w: %w", ErrConnection, errStalled))
+	})
+	defer watchdog.Stop()
+
+	body, err := s.API.Events(ctx, id, last+1)
+	if err != nil {
+		return last, nil, err
+	}
+	defer body.Close()
+	opened()
+	r := bufio.NewReaderSize(body, 64<<10)
+	var long []byte
+	for {
+		line, err := readLine(r, &long, wire.MaxEventLine)
+		watchdog.Reset(stallAfter)
+		switch {
+		case errors.Is(err, ErrProtocol):
+			return last, nil, err
+		case errors.Is(err, io.EOF):
+			return last, nil, transportError(ctx, io.ErrUnexpectedEOF)
+		case err != nil:
+			return last, nil, transportError(ctx, err)
+		case len(line) == 0:
+			continue
+		}
+		var e wire.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return last, nil, protocolErrorf("an event cannot be read: %v", err)
+		}
+		if e.Seq != last+1 {
+			return last, nil, protocolErrorf("event %d follows event %d", e.Seq, last)
+		}
+		if err := checkEvent(&e); err != nil {
+			return last, nil, err
+		}
+		last = e.Seq
+		s.Observer.Event(&e)
+		if e.Type == wire.EventFinished {
+			return last, e.Result, nil
+		}
+	}
+}
+
+// checkEvent makes sure that an event has what its type calls for, so that
+// nobody else has to look.
+func checkEvent(e *wire.Event) error {
+	missing := false
+	switch e.Type {
+	case wire.EventLog:
+		missing = e.Log == nil
+	case wire.EventStart, wire.EventStop, wire.EventResult:
+		missing = e.Activity == nil
+	case wire.EventFinished:
+		missing = e.Result == nil
+	}
+	if missing {
+		return protocolErrorf("event %d of type %q says nothing", e.Seq, string(e.Type))
+	}
+	return nil
+}
+
+// readLine returns the next line without its line feed, valid until the next
+// call. It never holds more than limit bytes. A last line without a line feed
+// is cut off and therefore io.EOF.
+func readLine(r *bufio.Reader, long *[]byte, limit int) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if err == nil {
+		return line[:len(line)-1], nil
+	}
+	*long = (*long)[:0]
+	for errors.Is(err, bufio.ErrBufferFull) {
+		if len(*long)+len(line) > limit {
+			return nil, protocolErrorf("an event is longer than %d bytes", limit)
+		}
+		*long = append(*long, line...)
+		line, err = r.ReadSlice('\n')
+	}
+	if err != nil {
+		return nil, err
+	}
+	return append(*long, line[:len(line)-1]...), nil
+}

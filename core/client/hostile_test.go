@@ -1,0 +1,193 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// What a hostile builder answers, and that the session ends with ErrProtocol
+// instead of doing what it says.
+func TestHostileBuilder(t *testing.T) {
+	reply := func(k, body string) func(http.ResponseWriter, *http.Request) bool {
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if kind(r) != k {
+				return false
+			}
+			_, _ = io.WriteString(w, body)
+			return true
+		}
+	}
+	wanted := func(list string) string {
+		return fmt.Sprintf(`{"id":%q,"state":"uploading","wanted":[%s]}`, testID, list)
+	}
+	events := func(lines string) func(http.ResponseWriter, *http.Request) bool { return reply("GET events", lines) }
+	cases := map[string]func(http.ResponseWriter, *http.Request) bool{
+		"wanted out of range":    reply("PUT build", wanted("1000000")),
+		"wanted negative":        reply("PUT build", wanted("-1")),
+		"wanted twice":           reply("PUT build", wanted("0,0")),
+		"wanted falling":         reply("PUT build", wanted("2,1")),
+		"wanted huge number":     reply("PUT build", wanted("99999999999999999999999")),
+		"other build":            reply("PUT build", `{"id":"bbbbbbbbbbbbbbbbbbbbbbbbbb"}`),
+		"negative events":        reply("PUT build", fmt.Sprintf(`{"id":%q,"last_event":-5}`, testID)),
+		"not JSON":               reply("PUT build", "hello"),
+		"JSON of another type":   reply("PUT build", "[]"),
+		"bad time":               reply("PUT build", fmt.Sprintf(`{"id":%q,"created":"soon"}`, testID)),
+		"redirect":               func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(302); return true },
+		"event gap":              events(`{"seq":2,"type":"log","log":{"text":"x"}}` + "\n"),
+		"event again":            events(strings.Repeat(`{"seq":1,"type":"log","log":{"text":"x"}}`+"\n", 2)),
+		"event not JSON":         events("x\n"),
+		"log without log":        events(`{"seq":1,"type":"log"}` + "\n"),
+		"start without activity": events(`{"seq":1,"type":"start"}` + "\n"),
+		"finished without":       events(`{"seq":1,"type":"finished"}` + "\n"),
+		"line without end": func(w http.ResponseWriter, r *http.Request) bool {
+			return kind(r) == "GET events" && endless(w, "x")
+		},
+	}
+	for _, name := range sortedKeys(cases) {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				r.builder.override = cases[name]
+				res, err := r.build(t)
+				if !errors.Is(err, ErrProtocol) {
+					t.Errorf("result %+v, error %v", res, err)
+				}
+			})
+		})
+	}
+}
+
+func TestDecodeHasALimit(t *testing.T) {
+	var out wire.Build
+	long := io.MultiReader(strings.NewReader(`{"id":"`), zeros{})
+	if err := decode(t.Context(), long, 1<<20, &out); !errors.Is(err, ErrProtocol) {
+		t.Errorf("error %v", err)
+	}
+	if err := decode(t.Context(), strings.NewReader(`{"id":"x"}`), 10, &out); err != nil {
+		t.Errorf("a document of exactly the limit: %v", err)
+	}
+	if err := decode(t.Context(), strings.NewReader(`{"id":"x"`), 100, &out); !errors.Is(err, ErrConnection) {
+		t.Errorf("a document that is cut off: %v", err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = '0'
+	}
+	return len(p), nil
+}
+
+// endless writes until nobody listens.
+func endless(w io.Writer, what string) bool {
+	piece := []byte(strings.Repeat(what, 1<<20))
+	for {
+		if _, err := w.Write(piece); err != nil {
+			return true
+		}
+	}
+}
+
+func TestWantsAgainAndAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+			if kind(req) == "PUT inputs" {
+				_, _ = io.Copy(io.Discard, req.Body)
+			} else if kind(req) != "PUT build" {
+				return false
+			}
+			answer(w, wire.Build{ID: testID, State: wire.StateUploading, Wanted: []int{0, 1}})
+			return true
+		}
+		if _, err := r.build(t); !errors.Is(err, ErrProtocol) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// Unknown event types and members are a newer builder's, not an attack.
+func TestNewerBuilder(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.builder.onComplete = func(b *builder) {
+			b.emit(wire.Event{Type: "novelty"})
+			b.finish(nil)
+		}
+		r.mustBuild(t)
+	})
+}
+
+const hash = "00000000000000000000000000000000"
+
+func path(name string) nix.Path { return nix.Path(nix.StoreDir + "/" + hash + "-" + name) }
+
+func TestWantedOutputs(t *testing.T) {
+	drv := path("hello-1.0.drv")
+	roots := []wire.Root{{Drv: string(drv), Outputs: []string{"out", "dev"}}}
+	out, dev := wire.Output{Drv: string(drv), Name: "out", Path: string(path("hello-1.0"))}, wire.Output{Drv: string(drv), Name: "dev", Path: string(path("hello-1.0-dev"))}
+	known := map[nix.Path]map[string]nix.Path{drv: {"out": path("hello-1.0")}}
+	evil := func(o wire.Output, p string) wire.Output { o.Path = p; return o }
+	for name, c := range map[string]struct {
+		outputs []wire.Output
+		ok      bool
+	}{
+		"as expected":        {[]wire.Output{out, dev}, true},
+		"one missing":        {[]wire.Output{out}, false},
+		"none":               {nil, false},
+		"other known path":   {[]wire.Output{evil(out, "/nix/store/11111111111111111111111111111111-hello-1.0"), dev}, false},
+		"other name":         {[]wire.Output{out, evil(dev, string(path("evil")))}, false},
+		"not a store path":   {[]wire.Output{out, evil(dev, "/etc/passwd")}, false},
+		"path below a path":  {[]wire.Output{out, evil(dev, string(path("hello-1.0-dev"))+"/../x")}, false},
+		"of another drv":     {[]wire.Output{out, {Drv: "x", Name: "dev", Path: dev.Path}}, false},
+		"further of no root": {[]wire.Output{out, dev, {Drv: "x", Name: "out", Path: "y"}}, true},
+	} {
+		got, err := WantedOutputs(roots, known, &wire.Result{Outputs: c.outputs})
+		if c.ok && (err != nil || got[drv]["out"] != path("hello-1.0") || got[drv]["dev"] != path("hello-1.0-dev")) {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+		if !c.ok && !errors.Is(err, ErrProtocol) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestCheckClosure(t *testing.T) {
+	info := func(name string, refs ...string) nix.PathInfo {
+		i := nix.PathInfo{Path: path(name)}
+		for _, r := range refs {
+			i.References = append(i.References, path(r))
+		}
+		return i
+	}
+	for name, c := range map[string]struct {
+		infos []nix.PathInfo
+		roots []string
+		ok    bool
+	}{
+		"chain":              {[]nix.PathInfo{info("a"), info("b", "a", "b"), info("c", "b")}, []string{"c"}, true},
+		"two roots":          {[]nix.PathInfo{info("a"), info("b")}, []string{"a", "b"}, true},
+		"root missing":       {[]nix.PathInfo{info("a")}, []string{"b"}, false},
+		"foreign path":       {[]nix.PathInfo{info("a"), info("evil"), info("b", "a")}, []string{"b"}, false},
+		"foreign referrer":   {[]nix.PathInfo{info("a"), info("evil", "a")}, []string{"a"}, false},
+		"reference missing":  {[]nix.PathInfo{info("b", "a")}, []string{"b"}, false},
+		"wrong order":        {[]nix.PathInfo{info("b", "a"), info("a")}, []string{"b"}, false},
+		"twice":              {[]nix.PathInfo{info("a"), info("a")}, []string{"a"}, false},
+		"circle":             {[]nix.PathInfo{info("a", "b"), info("b", "a")}, []string{"a"}, false},
+		"nothing for a root": {nil, []string{"a"}, false},
+	} {
+		var roots []nix.Path
+		for _, r := range c.roots {
+			roots = append(roots, path(r))
+		}
+		if err := CheckClosure(c.infos, roots); c.ok && err != nil || !c.ok && !errors.Is(err, ErrProtocol) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package client
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// LocalTrust is what decides whether the local Nix takes what a builder signed.
+type LocalTrust struct {
+	// User is who builds, by name.
+	User string
+	// UserTrusted tells that the daemon trusts the user, who may then say which
+	// keys are to be trusted.
+	UserTrusted bool
+	// Keys are the trusted-public-keys of the machine's Nix, "name:base64".
+	Keys []string
+	// NoSigs tells that the machine's Nix requires no signatures.
+	NoSigs bool
+}
+
+// TrustError says that the local Nix would refuse what the builder signs.
+type TrustError struct {
+	User string // who builds
+	Key  string // what the builder signs with, "name:base64"
+	// SameName tells that another key of that name is trusted.
+	SameName bool
+}
+
+// CheckTrust fails with a [*TrustError] unless the local Nix will import what
+// is signed with key.
+func CheckTrust(signingKey string, t LocalTrust) error {
+	if t.UserTrusted || t.NoSigs || slices.Contains(t.Keys, signingKey) {
+		return nil
+	}
+	name, _, _ := strings.Cut(signingKey, ":")
+	return &TrustError{User: t.User, Key: signingKey, SameName: slices.ContainsFunc(t.Keys, func(k string) bool {
+		return strings.HasPrefix(k, name+":")
+	})}
+}
+
+// Error implements [error].
+func (e *TrustError) Error() string {
+	s := fmt.Sprintf("the Nix of this machine would not import what the builder signs: it does not trust the user %s, nor the key %s", e.User, e.Key)
+	if e.SameName {
+		s += " (it trusts another key of the same name: the builder's has changed, or this is another builder)"
+	}
+	return s
+}
+
+// Hint says how to change it, with lines to paste.
+func (e *TrustError) Hint() string {
+	return fmt.Sprintf(`Any one of these three is enough.
+1. Trust the builder's key. In /etc/nix/nix.conf:
+       extra-trusted-public-keys = %[2]s
+   then: sudo systemctl restart nix-daemon
+   NixOS: nix.settings.extra-trusted-public-keys = [ "%[2]s" ];
+2. Trust the user with everything that Nix can do as root. In /etc/nix/nix.conf:
+       extra-trusted-users = %[1]s
+   then: sudo systemctl restart nix-daemon
+   NixOS: nix.settings.extra-trusted-users = [ "%[1]s" ];
+3. Let root run the import helper with this key, for users that Nix does not trust:
+       sudo drv-thru import-helper serve --socket /run/drv-thru/import.sock --trusted-public-key-file FILE
+   with this line in FILE:
+       %[2]s`, e.User, e.Key)
+}

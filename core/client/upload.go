@@ -1,0 +1,216 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/drv-thru/drv-thru/core/nix/nar"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// sendBuf is how much is handed to the transport at a time: smaller pieces
+// cost a wake-up of the relay each.
+const sendBuf = 256 << 10
+
+// batch is what one request carries: either small paths, compressed together,
+// or large ones as they are.
+type batch struct {
+	indexes []int
+	packed  bool
+}
+
+// batches splits the wanted paths, keeping their order.
+func (in *Inputs) batches(wanted []int) []batch {
+	var out []batch
+	for _, i := range wanted {
+		packed := in.Wire[i].NarSize < smallNar
+		if n := len(out); n == 0 || out[n-1].packed != packed {
+			out = append(out, batch{packed: packed})
+		}
+		b := &out[len(out)-1]
+		b.indexes = append(b.indexes, i)
+	}
+	return out
+}
+
+// size returns the bytes of the paths' archives.
+func (in *Inputs) size(wanted []int) (sum int64) {
+	for _, i := range wanted {
+		sum += int64(in.Wire[i].NarSize)
+	}
+	return sum
+}
+
+// sendBatch sends one batch. sent is told of NAR bytes that were handed to the
+// transport.
+func (s *Session) sendBatch(ctx context.Context, id wire.BuildID, in *Inputs, b batch, sent func(int64)) (wire.Build, error) {
+	src := &frames{ctx: ctx, files: s.Files, in: in, todo: b.indexes, sent: sent}
+	var body io.ReadCloser = src
+	length := in.size(b.indexes) + int64(len(b.indexes))*wire.InputFrameHeader
+	if b.packed {
+		body, length = packFrames(src), -1
+	}
+	build, err := s.API.Inputs(ctx, id, body, length, b.packed, len(in.Paths))
+	_ = body.Close()
+	// What failed on this side hides behind the transport's error.
+	if lerr := src.failed(); lerr != nil {
+		return wire.Build{}, lerr
+	}
+	return build, err
+}
+
+// packFrames compresses src. Closing the result ends the compressor.
+func packFrames(src *frames) io.ReadCloser {
+	pr, pw := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buf := bufio.NewWriterSize(pw, sendBuf)
+		err := compressTo(buf, func(w io.Writer) error {
+			_, err := io.CopyBuffer(w, src, make([]byte, sendBuf))
+			return err
+		})
+		if err == nil {
+			err = buf.Flush()
+		}
+		pw.CloseWithError(err) // nil reads as the end
+	}()
+	return &packedFrames{pr, src, done}
+}
+
+type packedFrames struct {
+	*io.PipeReader
+	src  *frames
+	done chan struct{}
+}
+
+func (p *packedFrames) Close() error {
+	err := p.PipeReader.Close()
+	<-p.done
+	return errors.Join(err, p.src.Close())
+}
+
+// frames is the sequence of input frames of some paths, read on demand.
+type frames struct {
+	ctx   context.Context
+	files Files
+	in    *Inputs
+	sent  func(int64)
+
+	mu     sync.Mutex // the transport may close while it reads
+	todo   []int
+	head   []byte // of the frame's header and of small archives, still to be read
+	nar    Nar    // nil between frames
+	off    int64
+	err    error // local failure
+	closed bool
+}
+
+func (f *frames) failed() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// Read implements [io.Reader].
+func (f *frames) Read(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return 0, io.ErrClosedPipe
+	case f.err != nil:
+		return 0, f.err
+	}
+	for {
+		if len(f.head) > 0 {
+			n := copy(p, f.head)
+			f.head = f.head[n:]
+			return n, nil
+		}
+		if f.nar != nil {
+			n, err := f.nar.ReadAt(p[:min(int64(len(p)), f.nar.Size()-f.off)], f.off)
+			f.off += int64(n)
+			if f.off == f.nar.Size() {
+				err = f.nar.Close()
+				f.nar = nil
+			}
+			f.sent(int64(n))
+			if err != nil {
+				f.err = fmt.Errorf("read what is to be sent: %w", err)
+				return n, f.err
+			}
+			return n, nil
+		}
+		if len(f.todo) == 0 {
+			return 0, io.EOF
+		}
+		if err := f.open(f.todo[0]); err != nil {
+			f.err = err
+			return 0, err
+		}
+		f.todo = f.todo[1:]
+	}
+}
+
+// open makes path i the current frame.
+func (f *frames) open(i int) error {
+	if err := f.ctx.Err(); err != nil {
+		return err
+	}
+	path, size := f.in.Paths[i], f.in.Wire[i].NarSize
+	head := make([]byte, wire.InputFrameHeader)
+	binary.BigEndian.PutUint32(head, uint32(i))
+	binary.BigEndian.PutUint64(head[4:], size)
+	var has uint64
+	if path.IsDrv() {
+		text, err := f.files.ReadDrv(path)
+		if err != nil {
+			return fmt.Errorf("read derivation: %w", err)
+		}
+		w := appendWriter{head}
+		_ = nar.WriteFile(&w, text, false) // memory takes everything
+		head, has = w.b, uint64(len(w.b)-wire.InputFrameHeader)
+		f.sent(int64(has))
+	} else {
+		n, err := f.files.OpenNar(f.ctx, path)
+		if err != nil {
+			return fmt.Errorf("read what is to be sent: %w", err)
+		}
+		f.nar, f.off, has = n, 0, uint64(n.Size())
+	}
+	if has != size {
+		if f.nar != nil {
+			_ = f.nar.Close()
+			f.nar = nil
+		}
+		return fmt.Errorf("%s is damaged: its archive has %d bytes, the local Nix knows %d", path, has, size)
+	}
+	f.head = head
+	return nil
+}
+
+// Close implements [io.Closer].
+func (f *frames) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	if f.nar == nil {
+		return nil
+	}
+	err := f.nar.Close()
+	f.nar = nil
+	return err
+}
+
+type appendWriter struct{ b []byte }
+
+func (w *appendWriter) Write(p []byte) (int, error) {
+	w.b = append(w.b, p...)
+	return len(p), nil
+}
