@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// envPrefix stands before the environment variables of flags: DRV_THRU_TICKET
+// is --ticket.
+const envPrefix = "DRV_THRU"
+
+// buildFlags are the flags of build, which are those of `nix build` and ours.
+type buildFlags struct {
+	ticket, builder, server, keyFile string
+	relays                           words
+
+	file, expr         string
+	args, argstrs      pairs
+	overrides          pairs
+	impure, refresh    bool
+	system             string
+	outLink            string
+	noLink             bool
+	printPaths, json   bool
+	dryRun             bool
+	keepGoing, rebuild bool
+	logs, plain        bool
+
+	importMode   string
+	noSubstitute bool
+}
+
+func (f *buildFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` to build with; - reads it from standard input")
+	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
+	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
+	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
+	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+	fs.StringVar(&f.file, "f", "", "evaluate `FILE`; installables are attribute paths in it")
+	fs.StringVar(&f.file, "file", "", "same as -f `FILE`")
+	fs.StringVar(&f.expr, "expr", "", "evaluate the Nix `EXPRESSION`; installables are attribute paths in it")
+	fs.Var(&f.args, "arg", "`NAME EXPR`: pass the value of EXPR as the argument NAME (repeatable)")
+	fs.Var(&f.argstrs, "argstr", "`NAME STRING`: pass STRING as the argument NAME (repeatable)")
+	fs.BoolVar(&f.impure, "impure", false, "allow the evaluation to read mutable paths and the environment")
+	fs.BoolVar(&f.refresh, "refresh", false, "take nothing that was downloaded before for fresh")
+	fs.Var(&f.overrides, "override-input", "`INPUT FLAKE`: use FLAKE for the flake input INPUT (repeatable)")
+	fs.StringVar(&f.system, "system", "", "evaluate for this `SYSTEM`")
+	fs.StringVar(&f.outLink, "o", "result", "`NAME` of the link to the result")
+	fs.StringVar(&f.outLink, "out-link", "result", "same as -o `NAME`")
+	fs.BoolVar(&f.noLink, "no-link", false, "make no link to the result")
+	fs.BoolVar(&f.printPaths, "print-out-paths", false, "print the paths of the outputs")
+	fs.BoolVar(&f.json, "json", false, "print what was built as JSON")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be sent, built and fetched")
+	fs.BoolVar(&f.keepGoing, "keep-going", false, "build what can still be built after a failure")
+	fs.BoolVar(&f.keepGoing, "k", false, "same as --keep-going")
+	fs.BoolVar(&f.rebuild, "rebuild", false, "build again what is built already, and compare")
+	fs.BoolVar(&f.logs, "L", false, "show the logs of all builds")
+	fs.BoolVar(&f.logs, "print-build-logs", false, "same as -L")
+	fs.BoolVar(&f.plain, "no-nom", false, "plain lines, also on a terminal")
+	fs.StringVar(&f.importMode, "import", "auto", "how outputs are imported: from a mount (fuse), over HTTP on this machine (http), or auto")
+	fs.BoolVar(&f.noSubstitute, "no-substitute", false, "fetch everything from the builder, nothing from this machine's own substituters")
+}
+
+const buildHelp = `Builds INSTALLABLEs on another machine, like nix build does here: the evaluation
+runs on this machine, what the builder lacks is sent, and the outputs come back
+into this machine's Nix store, which checks their signatures.
+
+INSTALLABLEs are what nix build takes: flake references with a fragment, store
+paths, .drv files, each with ^OUTPUTS if need be; with -f or --expr, attribute
+paths. Flags may stand before and after them.
+
+A ticket on the command line can be seen by every user of this machine while the
+command runs. Put it into DRV_THRU_TICKET or pipe it to --ticket - instead.`
+
+func newBuildCommand(a *app) *ffcli.Command {
+	var f buildFlags
+	fs := a.flags("drv-thru build")
+	f.register(fs)
+	return &ffcli.Command{
+		Name:       "build",
+		ShortUsage: "drv-thru build [--ticket TICKET | --builder NAME | --server ID] [flags] INSTALLABLE…",
+		ShortHelp:  "build derivations on another machine",
+		LongHelp:   buildHelp,
+		FlagSet:    fs,
+		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Exec: func(ctx context.Context, args []string) error {
+			installables, err := f.permute(fs, args)
+			if err != nil {
+				return err
+			}
+			if err := f.check(fs, installables); err != nil {
+				return err
+			}
+			return a.build(ctx, &f, installables)
+		},
+	}
+}
+
+// permute reads the flags between and after the installables, as nix does; the
+// flag package stops at the first argument that is none. The second word of a
+// flag that takes two is such an argument too.
+func (f *buildFlags) permute(fs *flag.FlagSet, args []string) ([]string, error) {
+	var out []string
+	for len(args) > 0 {
+		if !slices.ContainsFunc([]*pairs{&f.args, &f.argstrs, &f.overrides}, func(p *pairs) bool { return p.complete(args[0]) }) {
+			out = append(out, args[0])
+		}
+		args = args[1:]
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, usagef("%s", err)
+		}
+		read := len(args) - fs.NArg()
+		literal := read > 0 && args[read-1] == "--"
+		if args = fs.Args(); literal {
+			return append(out, args...), nil
+		}
+	}
+	return out, nil
+}
+
+func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
+	for name, p := range map[string]*pairs{"arg": &f.args, "argstr": &f.argstrs, "override-input": &f.overrides} {
+		if p.pending {
+			return usagef("--%s takes two words", name)
+		}
+	}
+	ways := 0
+	for _, w := range []string{f.ticket, f.builder, f.server} {
+		if w != "" {
+			ways++
+		}
+	}
+	switch {
+	case ways > 1:
+		return usagef("--ticket, --builder and --server exclude each other")
+	case f.server == "" && len(f.relays) > 0 && f.ticket == "":
+		return usagef("--relay-url goes with --server")
+	case f.file != "" && f.expr != "":
+		return usagef("-f and --expr exclude each other")
+	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
+		return usagef("--import is auto, fuse or http, not %q", f.importMode)
+	case f.outLink == "":
+		return usagef("--out-link needs a name; --no-link makes no link")
+	case f.json && f.printPaths:
+		return usagef("--json and --print-out-paths exclude each other")
+	}
+	return nil
+}
+
+// mode is how the builder is to build.
+func (f *buildFlags) mode() wire.Mode {
+	if f.rebuild {
+		return wire.ModeCheck
+	}
+	return wire.ModeNormal
+}
+
+// words is a flag that may be repeated.
+type words []string
+
+func (w *words) String() string         { return strings.Join(*w, " ") }
+func (w *words) Set(value string) error { *w = append(*w, value); return nil }
+
+// pairs is a flag that takes two words and may be repeated. The flag package
+// gives it the first; permute completes it with the second, which therefore
+// cannot begin with a dash. NAME=VALUE in one word works too where NAME cannot
+// have a "=", which is so for all of ours.
+type pairs struct {
+	list    [][2]string
+	pending bool
+}
+
+func (p *pairs) String() string { return "" }
+
+func (p *pairs) Set(value string) error {
+	if p.pending {
+		return fmt.Errorf("the flag takes two words")
+	}
+	name, rest, both := strings.Cut(value, "=")
+	p.list = append(p.list, [2]string{name, rest})
+	p.pending = !both
+	return nil
+}
+
+// complete takes word as the second one, if that is what p waits for.
+func (p *pairs) complete(word string) bool {
+	if !p.pending {
+		return false
+	}
+	p.list[len(p.list)-1][1], p.pending = word, false
+	return true
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+	"github.com/drv-thru/drv-thru/fusecache"
+)
+
+const (
+	// copyBatch bounds the paths of one nix copy: its command line has to fit.
+	copyBatch = 2000
+	// copyGrace is how long nix copy may take to end when it is told to.
+	copyGrace = 2 * time.Second
+	// maxStderr is how much of what it prints is kept for its error.
+	maxStderr = 16 << 10
+)
+
+// importer lets the local Nix copy from a View.
+type importer struct {
+	app  *app
+	mode string // auto, fuse or http
+	// trustKey is given to Nix as a trusted key: only for a user whom the
+	// daemon trusts, from others it ignores it.
+	trustKey string
+	note     func(string)
+	// exposed is told of the mount, so that it can be taken away in a hurry.
+	exposed func(*fusecache.Mounted)
+}
+
+// run imports paths and everything that they refer to.
+func (i *importer) run(ctx context.Context, view *cache.View, tops []nix.Path) error {
+	url, done, err := i.expose(view)
+	if err != nil {
+		return err
+	}
+	err = i.copy(ctx, url, tops)
+	if cerr := view.Err(); err != nil && cerr != nil {
+		// Nix has seen no more than a failed read.
+		err = fmt.Errorf("import the outputs: %w", cerr)
+	}
+	return errors.Join(err, done())
+}
+
+// expose shows the view to Nix and returns the URL to copy from.
+func (i *importer) expose(view *cache.View) (string, func() error, error) {
+	if i.mode != "http" {
+		url, done, err := i.mount(view)
+		if err == nil || i.mode == "fuse" {
+			return url, done, err
+		}
+		i.note("importing over HTTP on this machine, because: " + err.Error())
+	}
+	srv, err := fusecache.ServeHTTP(view)
+	if err != nil {
+		return "", nil, fmt.Errorf("serve the outputs to the local Nix: %w", err)
+	}
+	return srv.URL(), srv.Close, nil
+}
+
+func (i *importer) mount(view *cache.View) (string, func() error, error) {
+	if err := fusecache.Available(); err != nil {
+		return "", nil, err
+	}
+	base, err := i.app.runtimeDir()
+	if err != nil {
+		return "", nil, err
+	}
+	dir, err := newMountDir(base)
+	if err != nil {
+		return "", nil, err
+	}
+	m, err := fusecache.Mount(view, dir.path, fusecache.Options{})
+	if err != nil {
+		return "", nil, errors.Join(err, dir.remove())
+	}
+	i.exposed(m)
+	return m.URL(), func() error {
+		if err := m.Unmount(); err != nil {
+			return fmt.Errorf("unmount %s: %w", dir.path, err)
+		}
+		i.exposed(nil)
+		return dir.remove()
+	}, nil
+}
+
+// copy runs nix copy as the user, with signatures required: that is Nix's
+// default and nothing here says otherwise.
+func (i *importer) copy(ctx context.Context, url string, tops []nix.Path) error {
+	for batch := range slices.Chunk(tops, copyBatch) {
+		args := []string{"--extra-experimental-features", "nix-command", "copy", "--from", url}
+		if i.trustKey != "" {
+			args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
+		}
+		// The URL of a loopback server is new each time: what Nix would
+		// remember of it is of no use to anyone.
+		args = append(args, "--option", "narinfo-cache-positive-ttl", "0", "--option", "narinfo-cache-negative-ttl", "0", "--")
+		for _, p := range batch {
+			args = append(args, string(p))
+		}
+		if err := i.nix(ctx, args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i *importer) nix(ctx context.Context, args []string) error {
+	cmd := exec.CommandContext(ctx, "nix", args...)
+	cmd.Env = i.app.nixEnv()
+	said := &lastBytes{max: maxStderr}
+	cmd.Stdout, cmd.Stderr = said, said
+	// Ctrl-C in a terminal reaches everyone in it; this process decides.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = copyGrace
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return &copyError{err, strings.TrimSpace(daemon.StripANSI(said.String()))}
+}
+
+// copyError is a nix copy that failed.
+type copyError struct {
+	err  error
+	said string
+}
+
+func (e *copyError) Unwrap() error { return e.err }
+
+func (e *copyError) Error() string {
+	if e.said == "" {
+		return fmt.Sprintf("the local Nix did not import the outputs: nix copy: %v", e.err)
+	}
+	return "the local Nix did not import the outputs. It says:\n" + e.said
+}
+
+// nixEnv is what the local nix commands need to find their configuration and
+// their daemon. Nothing else is handed on, tickets least of all.
+func (a *app) nixEnv() []string {
+	var out []string
+	for _, kv := range a.environ {
+		name, _, _ := strings.Cut(kv, "=")
+		switch {
+		case strings.HasPrefix(name, "NIX_"), strings.HasPrefix(name, "XDG_"), strings.HasPrefix(name, "LC_"),
+			slices.Contains([]string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "SSL_CERT_FILE"}, name):
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct {
+	mu  sync.Mutex
+	b   []byte
+	max int
+}
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = append(l.b, p[max(0, len(p)-l.max):]...)
+	if over := len(l.b) - l.max; over > 0 {
+		l.b = append(l.b[:0], l.b[over:]...)
+	}
+	return len(p), nil
+}
+
+func (l *lastBytes) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b)
+}
+
+// emergency takes the mount away without waiting for anyone, for a user who
+// wants out now. What is left is cleared at the next start.
+type emergency struct {
+	mu sync.Mutex
+	m  *fusecache.Mounted
+}
+
+func (e *emergency) set(m *fusecache.Mounted) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.m = m
+}
+
+func (e *emergency) unmount(within time.Duration) {
+	e.mu.Lock()
+	m := e.m
+	e.mu.Unlock()
+	if m == nil {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = m.Unmount()
+		_ = os.Remove(m.Dir())
+	}()
+	select {
+	case <-done:
+	case <-time.After(within):
+	}
+}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+)
+
+// links makes the result links of everything that was built, named as nix build
+// names them, and registers them as roots.
+func (s *localStore) links(ctx context.Context, name string, results []result) error {
+	for i, r := range results {
+		for _, output := range r.outputs {
+			link := name
+			if i > 0 {
+				link += "-" + strconv.Itoa(i)
+			}
+			if output.name != "out" && output.name != "" {
+				link += "-" + output.name
+			}
+			if err := s.link(ctx, link, output.path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *localStore) link(ctx context.Context, link string, target nix.Path) error {
+	link, err := filepath.Abs(link)
+	if err != nil {
+		return err
+	}
+	if err := replaceLink(link, target); err != nil {
+		return fmt.Errorf("make the result link: %w", err)
+	}
+	if err := s.conn.AddIndirectRoot(ctx, link); err != nil {
+		return fmt.Errorf("register the result link %s: %w", link, err)
+	}
+	return nil
+}
+
+// replaceLink makes a link, in the place of an older one into the store but of
+// nothing else.
+func replaceLink(link string, target nix.Path) error {
+	old, err := os.Readlink(link)
+	switch {
+	case err == nil && old == string(target):
+		return nil
+	case err == nil && !strings.HasPrefix(old, nix.StoreDir+"/"):
+		return fmt.Errorf("%s exists and links to %s, which is not in the store", link, old)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s exists and is not a link", link)
+	}
+	// Renaming over the old one leaves no moment without a root.
+	for n := range 100 {
+		tmp := link + ".tmp-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(n)
+		switch err := os.Symlink(string(target), tmp); {
+		case errors.Is(err, fs.ErrExist):
+			continue
+		case err != nil:
+			return err
+		}
+		if err := os.Rename(tmp, link); err != nil {
+			_ = os.Remove(tmp)
+			return err
+		}
+		return nil
+	}
+	return fmt.Errorf("no free name beside %s", link)
+}

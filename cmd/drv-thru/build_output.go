@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// summary is what a build was, for the lines at its end.
+type summary struct {
+	inputs   int // paths of the closure
+	result   *wire.Result
+	path     string
+	began    time.Time // of the import
+	received uint64
+	unpacked int64
+	paths    int
+	fromHere int // paths that the local substituters had
+}
+
+// bring brings the outputs into the local store.
+func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID, signingKey string, trusted bool, targets []result, sum *summary) error {
+	closure, err := s.Closure(ctx, id)
+	if err != nil {
+		return fmt.Errorf("ask for the outputs: %w", err)
+	}
+	var realisations []string
+	for _, o := range sum.result.Outputs {
+		if o.Realisation != "" {
+			realisations = append(realisations, o.Realisation)
+		}
+	}
+	var total int64
+	progress := newImportProgress(r.view)
+	view, err := cache.NewView(closure.NarInfos, cache.ViewConfig{
+		Fetcher:      &cache.HTTPFetcher{Transport: s.API.Bulk, Header: s.API.Header(), Base: strings.TrimSuffix(s.API.Base, "/")},
+		SigningKey:   signingKey,
+		Realisations: realisations,
+		Progress:     progress.piece,
+	})
+	if err != nil {
+		return fmt.Errorf("the builder's answer about its outputs: %w", err)
+	}
+	defer view.Close()
+	infos := view.Infos()
+	if err := client.CheckClosure(infos, outputPaths(targets)); err != nil {
+		return err
+	}
+	if err := r.store.reopen(ctx); err != nil {
+		return err
+	}
+	all := make([]nix.Path, len(infos))
+	for i, info := range infos {
+		all[i] = info.Path
+	}
+	// From here on the daemon keeps what is there and what comes.
+	if err := r.store.conn.AddTempRoots(ctx, all); err != nil {
+		return fmt.Errorf("keep the outputs from garbage collection: %w", err)
+	}
+	missing, err := client.FindMissing(ctx, r.store, infos, !r.flags.noSubstitute, r.view.Note)
+	if err != nil {
+		return err
+	}
+	total, sum.paths, sum.fromHere = missing.Bytes, len(missing.Fetch), missing.Substituted
+	if len(missing.Fetch) > 0 {
+		r.view.Phase("importing")
+		progress.begin(len(missing.Fetch), total)
+		fetch := make([]nix.Path, len(missing.Fetch))
+		for i, info := range missing.Fetch {
+			fetch[i] = info.Path
+		}
+		i := &importer{app: r.app, mode: r.flags.importMode, note: r.view.Note, exposed: r.out.set}
+		if trusted {
+			i.trustKey = signingKey
+		}
+		view.RunAhead(fetch)
+		if err := i.run(ctx, view, missing.Tops); err != nil {
+			return err
+		}
+		progress.end()
+	}
+	sum.received, sum.unpacked = view.Stats().Fetched, total
+	valid, err := r.store.ValidPaths(ctx, outputPaths(targets))
+	if err != nil {
+		return err
+	}
+	if len(valid) != len(outputPaths(targets)) {
+		return fmt.Errorf("the local Nix said that it imported the outputs, but not all of them are valid")
+	}
+	return nil
+}
+
+// outputPaths returns the paths of all outputs, each once.
+func outputPaths(targets []result) []nix.Path {
+	var out []nix.Path
+	for _, t := range targets {
+		for _, o := range t.outputs {
+			out = append(out, o.path)
+		}
+	}
+	return nix.SortedPaths(out)
+}
+
+// finish makes the links, prints what was asked for and the summary.
+func (r *buildRun) finish(ctx context.Context, targets []result, sum *summary) error {
+	if !r.flags.noLink && !r.flags.dryRun {
+		if err := r.store.links(ctx, r.flags.outLink, targets); err != nil {
+			return err
+		}
+	}
+	r.view.Close()
+	if sum != nil {
+		r.summarise(targets, sum)
+	}
+	r.printer.Flush()
+	switch {
+	case r.flags.json:
+		return r.printJSON(targets)
+	case r.flags.printPaths || sum == nil && r.flags.noLink:
+		return r.printPathsOf(targets)
+	case sum == nil:
+		r.printer.Line("everything is here already; nobody was asked")
+		return r.printPathsOf(targets)
+	}
+	return nil
+}
+
+func (r *buildRun) printPathsOf(targets []result) error {
+	for _, t := range targets {
+		for _, o := range t.outputs {
+			if _, err := fmt.Fprintln(r.app.stdout, o.path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// printJSON prints what nix build --json prints.
+func (r *buildRun) printJSON(targets []result) error {
+	type entry struct {
+		Drv     nix.Path            `json:"drvPath,omitempty"`
+		Outputs map[string]nix.Path `json:"outputs,omitempty"`
+		Path    nix.Path            `json:"path,omitempty"`
+	}
+	out := make([]entry, 0, len(targets))
+	for _, t := range targets {
+		if t.drv == "" {
+			out = append(out, entry{Path: t.outputs[0].path})
+			continue
+		}
+		e := entry{Drv: t.drv, Outputs: make(map[string]nix.Path)}
+		for _, o := range t.outputs {
+			e.Outputs[o.name] = o.path
+		}
+		out = append(out, e)
+	}
+	return json.NewEncoder(r.app.stdout).Encode(out)
+}
+
+func (r *buildRun) summarise(targets []result, sum *summary) {
+	row := func(name, format string, args ...any) {
+		r.printer.Line(fmt.Sprintf("%-12s ", name) + fmt.Sprintf(format, args...))
+	}
+	for _, t := range targets {
+		row("installable", "%s", t.installable)
+		row("derivation", "%s", t.drv)
+		for _, o := range t.outputs {
+			row("output", "%s  %s", o.name, o.path)
+		}
+	}
+	res := sum.result
+	row("inputs sent", "%s of %s", term.Bytes(int64(res.UploadBytes)), term.Count(sum.inputs, "path"))
+	row("queued", "%s", term.Span(seconds(res.QueueTime)))
+	row("built in", "%s", term.Span(seconds(res.BuildTime)))
+	came := fmt.Sprintf("%s for %s, %s unpacked", term.Bytes(int64(sum.received)), term.Count(sum.paths, "path"), term.Bytes(sum.unpacked))
+	if sum.fromHere > 0 {
+		came += fmt.Sprintf("; %s from this machine's own substituters", term.Count(sum.fromHere, "path"))
+	}
+	row("received", "%s, in %s", came, term.Span(time.Since(sum.began)))
+	row("path", "%s", sum.path)
+}
+
+func seconds(s float64) time.Duration {
+	// A builder may answer anything.
+	const most = 100 * 365 * 24 * 3600
+	return time.Duration(min(max(s, 0), most) * float64(time.Second))
+}
+
+// printPlan prints what a build would move.
+func (r *buildRun) printPlan(plan *wire.Plan, in *client.Inputs) error {
+	r.view.Close()
+	r.printer.Flush()
+	if r.flags.json {
+		return json.NewEncoder(r.app.stdout).Encode(plan)
+	}
+	w := r.app.stdout
+	fmt.Fprintf(w, "would send   %s, %s of %s\n", term.Count(len(plan.Wanted), "path"), term.Bytes(int64(min(plan.UploadBytes, in.Bytes))), term.Bytes(int64(in.Bytes)))
+	switch {
+	case plan.Built:
+		fmt.Fprintln(w, "would build  nothing: it is built there already")
+	case len(plan.Wanted) > 0:
+		fmt.Fprintln(w, "would build  unknown until the builder has the inputs")
+	default:
+		fmt.Fprintf(w, "would build  %s\n", term.Count(len(plan.WillBuild), "derivation"))
+		for _, d := range plan.WillBuild {
+			fmt.Fprintln(w, "  "+term.Safe(d))
+		}
+		fmt.Fprintf(w, "would fetch  %s there, %s (%s unpacked)\n", term.Count(len(plan.WillSubstitute), "path"), term.Bytes(int64(plan.DownloadBytes)), term.Bytes(int64(plan.UnpackBytes)))
+	}
+	return nil
+}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"sync"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix"
+)
+
+// importProgress adds up what arrives of all NARs.
+type importProgress struct {
+	to client.Observer
+
+	mu   sync.Mutex
+	nars map[nix.Path]uint64 // bytes so far
+	now  client.Transfer
+}
+
+func newImportProgress(to client.Observer) *importProgress {
+	return &importProgress{to: to, nars: make(map[nix.Path]uint64)}
+}
+
+// begin says what is expected.
+func (i *importProgress) begin(paths int, bytes int64) {
+	i.mu.Lock()
+	i.now.Paths, i.now.Total = paths, bytes
+	now := i.now
+	i.mu.Unlock()
+	i.to.Transfer(now)
+}
+
+// piece takes note of a piece that arrived.
+func (i *importProgress) piece(p cache.Progress) {
+	i.mu.Lock()
+	if done := min(p.Fetched, p.Size); done > i.nars[p.Path] {
+		i.now.Done = min(i.now.Done+int64(done-i.nars[p.Path]), i.now.Total)
+		i.nars[p.Path] = done
+	}
+	now := i.now
+	i.mu.Unlock()
+	i.to.Transfer(now)
+}
+
+// end says that all is there.
+func (i *importProgress) end() {
+	i.mu.Lock()
+	i.now.Done = i.now.Total
+	now := i.now
+	i.mu.Unlock()
+	i.to.Transfer(now)
+}

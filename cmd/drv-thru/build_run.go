@@ -1,0 +1,392 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// agent names this program to builders and relays.
+const agent = "drv-thru"
+
+// hurry is how long a second Ctrl-C waits for the mount to go.
+const hurry = 500 * time.Millisecond
+
+// errInterrupted ends a build by Ctrl-C or SIGTERM.
+var errInterrupted = errors.New("interrupted")
+
+// exitInterrupted is the shell's convention: 128 and SIGINT's number.
+const exitInterrupted = 130
+
+// target is an installable and what it evaluates to.
+type target struct {
+	installable string
+	drv         nix.Path // empty: the installable is a store path
+	outputs     []output
+}
+
+// output is one wanted output; its path is empty when only the build tells it.
+// A store path that is no derivation's is an output without a name.
+type output struct {
+	name string
+	path nix.Path
+}
+
+// result is a target whose outputs are all known.
+type result = target
+
+// buildRun is one run of the build command.
+type buildRun struct {
+	app     *app
+	flags   *buildFlags
+	printer *term.Printer
+	view    *term.Progress
+	route   *route
+	out     emergency
+	store   *localStore
+	targets []target
+}
+
+// build is the command: flags are read, installables at least one.
+func (a *app) build(ctx context.Context, f *buildFlags, installables []string) error {
+	p := term.New(a.stderr, a.env)
+	if f.plain {
+		p.Terminal = false
+	}
+	defer p.Close()
+	r := &buildRun{app: a, flags: f, printer: p}
+	var err error
+	// A damaged ticket is told before anything else is done.
+	if r.route, err = a.route(f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), p.Line); err != nil {
+		return err
+	}
+	ctx, stop := r.interruptible(ctx)
+	defer stop()
+	r.view = term.NewProgress(p, f.logs)
+	defer r.view.Close()
+	err = r.run(ctx, installables)
+	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
+		return &interruptedError{err}
+	}
+	return err
+}
+
+// interruptedError is a build that the user ended.
+type interruptedError struct{ err error }
+
+func (e *interruptedError) Error() string { return "interrupted; the build is cancelled" }
+func (e *interruptedError) Unwrap() error { return e.err }
+func (e *interruptedError) Exit() int     { return exitInterrupted }
+
+// interruptible returns a context that the first signal cancels. The second
+// ends the process, with no more ado than taking the mount away.
+func (r *buildRun) interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			select {
+			case <-done:
+				return
+			case <-signals:
+			}
+			if first {
+				cancel(errInterrupted)
+				go r.printer.Line("cancelling; once more to leave at once")
+				continue
+			}
+			r.out.unmount(hurry)
+			os.Exit(exitInterrupted)
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel(nil)
+	}
+}
+
+func (r *buildRun) run(ctx context.Context, installables []string) error {
+	var err error
+	if r.store, err = r.app.dialStore(ctx); err != nil {
+		return err
+	}
+	defer func() { r.store.Close() }()
+	r.view.Phase("evaluating")
+	if r.targets, err = r.app.evaluate(ctx, r.flags, installables); err != nil {
+		return err
+	}
+	// Nobody else keeps them from garbage collection: the evaluator is gone.
+	if err := r.store.conn.AddTempRoots(ctx, r.roots()); err != nil {
+		return fmt.Errorf("keep the derivations from garbage collection: %w", err)
+	}
+	if !r.flags.rebuild {
+		valid, err := r.valid(ctx)
+		if err != nil {
+			return err
+		}
+		if valid {
+			return r.finish(ctx, r.targets, nil)
+		}
+	}
+	if r.route == nil {
+		return &usageError{
+			text: "this has to be built elsewhere, and the command line does not say by whom",
+			hint: "give --ticket TICKET, or --server ID with --relay-url URL",
+		}
+	}
+	return r.elsewhere(ctx)
+}
+
+// roots returns what the targets come from: derivations and store paths.
+func (r *buildRun) roots() []nix.Path {
+	var out []nix.Path
+	for _, t := range r.targets {
+		if t.drv != "" {
+			out = append(out, t.drv)
+		}
+		for _, o := range t.outputs {
+			if o.path != "" {
+				out = append(out, o.path)
+			}
+		}
+	}
+	return nix.SortedPaths(out)
+}
+
+// valid reports whether every wanted output is here already.
+func (r *buildRun) valid(ctx context.Context) (bool, error) {
+	want := make(map[nix.Path]bool)
+	for _, t := range r.targets {
+		for _, o := range t.outputs {
+			if o.path == "" {
+				return false, nil
+			}
+			want[o.path] = true
+		}
+	}
+	paths := make([]nix.Path, 0, len(want))
+	for p := range want {
+		paths = append(paths, p)
+	}
+	has, err := r.store.ValidPaths(ctx, paths)
+	return len(has) == len(want), err
+}
+
+// elsewhere builds on the builder.
+func (r *buildRun) elsewhere(ctx context.Context) error {
+	roots, err := r.wireRoots()
+	if err != nil {
+		return err
+	}
+	r.view.Phase("connecting to builder " + r.route.builder.Short())
+	session, err := link.Dial(ctx, link.Config{
+		Identity: r.route.identity,
+		Peer:     r.route.builder,
+		Relays:   r.route.relays,
+		Network:  link.Network{Proxy: http.ProxyFromEnvironment, Agent: agent},
+	})
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	session.Warm()
+	r.view.SetPath(func() string { return string(session.Path().Kind) })
+	api := &client.API{
+		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL,
+		Ticket: r.route.ticket, Agent: agent,
+	}
+
+	var info wire.Info
+	var trust client.LocalTrust
+	var inputs *client.Inputs
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		info, err = api.Info(gctx)
+		return err
+	})
+	g.Go(func() (err error) {
+		// One after the other: they share the connection to the daemon.
+		if trust, err = r.app.localTrust(gctx, r.store); err != nil {
+			return fmt.Errorf("find out whom the local Nix trusts: %w", err)
+		}
+		drvs := make([]nix.Path, len(roots))
+		for i, root := range roots {
+			drvs[i] = nix.Path(root.Drv)
+		}
+		inputs, err = client.Collect(gctx, client.StoreFiles{}, r.store, drvs)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := client.CheckTrust(info.SigningKey, trust); err != nil {
+		return err
+	}
+	if err := r.checkSystems(&info); err != nil {
+		return err
+	}
+	if r.flags.dryRun {
+		plan, err := api.Plan(ctx, &wire.PlanRequest{Roots: roots, Closure: inputs.Wire})
+		if err != nil {
+			return err
+		}
+		return r.printPlan(&plan, inputs)
+	}
+
+	id, err := wire.NewBuildID(rand.Reader)
+	if err != nil {
+		return err
+	}
+	s := &client.Session{
+		API: api, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry,
+	}
+	r.view.Phase("asking the builder to build")
+	built, err := s.Build(ctx, &client.Request{
+		ID: id, Roots: roots, Inputs: inputs, Mode: r.flags.mode(), KeepGoing: r.flags.keepGoing,
+	})
+	if err != nil {
+		return err
+	}
+	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: session.Path().String()}
+	if built.Error != nil && (!r.flags.keepGoing || len(built.Outputs) == 0) {
+		return r.buildFailed(built)
+	}
+	targets, err := r.resolve(roots, built)
+	if err != nil {
+		return err
+	}
+	if err := r.bring(ctx, s, id, info.SigningKey, trust.UserTrusted, targets, sum); err != nil {
+		return err
+	}
+	if err := r.finish(ctx, targets, sum); err != nil {
+		return err
+	}
+	if built.Error != nil {
+		return r.buildFailed(built)
+	}
+	return nil
+}
+
+// wireRoots makes the request's roots of the targets, each derivation once.
+func (r *buildRun) wireRoots() ([]wire.Root, error) {
+	var roots []wire.Root
+	index := make(map[nix.Path]int)
+	for _, t := range r.targets {
+		if t.drv == "" {
+			return nil, fmt.Errorf("%s is a store path that is not valid here, and what builds it is not known", t.installable)
+		}
+		i, ok := index[t.drv]
+		if !ok {
+			i = len(roots)
+			index[t.drv] = i
+			label := t.installable
+			if len(label) > wire.MaxLabel {
+				label = strings.ToValidUTF8(label[:wire.MaxLabel], "")
+			}
+			roots = append(roots, wire.Root{Drv: string(t.drv), Label: label})
+		}
+		for _, o := range t.outputs {
+			if !slices.Contains(roots[i].Outputs, o.name) {
+				roots[i].Outputs = append(roots[i].Outputs, o.name)
+			}
+		}
+	}
+	if len(roots) > wire.MaxRoots {
+		return nil, fmt.Errorf("%d derivations at once; a builder takes %d", len(roots), wire.MaxRoots)
+	}
+	return roots, nil
+}
+
+// resolve fills in the paths that the build told. With --keep-going, targets
+// that failed are left out.
+func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, error) {
+	known := make(map[nix.Path]map[string]nix.Path)
+	for _, t := range r.targets {
+		if known[t.drv] == nil {
+			known[t.drv] = make(map[string]nix.Path)
+		}
+		for _, o := range t.outputs {
+			if o.path != "" {
+				known[t.drv][o.name] = o.path
+			}
+		}
+	}
+	if built.Error != nil {
+		done := make(map[string]bool)
+		for _, o := range built.Outputs {
+			done[o.Drv] = true
+		}
+		var some []wire.Root
+		for _, root := range roots {
+			if done[root.Drv] {
+				some = append(some, root)
+			}
+		}
+		roots = some
+	}
+	paths, err := client.WantedOutputs(roots, known, built)
+	if err != nil {
+		return nil, err
+	}
+	var out []result
+	for _, t := range r.targets {
+		if paths[t.drv] == nil {
+			continue
+		}
+		c := target{installable: t.installable, drv: t.drv}
+		for _, o := range t.outputs {
+			c.outputs = append(c.outputs, output{o.name, paths[t.drv][o.name]})
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// buildFailed shows the logs of what failed and returns the builder's error.
+func (r *buildRun) buildFailed(built *wire.Result) error {
+	r.view.Close()
+	var texts []string
+	for _, d := range built.Derivations {
+		texts = append(texts, d.Error)
+	}
+	texts = append(texts, built.Error.Detail)
+	logs, messages := r.view.Failed(texts...)
+	for _, m := range messages {
+		r.printer.Line(m)
+	}
+	for _, l := range logs {
+		name := term.DrvName(l.Drv.Name())
+		r.printer.Line(fmt.Sprintf("%s failed; the last %s of its log:", l.Drv, term.Count(len(l.Lines), "line")))
+		for _, line := range l.Lines {
+			r.printer.Piece(l, r.printer.Paint("34", name+"> "), line, false)
+		}
+	}
+	return built.Error
+}
+
+// checkSystems fails when the builder builds for none of what is to be built.
+func (r *buildRun) checkSystems(info *wire.Info) error {
+	if r.flags.system == "" || r.flags.system == "builtin" || slices.Contains(info.Systems, r.flags.system) {
+		return nil
+	}
+	return wire.Errorf(wire.CodeSystemMissing, "%s; it builds for %s", r.flags.system, strings.Join(info.Systems, ", "))
+}

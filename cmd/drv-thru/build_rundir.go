@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountDir is a directory to mount on, with a lock that lives as long as its
+// owner's process does.
+type mountDir struct {
+	path string
+	lock *os.File
+}
+
+const lockSuffix = ".lock"
+
+// runtimeDir returns the user's directory for mounts, which nobody else can
+// write to.
+func (a *app) runtimeDir() (string, error) {
+	dir := filepath.Join(os.TempDir(), "drv-thru-"+strconv.Itoa(os.Getuid()))
+	if base := a.env("XDG_RUNTIME_DIR"); filepath.IsAbs(base) {
+		if info, err := os.Stat(base); err == nil && info.IsDir() {
+			dir = filepath.Join(base, "drv-thru")
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("make a place for mounts: %w", err)
+	}
+	// In a shared /tmp somebody else may have made it first.
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return "", fmt.Errorf("make a place for mounts: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Getuid() || st.Mode&0o022 != 0 {
+		return "", fmt.Errorf("make a place for mounts: %s belongs to somebody else; set XDG_RUNTIME_DIR", dir)
+	}
+	return dir, nil
+}
+
+// newMountDir makes a locked directory below dir.
+func newMountDir(dir string) (*mountDir, error) {
+	for {
+		f, err := os.CreateTemp(dir, "mount-*"+lockSuffix)
+		if err != nil {
+			return nil, fmt.Errorf("make a place for a mount: %w", err)
+		}
+		// A sweep may have taken the new file for a stale one: then it is gone
+		// from its name, and another is made.
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil || !sameFile(f) {
+			_ = f.Close()
+			continue
+		}
+		path := strings.TrimSuffix(f.Name(), lockSuffix)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			_ = os.Remove(f.Name())
+			_ = f.Close()
+			return nil, fmt.Errorf("make a place for a mount: %w", err)
+		}
+		return &mountDir{path, f}, nil
+	}
+}
+
+func sameFile(f *os.File) bool {
+	a, err1 := f.Stat()
+	b, err2 := os.Lstat(f.Name())
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
+// remove removes the directory, which nothing is mounted on any more.
+func (m *mountDir) remove() error {
+	err := os.Remove(m.path)
+	if err == nil {
+		err = os.Remove(m.lock.Name())
+	}
+	return errors.Join(err, m.lock.Close())
+}
+
+// sweep clears what processes that are gone have left behind. clear unmounts.
+// It never fails: what cannot be cleared now may be cleared next time.
+func sweep(dir string, clear func(string) error) {
+	locks, err := filepath.Glob(filepath.Join(dir, "mount-*"+lockSuffix))
+	if err != nil {
+		return
+	}
+	for _, name := range locks {
+		f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		// Whoever holds the lock is alive.
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			path := strings.TrimSuffix(name, lockSuffix)
+			if clear(path) == nil {
+				if err := os.Remove(path); err == nil || errors.Is(err, os.ErrNotExist) {
+					_ = os.Remove(name)
+				}
+			}
+		}
+		_ = f.Close()
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+)
+
+// localStore is the machine's Nix, through its daemon. One connection answers
+// everything; what it names as a temporary root stays while it is open.
+type localStore struct {
+	conn *daemon.Conn
+	cfg  daemon.Config
+}
+
+// dialStore connects to the daemon the way Nix itself finds it.
+func (a *app) dialStore(ctx context.Context) (*localStore, error) {
+	cfg := daemon.Config{Dial: a.storeDialer()}
+	conn, err := daemon.Dial(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &localStore{conn, cfg}, nil
+}
+
+// reopen connects anew if the connection was lost: a build elsewhere may take
+// hours, and the daemon may be restarted meanwhile.
+func (s *localStore) reopen(ctx context.Context) error {
+	if _, err := s.conn.QueryValidPaths(ctx, nil, false); err == nil || ctx.Err() != nil {
+		return err
+	}
+	conn, err := daemon.Dial(ctx, s.cfg)
+	if err != nil {
+		return err
+	}
+	_ = s.conn.Close()
+	s.conn = conn
+	return nil
+}
+
+func (a *app) storeDialer() daemon.Dialer {
+	socket := a.env("NIX_DAEMON_SOCKET_PATH")
+	if path, ok := strings.CutPrefix(a.env("NIX_REMOTE"), "unix://"); ok && path != "" {
+		socket = path
+	}
+	if socket == "" {
+		socket = daemon.DefaultSocket
+	}
+	// A single-user installation has no daemon that listens, and root may
+	// choose to do without: then one is run for this connection.
+	if _, err := os.Stat(socket); os.IsNotExist(err) || a.env("NIX_REMOTE") == "local" {
+		return daemon.CommandDialer([]string{"nix-daemon", "--stdio"})
+	}
+	return daemon.UnixDialer(socket)
+}
+
+// Close lets go of the temporary roots.
+func (s *localStore) Close() { _ = s.conn.Close() }
+
+// PathInfos implements [client.Store].
+func (s *localStore) PathInfos(ctx context.Context, paths []nix.Path) (map[nix.Path]nix.PathInfo, error) {
+	infos, err := s.conn.QueryPathInfos(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[nix.Path]nix.PathInfo, len(infos))
+	for _, info := range infos {
+		if info != nil {
+			out[info.Path] = *info
+		}
+	}
+	return out, nil
+}
+
+// ValidPaths implements [client.Store].
+func (s *localStore) ValidPaths(ctx context.Context, paths []nix.Path) ([]nix.Path, error) {
+	return s.conn.QueryValidPaths(ctx, paths, false)
+}
+
+// Substitutable implements [client.Store].
+func (s *localStore) Substitutable(ctx context.Context, paths []nix.Path) ([]nix.Path, error) {
+	m, err := s.conn.QueryMissing(ctx, opaque(paths))
+	return m.WillSubstitute, err
+}
+
+// Substitute implements [client.Store].
+func (s *localStore) Substitute(ctx context.Context, paths []nix.Path) error {
+	results, err := s.conn.BuildPathsWithResults(ctx, opaque(paths), daemon.BuildNormal)
+	if err != nil {
+		return err
+	}
+	for _, r := range results {
+		if !r.Status.Success() {
+			return fmt.Errorf("%s: %s", r.Path, daemon.StripANSI(r.ErrorMsg))
+		}
+	}
+	return nil
+}
+
+func opaque(paths []nix.Path) []daemon.DerivedPath {
+	out := make([]daemon.DerivedPath, len(paths))
+	for i, p := range paths {
+		out[i].Path = p
+	}
+	return out
+}
+
+var _ client.Store = (*localStore)(nil)

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// route is whom to build with and as whom.
+type route struct {
+	builder  key.ID
+	relays   []string
+	ticket   *ticket.Secret
+	identity key.Secret
+}
+
+// ticketError is a ticket that cannot be read.
+type ticketError struct{ err error }
+
+func (e *ticketError) Error() string { return e.err.Error() }
+func (e *ticketError) Unwrap() error { return e.err }
+func (e *ticketError) Exit() int     { return wire.ExitUsage }
+
+func (e *ticketError) Hint() string {
+	switch {
+	case errors.Is(e.err, ticket.ErrDamaged):
+		return "a ticket is one long word that begins with drvthru; line breaks in it do no harm"
+	case errors.Is(e.err, ticket.ErrNotTicket):
+		return "ask the builder's owner for one: drv-thru ticket create"
+	}
+	return ""
+}
+
+// route finds out whom to build with; nil when the command line names nobody.
+func (a *app) route(f *buildFlags, onCommandLine bool, note func(string)) (*route, error) {
+	switch {
+	case f.ticket != "":
+		return a.ticketRoute(f, onCommandLine, note)
+	case f.server != "":
+		return a.serverRoute(f)
+	case f.builder != "":
+		return nil, usagef("no builder is called %q: there is no builders.json yet; use --server and --relay-url", f.builder)
+	}
+	return nil, nil
+}
+
+func (a *app) ticketRoute(f *buildFlags, onCommandLine bool, note func(string)) (*route, error) {
+	text := f.ticket
+	if text == "-" {
+		data, err := io.ReadAll(io.LimitReader(a.stdin, ticket.MaxText+1))
+		if err != nil {
+			return nil, fmt.Errorf("read the ticket from standard input: %w", err)
+		}
+		text = string(data)
+	} else if onCommandLine {
+		note("warning: other users of this machine can see the ticket in the list of processes; better put it into DRV_THRU_TICKET or pipe it to --ticket -")
+	}
+	t, err := ticket.Parse(text)
+	if err != nil {
+		return nil, &ticketError{err}
+	}
+	r := &route{builder: t.Builder, relays: append(append([]string(nil), t.Relays...), f.relays...), ticket: &t.Secret}
+	if len(r.relays) == 0 {
+		return nil, &ticketError{errors.New("the ticket names no relay, only addresses of the builder itself; this version needs a relay")}
+	}
+	if f.keyFile != "" {
+		r.identity, err = key.LoadFile(f.keyFile)
+	} else {
+		// A new key each time: nothing links the builds of two tickets.
+		r.identity, err = key.NewSecret(rand.Reader)
+	}
+	return r, err
+}
+
+func (a *app) serverRoute(f *buildFlags) (*route, error) {
+	id, err := key.ParseID(f.server)
+	if err != nil {
+		return nil, usagef("--server: %v", err)
+	}
+	if len(f.relays) == 0 {
+		return nil, usagef("--server needs a --relay-url to reach it through")
+	}
+	for _, u := range f.relays {
+		if err := ticket.CheckRelayURL(u); err != nil {
+			return nil, usagef("%v", err)
+		}
+	}
+	r := &route{builder: id, relays: f.relays}
+	r.identity, err = a.identity(f.keyFile)
+	return r, err
+}
+
+// identity loads the user's key, making it where it should be by default.
+func (a *app) identity(file string) (key.Secret, error) {
+	if file != "" {
+		return key.LoadFile(file)
+	}
+	file, err := a.defaultKeyFile()
+	if err != nil {
+		return key.Secret{}, err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return key.Secret{}, fmt.Errorf("make a place for the secret key: %w", err)
+	}
+	return key.LoadOrCreateFile(file)
+}
+
+// defaultKeyFile is where the user's key lives.
+func (a *app) defaultKeyFile() (string, error) {
+	config := a.env("XDG_CONFIG_HOME")
+	if !filepath.IsAbs(config) {
+		home := a.env("HOME")
+		if home == "" {
+			return "", errors.New("HOME is not set, so there is no place for the secret key; give --key-file")
+		}
+		config = filepath.Join(home, ".config")
+	}
+	return filepath.Join(config, "drv-thru", "secret.key"), nil
+}
+
+// onCommandLine tells whether the arguments themselves hold a ticket.
+func onCommandLine(environTicket, flagTicket string) bool {
+	return flagTicket != "" && flagTicket != "-" && strings.TrimSpace(environTicket) != strings.TrimSpace(flagTicket)
+}

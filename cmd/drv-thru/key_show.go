@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/core/key"
+)
+
+func newKeyCommand(a *app) *ffcli.Command {
+	return &ffcli.Command{
+		Name:        "key",
+		ShortUsage:  "drv-thru key show",
+		ShortHelp:   "show this client's key",
+		FlagSet:     a.flags("drv-thru key"),
+		Subcommands: []*ffcli.Command{newKeyShowCommand(a)},
+		Exec: func(_ context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("no such command: drv-thru key %s", args[0])
+			}
+			return flag.ErrHelp
+		},
+	}
+}
+
+func newKeyShowCommand(a *app) *ffcli.Command {
+	fs := a.flags("drv-thru key show")
+	file := fs.String("key-file", "", "secret key `FILE` (default ~/.config/drv-thru/secret.key, made when it does not exist)")
+	asJSON := fs.Bool("json", false, "print JSON")
+	return &ffcli.Command{
+		Name:       "show",
+		ShortUsage: "drv-thru key show [flags]",
+		ShortHelp:  "print this client's endpoint ID",
+		LongHelp:   "Prints the endpoint ID of this client's key: what a builder's owner puts into\ntrusted_clients, or binds a ticket to. The secret half is never printed.",
+		FlagSet:    fs,
+		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Exec: func(_ context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("key show takes no arguments, got %q", args[0])
+			}
+			secret, err := a.identity(*file)
+			if err != nil {
+				return err
+			}
+			if *asJSON {
+				return json.NewEncoder(a.stdout).Encode(struct {
+					ID key.ID `json:"endpoint_id"`
+				}{secret.ID()})
+			}
+			_, err = fmt.Fprintln(a.stdout, secret.ID())
+			return err
+		},
+	}
+}
