@@ -75,6 +75,12 @@ func (q *queue) counts() (running, waiting, slots int) {
 	return q.running, len(q.waiting), q.slots
 }
 
+func (q *queue) isPaused() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.paused
+}
+
 // positionOf returns the place's position, 0 when it does not wait.
 func (q *queue) positionOf(p *place) int {
 	q.mu.Lock()

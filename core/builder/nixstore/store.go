@@ -57,14 +57,16 @@ func New(cfg Config) *Store {
 // Close closes idle connections.
 func (s *Store) Close() error { return s.pool.Close() }
 
-// Info returns what the daemon says of itself and whether it trusts us.
-func (s *Store) Info(ctx context.Context) (info daemon.Info, trust daemon.Trust, err error) {
+// Info returns what the daemon says of itself, and whether it trusts us.
+func (s *Store) Info(ctx context.Context) (info daemon.Info, err error) {
 	err = s.pool.Do(ctx, func(c *daemon.Conn) error {
 		info = c.Info()
-		trust, err = c.ProbeTrust(ctx)
-		return err
+		return nil
 	})
-	return info, trust, err
+	if err == nil {
+		info.Trust, err = daemon.ProbeTrust(ctx, s.cfg.Dial)
+	}
+	return info, err
 }
 
 // PathInfos implements builder.Queries.

@@ -1,0 +1,161 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"syscall"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// maxAnswer bounds an answer.
+const maxAnswer = 64 << 20
+
+// Client asks the builder at a socket.
+type Client struct {
+	path string
+	http http.Client
+}
+
+// NewClient makes a client of the socket at path. It connects when asked.
+func NewClient(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+		DisableKeepAlives: true,
+	}
+	c.http.Timeout = time.Minute
+	return c
+}
+
+// SocketError means that the socket cannot be reached.
+type SocketError struct {
+	Path string
+	Err  error
+}
+
+func (e *SocketError) Error() string {
+	if errors.Is(e.Err, fs.ErrPermission) {
+		return fmt.Sprintf("may not talk to the builder: no access to %s", e.Path)
+	}
+	return fmt.Sprintf("the builder is not running: nothing answers at %s", e.Path)
+}
+
+func (e *SocketError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *SocketError) Hint() string {
+	if errors.Is(e.Err, fs.ErrPermission) {
+		return "run this as root, or as a member of the socket's group"
+	}
+	return "start it with: drv-thru serve; or name its socket with --admin-socket or DRV_THRU_ADMIN_SOCKET"
+}
+
+// Exit is the exit code for an unreachable builder.
+func (e *SocketError) Exit() int { return wire.ExitUnreachable }
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		text, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("ask the builder: %w", err)
+		}
+		body = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://builder"+path, body)
+	if err != nil {
+		return fmt.Errorf("ask the builder: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ECONNREFUSED) {
+			return &SocketError{c.path, err}
+		}
+		return fmt.Errorf("ask the builder: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return wire.ReadError(resp)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
+		return fmt.Errorf("read the builder's answer: %w", err)
+	}
+	return nil
+}
+
+// Status asks how the builder is.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	st := new(Status)
+	err := c.call(ctx, http.MethodGet, "/v1/status", nil, st)
+	return st, err
+}
+
+// Tickets lists the tickets, oldest first.
+func (c *Client) Tickets(ctx context.Context) (all []Ticket, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/tickets", nil, &all)
+	return all, err
+}
+
+// CreateTicket makes a ticket.
+func (c *Client) CreateTicket(ctx context.Context, n NewTicket) (*TicketText, error) {
+	t := new(TicketText)
+	err := c.call(ctx, http.MethodPost, "/v1/tickets", n, t)
+	return t, err
+}
+
+// Ticket finds one by its ID, a beginning of it, or its name.
+func (c *Client) Ticket(ctx context.Context, id string) (*Ticket, error) {
+	t := new(Ticket)
+	err := c.call(ctx, http.MethodGet, "/v1/tickets/"+url.PathEscape(id), nil, t)
+	return t, err
+}
+
+// Reveal returns a ticket's text again.
+func (c *Client) Reveal(ctx context.Context, id string) (*TicketText, error) {
+	t := new(TicketText)
+	err := c.call(ctx, http.MethodGet, "/v1/tickets/"+url.PathEscape(id)+"/text", nil, t)
+	return t, err
+}
+
+// Revoke ends a ticket, and with cancel the builds that it pays for.
+func (c *Client) Revoke(ctx context.Context, id string, cancel bool) (*Revoked, error) {
+	path := "/v1/tickets/" + url.PathEscape(id)
+	if cancel {
+		path += "?cancel=true"
+	}
+	r := new(Revoked)
+	err := c.call(ctx, http.MethodDelete, path, nil, r)
+	return r, err
+}
+
+// Builds lists the builds that are active, then recent ones.
+func (c *Client) Builds(ctx context.Context) (all []builder.BuildStatus, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/builds", nil, &all)
+	return all, err
+}
+
+// Cancel ends a build.
+func (c *Client) Cancel(ctx context.Context, id wire.BuildID) error {
+	return c.call(ctx, http.MethodDelete, "/v1/builds/"+url.PathEscape(string(id)), nil, &struct{}{})
+}
+
+// Steer pauses, resumes, drains or undrains.
+func (c *Client) Steer(ctx context.Context, action string) (*Status, error) {
+	st := new(Status)
+	err := c.call(ctx, http.MethodPost, "/v1/queue/"+url.PathEscape(action), nil, st)
+	return st, err
+}

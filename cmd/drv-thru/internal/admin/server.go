@@ -1,0 +1,252 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// Tickets is where tickets are kept.
+type Tickets interface {
+	Ticket(ctx context.Context, id ticket.ID) (builder.TicketRecord, error)
+	Tickets(ctx context.Context) ([]builder.TicketRecord, error)
+	CreateTicket(ctx context.Context, t builder.TicketRecord) error
+	RevokeTicket(ctx context.Context, id ticket.ID, now time.Time) error
+}
+
+// Service is the part of builder.Service that the owner steers.
+type Service interface {
+	Status() builder.Status
+	Cancel(ctx context.Context, id wire.BuildID, why string) error
+	CancelTicket(ctx context.Context, id ticket.ID) int
+	Pause(on bool)
+	Drain(on bool)
+}
+
+// Config makes a server; every field is required.
+type Config struct {
+	Tickets Tickets
+	Service Service
+	// Builder and Relays go into the texts of tickets.
+	Builder key.ID
+	Relays  []string
+	// Describe fills in what the server does not know of a Status.
+	Describe func(*Status)
+	Now      func() time.Time
+	Rand     io.Reader
+}
+
+// maxName bounds a ticket's name.
+const maxName = 200
+
+type server struct{ cfg Config }
+
+// NewHandler returns the socket's handler.
+func NewHandler(cfg Config) http.Handler {
+	s := &server{cfg}
+	mux := http.NewServeMux()
+	for pattern, h := range map[string]func(*http.Request) (any, error){
+		"GET /v1/status":            s.status,
+		"GET /v1/tickets":           s.tickets,
+		"POST /v1/tickets":          s.create,
+		"GET /v1/tickets/{id}":      s.ticket,
+		"GET /v1/tickets/{id}/text": s.reveal,
+		"DELETE /v1/tickets/{id}":   s.revoke,
+		"GET /v1/builds":            s.builds,
+		"DELETE /v1/builds/{id}":    s.cancel,
+		"POST /v1/queue/{action}":   s.steer,
+		"/": func(r *http.Request) (any, error) {
+			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
+		},
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			answer, err := h(r)
+			if err != nil {
+				wire.WriteError(w, ownersError(err))
+				return
+			}
+			w.Header().Set("Content-Type", wire.TypeJSON)
+			_ = json.NewEncoder(w).Encode(answer) // the peer is gone if this fails
+		})
+	}
+	return mux
+}
+
+// ownersError hides nothing from the owner.
+func ownersError(err error) error {
+	if wire.CodeOf(err) == "" {
+		return wire.Errorf(wire.CodeInternal, "%s", err)
+	}
+	return err
+}
+
+// Listen makes the socket at path. A socket that a dead builder left is
+// replaced; one that answers is not.
+func Listen(path string) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("admin socket %s: another builder is running", path)
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("admin socket %s: a file of that name exists and is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("admin socket: %w", err)
+		}
+	}
+	l, err := listenUnix(path)
+	if err != nil {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	return l, nil
+}
+
+func (s *server) status(*http.Request) (any, error) {
+	st := &Status{Status: s.cfg.Service.Status(), Endpoint: s.cfg.Builder}
+	s.cfg.Describe(st)
+	return st, nil
+}
+
+func (s *server) builds(*http.Request) (any, error) {
+	st := s.cfg.Service.Status()
+	return append(st.Active, st.Recent...), nil
+}
+
+func (s *server) tickets(r *http.Request) (any, error) {
+	records, err := s.cfg.Tickets.Tickets(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Ticket, len(records))
+	for i, t := range records {
+		all[i] = ticketOf(t, s.cfg.Now())
+	}
+	return all, nil
+}
+
+// find returns the ticket of the request. A unique beginning of an ID will do,
+// and so will the name that only one ticket has.
+func (s *server) find(r *http.Request) (builder.TicketRecord, error) {
+	want := r.PathValue("id")
+	if id, err := ticket.ParseID(want); err == nil {
+		t, err := s.cfg.Tickets.Ticket(r.Context(), id)
+		if errors.Is(err, builder.ErrNoRecord) {
+			return t, noTicket(want)
+		}
+		return t, err
+	}
+	all, err := s.cfg.Tickets.Tickets(r.Context())
+	if err != nil {
+		return builder.TicketRecord{}, err
+	}
+	var found []builder.TicketRecord
+	for _, t := range all {
+		if t.Name == want || len(want) >= 4 && strings.HasPrefix(t.ID.String(), want) {
+			found = append(found, t)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return builder.TicketRecord{}, noTicket(want)
+	case 1:
+		return found[0], nil
+	}
+	return builder.TicketRecord{}, wire.Errorf(wire.CodeBadRequest, "%d tickets are called %q", len(found), want).
+		WithHint("use the full ID from: drv-thru ticket list")
+}
+
+func noTicket(want string) error {
+	return wire.Errorf(wire.CodeNotFound, "no ticket is called %.60q", want).WithHint("see: drv-thru ticket list")
+}
+
+func (s *server) ticket(r *http.Request) (any, error) {
+	t, err := s.find(r)
+	return ticketOf(t, s.cfg.Now()), err
+}
+
+func (s *server) create(r *http.Request) (any, error) {
+	var n NewTicket
+	dec := json.NewDecoder(io.LimitReader(r.Body, wire.MaxDocument))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&n); err != nil {
+		return nil, wire.Errorf(wire.CodeBadRequest, "%s", err)
+	}
+	now := s.cfg.Now()
+	if n.Name == "" {
+		n.Name = fmt.Sprintf("ticket-%d", now.Unix())
+	}
+	if len(n.Name) > maxName || strings.ContainsFunc(n.Name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return nil, wire.Errorf(wire.CodeBadRequest, "a ticket's name has at most %d bytes and no control characters", maxName)
+	}
+	if n.MaxUses < 0 {
+		return nil, wire.Errorf(wire.CodeBadRequest, "negative number of uses")
+	}
+	text, err := ticket.New(s.cfg.Rand, s.cfg.Builder, s.cfg.Relays, nil)
+	if err != nil {
+		return nil, err
+	}
+	t := builder.TicketRecord{
+		ID: text.ID(), Secret: text.Secret, Name: n.Name, Created: now, MaxUses: n.MaxUses, Limits: n.Limits, Bind: n.Bind,
+	}
+	if n.Expires > 0 {
+		t.Expires = now.Add(n.Expires.Std())
+	}
+	if err := s.cfg.Tickets.CreateTicket(r.Context(), t); err != nil {
+		return nil, err
+	}
+	return TicketText{Ticket: ticketOf(t, now), Text: text.String()}, nil
+}
+
+// reveal makes the ticket's text again, with the relays of today.
+func (s *server) reveal(r *http.Request) (any, error) {
+	t, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	text := ticket.Ticket{Builder: s.cfg.Builder, Secret: t.Secret, Relays: s.cfg.Relays}
+	return TicketText{Ticket: ticketOf(t, s.cfg.Now()), Text: text.String()}, nil
+}
+
+func (s *server) revoke(r *http.Request) (any, error) {
+	t, err := s.find(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cfg.Tickets.RevokeTicket(r.Context(), t.ID, s.cfg.Now()); err != nil {
+		return nil, err
+	}
+	var answer Revoked
+	if r.URL.Query().Get("cancel") == "true" {
+		answer.Cancelled = s.cfg.Service.CancelTicket(r.Context(), t.ID)
+	}
+	return answer, nil
+}
+
+func (s *server) cancel(r *http.Request) (any, error) {
+	return struct{}{}, s.cfg.Service.Cancel(r.Context(), wire.BuildID(r.PathValue("id")), "by the builder's owner")
+}
+
+func (s *server) steer(r *http.Request) (any, error) {
+	switch action := r.PathValue("action"); action {
+	case "pause", "resume":
+		s.cfg.Service.Pause(action == "pause")
+	case "drain", "undrain":
+		s.cfg.Service.Drain(action == "drain")
+	default:
+		return nil, wire.Errorf(wire.CodeNotFound, "no action %.40q", action)
+	}
+	return s.status(r)
+}

@@ -1,0 +1,79 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+)
+
+// Status is the running builder.
+type Status struct {
+	Endpoint   key.ID    `json:"endpoint"`
+	Software   string    `json:"software"`
+	NixVersion string    `json:"nix_version"`
+	SigningKey string    `json:"signing_key"`
+	Systems    []string  `json:"systems"`
+	Started    time.Time `json:"started"`
+	Relays     []Relay   `json:"relays"`
+	builder.Status
+}
+
+// Relay is one of the builder's relays.
+type Relay struct {
+	URL        string `json:"url"`
+	Registered bool   `json:"registered"`
+	Error      string `json:"error,omitempty"`
+}
+
+// Ticket is a ticket without its secret.
+type Ticket struct {
+	ID      ticket.ID `json:"id"`
+	Name    string    `json:"name"`
+	State   string    `json:"state"` // "usable", or why not: "revoked", "expired", "used"
+	Created time.Time `json:"created"`
+	Expires time.Time `json:"expires,omitzero"` // zero: never
+	// MaxUses is 0 for unlimited.
+	MaxUses int64         `json:"max_uses"`
+	Used    int64         `json:"used"`
+	Limits  ticket.Limits `json:"limits"`
+	Bind    key.ID        `json:"bind_client,omitzero"`
+	Revoked time.Time     `json:"revoked,omitzero"`
+}
+
+// NewTicket asks for a ticket.
+type NewTicket struct {
+	Name    string          `json:"name"`    // "": ticket-<unix time>
+	Expires ticket.Duration `json:"expires"` // 0: never
+	MaxUses int64           `json:"max_uses"`
+	Limits  ticket.Limits   `json:"limits"`
+	Bind    key.ID          `json:"bind_client,omitzero"`
+}
+
+// TicketText is a ticket with its secret: Text is what its holder needs.
+type TicketText struct {
+	Ticket
+	Text string `json:"ticket"`
+}
+
+// Revoked answers a revocation.
+type Revoked struct {
+	Cancelled int `json:"cancelled"` // builds
+}
+
+func ticketOf(t builder.TicketRecord, now time.Time) Ticket {
+	state := "usable"
+	switch {
+	case !t.Revoked.IsZero():
+		state = "revoked"
+	case !t.Expires.IsZero() && !now.Before(t.Expires):
+		state = "expired"
+	case t.UsesLeft() == 0:
+		state = "used"
+	}
+	return Ticket{
+		ID: t.ID, Name: t.Name, State: state, Created: t.Created, Expires: t.Expires, MaxUses: t.MaxUses,
+		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked,
+	}
+}

@@ -1,0 +1,169 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+// ErrCorrupt means that the file is damaged. The error's text says what to do.
+var ErrCorrupt = errors.New("state database is damaged")
+
+// ErrNewer means that a newer drv-thru has written the file.
+var ErrNewer = errors.New("state database was written by a newer drv-thru")
+
+// DB is the open state.
+type DB struct {
+	db   *sql.DB
+	path string
+}
+
+// Open opens the state at path, makes it when there is no file, and brings an
+// older one up to date.
+func Open(ctx context.Context, path string) (*DB, error) {
+	if err := secure(path); err != nil {
+		return nil, err
+	}
+	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
+		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(ON)", "busy_timeout(10000)", "trusted_schema(OFF)",
+	}}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+query.Encode())
+	if err != nil {
+		return nil, fmt.Errorf("open state database: %w", err)
+	}
+	// SQLite writes one at a time anyway; one connection never finds itself busy.
+	db.SetMaxOpenConns(1)
+	d := &DB{db: db, path: path}
+	if err := d.prepare(ctx); err != nil {
+		db.Close()
+		return nil, d.explain(err)
+	}
+	return d, nil
+}
+
+// secure makes the file with mode 0600 before SQLite does with the umask's: it
+// holds ticket secrets.
+func secure(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open state database: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open state database: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		if err := f.Chmod(0o600); err != nil {
+			return fmt.Errorf("open state database: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *DB) prepare(ctx context.Context) error {
+	var verdict string
+	if err := d.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
+		return err
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("%w: %s", ErrCorrupt, verdict)
+	}
+	return d.migrate(ctx)
+}
+
+// explain names what can be done about a damaged file.
+func (d *DB) explain(err error) error {
+	text := err.Error()
+	switch {
+	case errors.Is(err, ErrCorrupt), strings.Contains(text, "malformed"), strings.Contains(text, "not a database"):
+		return &CorruptError{Path: d.path, Err: err}
+	}
+	return fmt.Errorf("open state database %s: %w", d.path, err)
+}
+
+// CorruptError says which file is damaged.
+type CorruptError struct {
+	Path string
+	Err  error
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("state database %s is damaged: %v", e.Path, e.Err)
+}
+
+// Hint says what to do; nothing is done by itself, since an empty database would
+// make every ticket unknown and every limit forgotten.
+func (e *CorruptError) Hint() string {
+	return fmt.Sprintf("stop the builder, then put back a backup, or try: sqlite3 %s .recover | sqlite3 recovered.db\n"+
+		"to begin anew without tickets and history, move the file away: mv %s %s.damaged", e.Path, e.Path, e.Path)
+}
+
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// Is makes errors.Is(err, ErrCorrupt) work however the damage showed.
+func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
+
+// Close closes the file.
+func (d *DB) Close() error {
+	if err := d.db.Close(); err != nil {
+		return fmt.Errorf("close state database: %w", err)
+	}
+	return nil
+}
+
+// Backup writes a copy of the state to a new file while it is in use.
+func (d *DB) Backup(ctx context.Context, path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("back up state: %s exists", path)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("back up state: %w", err)
+	}
+	f.Close()
+	// VACUUM INTO takes an empty file that exists.
+	if _, err := d.db.ExecContext(ctx, "VACUUM INTO ?", path); err != nil {
+		return fmt.Errorf("back up state: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
+}
+
+// inTx runs f in a transaction that is committed unless f fails.
+func (d *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("state database: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // after Commit there is nothing to roll back
+	if err := f(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("state database: %w", err)
+	}
+	return nil
+}
+
+// Times are stored as nanoseconds since 1970; 0 is "not".
+func toNanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func fromNanos(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}

@@ -1,0 +1,275 @@
+package state
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+func open(t *testing.T) *DB {
+	t.Helper()
+	d, err := Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func makeTicket(t *testing.T, d *DB, change func(*builder.TicketRecord)) builder.TicketRecord {
+	t.Helper()
+	rec := builder.TicketRecord{
+		Secret: ticket.Secret{1, 2, 3}, Name: "test", Created: now, Expires: now.Add(time.Hour), MaxUses: 1,
+		Limits: ticket.Limits{MaxBuildTime: ticket.DefaultMaxBuildTime, Systems: []string{"x86_64-linux"}, NoFixedOutput: true},
+	}
+	rec.ID = rec.Secret.ID()
+	if change != nil {
+		change(&rec)
+	}
+	if err := d.CreateTicket(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+func buildOf(id byte, tk builder.TicketRecord) builder.BuildRecord {
+	raw := make([]byte, 16)
+	raw[0] = id
+	bid, err := wire.NewBuildID(reader(raw))
+	if err != nil {
+		panic(err)
+	}
+	return builder.BuildRecord{
+		ID: bid, Client: key.ID{9}, Ticket: tk.ID, Content: [32]byte{7}, State: wire.StateUploading, Created: now,
+		Roots: []wire.Root{{Drv: "/nix/store/x.drv", Outputs: []string{"out"}}},
+	}
+}
+
+type reader []byte
+
+func (r reader) Read(p []byte) (int, error) { return copy(p, r), nil }
+
+func TestTicketRoundTrip(t *testing.T) {
+	d := open(t)
+	want := makeTicket(t, d, func(r *builder.TicketRecord) { r.Bind = key.ID{4} })
+	got, err := d.Ticket(t.Context(), want.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Secret != want.Secret || got.Bind != want.Bind || !got.Expires.Equal(want.Expires) ||
+		got.Limits.MaxBuildTime != want.Limits.MaxBuildTime || !got.Limits.NoFixedOutput || got.Limits.Systems[0] != "x86_64-linux" {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	if _, err := d.Ticket(t.Context(), ticket.ID{}); !errors.Is(err, builder.ErrNoRecord) {
+		t.Errorf("unknown ticket: %v", err)
+	}
+}
+
+func TestAdmitDenials(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*builder.TicketRecord)
+		want   wire.Code
+	}{
+		{"good", func(*builder.TicketRecord) {}, ""},
+		{"never expires", func(r *builder.TicketRecord) { r.Expires = time.Time{} }, ""},
+		{"bound here", func(r *builder.TicketRecord) { r.Bind = key.ID{9} }, ""},
+		{"expired", func(r *builder.TicketRecord) { r.Expires = now }, wire.CodeTicketExpired},
+		{"used", func(r *builder.TicketRecord) { r.Used = 1 }, wire.CodeTicketUsed},
+		{"bound", func(r *builder.TicketRecord) { r.Bind = key.ID{8} }, wire.CodeTicketBound},
+		{"revoked and expired", func(r *builder.TicketRecord) { r.Revoked, r.Expires = now, now }, wire.CodeTicketRevoked},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := open(t)
+			tk := makeTicket(t, d, tt.change)
+			err := d.Admit(t.Context(), buildOf(1, tk))
+			if wire.CodeOf(err) != tt.want || tt.want == "" && err != nil {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if _, err := d.Build(t.Context(), buildOf(1, tk).ID); (err == nil) != (tt.want == "") {
+				t.Errorf("recorded: %v", err)
+			}
+		})
+	}
+}
+
+func TestAdmitUnknownTicket(t *testing.T) {
+	d := open(t)
+	if err := d.Admit(t.Context(), buildOf(1, builder.TicketRecord{ID: ticket.ID{1}})); wire.CodeOf(err) != wire.CodeTicketUnknown {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestHundredRacersTenUses(t *testing.T) {
+	d := open(t)
+	tk := makeTicket(t, d, func(r *builder.TicketRecord) { r.MaxUses = 10 })
+	var wg sync.WaitGroup
+	errs := make([]error, 100)
+	for i := range errs {
+		wg.Go(func() { errs[i] = d.Admit(t.Context(), buildOf(byte(i), tk)) })
+	}
+	wg.Wait()
+	admitted := 0
+	for _, err := range errs {
+		if err == nil {
+			admitted++
+		} else if wire.CodeOf(err) != wire.CodeTicketUsed {
+			t.Error(err)
+		}
+	}
+	if admitted != 10 {
+		t.Errorf("%d admitted, want 10", admitted)
+	}
+	if got, err := d.Ticket(t.Context(), tk.ID); err != nil || got.Used != 10 {
+		t.Errorf("used %d, %v", got.Used, err)
+	}
+}
+
+func TestReviveSpendsNothing(t *testing.T) {
+	d := open(t)
+	tk := makeTicket(t, d, nil)
+	b := buildOf(1, tk)
+	if err := d.Admit(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Admit(t.Context(), b); !errors.Is(err, builder.ErrBuildExists) {
+		t.Errorf("twice: %v", err)
+	}
+	b.State = wire.StateInterrupted
+	b.Result = &wire.Result{Error: wire.CodeRestarted.Err()}
+	if err := d.UpdateBuild(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	other := b
+	other.Content = [32]byte{8}
+	if err := d.Admit(t.Context(), other); !errors.Is(err, builder.ErrBuildExists) {
+		t.Errorf("other content: %v", err)
+	}
+	b.State, b.Result = wire.StateUploading, nil
+	if err := d.Admit(t.Context(), b); err != nil {
+		t.Errorf("revive: %v", err)
+	}
+	got, err := d.Build(t.Context(), b.ID)
+	if err != nil || got.State != wire.StateUploading || got.Result != nil {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if tk, err := d.Ticket(t.Context(), tk.ID); err != nil || tk.Used != 1 {
+		t.Errorf("used %d, %v", tk.Used, err)
+	}
+}
+
+func TestReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	d, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tk := makeTicket(t, d, nil)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if d, err = Open(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.Ticket(t.Context(), tk.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDamagedFileStops(t *testing.T) {
+	dir := t.TempDir()
+	good := filepath.Join(dir, "good.db")
+	d, err := Open(t.Context(), good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		makeTicket(t, d, func(r *builder.TicketRecord) {
+			r.Secret = ticket.Secret{byte(i)}
+			r.ID = r.Secret.ID()
+		})
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spoil := range map[string]func([]byte) []byte{
+		"another file": func([]byte) []byte { return []byte("this is certainly not a database, but a text") },
+		"page":         func(b []byte) []byte { copy(b[4096:], make([]byte, 8192)); return b },
+		"truncated":    func(b []byte) []byte { return b[:len(b)/2] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(dir, name)
+			spoiled := spoil(append([]byte(nil), data...))
+			if err := os.WriteFile(path, spoiled, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d, err := Open(t.Context(), path)
+			if err == nil {
+				d.Close()
+			}
+			var corrupt *CorruptError
+			if !errors.As(err, &corrupt) || corrupt.Hint() == "" || !errors.Is(err, ErrCorrupt) {
+				t.Fatalf("got %v", err)
+			}
+			if after, err := os.ReadFile(path); err != nil || string(after) != string(spoiled) {
+				t.Error("the damaged file was changed")
+			}
+		})
+	}
+}
+
+func TestNewerVersionStops(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	d, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.db.ExecContext(t.Context(), "PRAGMA user_version = 99"); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	if d, err = Open(t.Context(), path); !errors.Is(err, ErrNewer) {
+		if err == nil {
+			d.Close()
+		}
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBackup(t *testing.T) {
+	d := open(t)
+	tk := makeTicket(t, d, nil)
+	path := filepath.Join(t.TempDir(), "copy.db")
+	if err := d.Backup(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Backup(t.Context(), path); err == nil {
+		t.Error("a backup replaced a file")
+	}
+	c, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Ticket(t.Context(), tk.ID); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,104 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+)
+
+const ticketColumns = "id, secret, name, created, expires, max_uses, used, limits, bind, revoked"
+
+type scanner interface{ Scan(...any) error }
+
+func scanTicket(row scanner) (builder.TicketRecord, error) {
+	var (
+		t                         builder.TicketRecord
+		id, limits, bind          string
+		secret                    []byte
+		created, expires, revoked int64
+	)
+	err := row.Scan(&id, &secret, &t.Name, &created, &expires, &t.MaxUses, &t.Used, &limits, &bind, &revoked)
+	if errors.Is(err, sql.ErrNoRows) {
+		return t, builder.ErrNoRecord
+	}
+	if err != nil {
+		return t, fmt.Errorf("read ticket: %w", err)
+	}
+	t.Created, t.Expires, t.Revoked = fromNanos(created), fromNanos(expires), fromNanos(revoked)
+	if t.ID, err = ticket.ParseID(id); err != nil {
+		return t, fmt.Errorf("read ticket: %w", err)
+	}
+	if len(secret) != len(t.Secret) {
+		return t, fmt.Errorf("read ticket %s: its secret has %d bytes", t.ID, len(secret))
+	}
+	copy(t.Secret[:], secret)
+	if err := json.Unmarshal([]byte(limits), &t.Limits); err != nil {
+		return t, fmt.Errorf("read ticket %s: %w", t.ID, err)
+	}
+	return t, t.Bind.UnmarshalText([]byte(bind))
+}
+
+// CreateTicket records a new ticket.
+func (d *DB) CreateTicket(ctx context.Context, t builder.TicketRecord) error {
+	limits, err := json.Marshal(t.Limits)
+	if err != nil {
+		return fmt.Errorf("record ticket: %w", err)
+	}
+	_, err = d.db.ExecContext(ctx, "INSERT INTO tickets ("+ticketColumns+") VALUES (?,?,?,?,?,?,?,?,?,?)",
+		t.ID.String(), t.Secret[:], t.Name, toNanos(t.Created), toNanos(t.Expires), t.MaxUses, t.Used,
+		string(limits), idText(t.Bind), toNanos(t.Revoked))
+	if err != nil {
+		return fmt.Errorf("record ticket: %w", err)
+	}
+	return nil
+}
+
+// Ticket implements builder.Records.
+func (d *DB) Ticket(ctx context.Context, id ticket.ID) (builder.TicketRecord, error) {
+	return scanTicket(d.db.QueryRowContext(ctx, "SELECT "+ticketColumns+" FROM tickets WHERE id = ?", id.String()))
+}
+
+// Tickets returns every ticket, oldest first.
+func (d *DB) Tickets(ctx context.Context) ([]builder.TicketRecord, error) {
+	rows, err := d.db.QueryContext(ctx, "SELECT "+ticketColumns+" FROM tickets ORDER BY created, id")
+	if err != nil {
+		return nil, fmt.Errorf("read tickets: %w", err)
+	}
+	defer rows.Close()
+	var all []builder.TicketRecord
+	for rows.Next() {
+		t, err := scanTicket(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, t)
+	}
+	return all, rows.Err()
+}
+
+// RevokeTicket revokes a ticket; one that is revoked already keeps its time.
+func (d *DB) RevokeTicket(ctx context.Context, id ticket.ID, now time.Time) error {
+	res, err := d.db.ExecContext(ctx,
+		"UPDATE tickets SET revoked = CASE revoked WHEN 0 THEN ? ELSE revoked END WHERE id = ?", toNanos(now), id.String())
+	if err != nil {
+		return fmt.Errorf("revoke ticket: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, builder.ErrNoRecord)
+	}
+	return nil
+}
+
+func idText(id key.ID) string {
+	if id.IsZero() {
+		return ""
+	}
+	return id.String()
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/core/key"
+)
+
+// serveFlags are what the command line of serve sets; each stands above the
+// configuration file.
+type serveFlags struct {
+	config             string
+	dataDir            string
+	adminSocket        string
+	trustedClients     listFlag
+	relays             listFlag
+	embeddedRelay      optionalFlag
+	embeddedRelayURLs  listFlag
+	allowTrustedDaemon bool
+	allowUnsandboxed   bool
+	verbose            bool
+}
+
+// listFlag is a flag that may be given several times.
+type listFlag []string
+
+func (l *listFlag) String() string     { return strings.Join(*l, ",") }
+func (l *listFlag) Set(s string) error { *l = append(*l, s); return nil }
+
+// optionalFlag is a flag with an optional value: --name or --name=VALUE.
+type optionalFlag struct {
+	given bool
+	value string
+}
+
+func (o *optionalFlag) String() string   { return o.value }
+func (o *optionalFlag) IsBoolFlag() bool { return true }
+func (o *optionalFlag) Set(s string) error {
+	o.given = s != "false"
+	if s != "true" && s != "false" {
+		o.value = s
+	}
+	return nil
+}
+
+func newServeCommand(a *app) *ffcli.Command {
+	var f serveFlags
+	fs := a.flags("drv-thru serve")
+	fs.StringVar(&f.config, "config", "", "configuration `FILE` (JSON)")
+	fs.StringVar(&f.dataDir, "data-dir", "", "`DIR` for keys, state and builds (default "+systemDataDir+", else $XDG_STATE_HOME/drv-thru)")
+	fs.StringVar(&f.adminSocket, "admin-socket", "", "`PATH` of the socket for ticket and status (default DATA-DIR/"+adminSocketName+")")
+	fs.Var(&f.trustedClients, "trusted-client", "`ID` of a client that needs no ticket; repeatable")
+	fs.Var(&f.relays, "relay", "`URL` of a relay to be found at; repeatable")
+	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
+	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay; repeatable (default: this machine's addresses)")
+	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
+	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
+	fs.BoolVar(&f.verbose, "verbose", false, "log more")
+	return &ffcli.Command{
+		Name:       "serve",
+		ShortUsage: "drv-thru serve [flags]",
+		ShortHelp:  "let others build on this machine",
+		LongHelp: "Runs the builder. Whoever holds a ticket (see: drv-thru ticket create), and every\n" +
+			"trusted client, may build with this machine's Nix. The user that runs it must not\n" +
+			"be a trusted user of the Nix daemon, and builds must be sandboxed.",
+		FlagSet: fs,
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("serve takes no arguments, got %q", args[0])
+			}
+			cfg, err := f.configure(a)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return a.serve(ctx, cfg, a.logger(f.verbose))
+		},
+	}
+}
+
+func (a *app) logger(verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// configure reads the file and puts the flags on top.
+func (f *serveFlags) configure(a *app) (*serveConfig, error) {
+	cfg := defaultServeConfig()
+	if f.config != "" {
+		if err := cfg.readConfig(f.config); err != nil {
+			return nil, err
+		}
+	}
+	if f.dataDir != "" {
+		cfg.DataDir = f.dataDir
+	}
+	if f.adminSocket != "" {
+		cfg.AdminSocket = f.adminSocket
+	} else if socket := a.env(adminSocketEnv); socket != "" {
+		cfg.AdminSocket = socket
+	}
+	for _, text := range f.trustedClients {
+		id, err := key.ParseID(text)
+		if err != nil {
+			return nil, usagef("--trusted-client: %s", err)
+		}
+		if cfg.TrustedClients == nil {
+			cfg.TrustedClients = make(map[string]trustedClient)
+		}
+		cfg.TrustedClients["client-"+id.Short()] = trustedClient{PublicKey: id}
+	}
+	cfg.Relays = append(cfg.Relays, f.relays...)
+	cfg.EmbeddedRelayURLs = append(cfg.EmbeddedRelayURLs, f.embeddedRelayURLs...)
+	if f.embeddedRelay.given {
+		cfg.EmbeddedRelay = defaultEmbeddedRelay
+		if f.embeddedRelay.value != "" {
+			cfg.EmbeddedRelay = f.embeddedRelay.value
+		}
+	}
+	cfg.AllowTrustedDaemon = cfg.AllowTrustedDaemon || f.allowTrustedDaemon
+	cfg.AllowUnsandboxed = cfg.AllowUnsandboxed || f.allowUnsandboxed
+	return &cfg, cfg.check(a)
+}
+
+// makeDataDir makes the data directory. Others may pass through it: the Nix
+// daemon follows the links below builds/, and a group may have the admin socket.
+func makeDataDir(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "builds"), 0o755); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return &hintError{fmt.Errorf("make data directory: %w", err), "name another with --data-dir"}
+		}
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	return nil
+}
+
+// hintError is an error and what to do about it.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+func (e *hintError) Unwrap() error { return e.err }
+func (e *hintError) Hint() string  { return e.hint }
+
+var _ flag.Value = (*optionalFlag)(nil)

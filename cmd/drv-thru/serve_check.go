@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os/user"
+
+	"github.com/drv-thru/drv-thru/core/builder/nixstore"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+)
+
+// checkDaemon refuses a Nix daemon that would make serving strangers unsafe.
+func checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore.Store, settings *nixSettings) (daemon.Info, error) {
+	info, err := store.Info(ctx)
+	if err != nil {
+		return info, &hintError{fmt.Errorf("ask the Nix daemon: %w", err), "is nix-daemon running, and may this user talk to it (allowed-users)?"}
+	}
+	if info.Trust == daemon.Trusted && !cfg.AllowTrustedDaemon {
+		return info, &hintError{
+			fmt.Errorf("the Nix daemon trusts this user (%s): ticket holders could then put any path into the store if drv-thru erred", userName()),
+			"run drv-thru serve as a user that is not in trusted-users of nix.conf (root always is)\nor, on a machine that is yours alone: --allow-trusted-daemon",
+		}
+	}
+	if cfg.AllowUnsandboxed {
+		return info, nil
+	}
+	if settings.sandbox != "true" {
+		return info, &hintError{
+			fmt.Errorf("builds are not sandboxed: nix.conf has sandbox = %s", settings.sandbox),
+			"set sandbox = true in nix.conf and restart the Nix daemon\nor, if whoever holds a ticket may do what a local user may: --allow-unsandboxed",
+		}
+	}
+	if err := store.ProbeSandbox(ctx, rand.Reader, settings.systems[0]); err != nil {
+		return info, &hintError{err, "see sandbox in nix.conf; to serve all the same: --allow-unsandboxed"}
+	}
+	return info, nil
+}
+
+func userName() string {
+	u, err := user.Current()
+	if err != nil {
+		return "unknown"
+	}
+	return u.Username
+}

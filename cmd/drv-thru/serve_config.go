@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+)
+
+// serveConfig is serve's configuration: the file's, with the flags on top.
+type serveConfig struct {
+	DataDir            string                   `json:"data_dir"`
+	SecretKeyFile      string                   `json:"secret_key_file"`
+	MaxConcurrent      int                      `json:"max_concurrent_builds"`
+	MaxParallelFills   int                      `json:"output_cache_max_parallel_fills"`
+	RecentBuilds       int                      `json:"recent_builds_limit"`
+	TrustedClients     map[string]trustedClient `json:"trusted_clients"`
+	Relays             []string                 `json:"relays"`
+	EmbeddedRelay      string                   `json:"embedded_relay"`
+	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
+	AdminSocket        string                   `json:"admin_socket"`
+	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
+	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
+	MaxOutputBytes     ticket.Size              `json:"max_output_bytes"`
+	MinFree            ticket.Size              `json:"min_free"`
+	Cores              int                      `json:"cores"`
+	MaxSilentTime      ticket.Duration          `json:"max_silent_time"`
+	Systems            []string                 `json:"systems"`
+	AllowTrustedDaemon bool                     `json:"allow_trusted_daemon"`
+	AllowUnsandboxed   bool                     `json:"allow_unsandboxed"`
+}
+
+// trustedClient is a client that needs no ticket.
+type trustedClient struct {
+	PublicKey      key.ID           `json:"public_key"`
+	MaxBuildTime   *ticket.Duration `json:"max_build_time"`
+	MaxUploadBytes *ticket.Size     `json:"max_upload_bytes"`
+	Cache          string           `json:"cache"`
+}
+
+const (
+	defaultMinFree  = 5 << 30
+	maxConfigFile   = 1 << 20
+	systemDataDir   = "/var/lib/drv-thru"
+	adminSocketName = "admin.sock"
+)
+
+func defaultServeConfig() serveConfig {
+	return serveConfig{MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree}
+}
+
+// readConfig reads a configuration file on top of c.
+func (c *serveConfig) readConfig(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile))
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	err = dec.Decode(c)
+	if err == nil {
+		if _, more := dec.Token(); more != io.EOF {
+			err = errors.New("something follows the configuration's closing brace")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read configuration %s: %s%s", path, configError(err), position(text, dec.InputOffset(), err))
+	}
+	return nil
+}
+
+// configError says what encoding/json says without its own prefix.
+func configError(err error) string {
+	text := strings.TrimPrefix(err.Error(), "json: ")
+	return strings.Replace(text, "unknown field", "unknown key", 1)
+}
+
+// position says where in the text an error was met.
+func position(text []byte, offset int64, err error) string {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		offset = syntax.Offset
+	case errors.As(err, &kind):
+		offset = kind.Offset
+	default:
+		// The decoder stands behind the value; look for the key itself.
+		_, quoted, _ := strings.Cut(err.Error(), "unknown field ")
+		if at := bytes.Index(text, []byte(quoted)); quoted != "" && at >= 0 {
+			offset = int64(at) + 1
+		}
+	}
+	before := text[:min(max(0, offset), int64(len(text)))]
+	return fmt.Sprintf(" (line %d)", 1+bytes.Count(before, []byte("\n")))
+}
+
+// check completes the configuration and says what is wrong with it.
+func (c *serveConfig) check(a *app) error {
+	if c.DataDir == "" {
+		dir, err := a.defaultDataDir()
+		if err != nil {
+			return err
+		}
+		c.DataDir = dir
+	}
+	abs, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	c.DataDir = abs
+	if c.SecretKeyFile == "" {
+		c.SecretKeyFile = filepath.Join(c.DataDir, "secret.key")
+	}
+	if c.AdminSocket == "" {
+		c.AdminSocket = filepath.Join(c.DataDir, adminSocketName)
+	}
+	switch {
+	case c.MaxConcurrent < 1:
+		return usagef("max_concurrent_builds must be at least 1")
+	case c.RecentBuilds < 0 || c.Cores < 0:
+		return usagef("recent_builds_limit and cores cannot be negative")
+	case c.MaxParallelFills < 0 || c.MaxParallelFills > 16:
+		return usagef("output_cache_max_parallel_fills must be 1 to 16")
+	}
+	for _, r := range slices.Concat(c.Relays, c.EmbeddedRelayURLs) {
+		if err := ticket.CheckRelayURL(r); err != nil {
+			return usagef("%s", err)
+		}
+	}
+	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
+		c.EmbeddedRelay = defaultEmbeddedRelay
+	}
+	_, err = c.clients()
+	return err
+}
+
+// defaultDataDir is the system's for root and for whoever may write there, else
+// the user's.
+func (a *app) defaultDataDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return systemDataDir, nil
+	}
+	if f, err := os.CreateTemp(systemDataDir, ".writable-*"); err == nil {
+		f.Close()
+		return systemDataDir, os.Remove(f.Name())
+	}
+	if dir := a.env("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "drv-thru"), nil
+	}
+	if home := a.env("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "drv-thru"), nil
+	}
+	return "", usagef("no data directory: name one with --data-dir")
+}
+
+// clients returns the trusted clients by their keys.
+func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
+	clients := make(map[key.ID]builder.TrustedClient, len(c.TrustedClients))
+	for name, t := range c.TrustedClients {
+		if t.PublicKey.IsZero() {
+			return nil, usagef("trusted client %q has no public_key", name)
+		}
+		if other, twice := clients[t.PublicKey]; twice {
+			return nil, usagef("trusted clients %q and %q have the same public_key", other.Name, name)
+		}
+		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Limits: ticket.Limits{
+			MaxBuildTime: ticket.DefaultMaxBuildTime, MaxUploadBytes: ticket.DefaultMaxUploadBytes,
+		}}
+		if t.MaxBuildTime != nil {
+			tc.Limits.MaxBuildTime = *t.MaxBuildTime
+		}
+		if t.MaxUploadBytes != nil {
+			tc.Limits.MaxUploadBytes = *t.MaxUploadBytes
+		}
+		switch tc.Cache {
+		case "":
+			tc.Cache = builder.CacheBuilds
+		case builder.CacheBuilds, builder.CacheStore:
+		default:
+			return nil, usagef("trusted client %q: cache is %q; want builds or store", name, t.Cache)
+		}
+		clients[t.PublicKey] = tc
+	}
+	return clients, nil
+}

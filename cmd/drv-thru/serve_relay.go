@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/relay"
+)
+
+// defaultEmbeddedRelay is where the relay inside serve listens.
+const defaultEmbeddedRelay = ":7411"
+
+// embeddedRelay is the relay inside serve. Clients reach it at a public
+// listener, where no builder can register; the builder itself registers at a
+// loopback listener of its own.
+type embeddedRelay struct {
+	relay   *relay.Server
+	public  *http.Server
+	own     string   // the builder's own URL of it
+	urls    []string // what tickets say
+	address string
+}
+
+func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) (*embeddedRelay, error) {
+	l, err := net.Listen("tcp", cfg.EmbeddedRelay)
+	if err != nil {
+		return nil, &hintError{fmt.Errorf("embedded relay: %w", err),
+			"listen elsewhere with --embedded-relay=ADDR, or use a relay with --relay URL"}
+	}
+	private, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("embedded relay: %w", err)
+	}
+	e := &embeddedRelay{
+		relay: relay.New(relay.Config{Log: log}), own: "http://" + private.Addr().String(), address: l.Addr().String(),
+	}
+	if e.urls = cfg.EmbeddedRelayURLs; len(e.urls) == 0 {
+		if e.urls, err = reachableURLs(l.Addr()); err != nil {
+			return nil, errors.Join(err, l.Close(), private.Close())
+		}
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	e.public = &http.Server{
+		Handler:           clientsOnly(e.relay),
+		Protocols:         protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+	go func() { failed(e.relay.Serve(private)) }()
+	go func() { failed(e.public.Serve(l)) }()
+	return e, nil
+}
+
+// clientsOnly keeps other builders out.
+func clientsOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.RouteRelayListen || strings.HasPrefix(r.URL.Path, "/v1/accept/") {
+			wire.WriteError(w, wire.Errorf(wire.CodeNotFound, "this relay serves one builder only"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// reachableURLs lists the addresses at which others may reach the listener.
+func reachableURLs(addr net.Addr) ([]string, error) {
+	at, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("embedded relay: %w", err)
+	}
+	if !at.Addr().IsUnspecified() {
+		return []string{"http://" + at.String()}, nil
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("embedded relay: %w", err)
+	}
+	var urls []string
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || !prefix.Addr().IsGlobalUnicast() || len(urls) == ticket.MaxRelays {
+			continue
+		}
+		urls = append(urls, "http://"+netip.AddrPortFrom(prefix.Addr(), at.Port()).String())
+	}
+	if len(urls) == 0 {
+		urls = []string{fmt.Sprintf("http://127.0.0.1:%d", at.Port())}
+	}
+	return urls, nil
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/builder/nixstore"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+)
+
+const (
+	// registerWait is how long serve waits for its first relay before it says
+	// that it is still trying.
+	registerWait = 5 * time.Second
+	// shutdownWait bounds how long serve waits for requests at its end.
+	shutdownWait = 5 * time.Second
+)
+
+// serve runs the builder until ctx ends.
+func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	if err := makeDataDir(cfg.DataDir); err != nil {
+		return err
+	}
+	identity, err := key.LoadOrCreateFile(cfg.SecretKeyFile)
+	if err != nil {
+		return err
+	}
+	signing, err := signingKey(cfg.DataDir, identity.ID())
+	if err != nil {
+		return err
+	}
+	adminListener, err := admin.Listen(cfg.AdminSocket) // also: one builder per data directory
+	if err != nil {
+		return err
+	}
+	defer adminListener.Close()
+	db, err := state.Open(ctx, filepath.Join(cfg.DataDir, "state.db"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	settings, err := readNixSettings(ctx)
+	if err != nil {
+		return err
+	}
+	store := nixstore.New(nixstore.Config{
+		Dial: daemon.Config{Dial: a.storeDialer()}, MaxJobs: settings.maxJobs,
+	})
+	defer store.Close()
+	info, err := checkDaemon(ctx, cfg, store, settings)
+	if err != nil {
+		return err
+	}
+	svc, err := newService(ctx, cfg, identity.ID(), signing, db, store, settings, info, log)
+	if err != nil {
+		return err
+	}
+	defer svc.Close()
+	failed := func(err error) {
+		if err != nil && !errors.Is(err, http.ErrServerClosed) {
+			fail(err)
+		}
+	}
+	relays, tickets := slices.Clone(cfg.Relays), slices.Clone(cfg.Relays)
+	if cfg.EmbeddedRelay != "" {
+		embedded, err := startEmbeddedRelay(cfg, log, failed)
+		if err != nil {
+			return err
+		}
+		defer embedded.stop()
+		relays, tickets = append(relays, embedded.own), append(tickets, embedded.urls...)
+	}
+	circuits, err := link.Listen(link.ListenConfig{
+		Identity: identity, Relays: relays, Log: log,
+		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
+	})
+	if err != nil {
+		return err
+	}
+	defer circuits.Close()
+	server, err := link.NewServer(identity, svc, log)
+	if err != nil {
+		return err
+	}
+	go func() { failed(server.ServeTLS(circuits, "", "")) }()
+	started := time.Now()
+	adminServer := &http.Server{
+		ReadHeaderTimeout: 10 * time.Second,
+		Handler: admin.NewHandler(admin.Config{
+			Tickets: db, Service: svc, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
+			Describe: func(st *admin.Status) {
+				st.Software, st.NixVersion, st.Systems, st.Started = softwareName(), info.NixVersion, settings.systems, started
+				st.SigningKey = signing.ToPublicKey().String()
+				for _, r := range circuits.Status() {
+					st.Relays = append(st.Relays, relayStatus(r))
+				}
+			},
+		}),
+	}
+	go func() { failed(adminServer.Serve(adminListener)) }()
+	a.announce(ctx, circuits, identity.ID(), tickets, signing, cfg)
+	<-ctx.Done()
+	log.Info("stopping")
+	// New requests first, then builds, then what still reads.
+	svc.Drain(true)
+	svc.Close()
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
+	defer cancel()
+	if server.Shutdown(stopCtx) != nil {
+		_ = server.Close()
+	}
+	if adminServer.Shutdown(stopCtx) != nil {
+		_ = adminServer.Close()
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+func (e *embeddedRelay) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
+	defer cancel()
+	_ = e.relay.Shutdown(ctx) // what is left was cut
+	_ = e.public.Close()
+}
+
+// announce prints who and where the builder is, once a relay knows it.
+func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, signing nix.SecretKey, cfg *serveConfig) {
+	waitCtx, cancel := context.WithTimeout(ctx, registerWait)
+	defer cancel()
+	registered := circuits.Registered(waitCtx)
+	if ctx.Err() != nil {
+		return
+	}
+	out := func(format string, args ...any) { fmt.Fprintf(a.stdout, format+"\n", args...) }
+	out("endpoint ID    %s", id)
+	for _, r := range relays {
+		out("relay          %s", r)
+	}
+	out("signing key    %s", signing.ToPublicKey())
+	out("admin socket   %s", cfg.AdminSocket)
+	if registered != nil {
+		for _, r := range circuits.Status() {
+			if r.Err != nil {
+				fmt.Fprintf(a.stderr, "warning: no connection to relay %s: %v; trying on\n", r.URL, r.Err)
+			}
+		}
+	}
+	out("ready          make a ticket with: drv-thru ticket create")
+}
+
+// signingKey reads or makes the key that signs narinfos, and keeps its public
+// half beside it.
+func signingKey(dir string, id key.ID) (nix.SecretKey, error) {
+	path := filepath.Join(dir, "signing-secret.key")
+	text, err := key.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		secret, _, err := signature.GenerateKeypair("drv-thru-"+id.Short()+"-1", rand.Reader)
+		if err != nil {
+			return nix.SecretKey{}, err
+		}
+		if err := key.WriteFile(path, []byte(secret.String()+"\n")); err != nil {
+			return nix.SecretKey{}, err
+		}
+		text = []byte(secret.String())
+	} else if err != nil {
+		return nix.SecretKey{}, err
+	}
+	secret, err := nix.ParseSecretKey(string(text))
+	if err != nil {
+		return nix.SecretKey{}, fmt.Errorf("%s: %w", path, err)
+	}
+	public := []byte(secret.ToPublicKey().String() + "\n")
+	publicPath := filepath.Join(dir, "signing-public.key")
+	if old, err := os.ReadFile(publicPath); err != nil || string(old) != string(public) {
+		if err := os.WriteFile(publicPath, public, 0o644); err != nil {
+			return nix.SecretKey{}, fmt.Errorf("write public key: %w", err)
+		}
+	}
+	return secret, nil
+}
+
+func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.SecretKey, db *state.DB, store *nixstore.Store,
+	settings *nixSettings, info daemon.Info, log *slog.Logger,
+) (*builder.Service, error) {
+	clients, err := cfg.clients()
+	if err != nil {
+		return nil, err
+	}
+	systems := cfg.Systems
+	if len(systems) == 0 {
+		systems = settings.systems
+	}
+	cores := cfg.Cores
+	if cores == 0 {
+		cores = settings.cores
+	}
+	builds := filepath.Join(cfg.DataDir, "builds")
+	return builder.New(ctx, builder.Config{
+		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
+		Store: store, Records: db, Dir: builds, Now: time.Now, Log: log,
+		FreeDisk: func() (uint64, error) { return freeDisk(nix.StoreDir, builds) },
+		Slots:    cfg.MaxConcurrent, Systems: systems, Features: settings.features,
+		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
+		KeepOutputs: cfg.KeepOutputs.Std(), ReattachGrace: cfg.ReattachGrace.Std(), MaxSilentTime: cfg.MaxSilentTime.Std(),
+		MaxOutputBytes: cfg.MaxOutputBytes, MinFree: uint64(cfg.MinFree), Cores: cores, RecentBuilds: cfg.RecentBuilds,
+	})
+}
+
+func relayStatus(r link.RelayStatus) admin.Relay {
+	out := admin.Relay{URL: r.URL, Registered: r.Connected}
+	if r.Err != nil {
+		out.Error = r.Err.Error()
+	}
+	return out
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/builder"
+)
+
+func newStatusCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru status")
+	f.register(fs, true)
+	return &ffcli.Command{
+		Name:       "status",
+		ShortUsage: "drv-thru status [flags]",
+		ShortHelp:  "show what this builder does",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("status takes no arguments, got %q", args[0])
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			st, err := client.Status(ctx)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(st)
+			}
+			return a.printStatus(st, time.Now())
+		},
+	}
+}
+
+func (a *app) printStatus(st *admin.Status, now time.Time) error {
+	rows := [][]string{
+		{"endpoint", st.Endpoint.String()},
+		{"signing key", st.SigningKey},
+		{"nix", st.NixVersion + " for " + strings.Join(st.Systems, ", ")},
+		{"running since", st.Started.Local().Format(time.DateTime)},
+	}
+	for _, r := range st.Relays {
+		text := r.URL
+		if !r.Registered {
+			text += " (not connected: " + cmp.Or(r.Error, "connecting") + ")"
+		}
+		rows = append(rows, []string{"relay", text})
+	}
+	capacity := fmt.Sprintf("%d of %d slots in use, %d waiting", st.Running, st.Slots, st.Waiting)
+	switch {
+	case st.Draining:
+		capacity += ", draining"
+	case st.Paused:
+		capacity += ", paused"
+	}
+	rows = append(rows, []string{"capacity", capacity})
+	if err := table(a.stdout, rows...); err != nil {
+		return err
+	}
+	if err := a.printBuilds("active", st.Active, now); err != nil {
+		return err
+	}
+	return a.printBuilds("recent", st.Recent, now)
+}
+
+func (a *app) printBuilds(title string, builds []builder.BuildStatus, now time.Time) error {
+	if len(builds) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintf(a.stdout, "\n%s\n", title); err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, b := range builds {
+		phase := string(b.State)
+		if b.Position > 0 {
+			phase += fmt.Sprintf(" (%d.)", b.Position)
+		}
+		if b.Result != nil && b.Result.Error != nil && b.Result.Error.Code != "" {
+			phase += " (" + string(b.Result.Error.Code) + ")"
+		}
+		end := now
+		if !b.Ended.IsZero() {
+			end = b.Ended
+		}
+		from := b.Created
+		if !b.Started.IsZero() {
+			from = b.Started
+		}
+		rows = append(rows, []string{
+			"  " + string(b.ID), cmp.Or(b.ClientName, b.Client.Short()), phase, roughly(max(0, end.Sub(from))),
+			term.Safe(strings.Join(b.Labels, " ")),
+		})
+	}
+	return table(a.stdout, rows...)
+}

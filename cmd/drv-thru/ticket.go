@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+)
+
+// adminSocketEnv names the admin socket for every command that asks the builder.
+const adminSocketEnv = "DRV_THRU_ADMIN_SOCKET"
+
+func newTicketCommand(a *app) *ffcli.Command {
+	return &ffcli.Command{
+		Name:       "ticket",
+		ShortUsage: "drv-thru ticket create|list|inspect|reveal|revoke",
+		ShortHelp:  "make and manage tickets of this builder",
+		FlagSet:    a.flags("drv-thru ticket"),
+		Subcommands: []*ffcli.Command{
+			newTicketCreateCommand(a), newTicketListCommand(a), newTicketInspectCommand(a),
+			newTicketRevealCommand(a), newTicketRevokeCommand(a),
+		},
+		Exec: func(_ context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("no such command: drv-thru ticket %s", args[0])
+			}
+			return flag.ErrHelp
+		},
+	}
+}
+
+// adminFlags are those of every command that asks the running builder.
+type adminFlags struct {
+	socket  string
+	dataDir string
+	json    bool
+}
+
+func (f *adminFlags) register(fs *flag.FlagSet, withJSON bool) {
+	fs.StringVar(&f.socket, "admin-socket", "", "`PATH` of the builder's admin socket (default DATA-DIR/"+adminSocketName+")")
+	fs.StringVar(&f.dataDir, "data-dir", "", "the builder's data `DIR`")
+	if withJSON {
+		fs.BoolVar(&f.json, "json", false, "print JSON")
+	}
+}
+
+// adminOptions let the environment set the flags: DRV_THRU_ADMIN_SOCKET and so on.
+func adminOptions() []ff.Option { return []ff.Option{ff.WithEnvVarPrefix(envPrefix)} }
+
+// admin makes the client of the builder's socket.
+func (a *app) admin(f *adminFlags) (*admin.Client, error) {
+	if f.socket != "" {
+		return admin.NewClient(f.socket), nil
+	}
+	cfg := serveConfig{DataDir: f.dataDir, MaxConcurrent: 1}
+	if err := cfg.check(a); err != nil {
+		return nil, err
+	}
+	return admin.NewClient(cfg.AdminSocket), nil
+}
+
+// table prints rows of tab-separated cells in columns.
+func table(w io.Writer, rows ...[]string) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		line := strings.TrimRight(strings.Join(row, "\t"), " \t")
+		if _, err := io.WriteString(tw, line+"\n"); err != nil {
+			return err
+		}
+	}
+	return tw.Flush()
+}
+
+// when prints a time of the past or future for a person, "" for none.
+func when(t, now time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	d := t.Sub(now)
+	if d >= 0 {
+		return "in " + roughly(d)
+	}
+	return roughly(-d) + " ago"
+}
+
+// roughly prints a duration in its two largest units.
+func roughly(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return d.Truncate(time.Second).String()
+	case d < time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Second).String(), "0s")
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s"), "0m")
+	}
+	days := int(d.Hours() / 24)
+	rest := (d - time.Duration(days)*24*time.Hour).Truncate(time.Hour)
+	return strings.TrimSuffix(strings.TrimSuffix(itoa(days)+"d"+rest.String(), "0m0s"), "0s")
+}

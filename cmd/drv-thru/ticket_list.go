@@ -1,0 +1,50 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+)
+
+func newTicketListCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru ticket list")
+	f.register(fs, true)
+	return &ffcli.Command{
+		Name:       "list",
+		ShortUsage: "drv-thru ticket list [flags]",
+		ShortHelp:  "list the tickets, without their secrets",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("ticket list takes no arguments, got %q", args[0])
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			tickets, err := client.Tickets(ctx)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(tickets)
+			}
+			now := time.Now()
+			rows := [][]string{{"ID", "NAME", "STATE", "USES", "EXPIRES"}}
+			for _, t := range tickets {
+				uses := fmt.Sprintf("%d/%d", t.Used, t.MaxUses)
+				if t.MaxUses == 0 {
+					uses = fmt.Sprintf("%d/unlimited", t.Used)
+				}
+				rows = append(rows, []string{t.ID.String(), t.Name, t.State, uses, cmp.Or(when(t.Expires, now), "never")})
+			}
+			return table(a.stdout, rows...)
+		},
+	}
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+)
+
+func newTicketRevealCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru ticket reveal")
+	f.register(fs, true)
+	return &ffcli.Command{
+		Name:       "reveal",
+		ShortUsage: "drv-thru ticket reveal ID",
+		ShortHelp:  "print a ticket's text again",
+		LongHelp:   "Prints the text of a ticket again, with the relays that the builder has now.\nID may be the ticket's name, or a beginning of its ID.",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) != 1 {
+				return usagef("ticket reveal takes one ticket ID")
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			t, err := client.Reveal(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(t)
+			}
+			if t.State != "usable" {
+				fmt.Fprintf(a.stderr, "warning: this ticket is %s\n", t.State)
+			}
+			_, err = fmt.Fprintln(a.stdout, t.Text)
+			return err
+		},
+	}
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+)
+
+func newTicketRevokeCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru ticket revoke")
+	f.register(fs, true)
+	cancel := fs.Bool("cancel", false, "also cancel its builds that are under way")
+	return &ffcli.Command{
+		Name:       "revoke",
+		ShortUsage: "drv-thru ticket revoke [--cancel] ID",
+		ShortHelp:  "end a ticket",
+		LongHelp:   "Ends a ticket: nothing can be started or fetched with it any more.\nID may be the ticket's name, or a beginning of its ID.",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) != 1 {
+				return usagef("ticket revoke takes one ticket ID (flags come before it)")
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			r, err := client.Revoke(ctx, args[0], *cancel)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(r)
+			}
+			text := "revoked"
+			if *cancel {
+				text = fmt.Sprintf("revoked, %d builds cancelled", r.Cancelled)
+			}
+			_, err = fmt.Fprintln(a.stdout, text)
+			return err
+		},
+	}
+}

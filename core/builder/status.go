@@ -1,0 +1,84 @@
+package builder
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// Status is what the builder's owner sees.
+type Status struct {
+	Slots    int  `json:"slots"`
+	Running  int  `json:"running"`
+	Waiting  int  `json:"waiting"`
+	Draining bool `json:"draining,omitempty"`
+	Paused   bool `json:"paused,omitempty"`
+	// Active are the builds that are not ended, those that run first, then in
+	// the order of the queue. Recent are ended ones, the newest first.
+	Active []BuildStatus `json:"active"`
+	Recent []BuildStatus `json:"recent"`
+}
+
+// BuildStatus is one build.
+type BuildStatus struct {
+	ID         wire.BuildID `json:"id"`
+	Client     key.ID       `json:"client"`
+	ClientName string       `json:"client_name,omitempty"`
+	Ticket     string       `json:"ticket,omitempty"`
+	Labels     []string     `json:"labels"` // what the client calls its installables
+	State      wire.State   `json:"state"`
+	Position   int          `json:"position,omitempty"`
+	Created    time.Time    `json:"created"`
+	Started    time.Time    `json:"started,omitzero"`
+	Ended      time.Time    `json:"ended,omitzero"`
+	// Connected tells whether somebody follows its events.
+	Connected bool         `json:"connected,omitempty"`
+	Detached  bool         `json:"detached,omitempty"`
+	Result    *wire.Result `json:"result,omitempty"`
+}
+
+// Status returns a snapshot with the newest RecentBuilds ended builds.
+func (s *Service) Status() Status {
+	st := Status{Active: []BuildStatus{}, Recent: []BuildStatus{}}
+	st.Running, st.Waiting, st.Slots = s.queue.counts()
+	st.Paused = s.queue.isPaused()
+	s.mu.Lock()
+	st.Draining = s.draining
+	s.mu.Unlock()
+	for _, b := range s.live() {
+		st.Active = append(st.Active, b.status())
+	}
+	slices.SortFunc(st.Active, func(a, b BuildStatus) int {
+		return cmp.Or(cmp.Compare(a.Position, b.Position), a.Created.Compare(b.Created))
+	})
+	for _, b := range s.past() {
+		if len(st.Recent) == s.cfg.RecentBuilds {
+			break
+		}
+		if b.admitErr == nil {
+			st.Recent = append(st.Recent, b.status())
+		}
+	}
+	return st
+}
+
+func (b *build) status() BuildStatus {
+	position := b.s.queue.positionOf(b.place)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := BuildStatus{
+		ID: b.rec.ID, Client: b.rec.Client, ClientName: b.rec.ClientName, State: b.rec.State, Position: position,
+		Created: b.rec.Created, Started: b.rec.Started, Ended: b.rec.Ended, Connected: b.readers > 0,
+		Detached: b.rec.Detach, Result: b.rec.Result,
+	}
+	if b.rec.Ticket != [16]byte{} {
+		st.Ticket = b.rec.Ticket.String()
+	}
+	for _, r := range b.rec.Roots {
+		st.Labels = append(st.Labels, cmp.Or(r.Label, r.Drv))
+	}
+	return st
+}
