@@ -3,69 +3,85 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
-	"os/exec"
-	"strings"
+	"sync"
 
-	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/nix/eval"
 )
 
-func (a *app) evaluate(ctx context.Context, f *buildFlags, installables []string) ([]target, error) {
-	args := []string{"--extra-experimental-features", "nix-command flakes", "build", "--dry-run", "--json", "--no-link"}
-	if f.file != "" {
-		args = append(args, "-f", f.file)
+// evaluate finds out what the installables are. The evaluator gets the whole
+// environment: impure expressions may ask for any variable.
+func (r *buildRun) evaluate(ctx context.Context, installables []string) error {
+	messages := &lineWriter{p: r.printer}
+	defer messages.Flush()
+	found, err := eval.Evaluate(ctx, eval.Config{
+		Env: r.app.environ, Stdin: r.app.stdin, Stderr: messages, Color: r.printer.Colour,
+		Progress: r.view.Doing,
+	}, eval.Request{
+		Installables: installables, File: r.flags.file, Expr: r.flags.expr,
+		Args: r.flags.args.list, ArgStrs: r.flags.argstrs.list, OverrideInputs: r.flags.overrides.list,
+		Impure: r.flags.impure, Refresh: r.flags.refresh, System: r.flags.system, NoSubstitute: r.flags.noSubstitute,
+	})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	if f.expr != "" {
-		args = append(args, "--expr", f.expr)
-	}
-	if f.impure {
-		args = append(args, "--impure")
-	}
-	args = append(args, installables...)
-	cmd := exec.CommandContext(ctx, "nix", args...)
-	cmd.Env = a.nixEnv()
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("evaluate: %w\n%s", err, stderr.String())
+		return err
 	}
-	var raw []struct {
-		Drv     nix.Path            `json:"drvPath"`
-		Outputs map[string]nix.Path `json:"outputs"`
-	}
-	if err := json.Unmarshal(out, &raw); err != nil {
-		return nil, err
-	}
-	var ts []target
-	for i, r := range raw {
-		t := target{installable: strings.Join(installables, " "), drv: r.Drv}
-		if i < len(installables) {
-			t.installable = installables[i]
+	for _, f := range found {
+		t := target{installable: f.Installable, drv: f.Drv}
+		for _, name := range f.Outputs {
+			t.outputs = append(t.outputs, output{name, f.OutPaths[name]})
 		}
-		for name, p := range r.Outputs {
-			t.outputs = append(t.outputs, output{name, p})
+		if f.Drv == "" {
+			t.outputs = []output{{"", f.Path}}
 		}
-		ts = append(ts, t)
+		if t.installable == "" {
+			t.installable = string(f.Drv)
+		}
+		r.targets = append(r.targets, t)
 	}
-	return ts, nil
+	return nil
 }
 
-func (a *app) machineConfig(ctx context.Context) (map[string]string, error) {
-	for _, sub := range [][]string{{"config", "show"}, {"show-config"}} {
-		cmd := exec.CommandContext(ctx, "nix", append([]string{"--extra-experimental-features", "nix-command"}, sub...)...)
-		cmd.Env = append(a.nixEnv(), "NIX_USER_CONF_FILES=", "NIX_CONFIG=")
-		out, err := cmd.Output()
-		if err != nil {
-			continue
+// lineWriter prints what is written to it, line by line.
+type lineWriter struct {
+	p    *term.Printer
+	mu   sync.Mutex
+	rest []byte
+}
+
+// maxMessage bounds a line that is still open.
+const maxMessage = 1 << 20
+
+func (w *lineWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rest = append(w.rest, b...)
+	for {
+		i := bytes.IndexByte(w.rest, '\n')
+		if i < 0 {
+			break
 		}
-		m := make(map[string]string)
-		for line := range strings.Lines(string(out)) {
-			k, v, _ := strings.Cut(strings.TrimSpace(line), " = ")
-			m[k] = v
-		}
-		return m, nil
+		w.p.Line(string(w.rest[:i]))
+		w.rest = w.rest[i+1:]
 	}
-	return nil, fmt.Errorf("nix show-config failed")
+	if len(w.rest) > maxMessage {
+		w.flush()
+	}
+	return len(b), nil
+}
+
+// Flush prints a last line that has no end.
+func (w *lineWriter) Flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.flush()
+}
+
+func (w *lineWriter) flush() {
+	if len(w.rest) > 0 {
+		w.p.Line(string(w.rest))
+		w.rest = nil
+	}
 }

@@ -22,9 +22,6 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// agent names this program to builders and relays.
-const agent = "drv-thru"
-
 // hurry is how long a second Ctrl-C waits for the mount to go.
 const hurry = 500 * time.Millisecond
 
@@ -130,8 +127,11 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 		return err
 	}
 	defer func() { r.store.Close() }()
+	lctx, stop := context.WithCancel(ctx)
+	lookup := r.app.lookUpTrust(lctx, r.store)
+	defer func() { stop(); <-lookup.done }()
 	r.view.Phase("evaluating")
-	if r.targets, err = r.app.evaluate(ctx, r.flags, installables); err != nil {
+	if err := r.evaluate(ctx, installables); err != nil {
 		return err
 	}
 	// Nobody else keeps them from garbage collection: the evaluator is gone.
@@ -153,7 +153,7 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 			hint: "give --ticket TICKET, or --server ID with --relay-url URL",
 		}
 	}
-	return r.elsewhere(ctx)
+	return r.elsewhere(ctx, lookup)
 }
 
 // roots returns what the targets come from: derivations and store paths.
@@ -192,7 +192,7 @@ func (r *buildRun) valid(ctx context.Context) (bool, error) {
 }
 
 // elsewhere builds on the builder.
-func (r *buildRun) elsewhere(ctx context.Context) error {
+func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	roots, err := r.wireRoots()
 	if err != nil {
 		return err
@@ -202,7 +202,7 @@ func (r *buildRun) elsewhere(ctx context.Context) error {
 		Identity: r.route.identity,
 		Peer:     r.route.builder,
 		Relays:   r.route.relays,
-		Network:  link.Network{Proxy: http.ProxyFromEnvironment, Agent: agent},
+		Network:  link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
 	})
 	if err != nil {
 		return err
@@ -212,11 +212,10 @@ func (r *buildRun) elsewhere(ctx context.Context) error {
 	r.view.SetPath(func() string { return string(session.Path().Kind) })
 	api := &client.API{
 		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL,
-		Ticket: r.route.ticket, Agent: agent,
+		Ticket: r.route.ticket, Agent: softwareName(),
 	}
 
 	var info wire.Info
-	var trust client.LocalTrust
 	var inputs *client.Inputs
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -224,10 +223,6 @@ func (r *buildRun) elsewhere(ctx context.Context) error {
 		return err
 	})
 	g.Go(func() (err error) {
-		// One after the other: they share the connection to the daemon.
-		if trust, err = r.app.localTrust(gctx, r.store); err != nil {
-			return fmt.Errorf("find out whom the local Nix trusts: %w", err)
-		}
 		drvs := make([]nix.Path, len(roots))
 		for i, root := range roots {
 			drvs[i] = nix.Path(root.Drv)
@@ -236,6 +231,10 @@ func (r *buildRun) elsewhere(ctx context.Context) error {
 		return err
 	})
 	if err := g.Wait(); err != nil {
+		return err
+	}
+	trust, err := lookup.wait()
+	if err != nil {
 		return err
 	}
 	if err := client.CheckTrust(info.SigningKey, trust); err != nil {

@@ -25,6 +25,7 @@ type Progress struct {
 	mu      sync.Mutex
 	path    func() string
 	phase   string
+	doing   string
 	began   time.Time // of the phase
 	up      rate
 	down    rate
@@ -102,11 +103,18 @@ func (v *Progress) Phase(phase string) {
 		v.mu.Unlock()
 		return
 	}
-	v.phase, v.began = phase, time.Now()
+	v.phase, v.doing, v.began = phase, "", time.Now()
 	v.mu.Unlock()
 	if !v.p.Terminal {
 		v.p.Line(phase)
 	}
+}
+
+// Doing tells on a terminal what the phase is at.
+func (v *Progress) Doing(text string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.doing = text
 }
 
 // Note implements [client.Observer].
@@ -207,6 +215,8 @@ func (v *Progress) status(now time.Time) string {
 	switch {
 	case v.place > 0:
 		add("queue position %d", v.place)
+	case v.doing != "":
+		add("%s", v.doing)
 	case v.phase != "":
 		add("%s", v.phase)
 	}
