@@ -28,8 +28,8 @@ type Options struct {
 	UseSubstitutes bool
 	// Overrides are further settings by their names in nix.conf. From a client
 	// that it does not trust the daemon takes just a few (timeout among them,
-	// and substituters that it trusts already) and ignores the rest, since Nix
-	// 2.12 with a warning on the log channel.
+	// and substituters that it trusts already) and ignores the rest, newer ones
+	// with a warning on the log channel.
 	Overrides map[string]string
 }
 

@@ -156,7 +156,7 @@ func TestPoolLimitAndIdle(t *testing.T) {
 		if running != 2 || d.count != 3 || p.idling() != 2 {
 			t.Errorf("%d ran, %d dialled, %d idle", running, d.count, p.idling())
 		}
-		time.Sleep(2 * idleTimeout)
+		<-time.After(2 * idleTimeout)
 		synctest.Wait()
 		if p.idling() != 0 {
 			t.Error("idle connections stay open")
