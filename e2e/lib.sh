@@ -106,18 +106,18 @@ install_go() {
 	find_go || die "installed Go, but cannot find it"
 }
 
-# Sets NODE to the command of a Node.js that is 20.10 or newer: the machine's, or
-# the one that e2e/roots unpacks.
+# Sets NODE to a Node.js that is 20.10 or newer: the machine's, or the one that
+# e2e/roots unpacks.
 find_node() {
-	local v root=$LAB_DIR/roots/node ld
+	local v
 	v=$(node --version 2>/dev/null || true)
 	if [ -n "$v" ] && version_ge "${v#v}" 20.10; then
-		export NODE=node
-		return 0
+		NODE=node
+	elif [ -e "$LAB_DIR/roots/node.made" ]; then
+		NODE=$REPO/e2e/node
+	else
+		return 1
 	fi
-	ld=$(ls "$root"/lib*/ld-linux-*.so.* 2>/dev/null | head -n 1 || true)
-	[ -n "$ld" ] && [ -e "$LAB_DIR/roots/node.made" ] || return 1
-	NODE="$ld --library-path $(echo "$root"/usr/lib/*-linux-gnu) $root/usr/bin/node"
 	export NODE
 }
 

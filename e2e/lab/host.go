@@ -294,10 +294,23 @@ func join(pid int, net bool) error {
 	if net {
 		flags |= unix.CLONE_NEWNET
 	}
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the host's root: %w", err)
+	}
+	defer unix.Close(root)
 	if err := unix.Setns(fd, flags); err != nil {
 		return fmt.Errorf("setns: %w", err)
 	}
-	return nil
+	// setns enters at the root of the mount namespace, which is not the
+	// host's when this process runs in a chroot.
+	if err := unix.Fchdir(root); err != nil {
+		return fmt.Errorf("enter the host's root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("enter the host's root: %w", err)
+	}
+	return unix.Chdir("/")
 }
 
 func (e *entry) do(fn func() error) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -124,6 +125,11 @@ func (s *initSpec) enter() error {
 		}
 	}
 	if err := os.Mkdir(root+gateDir, 0o755); err != nil {
+		return err
+	}
+	// Every distribution has it, minimal roots lack it, and fusermount3 of
+	// Debian 12 does not unmount without it.
+	if err := os.Symlink("../proc/self/mounts", root+"/etc/mtab"); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := pivot(root); err != nil {

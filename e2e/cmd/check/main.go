@@ -129,8 +129,8 @@ func nodeCommand() (string, error) {
 	script := filepath.Join(strings.TrimSpace(string(goroot)), "lib", "wasm", "wasm_exec_node.js")
 	// Node 22 has a global WebSocket without being told and still takes the
 	// flag, as do all from 20.10.
-	return fmt.Sprintf("env -i PATH=%s HOME=%s TMPDIR=%s %s --experimental-websocket --stack-size=8192 %s",
-		os.Getenv("PATH"), os.Getenv("HOME"), os.TempDir(), node, script), nil
+	return fmt.Sprintf("env -i PATH=%s HOME=%s TMPDIR=%s DRV_THRU_LAB_DIR=%s %s --experimental-websocket --stack-size=8192 %s",
+		os.Getenv("PATH"), os.Getenv("HOME"), os.TempDir(), os.Getenv("DRV_THRU_LAB_DIR"), node, script), nil
 }
 
 func (r *runner) e2e() {
