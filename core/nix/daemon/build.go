@@ -78,8 +78,8 @@ type BuildResult struct {
 	// ErrorMsg says why a build failed, with its last log lines: at most
 	// MaxErrorText bytes, possibly with ANSI colours.
 	ErrorMsg string
-	// TimesBuilt counts the rounds, 0 if nothing was built. Nix 2.34 leaves it, the
-	// times and the CPU times at 0 also for what it has built.
+	// TimesBuilt counts the rounds, 0 if nothing was built. Nix 2.34.8 leaves it and
+	// the start and stop times at 0 also for what it has built.
 	TimesBuilt uint64
 	// IsNonDeterministic says that rounds differed.
 	IsNonDeterministic bool
