@@ -34,6 +34,7 @@ type buildFlags struct {
 	dryRun             bool
 	keepGoing, rebuild bool
 	logs, plain        bool
+	verbose            bool
 
 	importMode   string
 	noSubstitute bool
@@ -66,6 +67,7 @@ func (f *buildFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.logs, "L", false, "show the logs of all builds")
 	fs.BoolVar(&f.logs, "print-build-logs", false, "same as -L")
 	fs.BoolVar(&f.plain, "no-nom", false, "plain lines, also on a terminal")
+	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections and how long each step takes")
 	fs.StringVar(&f.importMode, "import", "auto", "how outputs are imported: from a mount (fuse), over HTTP on this machine (http), or auto")
 	fs.BoolVar(&f.noSubstitute, "no-substitute", false, "fetch everything from the builder, nothing from this machine's own substituters")
 }

@@ -37,11 +37,22 @@ func (r *buildRun) evaluate(ctx context.Context, installables []string) error {
 			t.outputs = []output{{"", f.Path}}
 		}
 		if t.installable == "" {
-			t.installable = string(f.Drv)
+			t.installable = r.flags.expression()
 		}
 		r.targets = append(r.targets, t)
 	}
 	return nil
+}
+
+// expression names what installables are attribute paths in.
+func (f *buildFlags) expression() string {
+	switch {
+	case f.file != "":
+		return "-f " + f.file
+	case f.expr != "":
+		return "--expr"
+	}
+	return "."
 }
 
 // lineWriter prints what is written to it, line by line.

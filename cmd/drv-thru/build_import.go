@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"slices"
@@ -37,6 +38,7 @@ type importer struct {
 	note     func(string)
 	// exposed is told of the mount, so that it can be taken away in a hurry.
 	exposed func(*fusecache.Mounted)
+	log     *slog.Logger
 }
 
 // run imports paths and everything that they refer to.
@@ -45,7 +47,9 @@ func (i *importer) run(ctx context.Context, view *cache.View, tops []nix.Path) e
 	if err != nil {
 		return err
 	}
+	i.log.Debug("nix copy begins", "url", url)
 	err = i.copy(ctx, url, tops)
+	i.log.Debug("nix copy has ended", "err", err)
 	if cerr := view.Err(); err != nil && cerr != nil {
 		// Nix has seen no more than a failed read.
 		err = fmt.Errorf("import the outputs: %w", cerr)
@@ -81,7 +85,7 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	m, err := fusecache.Mount(view, dir.path, fusecache.Options{})
+	m, err := fusecache.Mount(view, dir.path, fusecache.Options{Logger: i.log})
 	if err != nil {
 		return "", nil, errors.Join(err, dir.remove())
 	}

@@ -50,6 +50,7 @@ func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID
 		return fmt.Errorf("the builder's answer about its outputs: %w", err)
 	}
 	defer view.Close()
+	r.log.Debug("the closure of the outputs is known", "paths", len(closure.NarInfos))
 	infos := view.Infos()
 	if err := client.CheckClosure(infos, outputPaths(targets)); err != nil {
 		return err
@@ -70,6 +71,7 @@ func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID
 		return err
 	}
 	total, sum.paths, sum.fromHere = missing.Bytes, len(missing.Fetch), missing.Substituted
+	r.log.Debug("compared with the local store", "missing", len(missing.Fetch), "substituted", missing.Substituted)
 	if len(missing.Fetch) > 0 {
 		r.view.Phase("importing")
 		progress.begin(len(missing.Fetch), total)
@@ -77,7 +79,7 @@ func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID
 		for i, info := range missing.Fetch {
 			fetch[i] = info.Path
 		}
-		i := &importer{app: r.app, mode: r.flags.importMode, note: r.view.Note, exposed: r.out.set}
+		i := &importer{app: r.app, log: r.log, mode: r.flags.importMode, note: r.view.Note, exposed: r.out.set}
 		if trusted {
 			i.trustKey = signingKey
 		}
@@ -87,6 +89,7 @@ func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID
 		}
 		progress.end()
 	}
+	r.log.Debug("imported")
 	sum.received, sum.unpacked = view.Stats().Fetched, total
 	valid, err := r.store.ValidPaths(ctx, outputPaths(targets))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
@@ -58,6 +59,7 @@ type buildRun struct {
 	out     emergency
 	store   *localStore
 	targets []target
+	log     *slog.Logger
 }
 
 // build is the command: flags are read, installables at least one.
@@ -67,7 +69,10 @@ func (a *app) build(ctx context.Context, f *buildFlags, installables []string) e
 		p.Terminal = false
 	}
 	defer p.Close()
-	r := &buildRun{app: a, flags: f, printer: p}
+	r := &buildRun{app: a, flags: f, printer: p, log: slog.New(slog.DiscardHandler)}
+	if f.verbose {
+		r.log = slog.New(slog.NewTextHandler(&lineWriter{p: p}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	var err error
 	// A damaged ticket is told before anything else is done.
 	if r.route, err = a.route(f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), p.Line); err != nil {
@@ -134,6 +139,7 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 	if err := r.evaluate(ctx, installables); err != nil {
 		return err
 	}
+	r.log.Debug("evaluated")
 	// Nobody else keeps them from garbage collection: the evaluator is gone.
 	if err := r.store.conn.AddTempRoots(ctx, r.roots()); err != nil {
 		return fmt.Errorf("keep the derivations from garbage collection: %w", err)
@@ -203,6 +209,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		Peer:     r.route.builder,
 		Relays:   r.route.relays,
 		Network:  link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
+		Log:      r.log,
 	})
 	if err != nil {
 		return err
@@ -237,6 +244,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
+	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
 	if err := client.CheckTrust(info.SigningKey, trust); err != nil {
 		return err
 	}
@@ -265,6 +273,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
+	r.log.Debug("the build has ended", "build", id)
 	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: session.Path().String()}
 	if built.Error != nil && (!r.flags.keepGoing || len(built.Outputs) == 0) {
 		return r.buildFailed(built)
@@ -358,28 +367,6 @@ func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, err
 		out = append(out, c)
 	}
 	return out, nil
-}
-
-// buildFailed shows the logs of what failed and returns the builder's error.
-func (r *buildRun) buildFailed(built *wire.Result) error {
-	r.view.Close()
-	var texts []string
-	for _, d := range built.Derivations {
-		texts = append(texts, d.Error)
-	}
-	texts = append(texts, built.Error.Detail)
-	logs, messages := r.view.Failed(texts...)
-	for _, m := range messages {
-		r.printer.Line(m)
-	}
-	for _, l := range logs {
-		name := term.DrvName(l.Drv.Name())
-		r.printer.Line(fmt.Sprintf("%s failed; the last %s of its log:", l.Drv, term.Count(len(l.Lines), "line")))
-		for _, line := range l.Lines {
-			r.printer.Piece(l, r.printer.Paint("34", name+"> "), line, false)
-		}
-	}
-	return built.Error
 }
 
 // checkSystems fails when the builder builds for none of what is to be built.

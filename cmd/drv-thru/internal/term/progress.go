@@ -13,6 +13,9 @@ import (
 // redraw is how often the status line may change.
 const redraw = 100 * time.Millisecond
 
+// queueMoment is how long a place in the queue lasts to be worth a line.
+const queueMoment = 300 * time.Millisecond
+
 // Nix's verbosity levels (libutil/error.hh) up to which its messages are shown.
 const levelNotice = 2
 
@@ -22,19 +25,22 @@ type Progress struct {
 	// Logs shows what builds print.
 	Logs bool
 
-	mu      sync.Mutex
-	path    func() string
-	phase   string
-	doing   string
-	began   time.Time // of the phase
-	up      rate
-	down    rate
-	place   int // in the queue
-	running map[uint64]*activity
-	latest  uint64 // the activity that printed last
-	built   int
-	tails   client.Tails
-	errors  []string // what the builder's daemon called errors
+	mu    sync.Mutex
+	path  func() string
+	phase string
+	doing string
+	began time.Time // of the phase
+	up    rate
+	down  rate
+	place int // in the queue
+	// toldPlace is the one that a line told of.
+	toldPlace int
+	closed    bool
+	running   map[uint64]*activity
+	latest    uint64 // the activity that printed last
+	built     int
+	tails     client.Tails
+	errors    []string // what the builder's daemon called errors
 
 	stop chan struct{}
 	done chan struct{}
@@ -85,6 +91,9 @@ func (v *Progress) Close() {
 	}
 	close(v.stop)
 	<-v.done
+	v.mu.Lock()
+	v.closed = true
+	v.mu.Unlock()
 	v.p.Status("")
 	v.p.Flush()
 }
@@ -142,14 +151,12 @@ func (v *Progress) Event(e *wire.Event) {
 	v.tails.Event(e)
 	switch e.Type {
 	case wire.EventQueued:
-		if e.Position > 0 && e.Position != v.place && !v.p.Terminal {
-			v.p.Line(fmt.Sprintf("waiting in the builder's queue, position %d", e.Position))
-		}
-		v.place = e.Position
+		v.queued(e.Position)
 	case wire.EventPhase:
 		if e.State == wire.StateBuilding && v.phase != "building" {
-			v.place, v.phase, v.began = 0, "building", e.Time
+			v.phase, v.began = "building", time.Now()
 		}
+		v.place, v.toldPlace = 0, 0
 	case wire.EventStart:
 		drv, ok := client.BuiltDerivation(e.Activity)
 		if !ok || len(v.running) >= maxRunning {
@@ -167,6 +174,23 @@ func (v *Progress) Event(e *wire.Event) {
 	case wire.EventLog:
 		v.log(e.Log)
 	}
+}
+
+// queued takes note of a place in the queue. Who gets a slot at once has been
+// in the queue too, for a moment, which is not worth a line.
+func (v *Progress) queued(place int) {
+	v.place = place
+	if v.p.Terminal || place == 0 || place == v.toldPlace {
+		return
+	}
+	time.AfterFunc(queueMoment, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if v.place == place && v.toldPlace != place && !v.closed {
+			v.toldPlace = place
+			v.p.Line(fmt.Sprintf("waiting in the builder's queue, position %d", place))
+		}
+	})
 }
 
 func (v *Progress) log(l *wire.Log) {
