@@ -95,7 +95,7 @@ type Host struct {
 // ends. No nix-daemon runs yet: see [Host.StartDaemon].
 func NewHost(t T, root Root, opts ...Option) *Host {
 	t.Helper()
-	Need(t)
+	Need(t, root)
 	h, err := startHost(t, root, opts)
 	if err != nil {
 		t.Fatalf("lab: start host %s: %v", root, err)

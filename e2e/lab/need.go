@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,17 +20,17 @@ func Dir() string {
 	return "/var/lib/drv-thru-lab"
 }
 
-// Need fails the test when the machine cannot run the lab, and says what to do
-// about it. It never skips: a run without the lab must not look like a success.
-func Need(t T) {
+// Need fails the test when the machine cannot run the lab, or lacks one of the
+// root file systems named, and says what to do about it. It never skips: a run
+// without the lab must not look like a success.
+func Need(t T, roots ...Root) {
 	t.Helper()
-	if err := missing(); err != nil {
-		t.Fatalf("the lab cannot run here:\n%v", err)
+	if problems := missing(roots); len(problems) > 0 {
+		t.Fatalf("the lab cannot run here:\n- %s", strings.Join(problems, "\n- "))
 	}
 }
 
-var missing = sync.OnceValue(func() error {
-	var problems []string
+func missing(roots []Root) (problems []string) {
 	if os.Geteuid() != 0 {
 		problems = append(problems, "it needs root (namespaces, mounts, build users): run e2e/test, or this test with sudo -E")
 	}
@@ -40,14 +39,11 @@ var missing = sync.OnceValue(func() error {
 	} else {
 		unix.Close(fd)
 	}
-	for _, root := range Roots {
+	for _, root := range roots {
 		made := filepath.Join(Dir(), "roots", string(root)+".made")
 		if _, err := os.Stat(made); err != nil {
 			problems = append(problems, fmt.Sprintf("it needs the root file system %s in %s: run e2e/roots", root, Dir()))
 		}
 	}
-	if len(problems) > 0 {
-		return fmt.Errorf("- %s", strings.Join(problems, "\n- "))
-	}
-	return nil
-})
+	return problems
+}
