@@ -21,6 +21,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 // hurry is how long a second Ctrl-C waits for the mount to go.
@@ -92,7 +93,7 @@ func (a *app) build(ctx context.Context, f *buildFlags, installables []string) e
 // interruptedError is a build that the user ended.
 type interruptedError struct{ err error }
 
-func (e *interruptedError) Error() string { return "interrupted; the build is cancelled" }
+func (e *interruptedError) Error() string { return "interrupted" }
 func (e *interruptedError) Unwrap() error { return e.err }
 func (e *interruptedError) Exit() int     { return exitInterrupted }
 
@@ -127,6 +128,10 @@ func (r *buildRun) interruptible(ctx context.Context) (context.Context, func()) 
 }
 
 func (r *buildRun) run(ctx context.Context, installables []string) error {
+	// What a killed client left mounted goes with the next one that starts.
+	if dir, err := r.app.runtimeDir(); err == nil {
+		sweep(dir, fusecache.ClearStale)
+	}
 	var err error
 	if r.store, err = r.app.dialStore(ctx); err != nil {
 		return err

@@ -153,10 +153,12 @@ func (v *Progress) Event(e *wire.Event) {
 	case wire.EventQueued:
 		v.queued(e.Position)
 	case wire.EventPhase:
+		if e.State == wire.StateBuilding || e.State.Ended() {
+			v.place, v.toldPlace = 0, 0
+		}
 		if e.State == wire.StateBuilding && v.phase != "building" {
 			v.phase, v.began = "building", time.Now()
 		}
-		v.place, v.toldPlace = 0, 0
 	case wire.EventStart:
 		drv, ok := client.BuiltDerivation(e.Activity)
 		if !ok || len(v.running) >= maxRunning {
