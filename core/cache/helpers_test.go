@@ -3,7 +3,8 @@ package cache
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
+	"crypto/ed25519"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -44,13 +45,26 @@ func newPath(k int, size int64, refs ...fakePath) fakePath {
 
 func (p fakePath) narName() string { return nix.NarURL(p.info.NarHash) }
 
+// pattern is what all NARs are made of; its length is a prime, so that no
+// offset that code might get wrong by comes out right.
+var pattern = func() []byte {
+	b := make([]byte, 65521)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return b
+}()
+
+// at returns bytes of the NAR from off, as many as are at hand.
+func (p fakePath) at(off int64) []byte {
+	return pattern[(uint64(off)+p.seed*7919)%uint64(len(pattern)):]
+}
+
 // fill writes the NAR's bytes from off into b.
 func (p fakePath) fill(b []byte, off int64) {
-	var word [8]byte
 	for len(b) > 0 {
-		at := off / 8
-		binary.LittleEndian.PutUint64(word[:], (uint64(at)+1)*0x9e3779b97f4a7c15^p.seed<<32)
-		n := copy(b, word[off%8:])
+		n := copy(b, p.at(off))
 		b = b[n:]
 		off += int64(n)
 	}
@@ -58,10 +72,14 @@ func (p fakePath) fill(b []byte, off int64) {
 
 func (p fakePath) check(t testing.TB, b []byte, off int64) {
 	t.Helper()
-	want := make([]byte, len(b))
-	p.fill(want, off)
-	if !bytes.Equal(b, want) {
-		t.Fatalf("%s: wrong bytes at %d", p.info.Path.Name(), off)
+	for len(b) > 0 {
+		want := p.at(off)
+		n := min(len(b), len(want))
+		if !bytes.Equal(b[:n], want[:n]) {
+			t.Fatalf("%s: wrong bytes at %d", p.info.Path.Name(), off)
+		}
+		b = b[n:]
+		off += int64(n)
 	}
 }
 
@@ -262,4 +280,10 @@ func shuffled[T any](list []T, seed uint64) []T {
 	list = append([]T(nil), list...)
 	rand.New(rand.NewPCG(seed, 1)).Shuffle(len(list), func(i, k int) { list[i], list[k] = list[k], list[i] })
 	return list
+}
+
+// secretKey makes a Nix signing key from a fixed seed.
+func secretKey(name string, seed byte) string {
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+	return name + ":" + base64.StdEncoding.EncodeToString(key)
 }

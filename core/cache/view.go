@@ -110,9 +110,8 @@ type View struct {
 }
 
 var (
-	_ fs.ReadDirFS  = (*View)(nil)
-	_ fs.StatFS     = (*View)(nil)
-	_ fs.ReadFileFS = (*View)(nil)
+	_ fs.ReadDirFS = (*View)(nil)
+	_ fs.StatFS    = (*View)(nil)
 )
 
 // Directories of a View. Nix makes them when it opens a file:// cache, which
@@ -395,16 +394,4 @@ func (v *View) ReadDir(name string) ([]fs.DirEntry, error) {
 	}
 	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return list, nil
-}
-
-// ReadFile implements [fs.ReadFileFS], for the small files of a View.
-func (v *View) ReadFile(name string) ([]byte, error) {
-	info, err := v.stat("read", name)
-	if err == nil && (info.IsDir() || info.nar != nil) {
-		err = &fs.PathError{Op: "read", Path: name, Err: errors.New("is not a small file")}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return slices.Clone(info.data), nil
 }
