@@ -36,5 +36,8 @@
 // back. When a run that a reader waits for needs a slab, unread data that is
 // needed last gives way, so that a full budget never stops a reader.
 //
-// No read waits longer than [ViewConfig.ReadTimeout] without progress.
+// No read waits longer than [ViewConfig.ReadTimeout] without progress. Then, or
+// when the retries of a broken transfer are used up, it fails, and [View.Err]
+// says why: Nix only sees an input/output error, and Nix 2.8 not even that (its
+// LocalBinaryCacheStore ignores it and complains of a truncated NAR).
 package cache

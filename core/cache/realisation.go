@@ -12,8 +12,9 @@ import (
 const maxRealisation = 1 << 20
 
 // realisationName is where a binary cache has a realisation
-// (Nix libstore/binary-cache-store.cc, up to 2.34): realisations/<id>.doi, the
-// id being "sha256:<64 hex digits>!<output>".
+// (Nix libstore/binary-cache-store.cc, 2.8 to 2.34): realisations/<id>.doi, the
+// id being "sha256:<64 hex digits>!<output>". Nix 2.35 looks in build-trace-v2
+// instead, for another format.
 func realisationName(text string) (string, error) {
 	var r struct {
 		ID      string `json:"id"`
@@ -26,8 +27,8 @@ func realisationName(text string) (string, error) {
 		return "", fmt.Errorf("%w: realisation: %w", ErrNarInfo, err)
 	}
 	hash, output, _ := strings.Cut(r.ID, "!")
-	if _, err := nix.ParseHash(hash); err != nil {
-		return "", fmt.Errorf("%w: realisation: %w", ErrNarInfo, err)
+	if h, err := nix.ParseHash(hash); err != nil || hash != "sha256:"+h.Hex() {
+		return "", fmt.Errorf("%w: realisation of %.80q", ErrNarInfo, r.ID)
 	}
 	if err := nix.CheckName(output); err != nil {
 		return "", fmt.Errorf("%w: realisation of output %.40q: %w", ErrNarInfo, output, err)

@@ -25,13 +25,12 @@ const (
 	// firstWindow is how far a run reads ahead, in slabs (8 MiB), until its
 	// readers have starved after it was held back; then it doubles.
 	firstWindow = 32
-	// progressUnit is how many bytes count as progress. Together with the
-	// times below it is the low-speed cut-off, 3 KiB/s.
+	// progressUnit is how many bytes count as progress. Within a third of
+	// a read's time, 10 s, it makes the low-speed cut-off of 3 KiB/s.
 	progressUnit = 32 << 10
-	// stallTime is how long a request may go without progress before it is
-	// given up and made again at the offset reached: a third of a read's
-	// time.
-	stallTime = DefaultReadTimeout / 3
+	// stallShare is the part of a read's time that a request may go without
+	// progress before it is given up and made again at the offset reached.
+	stallShare = 3
 	// maxRetries bounds requests without progress in between.
 	maxRetries = 3
 )

@@ -37,8 +37,10 @@ type ViewConfig struct {
 	// set, every narinfo must have a valid signature of it.
 	SigningKey string
 	// Realisations are Nix's JSON texts of content-addressed outputs
-	// (wire.Output.Realisation). They are shown as they are: unsigned, so
-	// a daemon registers them for trusted users only.
+	// (wire.Output.Realisation), shown as they are, which is unsigned.
+	// Copying a store path never reads them; copying "<drv>^<output>"
+	// does, and registers them with the daemon, which up to Nix 2.34 takes
+	// them without a signature (daemon.cc, RegisterDrvOutput).
 	Realisations []string
 	// Budget is the memory for NAR bytes; 0 means DefaultBudget. At least
 	// 6 MiB are used.
@@ -146,7 +148,7 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 	slabs := int(max(minSlabs, cfg.Budget/slabSize))
 	v := &View{
 		cfg:         cfg,
-		stallTime:   cfg.ReadTimeout / 3,
+		stallTime:   cfg.ReadTimeout / stallShare,
 		maxRuns:     max(1, min(maxRuns, slabs/slabsPerRun)),
 		lastWindow:  slabs * 3 / 4,
 		firstWindow: min(firstWindow, slabs/2),
