@@ -24,7 +24,6 @@ sandbox-paths = /bin/sh=/bin/busybox ` + gateDir + `
 build-users-group = nixbld
 experimental-features = nix-command flakes
 substituters =
-trusted-public-keys =
 trusted-users = root
 allowed-users = *
 compress-build-log = false

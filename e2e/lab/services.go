@@ -31,7 +31,7 @@ func StartRelay(t T, h *Host, args ...string) *Relay {
 	r := &Relay{
 		URL:  "http://" + addr,
 		host: h,
-		args: append([]string{"drv-thru-relay", "--listen", addr}, args...),
+		args: append([]string{"drv-thru-relay", "--listen", addr, "--hostname", addr}, args...),
 	}
 	r.Start()
 	return r

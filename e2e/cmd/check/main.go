@@ -140,5 +140,5 @@ func (r *runner) e2e() {
 
 func (r *runner) bench() {
 	args := []string{"-tags", "e2e", "-p", "1", "-run", "^$", "-bench", ".", "-timeout", "60m"}
-	r.goTest("", nil, append(append(args, r.testFlags...), "./...")...)
+	r.goTest("", nil, append(append(args, r.testFlags...), "./e2e/...")...)
 }
