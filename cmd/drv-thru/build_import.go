@@ -35,20 +35,23 @@ type importer struct {
 	// trustKey is given to Nix as a trusted key: only for a user whom the
 	// daemon trusts, from others it ignores it.
 	trustKey string
-	note     func(string)
+	// recursive imports also what the paths refer to. Without it the local Nix
+	// is spared the narinfo of everything that it has already.
+	recursive bool
+	note      func(string)
 	// exposed is told of the mount, so that it can be taken away in a hurry.
 	exposed func(*fusecache.Mounted)
 	log     *slog.Logger
 }
 
-// run imports paths and everything that they refer to.
-func (i *importer) run(ctx context.Context, view *cache.View, tops []nix.Path) error {
+// run imports paths, references before referrers.
+func (i *importer) run(ctx context.Context, view *cache.View, paths []nix.Path) error {
 	url, done, err := i.expose(view)
 	if err != nil {
 		return err
 	}
 	i.log.Debug("nix copy begins", "url", url)
-	err = i.copy(ctx, url, tops)
+	err = i.copy(ctx, url, paths)
 	i.log.Debug("nix copy has ended", "err", err)
 	if cerr := view.Err(); err != nil && cerr != nil {
 		// Nix has seen no more than a failed read.
@@ -101,9 +104,12 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 
 // copy runs nix copy as the user, with signatures required: that is Nix's
 // default and nothing here says otherwise.
-func (i *importer) copy(ctx context.Context, url string, tops []nix.Path) error {
-	for batch := range slices.Chunk(tops, copyBatch) {
+func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error {
+	for batch := range slices.Chunk(paths, copyBatch) {
 		args := []string{"--extra-experimental-features", "nix-command", "copy", "--from", url}
+		if !i.recursive {
+			args = append(args, "--no-recursive")
+		}
 		if i.trustKey != "" {
 			args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
 		}

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,29 +34,14 @@ func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID
 	if err != nil {
 		return fmt.Errorf("ask for the outputs: %w", err)
 	}
-	var realisations []string
-	for _, o := range sum.result.Outputs {
-		if o.Realisation != "" {
-			realisations = append(realisations, o.Realisation)
-		}
-	}
-	var total int64
-	progress := newImportProgress(r.view)
-	view, err := cache.NewView(closure.NarInfos, cache.ViewConfig{
-		Fetcher:      &cache.HTTPFetcher{Transport: s.API.Bulk, Header: s.API.Header(), Base: strings.TrimSuffix(s.API.Base, "/")},
-		SigningKey:   signingKey,
-		Realisations: realisations,
-		Progress:     progress.piece,
-	})
+	infos, err := client.ParseClosure(&closure)
 	if err != nil {
-		return fmt.Errorf("the builder's answer about its outputs: %w", err)
+		return err
 	}
-	defer view.Close()
-	r.log.Debug("the closure of the outputs is known", "paths", len(closure.NarInfos))
-	infos := view.Infos()
 	if err := client.CheckClosure(infos, outputPaths(targets)); err != nil {
 		return err
 	}
+	r.log.Debug("the closure of the outputs is known", "paths", len(infos))
 	if err := r.store.reopen(ctx); err != nil {
 		return err
 	}
@@ -70,34 +57,80 @@ func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID
 	if err != nil {
 		return err
 	}
-	total, sum.paths, sum.fromHere = missing.Bytes, len(missing.Fetch), missing.Substituted
-	r.log.Debug("compared with the local store", "missing", len(missing.Fetch), "substituted", missing.Substituted)
+	sum.paths, sum.fromHere, sum.unpacked = len(missing.Fetch), missing.Substituted, missing.Bytes
+	r.log.Debug("compared with the local store", "missing", sum.paths, "substituted", sum.fromHere)
 	if len(missing.Fetch) > 0 {
-		r.view.Phase("importing")
-		progress.begin(len(missing.Fetch), total)
-		fetch := make([]nix.Path, len(missing.Fetch))
-		for i, info := range missing.Fetch {
-			fetch[i] = info.Path
-		}
-		i := &importer{app: r.app, log: r.log, mode: r.flags.importMode, note: r.view.Note, exposed: r.out.set}
-		if trusted {
-			i.trustKey = signingKey
-		}
-		view.RunAhead(fetch)
-		if err := i.run(ctx, view, missing.Tops); err != nil {
+		if err := r.fetch(ctx, s.API, signingKey, trusted, &closure, infos, missing, sum); err != nil {
 			return err
 		}
-		progress.end()
 	}
-	r.log.Debug("imported")
-	sum.received, sum.unpacked = view.Stats().Fetched, total
 	valid, err := r.store.ValidPaths(ctx, outputPaths(targets))
 	if err != nil {
 		return err
 	}
 	if len(valid) != len(outputPaths(targets)) {
-		return fmt.Errorf("the local Nix said that it imported the outputs, but not all of them are valid")
+		return errors.New("the local Nix said that it imported the outputs, but not all of them are valid")
 	}
+	return nil
+}
+
+// narInfos returns the texts of what is missing.
+func narInfos(closure *wire.Closure, infos []nix.PathInfo, missing *client.Missing) []string {
+	lacking := make(map[nix.Path]bool, len(missing.Fetch))
+	for _, info := range missing.Fetch {
+		lacking[info.Path] = true
+	}
+	out := make([]string, 0, len(missing.Fetch))
+	for i, info := range infos {
+		if lacking[info.Path] {
+			out = append(out, closure.NarInfos[i])
+		}
+	}
+	return out
+}
+
+// fetch has the local Nix import what is missing.
+func (r *buildRun) fetch(ctx context.Context, api *client.API, signingKey string, trusted bool, closure *wire.Closure, infos []nix.PathInfo, missing *client.Missing, sum *summary) error {
+	paths := make([]nix.Path, len(missing.Fetch))
+	for i, info := range missing.Fetch {
+		paths[i] = info.Path
+	}
+	i := &importer{app: r.app, log: r.log, mode: r.flags.importMode, note: r.view.Note, exposed: r.out.set}
+	if trusted {
+		i.trustKey = signingKey
+	}
+	texts, ask := narInfos(closure, infos, missing), paths
+	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
+		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a
+		// reference of something else it is itself.
+		i.recursive, texts, ask = true, closure.NarInfos, missing.Tops
+	}
+	var realisations []string
+	for _, o := range sum.result.Outputs {
+		if o.Realisation != "" {
+			realisations = append(realisations, o.Realisation)
+		}
+	}
+	progress := newImportProgress(r.view)
+	view, err := cache.NewView(texts, cache.ViewConfig{
+		Fetcher:      &cache.HTTPFetcher{Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/")},
+		SigningKey:   signingKey,
+		Realisations: realisations,
+		Progress:     progress.piece,
+	})
+	if err != nil {
+		return fmt.Errorf("the builder's answer about its outputs: %w", err)
+	}
+	defer view.Close()
+	r.view.Phase("importing")
+	progress.begin(len(paths), missing.Bytes)
+	view.RunAhead(paths)
+	if err := i.run(ctx, view, ask); err != nil {
+		return err
+	}
+	progress.end()
+	sum.received = view.Stats().Fetched
+	r.log.Debug("imported")
 	return nil
 }
 

@@ -59,6 +59,25 @@ func OutputName(drv nix.Path, output string) string {
 	return name + "-" + output
 }
 
+// ParseClosure reads the narinfos of a builder's answer. What they say is
+// checked by [CheckClosure], their signatures by whoever makes use of them.
+func ParseClosure(c *wire.Closure) ([]nix.PathInfo, error) {
+	if len(c.NarInfos) > wire.MaxClosurePaths {
+		return nil, protocolErrorf("the closure has %d paths, more than %d", len(c.NarInfos), wire.MaxClosurePaths)
+	}
+	infos := make([]nix.PathInfo, len(c.NarInfos))
+	for i, text := range c.NarInfos {
+		if len(text) > wire.MaxNarInfo {
+			return nil, protocolErrorf("a narinfo has %d bytes, more than %d", len(text), wire.MaxNarInfo)
+		}
+		var err error
+		if infos[i], err = nix.ParseNarInfo([]byte(text)); err != nil {
+			return nil, protocolErrorf("a narinfo cannot be read: %v", err)
+		}
+	}
+	return infos, nil
+}
+
 // CheckClosure makes sure that infos, which a builder sent, are the closure of
 // roots and nothing else: each path once, references before referrers, nothing
 // missing, nothing that no root refers to. Signatures are the business of whoever
@@ -98,7 +117,8 @@ func CheckClosure(infos []nix.PathInfo, roots []nix.Path) error {
 
 // Missing is what the local store lacks of a closure.
 type Missing struct {
-	// Fetch are the paths to be had from the builder, in the closure's order.
+	// Fetch are the paths to be had from the builder, in the closure's order:
+	// references before referrers.
 	Fetch []nix.PathInfo
 	// Tops are those of them that no other refers to: importing them, with what
 	// they refer to, imports all.
