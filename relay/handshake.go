@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"github.com/coder/websocket"
 
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -56,10 +59,10 @@ func speaks(r *http.Request) bool {
 	return false
 }
 
-// refuse answers a failed handshake: with a problem document, or for a browser
-// with a WebSocket that closes.
+// refuse answers a failed handshake: with a problem document, or for a page in
+// a browser with a message on a WebSocket.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
-	if r.URL.Query().Get(wire.RelayErrorsQuery) != wire.RelayErrorsClose {
+	if r.URL.Query().Get(wire.RelayErrorsQuery) != wire.RelayErrorsSocket {
 		if wire.CodeOf(err) == wire.CodeRelayVersion {
 			// RFC 9110 §15.5.22 wants it beside a 426.
 			w.Header().Set("Upgrade", "websocket")
@@ -67,9 +70,22 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		wire.WriteError(w, err)
 		return
 	}
-	if ws, err2 := wsconn.Accept(w, r, wire.RelayProtocol); err2 == nil {
-		_ = ws.Close(wire.RelayCloseRefused, string(wire.CodeOf(err)))
+	code := wire.CodeOf(err)
+	if code == "" {
+		code = wire.CodeInternal
 	}
+	ws, err := upgrade(w, r, wire.RelayMaxControl)
+	if err != nil {
+		return // it has answered
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
+	defer cancel()
+	m := wire.RelayMessage{Type: wire.RelayRefused, Code: code}
+	if ws.WriteMessage(ctx, websocket.MessageText, m.Encode()) == nil {
+		// The peer closes: a browser drops what it has not read when we do.
+		_, _, _ = ws.Reader(ctx)
+	}
+	_ = ws.CloseNow()
 }
 
 // upgrade completes the handshake. When it fails it has answered the request.

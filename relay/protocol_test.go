@@ -513,11 +513,15 @@ func TestPlainHTTP(t *testing.T) {
 
 func TestRefusalForABrowser(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
-		ws, err := open(t.Context(), w, dialRoute(secret(2))+"?errors=close")
+		ws, err := open(t.Context(), w, dialRoute(secret(2))+"?errors=socket")
 		if err != nil {
 			t.Fatal(err)
 		}
-		closedWith(t, "dial", ws, wire.RelayCloseRefused, wire.CodeRelayNoBuilder)
+		m, err := receive(t, ws)
+		if err != nil || m.Type != wire.RelayRefused || m.Code != wire.CodeRelayNoBuilder {
+			t.Errorf("got %v, %v", m, err)
+		}
+		_ = ws.CloseNow()
 	})
 }
 

@@ -167,6 +167,47 @@ func TestSessionThroughRelay(t *testing.T) {
 	})
 }
 
+// TestOverTCP has the real sockets, with what only they have: vectored writes
+// and socket options.
+func TestOverTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := relay.New(relay.Config{})
+	go s.Serve(l)
+	defer s.Shutdown(context.Background())
+	relays := []string{"http://" + l.Addr().String()}
+	circuits, err := link.Listen(link.ListenConfig{Identity: secret(2), Relays: relays})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := link.NewServer(secret(2), http.HandlerFunc(echo), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go srv.ServeTLS(circuits, "", "")
+	defer srv.Close()
+	if err := circuits.Registered(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	session, err := link.Dial(t.Context(), link.Config{Identity: secret(1), Peer: secret(2).ID(), Relays: relays})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	var want bytes.Buffer
+	for i := range 400_000 {
+		fmt.Fprintf(&want, "%08d", i)
+	}
+	for range 3 {
+		got, err := do(session.Bulk(), http.MethodPost, "", bytes.NewReader(want.Bytes()))
+		if err != nil || got != want.String() {
+			t.Errorf("%d of %d bytes, %v", len(got), want.Len(), err)
+		}
+	}
+}
+
 func TestUnknownBuilder(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
 		_, err := w.dial(secret(1), secret(2))

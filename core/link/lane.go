@@ -59,10 +59,15 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// usable reports whether the connection takes further requests. One that the
-// builder is closing (GOAWAY) has no error, but no room either.
+// initialStreams is how many requests net/http has under way before it knows
+// the server's limit, which is above that.
+const initialStreams = 100
+
+// usable reports whether the connection takes further requests, now or once
+// others have ended. One that the builder is closing (GOAWAY) has no error,
+// but no room either, however little it does.
 func usable(cc *http.ClientConn) bool {
-	return cc.Err() == nil && (cc.Available() > 0 || cc.InFlight() >= maxStreams)
+	return cc.Err() == nil && (cc.Available() > 0 || cc.InFlight() >= initialStreams)
 }
 
 // repeat makes the request anew, if its body can be had again.

@@ -54,6 +54,9 @@ const (
 	// The builder only needs to get rid of clients that are gone.
 	serverPingAfter   = 15 * time.Second
 	serverPingTimeout = 15 * time.Second
+	// dialTimeout bounds opening one circuit: a relay waits for the builder
+	// for up to 10 s (wire.RelayAcceptTimeout).
+	dialTimeout = 15 * time.Second
 	// handshakeTimeout bounds TLS inside a circuit.
 	handshakeTimeout = 10 * time.Second
 )

@@ -69,7 +69,9 @@ func attempt(ctx context.Context, identity key.Secret, builder key.ID, d dialer)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := d.dial(ctx)
+	dialCtx, cancelDial := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no answer within %s", dialTimeout))
+	defer cancelDial()
+	raw, err := d.dial(dialCtx)
 	if err != nil {
 		return nil, err
 	}

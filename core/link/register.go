@@ -172,6 +172,9 @@ func receive(ctx context.Context, ws *wsconn.Socket, want wire.RelayMessageType)
 		if err != nil {
 			return m, err
 		}
+		if code, ok := wire.RelayCode(string(m.Code)); ok && m.Type == wire.RelayRefused {
+			return m, code.Err()
+		}
 		if want == "" || m.Type == want {
 			return m, nil
 		}

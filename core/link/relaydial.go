@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/coder/websocket"
+
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -87,20 +89,30 @@ func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	return &circuit{wsconn.New(ws, wire.RelayMaxMessage), d.path()}, nil
 }
 
-// relayCause makes a [*wire.Error] of a relay's close code, where it has one.
+// relayCause makes a [*wire.Error] of what a relay says at the end of a
+// circuit, where it says something.
 func relayCause(err error) error {
+	var te *wsconn.TextError
+	if errors.As(err, &te) {
+		if m, perr := wire.ParseRelayMessage(te.Text); perr == nil && m.Type == wire.RelayRefused {
+			if code, ok := wire.RelayCode(string(m.Code)); ok {
+				return code.Err()
+			}
+		}
+		return err
+	}
 	var ce *wsconn.CloseError
 	if !errors.As(err, &ce) {
 		return err
 	}
 	switch ce.Code {
-	case wire.RelayCloseRefused, wire.RelayCloseProof, wire.RelayCloseReplaced:
+	case wire.RelayCloseProof, wire.RelayCloseReplaced:
 		if code, ok := wire.RelayCode(ce.Reason); ok {
 			return code.Err()
 		}
 	case wire.RelayCloseBroken:
 		return wire.CodeRelayLost.Err()
-	case 1001:
+	case int(websocket.StatusGoingAway):
 		return wire.CodeRelayClosing.Err()
 	}
 	return err

@@ -152,7 +152,7 @@ func TestRace(t *testing.T) {
 		"wrong first":  {[]*wayTo{{address: "x"}, {address: "c"}}, "c", 0, 0},
 		"all broken":   {[]*wayTo{{address: "b", err: broken, delay: time.Second}, {address: "nowhere"}}, "", time.Second, 2},
 		"none":         {nil, "", 0, 0},
-		"hanging":      {[]*wayTo{{address: "b", delay: time.Hour}}, "", openTimeout, 1},
+		"hanging":      {[]*wayTo{{address: "b", delay: time.Hour}}, "", dialTimeout, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -33,8 +33,8 @@ import (
 //
 // A handshake that fails is answered with an RFC 9457 problem document and one
 // of the codes below. A browser shows a page nothing of such an answer, so with
-// the query errors=close the relay completes the handshake and then closes
-// with [RelayCloseRefused] and the code as the reason.
+// the query errors=socket the relay completes the handshake, sends a text
+// message, refused with the code, and waits for the peer to close.
 //
 // # GET /v1/listen
 //
@@ -89,10 +89,10 @@ const (
 	RouteRelayDial   = "/v1/dial/{endpoint}"
 	RouteRelayAccept = "/v1/accept/{circuit}"
 
-	// RelayErrorsQuery and RelayErrorsClose ask for a refusal that a browser
-	// can see.
-	RelayErrorsQuery = "errors"
-	RelayErrorsClose = "close"
+	// RelayErrorsQuery and RelayErrorsSocket ask for a refusal that a page in
+	// a browser can see.
+	RelayErrorsQuery  = "errors"
+	RelayErrorsSocket = "socket"
 )
 
 // Limits of the relay's protocol, bytes.
@@ -138,9 +138,6 @@ const (
 	RelayCloseTimeout = 4002
 	// RelayCloseBroken: the other end of the circuit was lost.
 	RelayCloseBroken = 4003
-	// RelayCloseRefused: the handshake would have been refused; the reason is
-	// the code (see errors=close).
-	RelayCloseRefused = 4004
 )
 
 // Codes of the relay.
@@ -190,6 +187,7 @@ const (
 	RelayPong       RelayMessageType = "pong"
 	RelayIncoming   RelayMessageType = "incoming" // Circuit
 	RelayRefuse     RelayMessageType = "refuse"   // Circuit, Code
+	RelayRefused    RelayMessageType = "refused"  // Code; also the only message of a refused handshake
 )
 
 // RelayMessage is one message of a listen socket; its type says which members
@@ -208,7 +206,7 @@ type RelayMessage struct {
 	KeepaliveMS int64 `json:"keepalive_ms,omitempty"`
 	// Circuit names a circuit that somebody dials.
 	Circuit CircuitID `json:"circuit,omitempty"`
-	// Code is why a circuit is refused.
+	// Code is why a circuit or a handshake is refused.
 	Code Code `json:"code,omitempty"`
 }
 
@@ -252,6 +250,10 @@ func ParseRelayMessage(data []byte) (RelayMessage, error) {
 			want = "a circuit"
 		} else if len(m.Code) > relayMaxCode {
 			want = "a shorter code"
+		}
+	case RelayRefused:
+		if m.Code == "" || len(m.Code) > relayMaxCode {
+			want = "a code"
 		}
 	}
 	if want != "" {

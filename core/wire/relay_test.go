@@ -32,6 +32,7 @@ func relayMessages(t testing.TB) map[string]wire.RelayMessage {
 		"ping":       {Type: wire.RelayPing},
 		"pong":       {Type: wire.RelayPong},
 		"incoming":   {Type: wire.RelayIncoming, Circuit: circuit},
+		"refused":    {Type: wire.RelayRefused, Code: wire.CodeRelayNoBuilder},
 		"refuse":     {Type: wire.RelayRefuse, Circuit: circuit, Code: wire.CodeRelayRefused},
 	}
 }
@@ -112,6 +113,7 @@ func TestParseRelayMessageRefuses(t *testing.T) {
 		`{"type":"incoming","circuit":"000102030405060708090A0B0C0D0E0F"}`,
 		`{"type":"incoming","circuit":"../../v1/listen"}`,
 		`{"type":"refuse","circuit":"000102030405060708090a0b0c0d0e0f","code":"` + strings.Repeat("x", 65) + `"}`,
+		`{"type":"refused"}`,
 		`{"type":"ping","pad":"` + strings.Repeat("x", wire.RelayMaxControl) + `"}`,
 	} {
 		if m, err := wire.ParseRelayMessage([]byte(text)); err == nil {

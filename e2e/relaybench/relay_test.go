@@ -108,7 +108,9 @@ func runRelay(ready func(string)) error {
 	if err != nil {
 		return err
 	}
-	go func() { _ = relay.New(relay.Config{}).Serve(l) }()
+	// Everybody comes from one address here.
+	limits := relay.Limits{RegistrationsPerAddress: 1e6, CircuitsPerAddress: 1e6, CircuitsPerBuilder: 1e6, HandshakeBurst: 1e6, HandshakesPerSecond: 1e6}
+	go func() { _ = relay.New(relay.Config{Limits: limits}).Serve(l) }()
 	ready("http://" + l.Addr().String())
 	untilParentExits()
 	return nil
@@ -250,7 +252,37 @@ func spawn(b *testing.B, role, arg string) string {
 	if err != nil {
 		b.Fatalf("%s did not start: %v", role, err)
 	}
+	processes[role] = cmd.Process.Pid
 	return strings.TrimSpace(line)
+}
+
+var processes = map[string]int{}
+
+// cpuTime is what this process and those of the given roles have used so far
+// (utime and stime of proc_pid_stat(5), in hundredths of a second).
+func cpuTime(b *testing.B, roles ...string) time.Duration {
+	b.Helper()
+	pids := []int{os.Getpid()}
+	for _, r := range roles {
+		pids = append(pids, processes[r])
+	}
+	var ticks int64
+	for _, pid := range pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		fields := strings.Fields(rest)
+		for _, f := range fields[11:13] {
+			n, err := strconv.ParseInt(f, 10, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // BenchmarkRelay alternates between the bare relay and ours, so that both see
@@ -271,7 +303,8 @@ func BenchmarkRelay(b *testing.B) {
 	for _, direction := range []string{"download", "upload"} {
 		for _, streams := range []int{1, 8} {
 			b.Run(fmt.Sprintf("%s/streams=%d", direction, streams), func(b *testing.B) {
-				var bareTime, oursTime time.Duration
+				var bareTime, oursTime, bareCPU, oursCPU time.Duration
+				bareRoles, oursRoles := []string{"copyrelay", "tlsserver"}, []string{"relay", "builder"}
 				run := func(one func(n int64) error) time.Duration {
 					begin := time.Now()
 					var wg sync.WaitGroup
@@ -291,14 +324,21 @@ func BenchmarkRelay(b *testing.B) {
 				rounds := 0
 				b.ResetTimer()
 				for b.Loop() {
+					bareCPU -= cpuTime(b, bareRoles...)
 					bareTime += run(func(n int64) error { return throughBare(bare, direction, n) })
+					bareCPU += cpuTime(b, bareRoles...)
+					oursCPU -= cpuTime(b, oursRoles...)
 					oursTime += run(func(n int64) error { return throughOurs(session.Bulk(), direction, n) })
+					oursCPU += cpuTime(b, oursRoles...)
 					rounds++
 				}
 				mb := float64(rounds) * transfer / 1e6
 				b.ReportMetric(mb/bareTime.Seconds(), "bare-MB/s")
 				b.ReportMetric(mb/oursTime.Seconds(), "relay-MB/s")
 				b.ReportMetric(bareTime.Seconds()/oursTime.Seconds(), "ratio")
+				// What a machine that does other things as well is left with.
+				b.ReportMetric(bareCPU.Seconds()/mb*1000, "bare-cpu-s/GB")
+				b.ReportMetric(oursCPU.Seconds()/mb*1000, "relay-cpu-s/GB")
 				b.ReportMetric(0, "ns/op")
 			})
 		}

@@ -31,8 +31,14 @@ const (
 	linger = 2 * time.Second
 )
 
-// ErrText means that the peer sent a text message on a stream of bytes.
-var ErrText = errors.New("peer sent a text message on a byte stream")
+// maxText is how much of a text message is kept.
+const maxText = 4 << 10
+
+// TextError means that the peer sent a text message on a stream of bytes. Text
+// holds its beginning: whoever knows the peer may know what it wants to say.
+type TextError struct{ Text []byte }
+
+func (e *TextError) Error() string { return "peer sent a text message on a byte stream" }
 
 // CloseError is how the peer closed the stream, if it was not a clean end:
 // its WebSocket close code and reason.
@@ -203,7 +209,7 @@ func (c *Conn) readLoop() {
 	c.readErr = CloseCause(err)
 	c.mu.Unlock()
 	notify(c.readable)
-	if err == ErrText {
+	if errors.As(err, new(*TextError)) {
 		_ = c.sock.Conn.Close(websocket.StatusUnsupportedData, "")
 	}
 }
@@ -215,7 +221,8 @@ func (c *Conn) readMessages() error {
 			return err
 		}
 		if typ != websocket.MessageBinary {
-			return ErrText
+			text, _ := io.ReadAll(io.LimitReader(r, maxText))
+			return &TextError{text}
 		}
 		for err == nil {
 			err = c.readPiece(r)
@@ -289,7 +296,7 @@ func CloseCause(err error) error {
 			return io.EOF
 		}
 		return &CloseError{Code: int(ce.Code), Reason: ce.Reason}
-	case errors.Is(err, ErrText), errors.Is(err, websocket.ErrMessageTooBig):
+	case errors.As(err, new(*TextError)), errors.Is(err, websocket.ErrMessageTooBig):
 		return err
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		// Not said goodbye: bytes may be missing.

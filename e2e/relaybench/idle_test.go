@@ -1,0 +1,69 @@
+//go:build e2e
+
+package relaybench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/link"
+)
+
+// BenchmarkIdle reports what the relay's process keeps in memory for each
+// builder that is registered and for each circuit on which nothing happens.
+//
+//	go test -tags e2e -run '^$' -bench Idle -benchtime 1x ./e2e/relaybench
+func BenchmarkIdle(b *testing.B) {
+	const registrations, sessions = 2000, 500
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	relayURL := spawn(b, "relay", "")
+	spawn(b, "builder", relayURL)
+	for b.Loop() {
+		before := resident(b, "relay")
+		listeners := make([]*link.Listener, registrations)
+		for i := range listeners {
+			l, err := link.Listen(link.ListenConfig{Identity: secret("idle" + strconv.Itoa(i)), Relays: []string{relayURL}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			if err := l.Registered(ctx); err != nil {
+				b.Fatal(err)
+			}
+			listeners[i] = l
+		}
+		registered := resident(b, "relay")
+		for i := range sessions {
+			s, err := link.Dial(ctx, link.Config{Identity: secret("client" + strconv.Itoa(i)), Peer: secret("builder").ID(), Relays: []string{relayURL}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer s.Close()
+		}
+		open := resident(b, "relay")
+		b.ReportMetric(float64(registered-before)/registrations, "KiB/registration")
+		b.ReportMetric(float64(open-registered)/sessions, "KiB/circuit")
+		b.ReportMetric(0, "ns/op")
+	}
+}
+
+// resident is a process' VmRSS of proc_pid_status(5), KiB.
+func resident(b *testing.B, role string) int {
+	b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", processes[role]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return n
+}
