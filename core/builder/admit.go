@@ -27,7 +27,7 @@ func (s *Service) putBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 		}
 	}
 	var req wire.BuildRequest
-	if err := s.readJSON(w, r, &req, wire.MaxClosureDocument); err != nil {
+	if err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument); err != nil {
 		return err
 	}
 	if req.Mode != wire.ModeNormal && req.Mode != wire.ModeCheck {
@@ -198,14 +198,20 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 	if most := b.limits.MaxUploadBytes; most > 0 && uploadsAtLeast(cl, wanted) > uint64(most) {
 		return uploadLimit(uploadsAtLeast(cl, wanted), most)
 	}
+	var planned []Planned
 	var idle bool
 	if len(wanted) == 0 {
-		if idle, err = s.checkBuild(ctx, b, cl, req.Mode); err != nil {
+		if planned, idle, err = s.checkBuild(ctx, b, cl, req.Mode); err != nil {
 			return err
 		}
 	}
 	if b.limits, err = s.askPolicy(ctx, c, b, cl, bytes, req); err != nil {
 		return err
+	}
+	if len(wanted) == 0 {
+		if err := s.askToStart(ctx, b, planned); err != nil {
+			return err
+		}
 	}
 	if err := s.record(ctx, b); err != nil {
 		return err
@@ -221,7 +227,7 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 			return err
 		}
 	}
-	b.start(cl, wanted, idle, req.KeepGoing)
+	b.start(wanted, idle, req.KeepGoing)
 	return nil
 }
 
@@ -285,6 +291,13 @@ func (s *Service) askPolicy(ctx context.Context, c *caller, b *build, cl *closur
 	return s.cfg.Policy.Admit(ctx, b.policyRequest)
 }
 
+func (s *Service) askToStart(ctx context.Context, b *build, planned []Planned) error {
+	if s.cfg.Policy == nil {
+		return nil
+	}
+	return s.cfg.Policy.Start(ctx, b.policyRequest, planned)
+}
+
 func (s *Service) record(ctx context.Context, b *build) error {
 	// A lost client must not decide whether the transaction is known to have
 	// been committed.
@@ -326,24 +339,26 @@ func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have [
 }
 
 // start queues the build and lets it live. idle says that nothing would be built.
-func (b *build) start(cl *closure, wanted []int, idle, keepGoing bool) {
+func (b *build) start(wanted []int, idle, keepGoing bool) {
 	b.mu.Lock()
 	b.wanted, b.toAdd = make(map[int]bool, len(wanted)), len(wanted)
 	for _, i := range wanted {
 		b.wanted[i] = true
 	}
-	if len(wanted) == 0 {
+	checked := len(wanted) == 0
+	if checked {
 		close(b.complete)
 	}
+	paths := len(b.closure.infos)
 	b.mu.Unlock()
 	b.s.cfg.Log.Info("build admitted", "build", b.rec.ID, "client", b.rec.Client, "ticket", b.rec.Ticket,
-		"paths", len(cl.infos), "wanted", len(wanted))
+		"paths", paths, "wanted", len(wanted))
 	b.log.add(&wire.Event{Type: wire.EventPhase, State: wire.StateUploading})
 	if !idle {
 		b.s.queue.join(b.place)
 	}
 	b.s.wg.Add(1)
-	go b.live(idle, keepGoing)
+	go b.live(checked, idle, keepGoing)
 }
 
 // fail ends a build that was recorded but never started.

@@ -18,6 +18,9 @@ import (
 // there without reading events.
 const arrival = 10 * time.Second
 
+// maxReaders bounds the event streams of one build.
+const maxReaders = 64
+
 // build is a build of this process, or what is left of an earlier one.
 type build struct {
 	s      *Service
@@ -145,11 +148,16 @@ func (b *build) setState(state wire.State) {
 func (b *build) eventsPath() string { return filepath.Join(b.dir, "events.ndjson") }
 
 // attend notes that the client has begun (+1) or stopped (-1) to read events.
-func (b *build) attend(delta int) {
+// It refuses more readers than maxReaders.
+func (b *build) attend(delta int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.readers+delta > maxReaders {
+		return false
+	}
 	b.readers += delta
 	b.presence()
+	return true
 }
 
 // touch notes that the client was just there.
@@ -214,6 +222,9 @@ func (s *Service) getBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 	b, err := s.find(r.PathValue("id"), c)
 	if err != nil {
 		return err
+	}
+	if b.record().State.Ended() {
+		_, _ = b.events() // so that the view of an earlier process's build has its last event
 	}
 	return writeJSON(w, b.view())
 }
@@ -295,7 +306,9 @@ func (s *Service) getEvents(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
-	b.attend(1)
+	if !b.attend(1) {
+		return wire.Errorf(wire.CodeRate, "%d readers follow this build already", maxReaders)
+	}
 	defer b.attend(-1)
 	w.Header().Set("Content-Type", wire.TypeEvents)
 	w.Header().Set("Cache-Control", "no-store")

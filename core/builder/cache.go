@@ -235,7 +235,7 @@ func (s *Service) getNar(w http.ResponseWriter, r *http.Request, c *caller) erro
 
 func (s *Service) postNars(w http.ResponseWriter, r *http.Request, c *caller) error {
 	var req wire.NarsRequest
-	if err := s.readJSON(w, r, &req, 4*wire.MaxDocument); err != nil {
+	if err := s.readJSON(w, r, c, &req, 4*wire.MaxDocument); err != nil {
 		return err
 	}
 	if len(req.Nars) > wire.MaxNarsRequest {

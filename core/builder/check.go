@@ -18,45 +18,34 @@ const maxDerivation = 32 << 20
 const builtinSystem = "builtin"
 
 // checkBuild asks the daemon what building the closure's roots would build, and
-// fails if the build's limits forbid any of it. idle says that it is nothing.
-// Everything of the closure must be valid.
-func (s *Service) checkBuild(ctx context.Context, b *build, cl *closure, mode wire.Mode) (idle bool, err error) {
+// fails if the build's limits forbid any of it. idle says that nothing would be
+// built or fetched. Everything of the closure must be valid.
+func (s *Service) checkBuild(ctx context.Context, b *build, cl *closure, mode wire.Mode) (planned []Planned, idle bool, err error) {
 	for _, r := range cl.roots {
 		if err := s.checkRoot(b, r.Path, r.Outputs); err != nil {
-			return false, err
+			return nil, false, err
 		}
 	}
 	missing, err := s.cfg.Store.Missing(ctx, cl.roots)
 	if err != nil {
-		return false, storeError(err)
+		return nil, false, storeError(err)
 	}
 	toBuild := missing.WillBuild
 	if mode == wire.ModeCheck {
-		toBuild = append(slices.Clone(toBuild), cl.rootDrvs()...)
+		toBuild = nix.SortedPaths(append(slices.Clone(toBuild), cl.rootDrvs()...))
 	}
-	planned := make([]Planned, 0, len(toBuild))
+	planned = make([]Planned, 0, len(toBuild))
 	for _, drv := range toBuild {
 		p, err := s.plannedOf(b, drv)
 		if err != nil {
-			return false, err
+			return nil, false, err
 		}
 		if err := s.allowed(p, b.limits); err != nil {
-			return false, err
+			return nil, false, err
 		}
 		planned = append(planned, p)
 	}
-	if s.cfg.Policy != nil {
-		if err := s.cfg.Policy.Start(ctx, b.policyRequest, planned); err != nil {
-			return false, err
-		}
-	}
-	b.mu.Lock()
-	b.planned = make(map[nix.Path]Planned, len(planned))
-	for _, p := range planned {
-		b.planned[p.Drv] = p
-	}
-	b.mu.Unlock()
-	return len(toBuild)+len(missing.WillSubstitute)+len(missing.Unknown) == 0, nil
+	return planned, len(toBuild)+len(missing.WillSubstitute)+len(missing.Unknown) == 0, nil
 }
 
 // checkRoot makes sure that a root has the outputs that are asked of it: the
@@ -79,6 +68,7 @@ func (s *Service) checkRoot(b *build, drv nix.Path, outputs []string) error {
 	return nil
 }
 
+// notePlanned spares reading a derivation again that has just been read.
 func (b *build) notePlanned(p Planned) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

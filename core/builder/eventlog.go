@@ -204,20 +204,17 @@ func (l *eventLog) tick() {
 	l.flush()
 }
 
-// flush writes what is buffered. A disk that refuses it costs events, never the
-// build: readers then see the log break off.
+// flush writes what is buffered. A disk that refuses it costs log lines, never
+// the build: what could not be written is dropped and numbered no more, and from
+// then on only state changes and the end are tried.
 func (l *eventLog) flush() {
 	if len(l.buf) == 0 || l.file == nil {
 		return
 	}
-	n, err := l.file.Write(l.buf)
-	l.size += int64(n)
-	if err != nil {
-		l.err = err
-		l.file.Close()
-		l.file = nil
-		l.ended = true
+	if _, err := l.file.Write(l.buf); err != nil {
+		l.err = errors.Join(err, l.rewind())
 	} else {
+		l.size += int64(len(l.buf))
 		l.written = l.seq
 	}
 	l.buf = l.buf[:0]
@@ -225,6 +222,17 @@ func (l *eventLog) flush() {
 		l.buf = nil
 	}
 	l.wake()
+}
+
+// rewind forgets everything that is not in the file whole.
+func (l *eventLog) rewind() error {
+	l.full = true
+	l.seq = l.written
+	for n := len(l.marks); n > 0 && l.marks[n-1].seq > l.written+1; n = len(l.marks) {
+		l.marks = l.marks[:n-1]
+	}
+	_, err := l.file.Seek(l.size, io.SeekStart)
+	return errors.Join(l.file.Truncate(l.size), err)
 }
 
 func (l *eventLog) wake() {

@@ -1,28 +1,16 @@
 package builder
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"slices"
+	"sync"
 	"time"
 
-	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 const (
-	// smallNar is the largest NAR that is verified in memory before the daemon
-	// sees any of it. Larger ones stream through.
-	smallNar = 256 << 10
-	// batchBytes and batchPaths bound the small paths that go to the daemon in
-	// one operation. One batch is added while the next is read.
-	batchBytes = 4 << 20
-	batchPaths = 1024
 	// inputTimeout is how long the stream of inputs may stall.
 	inputTimeout = 60 * time.Second
 	// inputDeadlineEvery is how often that deadline is moved.
@@ -41,7 +29,10 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	}
 	body, err := requestBody(r)
 	if err == nil {
-		err = b.receive(ctx, newStallReader(w, body))
+		stalls := &stallReader{r: body, rc: http.NewResponseController(w)}
+		stop := context.AfterFunc(ctx, stalls.abort)
+		err = b.receive(ctx, stalls)
+		stop()
 		_ = body.Close()
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil && r.Context().Err() == nil {
@@ -102,23 +93,32 @@ func (b *build) beginUpload(parent context.Context) (context.Context, func(), er
 	}, nil
 }
 
-// stallReader moves the connection's read deadline while bytes arrive.
+// stallReader moves the stream's read deadline while bytes arrive.
 type stallReader struct {
-	r    io.Reader
-	rc   *http.ResponseController
-	next time.Time
-}
+	r  io.Reader
+	rc *http.ResponseController
 
-func newStallReader(w http.ResponseWriter, r io.Reader) io.Reader {
-	return &stallReader{r: r, rc: http.NewResponseController(w)}
+	mu      sync.Mutex
+	next    time.Time
+	aborted bool
 }
 
 func (s *stallReader) Read(p []byte) (int, error) {
-	if now := time.Now(); now.After(s.next) {
-		_ = s.rc.SetReadDeadline(now.Add(inputTimeout + inputDeadlineEvery)) // in-memory tests have none
+	s.mu.Lock()
+	if now := time.Now(); now.After(s.next) && !s.aborted {
+		_ = s.rc.SetReadDeadline(now.Add(inputTimeout + inputDeadlineEvery)) // not every server has deadlines
 		s.next = now.Add(inputDeadlineEvery)
 	}
+	s.mu.Unlock()
 	return s.r.Read(p)
+}
+
+// abort wakes a Read that waits for the client.
+func (s *stallReader) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aborted = true
+	_ = s.rc.SetReadDeadline(time.Unix(1, 0))
 }
 
 // receive reads frames until the body ends.
@@ -132,14 +132,13 @@ func (b *build) receive(ctx context.Context, body io.Reader) error {
 	defer stop()
 	rx := &receiver{b: b, ctx: ctx, session: session, body: body, last: -1}
 	err = rx.frames()
-	// What was verified before the failure stays.
-	if flushErr := rx.flush(); err == nil || flushErr != nil && wire.CodeOf(err) == "" {
-		err = errors.Join(err, flushErr)
+	// What was verified before a failure stays.
+	for _, more := range []error{rx.flush(), rx.wait()} {
+		if err == nil {
+			err = more
+		}
 	}
-	if waitErr := rx.wait(); err == nil {
-		err = waitErr
-	}
-	if rx.broken {
+	if rx.broken || ctx.Err() != nil {
 		b.dropSession()
 	}
 	return err
@@ -150,16 +149,19 @@ func (b *build) uploadSession(ctx context.Context) (Session, error) {
 	b.mu.Lock()
 	session, cl := b.session, b.closure
 	b.mu.Unlock()
-	if session != nil || cl == nil {
+	if session != nil {
 		return session, nil
+	}
+	if cl == nil {
+		return nil, wire.Errorf(wire.CodeInputUnasked, "the build has all its inputs")
 	}
 	session, err := b.s.cfg.Store.Session(b.s.ctx)
 	if err != nil {
 		return nil, storeError(err)
 	}
-	if err := session.AddTempRoots(ctx, cl.paths()); err != nil {
+	if err := b.reroot(ctx, session, cl); err != nil {
 		_ = session.Close()
-		return nil, storeError(err)
+		return nil, err
 	}
 	b.mu.Lock()
 	b.session = session
@@ -167,263 +169,31 @@ func (b *build) uploadSession(ctx context.Context) (Session, error) {
 	return session, nil
 }
 
-// receiver reads one request's frames.
-type receiver struct {
-	b       *build
-	ctx     context.Context
-	session Session
-	body    io.Reader
-	last    int // index of the last frame
-	broken  bool
-
-	batch   []ImportItem
-	indexes []int
-	size    int
-	adding  chan error // of the batch that is being added
-}
-
-func (rx *receiver) frames() error {
-	var head [wire.InputFrameHeader]byte
-	for {
-		if _, err := io.ReadFull(rx.body, head[:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return readFailed(err)
-		}
-		i := int(binary.BigEndian.Uint32(head[:4]))
-		if err := rx.frame(i, binary.BigEndian.Uint64(head[4:])); err != nil {
-			return err
-		}
+// reroot roots the closure again, and wants again what was collected while it
+// had no roots.
+func (b *build) reroot(ctx context.Context, session Session, cl *closure) error {
+	if err := session.AddTempRoots(ctx, cl.paths()); err != nil {
+		return storeError(err)
 	}
-}
-
-// readFailed tells a client that is still there what was wrong with its body.
-func readFailed(err error) error {
-	if wire.CodeOf(err) != "" {
-		return err
-	}
-	return fmt.Errorf("%w: %w", badRequest("the inputs break off: %s", clipText(err.Error())), err)
-}
-
-func (rx *receiver) frame(i int, size uint64) error {
-	info, err := rx.expect(i, size)
+	valid, err := b.s.cfg.Store.ValidPaths(ctx, cl.paths(), false)
 	if err != nil {
-		return err
+		return storeError(err)
 	}
-	rx.last = i
-	if err := rx.b.s.enoughDisk(size); err != nil {
-		return err
-	}
-	if info.Path.IsDrv() {
-		if size > maxDerivation {
-			return wire.Errorf(wire.CodeInputDerivation, "%s has %d bytes; at most %d", info.Path, size, maxDerivation)
+	there := make([]bool, len(cl.infos))
+	for _, p := range valid {
+		if i, ok := cl.index[p]; ok {
+			there[i] = true
 		}
-		return rx.small(i, info, true)
 	}
-	if size <= smallNar {
-		return rx.small(i, info, false)
-	}
-	return rx.large(i, info)
-}
-
-// expect checks a frame's head against what was asked for.
-func (rx *receiver) expect(i int, size uint64) (nix.PathInfo, error) {
-	b := rx.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	cl := b.closure
-	if cl == nil || i < 0 || i >= len(cl.infos) || !b.wanted[i] {
-		return nix.PathInfo{}, wire.Errorf(wire.CodeInputUnasked, "entry %d of the closure", i)
-	}
-	info := cl.infos[i]
-	switch {
-	case i <= rx.last:
-		return info, wire.Errorf(wire.CodeInputReferences, "%s comes out of order", info.Path)
-	case size != info.NarSize:
-		return info, wire.Errorf(wire.CodeInputSize, "%s: %d bytes stated, %d are to be sent", info.Path, info.NarSize, size)
-	}
-	if most := b.limits.MaxUploadBytes; most > 0 && b.sent+uint64(rx.size)+size > uint64(most) {
-		return info, uploadLimit(b.sent+uint64(rx.size)+size, most)
-	}
-	for _, ref := range info.References {
-		if k := cl.index[ref]; k != i && b.wanted[k] {
-			return info, wire.Errorf(wire.CodeInputReferences, "%s came before %s, which it refers to", info.Path, ref)
+	for i := range there {
+		if !there[i] && !b.wanted[i] && b.toAdd > 0 {
+			b.wanted[i] = true
+			b.toAdd++
 		}
-	}
-	return info, nil
-}
-
-// small verifies a NAR in memory and puts it into the batch.
-func (rx *receiver) small(i int, info nix.PathInfo, drv bool) error {
-	data := bytes.NewBuffer(make([]byte, 0, min(info.NarSize, smallNar)))
-	if _, err := io.CopyN(data, rx.body, int64(info.NarSize)); err != nil {
-		return readFailed(err)
-	}
-	v, err := newVerifier(info)
-	if err == nil {
-		if _, err = v.Write(data.Bytes()); err == nil {
-			err = v.Close()
-		}
-	}
-	if err != nil {
-		return inputError(info.Path, err)
-	}
-	if drv {
-		if err := rx.derivation(info, v.Contents()); err != nil {
-			return err
-		}
-	}
-	rx.batch = append(rx.batch, ImportItem{Info: info, Nar: data})
-	rx.indexes = append(rx.indexes, i)
-	rx.b.pending(i)
-	if rx.size += data.Len(); rx.size >= batchBytes || len(rx.batch) >= batchPaths {
-		return rx.flush()
 	}
 	return nil
-}
-
-// derivation checks that a .drv is one, and that its references are its inputs,
-// which Nix takes for granted when it looks for what a build needs.
-func (rx *receiver) derivation(info nix.PathInfo, text []byte) error {
-	d, err := nix.ParseDerivation(info.Path.Name(), text)
-	if err != nil {
-		return wire.Errorf(wire.CodeInputDerivation, "%s: %s", info.Path, clipText(err.Error()))
-	}
-	if !slices.Equal(d.References(), info.References) {
-		return wire.Errorf(wire.CodeInputDerivation, "%s: its references are not its inputs", info.Path)
-	}
-	p, err := plan(info.Path, d)
-	if err != nil {
-		return err
-	}
-	rx.b.notePlanned(p)
-	return nil
-}
-
-// flush hands the batch to the daemon, once the one before is in.
-func (rx *receiver) flush() error {
-	if len(rx.batch) == 0 {
-		return nil
-	}
-	batch, indexes := rx.batch, rx.indexes
-	rx.batch, rx.indexes, rx.size = nil, nil, 0
-	if err := rx.wait(); err != nil {
-		rx.b.settled(indexes, false)
-		return err
-	}
-	adding := make(chan error, 1)
-	rx.adding = adding
-	go func() {
-		err := rx.session.Import(rx.ctx, batch)
-		rx.b.settled(indexes, err == nil)
-		adding <- err
-	}()
-	return nil
-}
-
-// wait waits for the batch that is being added.
-func (rx *receiver) wait() error {
-	if rx.adding == nil {
-		return nil
-	}
-	err := <-rx.adding
-	rx.adding = nil
-	return rx.importError(err)
-}
-
-func (rx *receiver) importError(err error) error {
-	if err == nil {
-		return nil
-	}
-	rx.broken = true
-	return storeError(err)
-}
-
-// large streams a NAR through verification into the daemon.
-func (rx *receiver) large(i int, info nix.PathInfo) error {
-	if err := rx.flush(); err != nil {
-		return err
-	}
-	if err := rx.wait(); err != nil {
-		return err
-	}
-	v, err := newVerifier(info)
-	if err != nil {
-		return inputError(info.Path, err)
-	}
-	vr := &verifyingReader{r: rx.body, v: v, left: info.NarSize, path: info.Path}
-	err = rx.session.Import(rx.ctx, []ImportItem{{Info: info, Nar: vr}})
-	rx.b.settled([]int{i}, err == nil)
-	if vr.err != nil {
-		rx.broken = true
-		return vr.err
-	}
-	return rx.importError(err)
-}
-
-// verifyingReader feeds what passes through it to a verifier. It reports
-// io.EOF only when the verifier has accepted the whole; until then the daemon
-// is not given the NAR's last bytes (see Session.Import).
-type verifyingReader struct {
-	r    io.Reader
-	v    *nix.CAVerifier
-	left uint64
-	path nix.Path
-	err  error // what was wrong, for the client
-	done bool
-}
-
-func (r *verifyingReader) Read(p []byte) (int, error) {
-	if r.err != nil {
-		return 0, r.err
-	}
-	if r.left == 0 {
-		if !r.done {
-			r.done = true
-			if err := r.v.Close(); err != nil {
-				r.err = inputError(r.path, err)
-				return 0, r.err
-			}
-		}
-		return 0, io.EOF
-	}
-	n, err := r.r.Read(p[:min(uint64(len(p)), r.left)])
-	r.left -= uint64(n)
-	if _, verr := r.v.Write(p[:n]); verr != nil {
-		r.err = inputError(r.path, verr)
-		return 0, r.err
-	}
-	if err != nil && (r.left > 0 || !errors.Is(err, io.EOF)) {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		r.err = readFailed(err)
-		return n, r.err
-	}
-	return n, nil
-}
-
-// newVerifier makes the verifier of a content-addressed path, or of one whose
-// signature was found good, which vouches for its NAR hash.
-func newVerifier(info nix.PathInfo) (*nix.CAVerifier, error) {
-	if info.CA == "" {
-		return nix.NewNarVerifier(info)
-	}
-	return nix.NewCAVerifier(info)
-}
-
-func inputError(path nix.Path, err error) error {
-	code := wire.CodeInputNar
-	switch {
-	case errors.Is(err, nix.ErrNarSize):
-		code = wire.CodeInputSize
-	case errors.Is(err, nix.ErrNarHash):
-		code = wire.CodeInputHash
-	case errors.Is(err, nix.ErrContentAddress):
-		code = wire.CodeInputAddress
-	}
-	return wire.Errorf(code, "%s: %s", path, clipText(err.Error()))
 }
 
 // pending takes an input that was verified off the wanted ones, so that what

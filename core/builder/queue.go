@@ -25,7 +25,8 @@ type place struct {
 	group, client string
 	// granted is closed when the place was given a slot.
 	granted chan struct{}
-	// moved is told the place's new position, from 1; it must not block.
+	// moved is told the place's new position, from 1, or 0 when it waits for no
+	// one any more; it must not block.
 	moved func(position int)
 
 	// Guarded by queue.mu.
@@ -108,10 +109,13 @@ func (q *queue) change(f func()) {
 		close(p.granted)
 	}
 	q.forget()
+	// Who only lacks inputs while slots are free does not wait for a slot.
+	free := max(0, q.slots-q.running)
 	for i, p := range q.order(func(p *place) bool { return p.present }, len(q.waiting)) {
-		if p.position != i+1 {
-			p.position = i + 1
-			p.moved(i + 1)
+		position := max(0, i+1-free)
+		if p.position != position {
+			p.position = position
+			p.moved(position)
 		}
 	}
 }

@@ -9,18 +9,13 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
-
-// documentTimeout bounds how long a client may take to send a document.
-const documentTimeout = 2 * time.Minute
 
 // caller is who sends a request.
 type caller struct {
@@ -36,6 +31,15 @@ func (c *caller) limits() ticket.Limits {
 		return c.trusted.Limits
 	}
 	return c.ticket.Limits
+}
+
+// group is who shares with whom: the holders of a ticket, or a trusted client
+// with itself.
+func (c *caller) group() string {
+	if c.ticket != nil {
+		return "ticket " + c.ticket.ID.String()
+	}
+	return "client " + c.client.String()
 }
 
 type handler func(w http.ResponseWriter, r *http.Request, c *caller) error
@@ -170,7 +174,7 @@ func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) er
 		}
 	}
 	var req wire.PlanRequest
-	if err := s.readJSON(w, r, &req, wire.MaxClosureDocument); err != nil {
+	if err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument); err != nil {
 		return err
 	}
 	plan, err := s.plan(r.Context(), &req)
@@ -179,63 +183,6 @@ func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) er
 	}
 	return writeJSON(w, plan)
 }
-
-// readJSON reads a request's document of at most limit bytes, and no more of all
-// documents together than the budget allows.
-func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, v any, limit int64) error {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(documentTimeout))
-	body, err := requestBody(r)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	budget := &budgetReader{r: body, budget: s.documents}
-	defer budget.release()
-	limited := &io.LimitedReader{R: budget, N: limit + 1}
-	dec := json.NewDecoder(limited)
-	err = dec.Decode(v)
-	if err == nil {
-		if _, trailing := dec.Token(); trailing != io.EOF {
-			err = errors.New("something follows the document")
-		}
-	}
-	switch {
-	case wire.CodeOf(err) != "":
-		return err
-	case limited.N <= 0:
-		return wire.Errorf(wire.CodeTooLarge, "the document is larger than %d bytes", limit)
-	case err != nil:
-		return badRequest("document: %s", clipText(err.Error()))
-	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	return nil
-}
-
-// budgetReader takes from a common budget what passes through it, and refuses
-// to go on when the budget is spent.
-type budgetReader struct {
-	r      io.Reader
-	budget *semaphore.Weighted
-	taken  int64
-	left   int64
-}
-
-const budgetStep = 256 << 10
-
-func (b *budgetReader) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		if !b.budget.TryAcquire(budgetStep) {
-			return 0, wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")
-		}
-		b.taken += budgetStep
-		b.left += budgetStep
-	}
-	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	return n, err
-}
-
-func (b *budgetReader) release() { b.budget.Release(b.taken) }
 
 // zstdWindow bounds what decompression may keep in memory.
 const zstdWindow = 8 << 20

@@ -18,28 +18,18 @@ import (
 // diskEvery is how often a running build's disk is looked at.
 const diskEvery = 5 * time.Second
 
-// live is a build from its admission to its end.
-func (b *build) live(idle, keepGoing bool) {
+// live is a build from its admission to its end. checked says that nothing was
+// wanted, so that it is known already that it may run, and idle that it has
+// nothing to build.
+func (b *build) live(checked, idle, keepGoing bool) {
 	result := &wire.Result{}
-	result.Error = wireError(b.run(idle, keepGoing, result))
+	result.Error = wireError(b.run(checked, idle, keepGoing, result))
 	b.end(result)
 }
 
-func (b *build) run(idle, keepGoing bool, result *wire.Result) error {
-	checked := b.toAddNone()
-	select {
-	case <-b.complete:
-	case <-b.ctx.Done():
-		return b.leaveQueue(context.Cause(b.ctx))
-	}
-	cl, mode := b.closure, b.rec.Mode
-	if !checked {
-		var err error
-		if idle, err = b.s.checkBuild(b.ctx, b, cl, mode); err != nil {
-			return b.leaveQueue(b.cause(err))
-		}
-	}
-	if err := b.rootInputs(b.ctx, cl); err != nil {
+func (b *build) run(checked, idle, keepGoing bool, result *wire.Result) error {
+	roots, idle, err := b.prepare(checked, idle)
+	if err != nil {
 		return b.leaveQueue(b.cause(err))
 	}
 	queued := b.s.cfg.Now()
@@ -60,15 +50,40 @@ func (b *build) run(idle, keepGoing bool, result *wire.Result) error {
 	b.setState(wire.StateBuilding)
 	started := b.s.cfg.Now()
 	result.QueueTime = started.Sub(queued).Seconds()
-	err := b.execute(cl, mode, keepGoing, result)
+	err = b.execute(roots, keepGoing, result)
 	result.BuildTime = b.s.cfg.Now().Sub(started).Seconds()
 	return err
 }
 
-func (b *build) toAddNone() bool {
+// prepare waits for the inputs, checks what would be built, and makes the roots.
+// After it the closure is forgotten: a thousand queued builds would hold a
+// thousand of them.
+func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) {
+	select {
+	case <-b.complete:
+	case <-b.ctx.Done():
+		return nil, false, context.Cause(b.ctx)
+	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.toAdd == 0
+	cl := b.closure
+	b.mu.Unlock()
+	if !checked {
+		planned, nothing, err := b.s.checkBuild(b.ctx, b, cl, b.rec.Mode)
+		if err != nil {
+			return nil, false, err
+		}
+		if err := b.s.askToStart(b.ctx, b, planned); err != nil {
+			return nil, false, err
+		}
+		idle = nothing
+	}
+	if err := b.rootInputs(b.ctx, cl); err != nil {
+		return nil, false, err
+	}
+	b.mu.Lock()
+	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, PolicyRequest{}
+	b.mu.Unlock()
+	return cl.roots, idle, nil
 }
 
 // leaveQueue gives the place up and returns err.
@@ -125,7 +140,7 @@ func addRoot(ctx context.Context, session Session, link string, target nix.Path)
 }
 
 // execute builds.
-func (b *build) execute(cl *closure, mode wire.Mode, keepGoing bool, result *wire.Result) error {
+func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire.Result) error {
 	ctx := b.ctx
 	if most := b.limits.MaxBuildTime; most > 0 {
 		var cancel context.CancelFunc
@@ -147,14 +162,14 @@ func (b *build) execute(cl *closure, mode wire.Mode, keepGoing bool, result *wir
 		b.watchDisk(watchCtx)
 	}()
 	sink := &sink{b: b, log: b.log}
-	results, err := session.Build(ctx, cl.roots, BuildOptions{
-		Check: mode == wire.ModeCheck, KeepGoing: keepGoing,
+	results, err := session.Build(ctx, roots, BuildOptions{
+		Check: b.rec.Mode == wire.ModeCheck, KeepGoing: keepGoing,
 		MaxSilentTime: b.s.cfg.MaxSilentTime, Cores: b.s.cfg.Cores,
 	}, sink)
 	if err != nil {
 		return preferCause(ctx, storeError(err))
 	}
-	failure := b.collect(cl, results, sink, result)
+	failure := b.collect(roots, results, sink, result)
 	if err := b.rootOutputs(ctx, session, result.Outputs); err != nil {
 		return preferCause(ctx, err)
 	}
@@ -204,7 +219,7 @@ func (b *build) watchDisk(ctx context.Context) {
 }
 
 // collect turns the daemon's results into ours and returns the first failure.
-func (b *build) collect(cl *closure, results []daemon.BuildResult, sink *sink, result *wire.Result) error {
+func (b *build) collect(roots []daemon.DerivedPath, results []daemon.BuildResult, sink *sink, result *wire.Result) error {
 	var failure *wire.Error
 	for _, r := range results {
 		drv := r.Path.Path
@@ -226,8 +241,8 @@ func (b *build) collect(cl *closure, results []daemon.BuildResult, sink *sink, r
 		}
 		result.Derivations = append(result.Derivations, report)
 	}
-	if len(results) < len(cl.roots) && failure == nil {
-		return wire.Errorf(wire.CodeStore, "the daemon reported on %d of %d derivations", len(results), len(cl.roots))
+	if len(results) < len(roots) && failure == nil {
+		return wire.Errorf(wire.CodeStore, "the daemon reported on %d of %d derivations", len(results), len(roots))
 	}
 	if failure == nil {
 		return nil

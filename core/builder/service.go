@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -86,9 +84,9 @@ const (
 	// maxLivePerClient and maxLive bound the builds that are not ended.
 	maxLivePerClient = 256
 	maxLive          = 4096
-	// documentBudget bounds the bytes of request documents that are being read
-	// at once, whoever sends them: one of the largest and many ordinary ones.
-	documentBudget = wire.MaxClosureDocument + 64<<20
+	// maxDocuments bounds the bytes of request documents that are being read at
+	// once, whoever sends them: one of the largest and many ordinary ones.
+	maxDocuments = wire.MaxClosureDocument + 64<<20
 )
 
 // Service is the builder. Make it with New, serve it as an http.Handler, stop
@@ -104,7 +102,7 @@ type Service struct {
 	// served are the paths of NAR hashes that a client with access to the whole
 	// store was told.
 	served    recent[nix.Hash, nix.Path]
-	documents *semaphore.Weighted
+	documents documentBudget
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
@@ -122,12 +120,11 @@ type Service struct {
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	setDefaults(&cfg)
 	s := &Service{
-		cfg:       cfg,
-		queue:     newQueue(cfg.Slots),
-		documents: semaphore.NewWeighted(documentBudget),
-		builds:    make(map[wire.BuildID]*build),
-		clients:   cfg.Clients,
-		indexes:   make(map[wire.BuildID]*index),
+		cfg:     cfg,
+		queue:   newQueue(cfg.Slots),
+		builds:  make(map[wire.BuildID]*build),
+		clients: cfg.Clients,
+		indexes: make(map[wire.BuildID]*index),
 	}
 	s.cache = cache.NewServer(cache.ServerConfig{
 		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey,

@@ -92,14 +92,11 @@ func fields(in []daemon.Field) []wire.Field {
 // build knows everything, except for paths that were collected or substitutes
 // that vanished since.
 func (b *build) buildBegins(text string) {
-	drv, err := nix.ParsePath(text)
-	if err != nil {
+	if len(b.limits.Systems) == 0 && !b.limits.NoFixedOutput {
 		return
 	}
-	b.mu.Lock()
-	_, known := b.planned[drv]
-	b.mu.Unlock()
-	if known {
+	drv, err := nix.ParsePath(text)
+	if err != nil {
 		return
 	}
 	p, err := b.s.plannedOf(b, drv)

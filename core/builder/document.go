@@ -1,0 +1,295 @@
+package builder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// documentTimeout bounds how long a client may take to send a document.
+const documentTimeout = 2 * time.Minute
+
+// maxElement bounds the JSON text of one root or input: what wire.MaxReferences
+// and maxInputSigs allow, with room to spare.
+const maxElement = 2 << 20
+
+// readJSON reads a request's document of at most limit bytes, and no more of all
+// documents together than the budget allows.
+func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v any, limit int64) error {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(documentTimeout))
+	body, err := requestBody(r)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	budget := &budgetReader{r: body, budget: &s.documents, group: c.group()}
+	defer budget.release()
+	limited := &io.LimitedReader{R: budget, N: limit + 1}
+	switch v := v.(type) {
+	case *wire.BuildRequest:
+		err = decodeBuildRequest(limited, v)
+	case *wire.PlanRequest:
+		var b wire.BuildRequest
+		err = decodeBuildRequest(limited, &b)
+		v.Roots, v.Closure = b.Roots, b.Closure
+	default:
+		dec := json.NewDecoder(limited)
+		if err = dec.Decode(v); err == nil {
+			err = end(dec)
+		}
+	}
+	switch {
+	case wire.CodeOf(err) != "":
+		return err
+	case limited.N <= 0:
+		return wire.Errorf(wire.CodeTooLarge, "the document is larger than %d bytes", limit)
+	case err != nil:
+		return badRequest("document: %s", clipText(err.Error()))
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	return nil
+}
+
+func end(dec *json.Decoder) error {
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("something follows the document")
+	}
+	return nil
+}
+
+// decodeBuildRequest reads a BuildRequest or PlanRequest element by element:
+// "{}," becomes forty times as much memory, so what is too much must be
+// noticed as it comes and not when all of it is there.
+func decodeBuildRequest(r io.Reader, req *wire.BuildRequest) error {
+	d := &documentReader{stretch: &stretchReader{r: r, left: maxElement}}
+	d.dec = json.NewDecoder(d.stretch)
+	if err := d.delim('{'); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	for d.dec.More() {
+		key, err := d.token()
+		if err != nil {
+			return err
+		}
+		name, _ := key.(string)
+		if seen[name] {
+			return fmt.Errorf("%.40q stands twice", name)
+		}
+		switch name {
+		case "roots":
+			err = d.list(func() error { return d.root(req) })
+		case "closure":
+			err = d.list(func() error { return d.input(req) })
+		case "mode":
+			err = d.value(&req.Mode)
+		case "keep_going":
+			err = d.value(&req.KeepGoing)
+		case "detach":
+			err = d.value(&req.Detach)
+		default:
+			if err = d.skip(); err != nil {
+				return err
+			}
+			continue // what is not known is not counted either
+		}
+		if err != nil {
+			return err
+		}
+		seen[name] = true
+	}
+	if err := d.delim('}'); err != nil {
+		return err
+	}
+	return end(d.dec)
+}
+
+// documentReader reads one value after another, none longer than maxElement.
+type documentReader struct {
+	dec        *json.Decoder
+	stretch    *stretchReader
+	references int
+	signatures int
+}
+
+func (d *documentReader) root(req *wire.BuildRequest) error {
+	var root wire.Root
+	if err := d.value(&root); err != nil {
+		return err
+	}
+	if len(req.Roots) == wire.MaxRoots {
+		return wire.Errorf(wire.CodeTooLarge, "more than %d roots", wire.MaxRoots)
+	}
+	if len(root.Outputs) > maxOutputs {
+		return badRequest("%d outputs of one root asked for; at most %d", len(root.Outputs), maxOutputs)
+	}
+	req.Roots = append(req.Roots, root)
+	return nil
+}
+
+func (d *documentReader) input(req *wire.BuildRequest) error {
+	var in wire.Input
+	if err := d.value(&in); err != nil {
+		return err
+	}
+	d.references += len(in.References)
+	switch {
+	case len(req.Closure) == wire.MaxClosurePaths:
+		return wire.Errorf(wire.CodeTooLarge, "more than %d paths", wire.MaxClosurePaths)
+	case len(in.References) > wire.MaxReferences:
+		return wire.Errorf(wire.CodeTooLarge, "%.120q has %d references; at most %d", in.Path, len(in.References), wire.MaxReferences)
+	case d.references > maxAllReferences:
+		return wire.Errorf(wire.CodeTooLarge, "more than %d references", maxAllReferences)
+	case len(in.Sigs) > maxInputSigs:
+		return wire.Errorf(wire.CodeTooLarge, "%.120q has %d signatures; at most %d", in.Path, len(in.Sigs), maxInputSigs)
+	}
+	req.Closure = append(req.Closure, in)
+	return nil
+}
+
+// value decodes the next value.
+func (d *documentReader) value(v any) error {
+	d.stretch.left = maxElement
+	return d.dec.Decode(v)
+}
+
+func (d *documentReader) token() (json.Token, error) {
+	d.stretch.left = maxElement
+	return d.dec.Token()
+}
+
+func (d *documentReader) delim(want json.Delim) error {
+	t, err := d.token()
+	if err != nil {
+		return err
+	}
+	if t != want {
+		return fmt.Errorf("expected %v, not %.40v", want, t)
+	}
+	return nil
+}
+
+// list reads an array, or null for an empty one.
+func (d *documentReader) list(element func() error) error {
+	t, err := d.token()
+	if err != nil || t == nil {
+		return err
+	}
+	if t != json.Delim('[') {
+		return fmt.Errorf("expected a list, not %.40v", t)
+	}
+	for d.dec.More() {
+		if err := element(); err != nil {
+			return err
+		}
+	}
+	return d.delim(']')
+}
+
+// skip reads past a value of any size.
+func (d *documentReader) skip() error {
+	const deepest = 1000
+	for depth := 0; ; {
+		t, err := d.token()
+		if err != nil {
+			return err
+		}
+		switch t {
+		case json.Delim('{'), json.Delim('['):
+			depth++
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth == 0 {
+			return nil
+		}
+		if depth > deepest {
+			return errors.New("nested too deep")
+		}
+	}
+}
+
+// stretchReader refuses to read much more than left bytes before left is set
+// again: the decoder keeps the whole of a value in memory.
+type stretchReader struct {
+	r    io.Reader
+	left int
+}
+
+func (s *stretchReader) Read(p []byte) (int, error) {
+	if s.left <= 0 {
+		return 0, wire.Errorf(wire.CodeTooLarge, "one part of the document is larger than %d bytes", maxElement)
+	}
+	n, err := s.r.Read(p)
+	s.left -= n
+	return n, err
+}
+
+// documentShare is what one ticket or trusted client may have of the budget:
+// one of the largest documents.
+const documentShare = wire.MaxClosureDocument + 1<<20
+
+// documentBudget bounds the bytes of request documents that are being read at
+// once, in all and of each ticket or trusted client: one that sends slowly must
+// not keep the others waiting.
+type documentBudget struct {
+	mu    sync.Mutex
+	taken int64
+	by    map[string]int64
+}
+
+func (b *documentBudget) take(group string, n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.taken+n > maxDocuments || b.by[group]+n > documentShare {
+		return false
+	}
+	if b.by == nil {
+		b.by = make(map[string]int64)
+	}
+	b.taken += n
+	b.by[group] += n
+	return true
+}
+
+func (b *documentBudget) release(group string, n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken -= n
+	if b.by[group] -= n; b.by[group] <= 0 {
+		delete(b.by, group)
+	}
+}
+
+// budgetReader takes from the budget what passes through it, and refuses to go
+// on when the budget is spent.
+type budgetReader struct {
+	r      io.Reader
+	budget *documentBudget
+	group  string
+	taken  int64
+	left   int64
+}
+
+const budgetStep = 256 << 10
+
+func (b *budgetReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		if !b.budget.take(b.group, budgetStep) {
+			return 0, wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")
+		}
+		b.taken += budgetStep
+		b.left += budgetStep
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
+
+func (b *budgetReader) release() { b.budget.release(b.group, b.taken) }

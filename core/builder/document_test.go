@@ -1,0 +1,133 @@
+package builder
+
+import (
+	"encoding/json"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+func TestDecodeBuildRequest(t *testing.T) {
+	want := wire.BuildRequest{
+		Roots: []wire.Root{{Drv: "/nix/store/x.drv", Outputs: []string{"out", "dev"}, Label: "a \"label\""}},
+		Closure: []wire.Input{
+			{Path: "/nix/store/a", NarHash: "h", NarSize: 1 << 63, CA: "text:"},
+			{Path: "/nix/store/b", References: []int{0, 1}, Sigs: []string{"k:s"}, Deriver: "d"},
+		},
+		Mode: wire.ModeCheck, KeepGoing: true, Detach: true,
+	}
+	text, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := strings.Replace(string(text), `{"roots"`, `{"new":{"a":[1,{"b":[]},"x"],"c":null},"roots"`, 1)
+	for name, text := range map[string]string{"as encoded": string(text), "of a newer client": later} {
+		var got wire.BuildRequest
+		if err := decodeBuildRequest(strings.NewReader(text), &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v (%v)", name, got, err)
+		}
+	}
+}
+
+// What unpacks to far more than its text is refused before it is all there.
+func TestDecodeBuildRequestRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		head, again string
+		want        wire.Code
+	}{
+		"paths":       {`{"closure":[{}`, `,{}`, wire.CodeTooLarge},
+		"roots":       {`{"roots":[{}`, `,{}`, wire.CodeTooLarge},
+		"references":  {`{"closure":[{"refs":[0`, `,0`, wire.CodeTooLarge},
+		"all refs":    {`{"closure":[{}`, `,{"refs":[` + strings.Repeat("0,", 40_000) + `0]}`, wire.CodeTooLarge},
+		"signatures":  {`{"closure":[{"sigs":[""`, `,""`, wire.CodeTooLarge},
+		"outputs":     {`{"roots":[{"outputs":[""`, `,""`, wire.CodeTooLarge},
+		"a string":    {`{"roots":[{"label":"`, `x`, wire.CodeTooLarge},
+		"a key":       {`{"`, `x`, wire.CodeTooLarge},
+		"keys":        {`{"roots":[],"roots":[]`, `,"roots":[]`, ""},
+		"nesting":     {`{"new":[`, `[`, ""},
+		"a deep root": {`{"roots":[`, `[`, ""},
+	} {
+		r := &endless{head: c.head, again: strings.Repeat(c.again, max(1, 4096/len(c.again)))}
+		var req wire.BuildRequest
+		err := decodeBuildRequest(r, &req)
+		if err == nil || wire.CodeOf(err) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
+		if r.n > 64<<20 {
+			t.Errorf("%s: read %d MiB", name, r.n>>20)
+		}
+	}
+	for _, text := range []string{"", "null", "[]", "{", "{}{}", `{"roots":{}}`, `{"closure":3}`, `{"roots":[}`, `{"mode":[]}`} {
+		var req wire.BuildRequest
+		if err := decodeBuildRequest(strings.NewReader(text), &req); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
+// endless is head, then again for ever.
+type endless struct {
+	head, again string
+	rest        string
+	n           int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.head != "" {
+		e.rest, e.head = e.head, ""
+	} else if e.rest == "" {
+		e.rest = e.again
+	}
+	n := copy(p, e.rest)
+	e.rest = e.rest[n:]
+	e.n += n
+	return n, nil
+}
+
+func FuzzDecodeBuildRequest(f *testing.F) {
+	f.Add(`{"roots":[{"drv":"/nix/store/x.drv","outputs":["out"]}],"closure":[{"path":"p","refs":[0],"nar_size":1}],"mode":"check"}`)
+	f.Add(`{"roots":null,"closure":[null],"detach":true,"x":{"y":[[]]}}`)
+	f.Add(`{"closure":[{}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		var got, want wire.BuildRequest
+		if err := decodeBuildRequest(strings.NewReader(text), &got); err != nil {
+			return
+		}
+		if err := json.Unmarshal([]byte(text), &want); err != nil {
+			t.Fatalf("taken, but encoding/json says %v", err)
+		}
+	})
+}
+
+// One that sends slowly leaves room for the others.
+func TestDocumentBudget(t *testing.T) {
+	var b documentBudget
+	fill := func(group string) (n int64) {
+		for b.take(group, budgetStep) {
+			n += budgetStep
+		}
+		return n
+	}
+	if n := fill("greedy"); n != documentShare {
+		t.Errorf("one client may have %d bytes", n)
+	}
+	r := &budgetReader{r: strings.NewReader("document"), budget: &b, group: "honest"}
+	if text, err := io.ReadAll(r); string(text) != "document" || err != nil {
+		t.Errorf("another reads %q (%v)", text, err)
+	}
+	r.release()
+	fill("others")
+	if b.taken != maxDocuments {
+		t.Errorf("all may have %d bytes", b.taken)
+	}
+	if b.take("late", budgetStep) {
+		t.Error("the budget has no end")
+	}
+	b.release("greedy", documentShare)
+	if !b.take("late", budgetStep) || len(b.by) != 2 {
+		t.Errorf("what was given back is not there: %v", b.by)
+	}
+}

@@ -1,0 +1,578 @@
+package builder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// gate makes builds of derivations named "wait" wait.
+type gate struct {
+	begun chan nix.Path
+	open  chan struct{}
+}
+
+func (e *env) gate() *gate {
+	g := &gate{begun: make(chan nix.Path, 100), open: make(chan struct{})}
+	e.store.OnBuild = func(ctx context.Context, drv nix.Path, _ daemon.Sink) error {
+		g.begun <- drv
+		select {
+		case <-g.open:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return g
+}
+
+// one is a derivation without inputs, already in the store.
+func (e *env) one(text string) bt.Object {
+	o, _ := bt.Derivation(bt.Drv{Name: "wait", Text: text})
+	e.store.Add(o)
+	return o
+}
+
+// put creates a build and follows it.
+func (e *env) put(c *bt.Client, id uint32, objects ...bt.Object) *bt.Events {
+	e.t.Helper()
+	if _, err := c.Put(bt.ID(id), bt.Request(objects...)); err != nil {
+		e.t.Fatal(err)
+	}
+	ev, err := c.Events(bt.ID(id), 1)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(ev.Close)
+	return ev
+}
+
+func (e *env) state(c *bt.Client, id uint32) wire.State {
+	e.t.Helper()
+	b, err := c.Get(bt.ID(id))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return b.State
+}
+
+func TestOneSlot(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	a, b, c := e.holder(1), e.holder(2), e.holder(3)
+	first := e.put(a, 1, e.one("1"))
+	<-g.begun
+	second := e.put(b, 2, e.one("2"))
+	third := e.put(c, 3, e.one("3"))
+	eventually(t, "positions", func() bool {
+		x, err1 := b.Get(bt.ID(2))
+		y, err2 := c.Get(bt.ID(3))
+		return err1 == nil && err2 == nil && x.Position == 1 && y.Position == 2 && x.State == wire.StateQueued
+	})
+	// The second leaves: the third moves up at once, and gets the slot.
+	second.Close()
+	eventually(t, "the third moves up", func() bool {
+		x, err := c.Get(bt.ID(3))
+		return err == nil && x.Position == 1
+	})
+	close(g.open)
+	for _, ev := range []*bt.Events{first, third} {
+		if r, err := ev.Finish(); err != nil || r.Error != nil {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+	if got := e.state(b, 2); got != wire.StateQueued {
+		t.Errorf("who left is %s", got)
+	}
+	// It comes back and goes on where it was.
+	if r := e.finish(b, 2); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
+func TestUploadsWhileWaiting(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	a, b, c := e.holder(1), e.holder(2), e.holder(3)
+	running := e.put(a, 1, e.one("1"))
+	<-g.begun
+	objects := small("late")
+	slow := e.put(b, 2, objects...)
+	quick := e.put(c, 3, e.one("3"))
+	close(g.open)
+	// Who lacks inputs holds its place and no slot.
+	for _, ev := range []*bt.Events{running, quick} {
+		if r, err := ev.Finish(); err != nil || r.Error != nil {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	view, err := b.Get(bt.ID(2))
+	if err != nil || view.State != wire.StateUploading {
+		t.Fatalf("got %+v, %v", view, err)
+	}
+	if _, err := b.SendWanted(view, objects...); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := slow.Finish(); err != nil || r.Error != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestBuiltAlreadyNeedsNoSlot(t *testing.T) {
+	e := start(t)
+	a := e.holder(1)
+	done := small("done")
+	if r := e.build(a, 1, done...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	g := e.gate()
+	defer close(g.open)
+	e.put(a, 2, e.one("2"))
+	<-g.begun
+	if r := e.build(e.holder(2), 3, done...); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	running := e.put(c, 1, e.one("1"))
+	<-g.begun
+	waiting := e.put(c, 2, e.one("2"))
+	uploading := e.put(c, 3, small("x")...)
+	for id, ev := range map[uint32]*bt.Events{3: uploading, 2: waiting, 1: running} {
+		b, err := c.Cancel(bt.ID(id))
+		if err != nil || b.State != wire.StateCancelled || b.Result.Error.Code != wire.CodeBuildCancelled {
+			t.Errorf("%d: %+v, %v", id, b, err)
+		}
+		if r, err := ev.Finish(); err != nil || r.Error.Code != wire.CodeBuildCancelled {
+			t.Errorf("%d: %+v, %v", id, r, err)
+		}
+	}
+	if st := e.svc.Status(); st.Running != 0 || st.Waiting != 0 || len(st.Active) != 0 {
+		t.Errorf("got %+v", st)
+	}
+	_, err := c.Send(bt.ID(3))
+	wantCode(t, err, wire.CodeBuildCancelled)
+}
+
+func TestCancelDuringUpload(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	objects := small("x")
+	if _, err := c.Put(bt.ID(1), bt.Request(objects...)); err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	defer w.Close()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(1))+"/inputs", r)
+		sent <- err
+	}()
+	if _, err := w.Write(bt.Frame(0, objects[0].Nar)[:50]); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := c.Cancel(bt.ID(1)); err != nil || b.State != wire.StateCancelled {
+		t.Errorf("%+v, %v", b, err)
+	}
+	w.Close()
+	if err := <-sent; err == nil {
+		t.Error("the upload went on")
+	}
+}
+
+func TestNewerUploadEndsOlder(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	objects := small("x")
+	b, err := c.Put(bt.ID(1), bt.Request(objects...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	defer w.Close()
+	go func() {
+		resp, err := c.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(1))+"/inputs", r)
+		if err == nil {
+			resp.Body.Close()
+		}
+	}()
+	if _, err := w.Write(bt.Frame(0, objects[0].Nar)[:50]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.SendWanted(b, objects...); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
+func TestTimeLimit(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	defer close(g.open)
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Limits.MaxBuildTime = ticket.Duration(30 * time.Millisecond) })
+	r, err := e.put(c, 1, e.one("1")).Finish()
+	if err != nil || r.Error == nil || r.Error.Code != wire.CodeBuildTimeLimit {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if e.state(c, 1) != wire.StateFailed {
+		t.Error("not failed")
+	}
+}
+
+func TestAbandoned(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.ReattachGrace = 30 * time.Millisecond; c.Slots = 10 })
+	g := e.gate()
+	c := e.holder(1)
+	e.put(c, 1, e.one("1")).Close()
+	<-g.begun
+	detached := bt.Request(e.one("2"))
+	detached.Detach = true
+	if _, err := c.Put(bt.ID(2), detached); err != nil {
+		t.Fatal(err)
+	}
+	<-g.begun
+	eventually(t, "abandoned", func() bool { return e.state(c, 1) == wire.StateCancelled })
+	if b, err := c.Get(bt.ID(1)); err != nil || b.Result.Error.Code != wire.CodeBuildAbandoned {
+		t.Errorf("%+v, %v", b, err)
+	}
+	close(g.open)
+	if r := e.finish(c, 2); r.Error != nil {
+		t.Errorf("detached: %v", r.Error)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	e.store.OnBuild = func(_ context.Context, drv nix.Path, sink daemon.Sink) error {
+		sink.LogLine(1, daemon.ResultBuildLogLine, []byte("the log"), false)
+		return fmt.Errorf("builder for '%s' failed with exit code 7", drv)
+	}
+	objects := small("x")
+	r := e.build(c, 1, objects...)
+	if r.Error == nil || r.Error.Code != wire.CodeBuildFailed || !strings.Contains(r.Error.Detail, string(objects[1].Info.Path)) {
+		t.Errorf("got %+v", r.Error)
+	}
+	if r.Derivations[0].Status != "PermanentFailure" || len(r.Outputs) != 0 {
+		t.Errorf("got %+v", r)
+	}
+	_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil)
+	wantCode(t, err, wire.CodeNotFound)
+}
+
+func TestRestart(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1, func(r *builder.TicketRecord) { r.MaxUses = 1 })
+	object := e.one("1")
+	ev := e.put(c, 1, object)
+	<-g.begun
+	var last int64
+	for last == 0 { // up to the start of the build
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Type == wire.EventPhase && x.State == wire.StateBuilding {
+			last = x.Seq
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(e.cfg.Dir, "left-over"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	if _, err := ev.Finish(); err == nil {
+		t.Error("the stream ended as if the build had")
+	}
+	e.run()
+	c.Server = e.server
+	if _, err := os.Stat(filepath.Join(e.cfg.Dir, "left-over")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left over: %v", err)
+	}
+	if got := e.state(c, 1); got != wire.StateInterrupted {
+		t.Fatalf("state %s", got)
+	}
+	_, err := c.Events(bt.ID(1), last+1)
+	wantCode(t, err, wire.CodeRestarted)
+	other := e.holder(2)
+	_, err = other.Put(bt.ID(1), bt.Request(object))
+	wantCode(t, err, wire.CodeNotFound)
+	// The use was spent before.
+	close(g.open)
+	if _, err := c.Put(bt.ID(1), bt.Request(object)); err != nil {
+		t.Fatal(err)
+	}
+	ev, err = c.Events(bt.ID(1), last+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ev.Close()
+	for {
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last++; x.Seq <= 0 || x.Seq < last {
+			t.Errorf("event %d after %d", x.Seq, last)
+		}
+		if x.Type == wire.EventFinished {
+			if x.Result.Error != nil {
+				t.Error(x.Result.Error)
+			}
+			break
+		}
+	}
+	// What is built is still there after another restart.
+	e.stop()
+	e.run()
+	c.Server = e.server
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+	if _, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRetention(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.RecentBuilds = 1; c.KeepOutputs = time.Hour })
+	c := e.holder(1)
+	for id := range uint32(3) {
+		if r := e.build(c, id, small("x")...); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		e.advance(time.Minute)
+	}
+	e.advance(time.Hour)
+	e.stop()
+	e.run() // looks for old builds at its start
+	c.Server = e.server
+	eventually(t, "old builds go", func() bool {
+		_, err0 := c.Get(bt.ID(0))
+		_, err1 := c.Get(bt.ID(1))
+		entries, err := os.ReadDir(e.cfg.Dir)
+		return err == nil && len(entries) == 0 && wire.CodeOf(err0) == wire.CodeNotFound && wire.CodeOf(err1) == wire.CodeNotFound
+	})
+	if b, err := c.Get(bt.ID(2)); err != nil || b.State != wire.StateBuilt {
+		t.Errorf("the newest: %+v, %v", b, err)
+	}
+	_, err := c.Events(bt.ID(2), 1)
+	wantCode(t, err, wire.CodeNotFound)
+	_, err = c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(2)), nil)
+	wantCode(t, err, wire.CodeNotFound)
+}
+
+func TestLimitsOnWhatIsBuilt(t *testing.T) {
+	object := func(d bt.Drv) bt.Object {
+		o, _ := bt.Derivation(d)
+		return o
+	}
+	fixed, out := bt.Derivation(bt.Drv{Name: "fixed", Fixed: true})
+	for name, tt := range map[string]struct {
+		objects []bt.Object
+		limits  ticket.Limits
+		valid   bool // the derivation's output is there
+		upload  bool // the client sends it
+		code    wire.Code
+	}{
+		"system allowed":          {[]bt.Object{object(bt.Drv{Name: "a"})}, ticket.Limits{Systems: []string{bt.System}}, false, true, ""},
+		"system not allowed":      {[]bt.Object{object(bt.Drv{Name: "a"})}, ticket.Limits{Systems: []string{"i686-linux"}}, false, true, wire.CodeSystemDenied},
+		"system not allowed here": {[]bt.Object{object(bt.Drv{Name: "a"})}, ticket.Limits{Systems: []string{"i686-linux"}}, false, false, wire.CodeSystemDenied},
+		"system missing":          {[]bt.Object{object(bt.Drv{Name: "a", System: "riscv64-linux"})}, ticket.Limits{}, false, true, wire.CodeSystemMissing},
+		"builtin":                 {[]bt.Object{object(bt.Drv{Name: "a", System: "builtin"})}, ticket.Limits{Systems: []string{bt.System}}, false, true, ""},
+		"fixed-output":            {[]bt.Object{fixed}, ticket.Limits{NoFixedOutput: true}, false, true, wire.CodeFixedOutput},
+		"fixed-output as input": {[]bt.Object{fixed, object(bt.Drv{Name: "a", Inputs: []nix.Path{fixed.Info.Path}})},
+			ticket.Limits{NoFixedOutput: true}, false, true, wire.CodeFixedOutput},
+		"fixed-output, built":   {[]bt.Object{fixed}, ticket.Limits{NoFixedOutput: true}, true, true, ""},
+		"fixed-output, allowed": {[]bt.Object{fixed}, ticket.Limits{}, false, true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			c := e.holder(1, func(r *builder.TicketRecord) { r.Limits = tt.limits; r.MaxUses = 1 })
+			if tt.valid {
+				e.store.Add(bt.Built(out["out"], "there"))
+			}
+			if !tt.upload {
+				e.store.Add(tt.objects...)
+			}
+			b, err := c.Put(bt.ID(1), bt.Request(tt.objects...))
+			if err == nil {
+				if _, err = c.SendWanted(b, tt.objects...); err == nil {
+					if r := e.finish(c, 1); r.Error != nil {
+						err = r.Error
+					}
+				}
+			}
+			if tt.code == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantCode(t, err, tt.code)
+			if !tt.upload {
+				if tk, err := e.records.Ticket(t.Context(), c.Secret.ID()); err != nil || tk.Used != 0 {
+					t.Errorf("%d uses spent, %v", tk.Used, err)
+				}
+			}
+		})
+	}
+}
+
+func TestUnforeseenFixedOutputIsStopped(t *testing.T) {
+	e := start(t)
+	fixed, out := bt.Derivation(bt.Drv{Name: "fixed", Fixed: true})
+	top, _ := bt.Derivation(bt.Drv{Name: "top", Inputs: []nix.Path{fixed.Info.Path}})
+	e.store.Add(fixed, top, bt.Built(out["out"], "there"))
+	e.store.OnBuild = func(ctx context.Context, drv nix.Path, _ daemon.Sink) error {
+		if drv == fixed.Info.Path {
+			<-ctx.Done()
+		}
+		return nil
+	}
+	// Between the check and the build the output is collected.
+	e.svc.Pause(true)
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Limits.NoFixedOutput = true })
+	ev := e.put(c, 1, fixed, top)
+	eventually(t, "queued", func() bool { return e.state(c, 1) == wire.StateQueued })
+	e.store.Delete(out["out"])
+	e.svc.Pause(false)
+	r, err := ev.Finish()
+	if err != nil || r.Error == nil || r.Error.Code != wire.CodeFixedOutput {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestOutputLimit(t *testing.T) {
+	e := start(t)
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Limits.MaxOutputBytes = 100 })
+	for id := range uint32(2) { // the second time it is built already
+		r := e.build(c, id, small("x")...)
+		if r.Error == nil || r.Error.Code != wire.CodeOutputLimit || len(r.Outputs) != 0 {
+			t.Errorf("got %+v", r)
+		}
+	}
+	_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(0)), nil)
+	wantCode(t, err, wire.CodeNotFound)
+}
+
+func TestDisk(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.MinFree = 1 << 30 })
+	c := e.holder(1)
+	objects := withSource(bt.Source("src", strings.Repeat("x", 1<<20)))
+	e.setFree(1<<30 - 1)
+	_, err := c.Put(bt.ID(1), bt.Request(objects...))
+	wantCode(t, err, wire.CodeDisk)
+	e.setFree(1<<30 + 1<<19)
+	b, err := c.Put(bt.ID(1), bt.Request(objects...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.SendWanted(b, objects...)
+	wantCode(t, err, wire.CodeDisk)
+	e.setFree(1 << 40)
+	if _, err = c.SendWanted(b, objects...); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
+func TestDrainAndPause(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	e.svc.Pause(true)
+	ev := e.put(c, 1, e.one("1"))
+	e.svc.Drain(true)
+	_, err := c.Put(bt.ID(2), bt.Request(e.one("2")))
+	wantCode(t, err, wire.CodeDraining)
+	if _, err := c.Put(bt.ID(1), bt.Request(e.one("1"))); err != nil {
+		t.Errorf("attach while draining: %v", err)
+	}
+	e.svc.Pause(false)
+	if r, err := ev.Finish(); err != nil || r.Error != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+func TestTrustedClients(t *testing.T) {
+	e := start(t, func(c *builder.Config) {
+		c.Clients = map[key.ID]builder.TrustedClient{
+			{70}: {Name: "builds", Cache: builder.CacheBuilds},
+			{71}: {Name: "store", Cache: builder.CacheStore},
+		}
+	})
+	mine := &bt.Client{Server: e.server, ID: key.ID{70}}
+	if r := e.build(mine, 1, small("a")...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	other := bt.Source("other", "not of that build")
+	e.store.Add(other)
+	narInfo, narURL := "/v1/cache/narinfo/"+other.Info.Path.Hash(), "/v1/cache/nar/"+other.Info.NarHash.Nix32()
+	_, err := mine.Do(http.MethodGet, narInfo, nil)
+	wantCode(t, err, wire.CodeNotFound)
+	all := &bt.Client{Server: e.server, ID: key.ID{71}}
+	fetch(t, all, http.MethodGet, narInfo, nil)
+	if got := fetch(t, all, http.MethodGet, narURL, nil); string(got) != string(other.Nar) {
+		t.Error("another NAR")
+	}
+	_, err = mine.Do(http.MethodGet, narURL, nil)
+	wantCode(t, err, wire.CodeNotFound)
+	e.svc.SetClients(nil)
+	_, err = mine.Do(http.MethodGet, "/v1/info", nil)
+	wantCode(t, err, wire.CodeNoCredentials)
+}
+
+func TestBuildLogOfDependency(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	objects := small("a")
+	if r := e.build(c, 1, objects...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	dep := objects[1].Info.Path
+	e.store.SetLog(dep, "it was built\n")
+	if got := fetch(t, c, http.MethodGet, "/v1/cache/log/"+dep.Base(), nil); string(got) != "it was built\n" {
+		t.Errorf("got %q", got)
+	}
+	_, err := e.holder(2).Do(http.MethodGet, "/v1/cache/log/"+dep.Base(), nil)
+	wantCode(t, err, wire.CodeNotFound)
+	_, err = c.Do(http.MethodGet, "/v1/cache/log/"+objects[2].Info.Path.Base(), nil)
+	wantCode(t, err, wire.CodeNotFound)
+}
+
+func TestCancelTicket(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	ev := e.put(c, 1, e.one("1"))
+	<-g.begun
+	if n := e.svc.CancelTicket(t.Context(), c.Secret.ID()); n != 1 {
+		t.Errorf("%d cancelled", n)
+	}
+	if r, err := ev.Finish(); err != nil || r.Error.Code != wire.CodeTicketRevoked {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

@@ -1,0 +1,306 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const (
+	// smallNar is the largest NAR that is held in memory while it is verified;
+	// larger ones are held in a file.
+	smallNar = 256 << 10
+	// batchBytes and batchPaths bound what goes to the daemon in one operation.
+	// One batch is added while the next is read.
+	batchBytes = 4 << 20
+	batchPaths = 1024
+	// verifyBuffer is what is read and verified at a time.
+	verifyBuffer = 128 << 10
+)
+
+var verifyBuffers = sync.Pool{New: func() any { return new([verifyBuffer]byte) }}
+
+// receiver reads one request's frames.
+type receiver struct {
+	b       *build
+	ctx     context.Context
+	session Session
+	body    io.Reader
+	last    int // index of the last frame
+	broken  bool
+
+	batch   []ImportItem
+	indexes []int
+	size    uint64
+	adding  chan error // of the batch that is being added
+}
+
+func (rx *receiver) frames() error {
+	var head [wire.InputFrameHeader]byte
+	for {
+		if _, err := io.ReadFull(rx.body, head[:]); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return readFailed(err)
+		}
+		i := int(binary.BigEndian.Uint32(head[:4]))
+		if err := rx.frame(i, binary.BigEndian.Uint64(head[4:])); err != nil {
+			return err
+		}
+	}
+}
+
+// readFailed tells a client that is still there what was wrong with its body.
+func readFailed(err error) error {
+	if wire.CodeOf(err) != "" {
+		return err
+	}
+	return fmt.Errorf("%w: %w", badRequest("the inputs break off: %s", clipText(err.Error())), err)
+}
+
+func (rx *receiver) frame(i int, size uint64) error {
+	info, err := rx.expect(i, size)
+	if err != nil {
+		return err
+	}
+	rx.last = i
+	// A large NAR is on the disk twice until it is added.
+	if err := rx.b.s.enoughDisk(2 * size); err != nil {
+		return err
+	}
+	if info.Path.IsDrv() && size > maxDerivation {
+		return wire.Errorf(wire.CodeInputDerivation, "%s has %d bytes; at most %d", info.Path, size, maxDerivation)
+	}
+	return rx.take(i, info)
+}
+
+// expect checks a frame's head against what was asked for.
+func (rx *receiver) expect(i int, size uint64) (nix.PathInfo, error) {
+	b := rx.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	cl := b.closure
+	if cl == nil || i < 0 || i >= len(cl.infos) || !b.wanted[i] {
+		return nix.PathInfo{}, wire.Errorf(wire.CodeInputUnasked, "entry %d of the closure", i)
+	}
+	info := cl.infos[i]
+	switch {
+	case i <= rx.last:
+		return info, wire.Errorf(wire.CodeInputReferences, "%s comes out of order", info.Path)
+	case size != info.NarSize:
+		return info, wire.Errorf(wire.CodeInputSize, "%s: %d bytes stated, %d are to be sent", info.Path, info.NarSize, size)
+	}
+	if most := b.limits.MaxUploadBytes; most > 0 && b.sent+rx.size+size > uint64(most) {
+		return info, uploadLimit(b.sent+rx.size+size, most)
+	}
+	for _, ref := range info.References {
+		if k := cl.index[ref]; k != i && b.wanted[k] {
+			return info, wire.Errorf(wire.CodeInputReferences, "%s came before %s, which it refers to", info.Path, ref)
+		}
+	}
+	return info, nil
+}
+
+// take verifies a NAR and puts it into the batch. No byte of it reaches the
+// daemon before all of it was found good: Nix unpacks to the final place and
+// leaves it there when the NAR then turns out to be bad.
+func (rx *receiver) take(i int, info nix.PathInfo) error {
+	v, err := newVerifier(info)
+	if err != nil {
+		return inputError(info.Path, err)
+	}
+	held, err := rx.hold(info)
+	if err != nil {
+		return err
+	}
+	if err := rx.verify(v, held, info); err != nil {
+		_ = held.Close() // it holds nothing any more
+		return err
+	}
+	if info.Path.IsDrv() {
+		if err := rx.derivation(info, v.Contents()); err != nil {
+			return err
+		}
+	}
+	rx.batch = append(rx.batch, ImportItem{Info: info, Nar: held})
+	rx.indexes = append(rx.indexes, i)
+	rx.b.pending(i)
+	if rx.size += info.NarSize; rx.size >= batchBytes || len(rx.batch) >= batchPaths {
+		return rx.flush()
+	}
+	return nil
+}
+
+// verify moves a NAR from the request to where it is held.
+func (rx *receiver) verify(v *nix.CAVerifier, held *holding, info nix.PathInfo) error {
+	buf := verifyBuffers.Get().(*[verifyBuffer]byte)
+	defer verifyBuffers.Put(buf)
+	for left := info.NarSize; left > 0; {
+		n, err := io.ReadFull(rx.body, buf[:min(left, verifyBuffer)])
+		left -= uint64(n)
+		if _, verr := v.Write(buf[:n]); verr != nil {
+			return inputError(info.Path, verr)
+		}
+		if err != nil {
+			return readFailed(err)
+		}
+		if _, err := held.Write(buf[:n]); err != nil {
+			return fmt.Errorf("hold %s: %w", info.Path, err)
+		}
+	}
+	if err := v.Close(); err != nil {
+		return inputError(info.Path, err)
+	}
+	return held.rewind()
+}
+
+// hold makes room for a NAR: in memory, or in a file that has no name, so that
+// nothing is left of it however this process ends.
+func (rx *receiver) hold(info nix.PathInfo) (*holding, error) {
+	if info.NarSize <= smallNar {
+		return &holding{}, nil
+	}
+	f, err := os.CreateTemp(rx.b.dir, ".input-*")
+	if err != nil {
+		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
+	}
+	return &holding{file: f}, nil
+}
+
+// holding is a NAR between the client and the daemon: written, rewound, read.
+type holding struct {
+	memory bytes.Buffer
+	file   *os.File
+}
+
+func (h *holding) Write(p []byte) (int, error) {
+	if h.file != nil {
+		return h.file.Write(p)
+	}
+	return h.memory.Write(p)
+}
+
+func (h *holding) Read(p []byte) (int, error) {
+	if h.file != nil {
+		return h.file.Read(p)
+	}
+	return h.memory.Read(p)
+}
+
+func (h *holding) rewind() error {
+	if h.file == nil {
+		return nil
+	}
+	_, err := h.file.Seek(0, io.SeekStart)
+	return err
+}
+
+// Close gives the room back.
+func (h *holding) Close() error {
+	h.memory = bytes.Buffer{}
+	if h.file == nil {
+		return nil
+	}
+	return h.file.Close()
+}
+
+// derivation checks that a .drv is one, and that its references are its inputs,
+// which Nix takes for granted when it looks for what a build needs.
+func (rx *receiver) derivation(info nix.PathInfo, text []byte) error {
+	d, err := nix.ParseDerivation(info.Path.Name(), text)
+	if err != nil {
+		return wire.Errorf(wire.CodeInputDerivation, "%s: %s", info.Path, clipText(err.Error()))
+	}
+	if !slices.Equal(d.References(), info.References) {
+		return wire.Errorf(wire.CodeInputDerivation, "%s: its references are not its inputs", info.Path)
+	}
+	p, err := plan(info.Path, d)
+	if err != nil {
+		return err
+	}
+	rx.b.notePlanned(p)
+	return nil
+}
+
+// flush hands the batch to the daemon, once the one before is in.
+func (rx *receiver) flush() error {
+	if len(rx.batch) == 0 {
+		return nil
+	}
+	batch, indexes := rx.batch, rx.indexes
+	rx.batch, rx.indexes, rx.size = nil, nil, 0
+	if err := rx.wait(); err != nil {
+		rx.b.settled(indexes, false)
+		release(batch)
+		return err
+	}
+	adding := make(chan error, 1)
+	rx.adding = adding
+	go func() {
+		err := rx.session.Import(rx.ctx, batch)
+		rx.b.settled(indexes, err == nil)
+		release(batch)
+		adding <- err
+	}()
+	return nil
+}
+
+func release(batch []ImportItem) {
+	for _, item := range batch {
+		_ = item.Nar.(*holding).Close() // nothing of it is needed any more
+	}
+}
+
+// wait waits for the batch that is being added.
+func (rx *receiver) wait() error {
+	if rx.adding == nil {
+		return nil
+	}
+	err := <-rx.adding
+	rx.adding = nil
+	return rx.importError(err)
+}
+
+func (rx *receiver) importError(err error) error {
+	if err == nil {
+		return nil
+	}
+	rx.broken = true
+	return storeError(err)
+}
+
+// newVerifier makes the verifier of a content-addressed path, or of one whose
+// signature was found good, which vouches for its NAR hash.
+func newVerifier(info nix.PathInfo) (*nix.CAVerifier, error) {
+	if info.CA == "" {
+		return nix.NewNarVerifier(info)
+	}
+	return nix.NewCAVerifier(info)
+}
+
+func inputError(path nix.Path, err error) error {
+	code := wire.CodeInputNar
+	switch {
+	case errors.Is(err, nix.ErrNarSize):
+		code = wire.CodeInputSize
+	case errors.Is(err, nix.ErrNarHash):
+		code = wire.CodeInputHash
+	case errors.Is(err, nix.ErrContentAddress):
+		code = wire.CodeInputAddress
+	}
+	return wire.Errorf(code, "%s: %s", path, clipText(err.Error()))
+}
