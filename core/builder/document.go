@@ -115,7 +115,6 @@ type documentReader struct {
 	dec        *json.Decoder
 	stretch    *stretchReader
 	references int
-	signatures int
 }
 
 func (d *documentReader) root(req *wire.BuildRequest) error {
