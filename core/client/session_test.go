@@ -193,7 +193,7 @@ func TestBuildOutlivesQuietHours(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.builder.onComplete = func(b *builder) {
 			go func() {
-				time.Sleep(5 * time.Hour)
+				<-time.After(5 * time.Hour)
 				b.mu.Lock()
 				defer b.mu.Unlock()
 				b.finish(nil)
@@ -297,7 +297,7 @@ func TestCancel(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		r.builder.onComplete = func(*builder) {} // never
 		go func() {
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 			cancel(why)
 		}()
 		start := time.Now()

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	alive, err := newMountDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var gone, stuck string
+	for _, p := range []*string{&gone, &stuck} {
+		m, err := newMountDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*p = m.path
+		_ = m.lock.Close() // as when its process is killed
+	}
+	var cleared []string
+	sweep(dir, func(path string) error {
+		cleared = append(cleared, path)
+		if path == stuck {
+			return errors.New("busy")
+		}
+		return nil
+	})
+	slices.Sort(cleared)
+	want := []string{gone, stuck}
+	slices.Sort(want)
+	if !slices.Equal(cleared, want) {
+		t.Errorf("cleared %q", cleared)
+	}
+	for path, there := range map[string]bool{alive.path: true, gone: false, stuck: true} {
+		for _, p := range []string{path, path + lockSuffix} {
+			if _, err := os.Lstat(p); (err == nil) != there {
+				t.Errorf("%s: %v", p, err)
+			}
+		}
+	}
+	if err := alive.remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(alive.path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("still there: %v", err)
+	}
+}
+
+func TestRuntimeDir(t *testing.T) {
+	base := t.TempDir()
+	a := &app{environ: []string{"XDG_RUNTIME_DIR=" + base}}
+	dir, err := a.runtimeDir()
+	if err != nil || dir != filepath.Join(base, "drv-thru") {
+		t.Fatalf("%s, %v", dir, err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.runtimeDir(); err == nil {
+		t.Error("took a directory that everybody can write to")
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(t.TempDir(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.runtimeDir(); err == nil {
+		t.Error("followed a symlink")
+	}
+}
