@@ -58,7 +58,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		return err
 	}
 	defer db.Close()
-	settings, err := readNixSettings(ctx)
+	settings, err := readNixSettings(ctx, a.environ)
 	if err != nil {
 		return err
 	}
