@@ -253,7 +253,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err := client.CheckTrust(info.SigningKey, trust); err != nil {
 		return err
 	}
-	if err := r.checkSystems(&info); err != nil {
+	if err := checkBuilder(&info, client.StoreFiles{}, roots); err != nil {
 		return err
 	}
 	if r.flags.dryRun {
@@ -372,12 +372,4 @@ func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, err
 		out = append(out, c)
 	}
 	return out, nil
-}
-
-// checkSystems fails when the builder builds for none of what is to be built.
-func (r *buildRun) checkSystems(info *wire.Info) error {
-	if r.flags.system == "" || r.flags.system == "builtin" || slices.Contains(info.Systems, r.flags.system) {
-		return nil
-	}
-	return wire.Errorf(wire.CodeSystemMissing, "%s; it builds for %s", r.flags.system, strings.Join(info.Systems, ", "))
 }
