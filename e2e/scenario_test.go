@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 )
 
@@ -185,4 +187,14 @@ func decode(t *testing.T, text string, to any) {
 	if err := json.Unmarshal([]byte(text), to); err != nil {
 		t.Fatalf("%v in %q", err, text)
 	}
+}
+
+// someKey is the secret key of some endpoint.
+func someKey(t *testing.T) key.Secret {
+	t.Helper()
+	secret, err := key.NewSecret(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret
 }

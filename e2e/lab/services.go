@@ -5,7 +5,6 @@ package lab
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -110,13 +109,7 @@ func (b *Builder) argv() []string {
 // AdminCmd prepares a command of drv-thru that talks to the running builder:
 // "ticket list", "status".
 func (b *Builder) AdminCmd(command ...string) *Cmd {
-	flags := slices.IndexFunc(command, func(s string) bool { return strings.HasPrefix(s, "-") })
-	if flags < 0 {
-		flags = len(command)
-	}
-	argv := append([]string{"drv-thru"}, command[:flags]...)
-	argv = append(argv, "--admin-socket", b.socket)
-	return b.Host.Command(b.config.User, append(argv, command[flags:]...)...)
+	return b.Host.Command(b.config.User, append([]string{"drv-thru"}, command...)...).AddEnv("DRV_THRU_ADMIN_SOCKET=" + b.socket)
 }
 
 // Admin runs [Builder.AdminCmd] and returns what it prints.
