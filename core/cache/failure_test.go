@@ -339,3 +339,26 @@ func chaos(t *testing.T, seed uint64) {
 	}
 	v.mu.Unlock()
 }
+
+// What arrived before a transfer failed for good is read before the failure is.
+func TestDataBeforeFailure(t *testing.T) {
+	for range 20 {
+		p := newPath(0, 1<<20)
+		m := newFetcher([]fakePath{p})
+		m.onRead = func(_ context.Context, _ string, off int64) (int, error) {
+			if off == 256<<10 {
+				return 0, Permanent(errBroken)
+			}
+			return 0, nil
+		}
+		v := newView(t, []fakePath{p}, m, ViewConfig{})
+		if _, err := readOne(t, v, p, 256<<10); err != nil {
+			t.Error(err)
+		}
+		f := mustOpen(t, v, p)
+		if _, err := f.ReadAt(make([]byte, 10), 256<<10); !errors.Is(err, errBroken) {
+			t.Error(err)
+		}
+		f.Close()
+	}
+}

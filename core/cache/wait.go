@@ -162,12 +162,13 @@ func (v *View) wait(ctx context.Context, f *File, off, end int64) error {
 	}
 
 	v.mu.Lock()
-	if w.err != nil {
-		err = w.err
-	} else if err == ErrTimeout && w.nar.covered(off) >= end {
+	switch {
+	case w.nar.covered(off) >= end:
+		// It may have come just before what ended the wait.
 		err = nil
-	}
-	if err == ErrTimeout {
+	case w.err != nil:
+		err = w.err
+	case err == ErrTimeout:
 		err = fmt.Errorf("%w for %v", err, v.cfg.ReadTimeout)
 	}
 	v.detach(w)
