@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log"
 	"log/slog"
 	"os"
@@ -28,6 +29,8 @@ const (
 	maxRead = 512 << 10
 	// unmountTime is how long each step of an unmount may take.
 	unmountTime = 5 * time.Second
+	// aliveTime is how long the server of a mount may take to show itself.
+	aliveTime = 2 * time.Second
 )
 
 // Mounted is a View that is mounted.
@@ -46,17 +49,17 @@ type Mounted struct {
 // nosuid, nodev and noexec. A stale mount on dir is cleared first. Root mounts
 // by itself, everybody else through fusermount3.
 func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, err
-	}
 	if err := ClearStale(dir); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	if mounted(dir) {
+	dir, err := resolve(dir)
+	if err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	if mountType(dir) != "" {
 		return nil, fmt.Errorf("mount: something is mounted on %s already", dir)
 	}
 	if err := o.available(); err != nil {
@@ -122,7 +125,7 @@ func (m *Mounted) unmount() error {
 	m.fs.close()
 	var err error
 	for pause := 5 * time.Millisecond; pause < 100*time.Millisecond; pause *= 2 {
-		if err = unmount(m.dir, false); err == nil || !mounted(m.dir) {
+		if err = unmount(m.dir, false); err == nil || mountType(m.dir) == "" {
 			break
 		}
 		// A process that has just ended may not have closed its files yet.
@@ -130,7 +133,7 @@ func (m *Mounted) unmount() error {
 			break
 		}
 	}
-	if mounted(m.dir) {
+	if mountType(m.dir) != "" {
 		m.logger.Info("mount is busy, taking it away", "dir", m.dir, "err", err)
 		err = unmount(m.dir, true)
 	} else {
@@ -173,10 +176,12 @@ func (m *Mounted) abort() error {
 // ClearStale takes away mounts on dir whose server is gone ("transport endpoint
 // is not connected"). It is no error if there is none.
 func ClearStale(dir string) error {
+	dir, err := resolve(dir)
+	if err != nil {
+		return fmt.Errorf("clear stale mount: %w", err)
+	}
 	for range 8 { // mounts may lie on each other
-		var st unix.Stat_t
-		err := unix.Stat(dir, &st)
-		if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+		if !strings.HasPrefix(mountType(dir), "fuse") || alive(dir) {
 			return nil
 		}
 		if err := unmount(dir, true); err != nil {
@@ -184,6 +189,49 @@ func ClearStale(dir string) error {
 		}
 	}
 	return fmt.Errorf("clear stale mount: too many on %s", dir)
+}
+
+// alive reports whether somebody serves the FUSE mount on dir. It asks for what
+// the kernel never answers by itself: a directory's attributes outlive the
+// server. A server that does not answer is alive, as it may go on.
+func alive(dir string) bool {
+	answer := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t
+		answer <- unix.Statfs(dir, &st)
+	}()
+	timer := time.NewTimer(aliveTime)
+	defer timer.Stop()
+	select {
+	case err := <-answer:
+		return !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED)
+	case <-timer.C:
+		return true
+	}
+}
+
+// resolve makes dir absolute and free of symbolic links, as the kernel lists
+// it, without looking at what is mounted on it.
+func resolve(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return dir, nil
+	case err != nil:
+		return "", err
+	}
+	dir = filepath.Join(parent, filepath.Base(dir))
+	if target, err := os.Readlink(dir); err == nil {
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(parent, target)
+		}
+		return filepath.EvalSymlinks(target)
+	}
+	return dir, nil
 }
 
 // unmount unmounts dir as root or through fusermount3; lazily, it succeeds
@@ -214,20 +262,29 @@ func unmount(dir string, lazy bool) error {
 	return nil
 }
 
-// mounted reports whether dir is a mount point. It asks the kernel's list, as
-// looking at the directory would wait for whoever serves it.
-func mounted(dir string) bool {
+// mountType returns the type of the file system mounted on dir, "" when there
+// is none. It asks the kernel's list, as looking at the directory would wait for
+// whoever serves it.
+func mountType(dir string) string {
 	list, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return false
+		return ""
 	}
-	for line := range strings.Lines(string(list)) {
-		// proc(5): ID, parent, device, root, mount point, …
-		if f := strings.Fields(line); len(f) > 4 && unescape(f[4]) == dir {
-			return true
+	return findMount(string(list), dir)
+}
+
+// findMount reads mountinfo (proc(5)): ID, parent, device, root, mount point,
+// options, optional fields, "-", type, source, options. Of several mounts on
+// one directory the last counts.
+func findMount(list, dir string) (fsType string) {
+	for line := range strings.Lines(list) {
+		before, after, ok := strings.Cut(line, " - ")
+		f, g := strings.Fields(before), strings.Fields(after)
+		if ok && len(f) > 4 && len(g) > 0 && unescape(f[4]) == dir {
+			fsType = g[0]
 		}
 	}
-	return false
+	return fsType
 }
 
 // unescape undoes the kernel's octal escapes of white space and backslash.

@@ -1,0 +1,61 @@
+package fusecache
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestFindMount(t *testing.T) {
+	const list = `22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /tmp/a\040b rw - tmpfs tmpfs rw
+31 22 0:41 / /tmp/x rw,nosuid shared:2 master:3 - tmpfs tmpfs rw
+32 31 0:42 / /tmp/x ro - fuse.drv-thru drv-thru ro,user_id=0
+broken line
+33 22 0:43 / /tmp/back\134slash ro - fuse x ro
+`
+	for dir, want := range map[string]string{
+		"/": "ext4", "/tmp/a b": "tmpfs", "/tmp/x": "fuse.drv-thru", `/tmp/back\slash`: "fuse", "/tmp": "", "": "",
+	} {
+		if got := findMount(list, dir); got != want {
+			t.Errorf("%s: %q, want %q", dir, got, want)
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/real", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{"link": "real", "abs": dir + "/real"} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{
+		"real": "real", "link": "real", "abs": "real", "link/new": "real/new", "new/newer": "new/newer", "new": "new",
+	} {
+		if got, err := resolve(filepath.Join(dir, name)); err != nil || got != filepath.Join(dir, want) {
+			t.Errorf("%s: %s, %v", name, got, err)
+		}
+	}
+}
+
+// Nothing is touched where nothing is mounted.
+func TestClearStaleWithoutMount(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{dir, dir + "/missing", dir + "/missing/too"} {
+		if err := ClearStale(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func FuzzFindMount(f *testing.F) {
+	f.Add("32 31 0:42 / /tmp/x\\040y ro - fuse.drv-thru drv-thru ro\n", "/tmp/x y")
+	f.Fuzz(func(t *testing.T, list, dir string) { findMount(list, dir) })
+}
