@@ -119,9 +119,15 @@ func saysNot(t *testing.T, text string, unwanted ...string) {
 // eventually polls until ok and fails the test when that takes too long.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(longest); !ok(); <-time.After(10 * time.Millisecond) {
+	within(t, longest, what, ok)
+}
+
+// within is eventually for what has a time that it is promised in.
+func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !ok(); <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not so after %v: %s", longest, what)
+			t.Fatalf("not so after %v: %s", limit, what)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,6 +53,20 @@ func (h *Host) Processes() []ProcessInfo {
 		h.t.Fatalf("lab: list the processes of %s: %v", h.name, err)
 	}
 	return found
+}
+
+// BuildProcesses lists the processes of Nix's build users: what builds run.
+func (h *Host) BuildProcesses() []ProcessInfo {
+	h.t.Helper()
+	builders := make(map[uint32]bool)
+	h.mu.Lock()
+	for name, acc := range h.users {
+		if strings.HasPrefix(name, "nixbld") {
+			builders[acc.uid] = true
+		}
+	}
+	h.mu.Unlock()
+	return slices.DeleteFunc(h.Processes(), func(p ProcessInfo) bool { return !builders[p.UID] })
 }
 
 // readProcess reads /proc/PID; a process that has ended meanwhile is none.
