@@ -19,6 +19,9 @@ const documentTimeout = 2 * time.Minute
 // and maxInputSigs allow, with room to spare.
 const maxElement = 2 << 20
 
+// maxFields bounds the fields of a document, those of newer clients included.
+const maxFields = 64
+
 // readJSON reads a request's document of at most limit bytes, and no more of all
 // documents together than the budget allows.
 func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v any, limit int64) error {
@@ -94,10 +97,11 @@ func decodeBuildRequest(r io.Reader, req *wire.BuildRequest) error {
 		case "detach":
 			err = d.value(&req.Detach)
 		default:
-			if err = d.skip(); err != nil {
-				return err
+			if len(seen) == maxFields {
+				return wire.Errorf(wire.CodeTooLarge, "more than %d fields", maxFields)
 			}
-			continue // what is not known is not counted either
+			var ignored json.RawMessage
+			err = d.value(&ignored)
 		}
 		if err != nil {
 			return err
@@ -189,29 +193,6 @@ func (d *documentReader) list(element func() error) error {
 		}
 	}
 	return d.delim(']')
-}
-
-// skip reads past a value of any size.
-func (d *documentReader) skip() error {
-	const deepest = 1000
-	for depth := 0; ; {
-		t, err := d.token()
-		if err != nil {
-			return err
-		}
-		switch t {
-		case json.Delim('{'), json.Delim('['):
-			depth++
-		case json.Delim('}'), json.Delim(']'):
-			depth--
-		}
-		if depth == 0 {
-			return nil
-		}
-		if depth > deepest {
-			return errors.New("nested too deep")
-		}
-	}
 }
 
 // stretchReader refuses to read much more than left bytes before left is set

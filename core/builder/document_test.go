@@ -2,6 +2,7 @@ package builder
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
@@ -46,6 +47,7 @@ func TestDecodeBuildRequestRefuses(t *testing.T) {
 		"a string":    {`{"roots":[{"label":"`, `x`, wire.CodeTooLarge},
 		"a key":       {`{"`, `x`, wire.CodeTooLarge},
 		"keys":        {`{"roots":[],"roots":[]`, `,"roots":[]`, ""},
+		"new fields":  {`{"new":[0`, `,0`, wire.CodeTooLarge},
 		"nesting":     {`{"new":[`, `[`, ""},
 		"a deep root": {`{"roots":[`, `[`, ""},
 	} {
@@ -58,6 +60,13 @@ func TestDecodeBuildRequestRefuses(t *testing.T) {
 		if r.n > 64<<20 {
 			t.Errorf("%s: read %d MiB", name, r.n>>20)
 		}
+	}
+	fields := `{"0":0`
+	for i := range 100 {
+		fields += fmt.Sprintf(`,"%d":0`, i+1)
+	}
+	if err := decodeBuildRequest(strings.NewReader(fields+"}"), &wire.BuildRequest{}); wire.CodeOf(err) != wire.CodeTooLarge {
+		t.Errorf("many fields: %v", err)
 	}
 	d := &documentReader{references: maxAllReferences, stretch: &stretchReader{r: strings.NewReader(`{"refs":[0]}`)}}
 	d.dec = json.NewDecoder(d.stretch)
