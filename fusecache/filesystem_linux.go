@@ -91,13 +91,13 @@ func (s *fileSystem) attr(id uint64, n node, out *fuse.Attr) {
 }
 
 // Lookup implements [fuse.RawFileSystem]. An error makes no negative entry.
-func (s *fileSystem) Lookup(_ <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+func (s *fileSystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	parent, ok := s.node(header.NodeId)
 	if !ok || !parent.dir {
 		return fuse.ENOENT
 	}
 	name = path.Join(parent.name, name)
-	info, err := s.view.Stat(name)
+	info, err := s.view.StatContext(interrupted{context.Background(), cancel}, name)
 	if err != nil {
 		return status(err)
 	}
@@ -129,7 +129,7 @@ func (s *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 }
 
 // Open implements [fuse.RawFileSystem].
-func (s *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n, ok := s.node(in.NodeId)
 	switch {
 	case !ok:
@@ -137,7 +137,7 @@ func (s *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	case in.Flags&fuse.O_ANYWRITE != 0:
 		return fuse.EROFS
 	}
-	f, err := s.view.OpenFile(n.name)
+	f, err := s.view.OpenFile(interrupted{context.Background(), cancel}, n.name)
 	if err != nil {
 		return status(err)
 	}

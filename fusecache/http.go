@@ -71,7 +71,7 @@ func Handler(view *cache.View) http.Handler {
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		f, err := view.OpenFile(strings.TrimPrefix(r.URL.Path, "/"))
+		f, err := view.OpenFile(r.Context(), strings.TrimPrefix(r.URL.Path, "/"))
 		if err != nil {
 			http.NotFound(w, r)
 			return

@@ -245,7 +245,7 @@ func (v *View) checkIdle(t testing.TB) {
 
 func mustOpen(t testing.TB, v *View, p fakePath) *File {
 	t.Helper()
-	f, err := v.OpenFile(p.narName())
+	f, err := v.OpenFile(context.Background(), p.narName())
 	if err != nil {
 		t.Fatal(err)
 	}

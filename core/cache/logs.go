@@ -31,20 +31,17 @@ type keptLog struct {
 }
 
 // log fetches the build log of a derivation, by its base name.
-func (v *View) log(drv string) ([]byte, error) {
+func (v *View) log(ctx context.Context, drv string) ([]byte, error) {
 	fetcher, ok := v.cfg.Fetcher.(LogFetcher)
 	if p, err := nix.ParseBase(drv); !ok || err != nil || !p.IsDrv() {
 		return nil, fs.ErrNotExist
 	}
-	v.logs.mu.Lock()
-	defer v.logs.mu.Unlock()
-	for _, k := range v.logs.kept {
-		if k.drv == drv {
-			return k.text, nil
-		}
+	if text, ok := v.logs.get(drv); ok {
+		return text, nil
 	}
-	ctx, cancel := context.WithTimeout(v.ctx, v.cfg.ReadTimeout)
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.ReadTimeout)
 	defer cancel()
+	defer context.AfterFunc(v.ctx, cancel)()
 	r, err := fetcher.Log(ctx, drv)
 	if err != nil {
 		return nil, err
@@ -57,9 +54,26 @@ func (v *View) log(drv string) ([]byte, error) {
 	if len(text) > maxLog {
 		return nil, fmt.Errorf("log of %s is longer than %d bytes", drv, maxLog)
 	}
-	if len(v.logs.kept) == keptLogs {
-		v.logs.kept = v.logs.kept[1:]
-	}
-	v.logs.kept = append(v.logs.kept, keptLog{drv, text})
+	v.logs.put(drv, text)
 	return text, nil
+}
+
+func (c *logCache) get(drv string) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.kept {
+		if k.drv == drv {
+			return k.text, true
+		}
+	}
+	return nil, false
+}
+
+func (c *logCache) put(drv string, text []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.kept) == keptLogs {
+		c.kept = append(c.kept[:0], c.kept[1:]...)
+	}
+	c.kept = append(c.kept, keptLog{drv, text})
 }

@@ -272,12 +272,13 @@ func (v *View) Close() error {
 // Open implements [fs.FS]. A NAR is opened as a [*File]; nothing is fetched
 // before it is read.
 func (v *View) Open(name string) (fs.File, error) {
-	return v.open("open", name)
+	return v.open(context.Background(), name)
 }
 
-// OpenFile opens a file of the View, not a directory.
-func (v *View) OpenFile(name string) (*File, error) {
-	f, err := v.open("open", name)
+// OpenFile opens a file of the View, not a directory. Only a build log makes it
+// wait, for as long as ctx lasts.
+func (v *View) OpenFile(ctx context.Context, name string) (*File, error) {
+	f, err := v.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -288,8 +289,8 @@ func (v *View) OpenFile(name string) (*File, error) {
 	return file, nil
 }
 
-func (v *View) open(op, name string) (fs.File, error) {
-	info, err := v.stat(op, name)
+func (v *View) open(ctx context.Context, name string) (fs.File, error) {
+	info, err := v.stat(ctx, "open", name)
 	if err != nil {
 		return nil, err
 	}
@@ -315,14 +316,20 @@ func (v *View) open(op, name string) (fs.File, error) {
 
 // Stat implements [fs.StatFS].
 func (v *View) Stat(name string) (fs.FileInfo, error) {
-	info, err := v.stat("stat", name)
+	return v.StatContext(context.Background(), name)
+}
+
+// StatContext is Stat that stops waiting, which it does for a build log only,
+// when ctx is done.
+func (v *View) StatContext(ctx context.Context, name string) (fs.FileInfo, error) {
+	info, err := v.stat(ctx, "stat", name)
 	if err != nil {
 		return nil, err
 	}
 	return info, nil
 }
 
-func (v *View) stat(op, name string) (*fileInfo, error) {
+func (v *View) stat(ctx context.Context, op, name string) (*fileInfo, error) {
 	fail := func(err error) (*fileInfo, error) {
 		return nil, &fs.PathError{Op: op, Path: name, Err: err}
 	}
@@ -333,7 +340,7 @@ func (v *View) stat(op, name string) (*fileInfo, error) {
 		return &fileInfo{name: path.Base(name), mode: fs.ModeDir | 0o555}, nil
 	}
 	if drv, ok := strings.CutPrefix(name, logDir+"/"); ok {
-		text, err := v.log(drv)
+		text, err := v.log(ctx, drv)
 		if err != nil {
 			return fail(err)
 		}
@@ -363,7 +370,7 @@ func (v *View) stat(op, name string) (*fileInfo, error) {
 
 // ReadDir implements [fs.ReadDirFS]. The log directory appears empty.
 func (v *View) ReadDir(name string) ([]fs.DirEntry, error) {
-	info, err := v.stat("readdir", name)
+	info, err := v.stat(context.Background(), "readdir", name)
 	if err == nil && !info.IsDir() {
 		err = &fs.PathError{Op: "readdir", Path: name, Err: errors.New("not a directory")}
 	}

@@ -355,8 +355,10 @@ func TestProgress(t *testing.T) {
 
 type logFetcher struct{ *memFetcher }
 
-func (logFetcher) Log(_ context.Context, drv string) (io.ReadCloser, error) {
+func (logFetcher) Log(ctx context.Context, drv string) (io.ReadCloser, error) {
 	switch {
+	case strings.HasSuffix(drv, "-slow.drv"):
+		return nil, hang(ctx)
 	case strings.HasSuffix(drv, "-huge.drv"):
 		return io.NopCloser(io.LimitReader(zeros{}, maxLog+1)), nil
 	case strings.HasSuffix(drv, "-x.drv"):
@@ -399,7 +401,7 @@ func TestFS(t *testing.T) {
 	if _, err := v.Stat(log + "-huge.drv"); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("huge log: %v", err)
 	}
-	if _, err := v.OpenFile("nar"); err == nil {
+	if _, err := v.OpenFile(t.Context(), "nar"); err == nil {
 		t.Error("a directory is no file")
 	}
 
@@ -420,6 +422,37 @@ func TestFS(t *testing.T) {
 	if info, ok := v.Info(late.info.Path); !ok || info.NarSize != 10 {
 		t.Error(info, ok)
 	}
+}
+
+// A log that does not come holds nobody up longer than a read would.
+func TestSlowLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newView(t, nil, logFetcher{newFetcher(nil)}, ViewConfig{})
+		name := "log/" + strings.Repeat("0", 32)
+		start := time.Now()
+		if _, err := v.Stat(name + "-slow.drv"); err == nil || time.Since(start) != DefaultReadTimeout {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := v.StatContext(ctx, name+"-slow.drv"); err == nil || time.Since(start) != DefaultReadTimeout+time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		// Nor does it hold up others, and Close ends it.
+		done := make(chan error)
+		go func() {
+			_, err := v.Stat(name + "-slow.drv")
+			done <- err
+		}()
+		synctest.Wait()
+		if _, err := v.Stat(name + "-x.drv"); err != nil {
+			t.Error(err)
+		}
+		v.Close()
+		if err := <-done; err == nil {
+			t.Error("no error after Close")
+		}
+	})
 }
 
 func TestRequestsStayBelowTheLimit(t *testing.T) {
