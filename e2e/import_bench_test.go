@@ -1,0 +1,197 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/e2e/lab"
+)
+
+// BenchmarkImport measures what it costs to bring outputs home that the builder
+// has built before: relay, builder, client and both Nix daemons are separate
+// processes, stores lie on tmpfs. Each round deletes the client's copy and
+// imports it three times: from a raw binary cache on the client's own tmpfs, the
+// least that Nix itself needs; from the builder's store over ssh-ng; and with
+// drv-thru build through the relay. It reports the medians of the rounds and the
+// ratios of the medians.
+func BenchmarkImport(b *testing.B) {
+	p := newImportPair(b)
+	for _, c := range []struct {
+		name string
+		expr lab.Expr
+	}{{"blob", lab.BlobExpr}, {"big", lab.BigExpr}, {"wide", lab.WideExpr}} {
+		b.Run(c.name, func(b *testing.B) {
+			closure := p.build(c.expr)
+			var raw, ssh, ours []time.Duration
+			for b.Loop() {
+				raw = append(raw, p.timed(closure, p.copyFrom(p.raw, closure)))
+				ssh = append(ssh, p.timed(closure, p.copyFrom(p.sshStore, closure)))
+				ours = append(ours, p.timed(closure, p.again()))
+			}
+			b.ReportMetric(0, "ns/op") // means nothing: three imports are one op
+			r, s, o := median(raw), median(ssh), median(ours)
+			b.ReportMetric(r.Seconds(), "raw-s")
+			b.ReportMetric(s.Seconds(), "ssh-ng-s")
+			b.ReportMetric(o.Seconds(), "drv-thru-s")
+			b.ReportMetric(o.Seconds()/r.Seconds(), "x-raw")
+			b.ReportMetric(o.Seconds()/s.Seconds(), "x-ssh-ng")
+		})
+	}
+}
+
+// TestMemoryOfLargeOutput moves an output of 2 GB in one file: neither end may
+// hold more of it than its buffers.
+func TestMemoryOfLargeOutput(t *testing.T) {
+	p := newImportPair(t)
+	const mib = 2048
+	p.build(lab.Blob(mib, "memory"))
+	p.client.Host.Delete(p.outputs...)
+	build := p.client.Host.StartCmd(p.again())
+	client := watchMemory(build)
+	if err := build.Wait(longest); err != nil {
+		t.Fatalf("%v\n%s", err, build.Output())
+	}
+	builder := peakMemory(t, p.builder.PID())
+	t.Logf("peak resident memory while %d MiB moved: builder %d MiB, client %d MiB", mib, builder>>20, client.Load()>>20)
+	if builder > 150<<20 {
+		t.Errorf("the builder took %d MiB, at most 150", builder>>20)
+	}
+	if client.Load() > 200<<20 {
+		t.Errorf("the client took %d MiB, at most 200", client.Load()>>20)
+	}
+}
+
+// An importPair is a builder and a client that trusts it, with the two other
+// ways to bring a path from the one to the other.
+type importPair struct {
+	t        testing.TB
+	builder  *lab.Builder
+	client   *lab.Client
+	ticket   string
+	key      string   // file of the key that the client trusts for the other ways
+	raw      string   // URL of a binary cache without compression in the client's tmpfs
+	sshStore string   // URL of the builder's store
+	sshEnv   []string // what copying from it needs
+	drv      string
+	outputs  []string
+}
+
+func newImportPair(t testing.TB) *importPair {
+	t.Helper()
+	p := &importPair{t: t}
+	bh := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
+	bh.StartDaemon()
+	relay := lab.StartRelay(t, lab.NewHost(t, lab.Trixie, lab.WithName("relay")))
+	p.builder = lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
+	secret, public := bh.Key(lab.RootUser, "peer-1")
+	p.key = secret
+	ch := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
+	ch.StartDaemon("trusted-public-keys = " + p.builder.PublicKey() + " " + public)
+	p.client = lab.NewClient(t, ch)
+	p.ticket = p.builder.Ticket("--uses", "unlimited")
+	p.sshStore, p.sshEnv = bh.SSHD(lab.BuilderUser).Allow(ch, lab.Alice)
+	return p
+}
+
+// build builds expr on the builder, brings it to the client, and makes it ready
+// to come the other ways. It returns the closure of the outputs.
+func (p *importPair) build(expr lab.Expr) []string {
+	p.t.Helper()
+	ch, bh := p.client.Host, p.builder.Host
+	ch.WriteFile(lab.Alice, "/tmp/import.nix", string(expr))
+	p.drv = ch.Run(lab.Alice, "nix-instantiate", "/tmp/import.nix")
+	p.outputs = strings.Fields(ch.Must(p.client.BuildCmd(p.ticket, "--no-link", "--print-out-paths", p.drv+"^*")))
+	closure := ch.Closure(p.outputs...)
+	bh.Run(lab.RootUser, append([]string{"nix", "store", "sign", "--key-file", p.key}, closure...)...)
+	const cache = "/nix/raw-cache"
+	ch.Run(lab.RootUser, "rm", "-rf", cache)
+	ch.Run(lab.RootUser, append([]string{"nix", "copy", "--no-check-sigs", "--to", "file://" + cache + "?compression=none"}, closure...)...)
+	p.raw = "file://" + cache
+	return closure
+}
+
+// again builds what is built there already.
+func (p *importPair) again() *lab.Cmd {
+	return p.client.BuildCmd(p.ticket, "--no-link", p.drv+"^*")
+}
+
+func (p *importPair) copyFrom(store string, closure []string) *lab.Cmd {
+	c := p.client.Host.Command(lab.Alice, append([]string{"nix", "copy", "--from", store}, closure...)...)
+	if store == p.sshStore {
+		c = c.AddEnv(p.sshEnv...)
+	}
+	return c
+}
+
+// timed deletes the client's copy and measures how long c takes to bring it back.
+func (p *importPair) timed(closure []string, c *lab.Cmd) time.Duration {
+	p.t.Helper()
+	p.client.Host.Delete(closure...)
+	start := time.Now()
+	out, err := c.CombinedOutput()
+	took := time.Since(start)
+	if err != nil {
+		p.t.Fatalf("%v\n%s", err, out)
+	}
+	for _, path := range []string{closure[0], closure[len(closure)-1]} {
+		if !p.client.Host.Has(path) {
+			p.t.Fatalf("%s did not come:\n%s", path, out)
+		}
+	}
+	return took
+}
+
+func median(all []time.Duration) time.Duration {
+	all = slices.Sorted(slices.Values(all))
+	return all[len(all)/2]
+}
+
+// watchMemory polls the peak of a process's resident memory until it ends.
+func watchMemory(p *lab.Process) *atomic.Int64 {
+	peak := new(atomic.Int64)
+	go func() {
+		for {
+			select {
+			case <-p.Done():
+				return
+			case <-time.After(20 * time.Millisecond):
+				if n, err := residentPeak(p.PID()); err == nil {
+					peak.Store(n)
+				}
+			}
+		}
+	}()
+	return peak
+}
+
+func peakMemory(t testing.TB, pid int) int64 {
+	t.Helper()
+	n, err := residentPeak(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// residentPeak reads VmHWM of proc_pid_status(5).
+func residentPeak(pid int) (int64, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	var kib int64
+	if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
+		return 0, fmt.Errorf("no VmHWM of process %d: %w", pid, err)
+	}
+	return kib << 10, nil
+}
