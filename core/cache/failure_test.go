@@ -252,7 +252,7 @@ func TestUnavailableAmongOthers(t *testing.T) {
 // that is slow, breaks and stalls. Whatever is read is right, nothing hangs,
 // and the accounts are in order afterwards (newView checks).
 func TestChaos(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(5) {
 		synctest.Test(t, func(t *testing.T) { chaos(t, seed) })
 	}
 }
