@@ -122,7 +122,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	within(t, longest, what, ok)
 }
 
-// within is eventually for what has a time that it is promised in.
+// within is eventually for what is promised to be so within a time.
 func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); !ok(); <-time.After(10 * time.Millisecond) {
@@ -174,8 +174,12 @@ type buildState struct {
 	ID       string
 	State    string
 	Position int
+	Ticket   string // its ID
 	Labels   []string
 	Result   *struct {
+		Error *struct {
+			Code string
+		}
 		UploadBytes uint64 `json:"upload_bytes"`
 	}
 }
