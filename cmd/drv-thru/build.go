@@ -151,6 +151,8 @@ func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
 		return usagef("--relay-url goes with --server")
 	case f.file != "" && f.expr != "":
 		return usagef("-f and --expr exclude each other")
+	case f.file == "-" && f.ticket == "-":
+		return usagef("standard input can be the ticket or the file, not both; put the ticket into DRV_THRU_TICKET")
 	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
 		return usagef("--import is auto, fuse or http, not %q", f.importMode)
 	case f.outLink == "":

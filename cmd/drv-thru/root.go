@@ -11,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -100,6 +101,9 @@ func exitCode(err error) int {
 	if code := wire.CodeOf(err); code != "" {
 		return code.Exit()
 	}
+	if errors.Is(err, client.ErrConnection) {
+		return wire.ExitUnreachable
+	}
 	return wire.ExitFailed
 }
 
@@ -108,10 +112,10 @@ func (a *app) printError(err error) {
 	p := term.New(a.stderr, a.env)
 	defer p.Close()
 	p.Line(p.Paint("1;31", "error:") + " " + term.Safe(err.Error()))
-	if hint := hintOf(err); hint != "" {
-		for line := range strings.Lines(hint) {
-			p.Line("  " + term.Safe(strings.TrimRight(line, "\n")))
-		}
+	prefix := p.Paint("1", "hint:")
+	for line := range strings.Lines(hintOf(err)) {
+		p.Line(prefix + " " + term.Safe(strings.TrimRight(line, "\n")))
+		prefix = "     "
 	}
 }
 

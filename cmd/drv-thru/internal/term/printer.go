@@ -5,7 +5,6 @@ import (
 	"os"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -130,21 +129,12 @@ func (p *Printer) Status(text string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text = fit(Safe(text), p.width()-1)
+	text = fit(plain(text), p.width()-1)
 	if text == p.status && p.shown == (text != "") {
 		return
 	}
 	p.status = text
 	p.later()
-}
-
-// fit cuts text to a number of columns, counting a character as one.
-func fit(text string, columns int) string {
-	if utf8.RuneCountInString(text) <= columns {
-		return text
-	}
-	r := []rune(text)
-	return string(r[:max(columns-1, 0)]) + "…"
 }
 
 // write appends to the buffer.

@@ -1,6 +1,9 @@
 package term
 
-import "unicode/utf8"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 const esc = 0x1b
 
@@ -42,6 +45,51 @@ func AppendSafe[S string | []byte](dst []byte, text S) []byte {
 
 // Safe is AppendSafe for texts.
 func Safe(text string) string { return string(AppendSafe(nil, text)) }
+
+// plain is text without any escape sequence or control character.
+func plain(text string) string {
+	var b []byte
+	for safe := Safe(text); safe != ""; {
+		if safe[0] == esc {
+			n, _ := escape(safe)
+			safe = safe[n:]
+			continue
+		}
+		i := strings.IndexByte(safe, esc)
+		if i < 0 {
+			i = len(safe)
+		}
+		b = append(b, safe[:i]...)
+		safe = safe[i:]
+	}
+	return string(b)
+}
+
+// fit cuts text to a number of columns.
+func fit(text string, columns int) string {
+	used, cut := 0, 0 // cut is where the text may be cut with room for "…"
+	for i, r := range text {
+		if used <= columns-1 {
+			cut = i
+		}
+		if used += width(r); used > columns {
+			return text[:cut] + "…"
+		}
+	}
+	return text
+}
+
+// width is the number of columns that a character takes: two for those that
+// East Asian Width (Unicode Annex 11) calls wide, roughly. Taking a narrow one
+// for wide only cuts a line early.
+func width(r rune) int {
+	switch {
+	case r < 0x1100, r > 0x115f && r < 0x2e80, r > 0xa4cf && r < 0xac00, r > 0xd7a3 && r < 0xf900,
+		r > 0xfaff && r < 0xfe30, r > 0xfe6f && r < 0xff00, r > 0xff60 && r < 0xffe0, r > 0xffe6 && r < 0x1f300:
+		return 1
+	}
+	return 2
+}
 
 // escape returns the length of the escape sequence that text begins with, and
 // whether it is one of SGR.

@@ -91,6 +91,23 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		text    string
+		columns int
+		want    string
+	}{
+		{"short", 5, "short"}, {"longer", 5, "long…"}, {"", 5, ""}, {"漢字", 4, "漢字"}, {"漢字x", 4, "漢…"}, {"a漢字", 4, "a漢…"}, {"abc", 1, "…"},
+	} {
+		if got := fit(c.text, c.columns); got != c.want {
+			t.Errorf("%q in %d: %q, want %q", c.text, c.columns, got, c.want)
+		}
+	}
+	if got := plain("\x1b[31mred\x1b[0m \x1b[2Jx"); got != "red x" {
+		t.Errorf("%q", got)
+	}
+}
+
 // lockedBuffer is a writer that the printer's timer may write to.
 type lockedBuffer struct {
 	mu sync.Mutex
