@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
-	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 )
 
 func newStatusCommand(a *app) *ffcli.Command {
@@ -102,8 +103,18 @@ func (a *app) printBuilds(title string, builds []builder.BuildStatus, now time.T
 		}
 		rows = append(rows, []string{
 			"  " + string(b.ID), cmp.Or(b.ClientName, b.Client.Short()), phase, roughly(max(0, end.Sub(from))),
-			term.Safe(strings.Join(b.Labels, " ")),
+			plain(strings.Join(b.Labels, " ")),
 		})
 	}
 	return table(a.stdout, rows...)
+}
+
+// plain drops what could steer a terminal: labels are what strangers sent.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, daemon.StripANSI(s))
 }

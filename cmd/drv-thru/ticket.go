@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 // adminSocketEnv names the admin socket for every command that asks the builder.
@@ -90,17 +92,50 @@ func when(t, now time.Time) string {
 	return roughly(-d) + " ago"
 }
 
-// roughly prints a duration in its two largest units.
+// roughly prints a duration in its two largest units: "2d3h", "1h59m", "5s".
 func roughly(d time.Duration) string {
+	unit := time.Second
 	switch {
-	case d < time.Minute:
-		return d.Truncate(time.Second).String()
-	case d < time.Hour:
-		return strings.TrimSuffix(d.Truncate(time.Second).String(), "0s")
-	case d < 48*time.Hour:
-		return strings.TrimSuffix(strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s"), "0m")
+	case d >= 48*time.Hour:
+		unit = time.Hour
+	case d >= time.Hour:
+		unit = time.Minute
 	}
-	days := int(d.Hours() / 24)
-	rest := (d - time.Duration(days)*24*time.Hour).Truncate(time.Hour)
-	return strings.TrimSuffix(strings.TrimSuffix(itoa(days)+"d"+rest.String(), "0m0s"), "0s")
+	return ticket.Duration(d.Truncate(unit)).String()
+}
+
+// operands returns a command's arguments, of which flags may also follow others:
+// "ticket revoke ID --cancel".
+func operands(fs *flag.FlagSet, args []string) ([]string, error) {
+	var all []string
+	for len(args) > 0 {
+		if args[0] == "--" {
+			return append(all, args[1:]...), nil
+		}
+		if strings.HasPrefix(args[0], "-") && args[0] != "-" {
+			if err := fs.Parse(args); err != nil {
+				if errors.Is(err, flag.ErrHelp) {
+					return nil, err
+				}
+				return nil, usagef("%s", err)
+			}
+			args = fs.Args()
+			continue
+		}
+		all = append(all, args[0])
+		args = args[1:]
+	}
+	return all, nil
+}
+
+// oneOperand returns the only operand of a command.
+func oneOperand(fs *flag.FlagSet, args []string, what string) (string, error) {
+	all, err := operands(fs, args)
+	if err != nil {
+		return "", err
+	}
+	if len(all) != 1 {
+		return "", usagef("%s takes %s", strings.TrimPrefix(fs.Name(), "drv-thru "), what)
+	}
+	return all[0], nil
 }

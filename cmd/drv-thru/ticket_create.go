@@ -95,8 +95,6 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 	return nil
 }
 
-func itoa(n int) string { return strconv.Itoa(n) }
-
 func usesText(t admin.Ticket) string {
 	switch {
 	case t.MaxUses == 0:
@@ -114,5 +112,5 @@ func expiresText(t admin.Ticket, now time.Time) string {
 	if !now.Before(t.Expires) {
 		return "expired " + when(t.Expires, now)
 	}
-	return "expires " + when(t.Expires.Add(time.Second-1), now)
+	return "expires " + when(t.Expires.Round(time.Second).Add(time.Second-1), now)
 }

@@ -25,10 +25,10 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 			"is for and how to reach it. Asks nobody; the secret is not printed.",
 		FlagSet: fs,
 		Exec: func(_ context.Context, args []string) error {
-			if len(args) != 1 {
-				return usagef("ticket inspect takes one ticket, or - to read it from standard input")
+			text, err := oneOperand(fs, args, "one ticket, or - to read it from standard input")
+			if err != nil {
+				return err
 			}
-			text := args[0]
 			if text == "-" {
 				data, err := io.ReadAll(io.LimitReader(a.stdin, ticket.MaxText+1))
 				if err != nil {

@@ -20,14 +20,15 @@ func newTicketRevealCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) != 1 {
-				return usagef("ticket reveal takes one ticket ID")
+			id, err := oneOperand(fs, args, "one ticket ID")
+			if err != nil {
+				return err
 			}
 			client, err := a.admin(&f)
 			if err != nil {
 				return err
 			}
-			t, err := client.Reveal(ctx, args[0])
+			t, err := client.Reveal(ctx, id)
 			if err != nil {
 				return err
 			}

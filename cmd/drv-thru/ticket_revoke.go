@@ -21,14 +21,15 @@ func newTicketRevokeCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) != 1 {
-				return usagef("ticket revoke takes one ticket ID (flags come before it)")
+			id, err := oneOperand(fs, args, "one ticket ID")
+			if err != nil {
+				return err
 			}
 			client, err := a.admin(&f)
 			if err != nil {
 				return err
 			}
-			r, err := client.Revoke(ctx, args[0], *cancel)
+			r, err := client.Revoke(ctx, id, *cancel)
 			if err != nil {
 				return err
 			}

@@ -33,6 +33,7 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 		stop := context.AfterFunc(ctx, stalls.abort)
 		err = b.receive(ctx, stalls)
 		stop()
+		stalls.finish()
 		_ = body.Close()
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil && r.Context().Err() == nil {
@@ -98,14 +99,14 @@ type stallReader struct {
 	r  io.Reader
 	rc *http.ResponseController
 
-	mu      sync.Mutex
-	next    time.Time
-	aborted bool
+	mu   sync.Mutex
+	next time.Time
+	over bool // the deadline is not moved any more
 }
 
 func (s *stallReader) Read(p []byte) (int, error) {
 	s.mu.Lock()
-	if now := time.Now(); now.After(s.next) && !s.aborted {
+	if now := time.Now(); now.After(s.next) && !s.over {
 		_ = s.rc.SetReadDeadline(now.Add(inputTimeout + inputDeadlineEvery)) // not every server has deadlines
 		s.next = now.Add(inputDeadlineEvery)
 	}
@@ -117,8 +118,18 @@ func (s *stallReader) Read(p []byte) (int, error) {
 func (s *stallReader) abort() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.aborted = true
-	_ = s.rc.SetReadDeadline(time.Unix(1, 0))
+	if !s.over {
+		s.over = true
+		_ = s.rc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// finish makes a late abort do nothing: net/http panics when a deadline is set
+// after the handler has returned.
+func (s *stallReader) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
 }
 
 // receive reads frames until the body ends.

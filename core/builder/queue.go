@@ -67,8 +67,6 @@ func (q *queue) setPresent(p *place, present bool) {
 
 func (q *queue) setPaused(paused bool) { q.change(func() { q.paused = paused }) }
 
-func (q *queue) setSlots(n int) { q.change(func() { q.slots = n }) }
-
 // counts returns how many builds run and wait, and how many may run.
 func (q *queue) counts() (running, waiting, slots int) {
 	q.mu.Lock()

@@ -45,7 +45,7 @@ type Ticket struct {
 // NewTicket asks for a ticket.
 type NewTicket struct {
 	Name    string          `json:"name"`    // "": ticket-<unix time>
-	Expires ticket.Duration `json:"expires"` // 0: never
+	Expires ticket.Duration `json:"expires,omitzero"` // 0: never
 	MaxUses int64           `json:"max_uses"`
 	Limits  ticket.Limits   `json:"limits"`
 	Bind    key.ID          `json:"bind_client,omitzero"`

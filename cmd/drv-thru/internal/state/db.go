@@ -27,8 +27,44 @@ type DB struct {
 }
 
 // Open opens the state at path, makes it when there is no file, and brings an
-// older one up to date.
+// older one up to date. A new file appears under its name only when it is
+// complete, so that an empty one is always a damaged one.
 func Open(ctx context.Context, path string) (*DB, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := create(ctx, path); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, fmt.Errorf("open state database: %w", err)
+	case info.Size() == 0:
+		return nil, &CorruptError{Path: path, Err: errors.New("the file is empty")}
+	}
+	return open(ctx, path)
+}
+
+// create makes an empty database beside path and renames it.
+func create(ctx context.Context, path string) error {
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make state database: %w", err)
+	}
+	d, err := open(ctx, fresh)
+	if err != nil {
+		return err
+	}
+	// Closing the last connection also removes the write-ahead log.
+	if err := d.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return fmt.Errorf("make state database: %w", err)
+	}
+	return nil
+}
+
+func open(ctx context.Context, path string) (*DB, error) {
 	if err := secure(path); err != nil {
 		return nil, err
 	}

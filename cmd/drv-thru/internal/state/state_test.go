@@ -16,7 +16,7 @@ import (
 
 var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
-func open(t *testing.T) *DB {
+func openTemp(t *testing.T) *DB {
 	t.Helper()
 	d, err := Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
 	if err != nil {
@@ -60,7 +60,7 @@ type reader []byte
 func (r reader) Read(p []byte) (int, error) { return copy(p, r), nil }
 
 func TestTicketRoundTrip(t *testing.T) {
-	d := open(t)
+	d := openTemp(t)
 	want := makeTicket(t, d, func(r *builder.TicketRecord) { r.Bind = key.ID{4} })
 	got, err := d.Ticket(t.Context(), want.ID)
 	if err != nil {
@@ -90,7 +90,7 @@ func TestAdmitDenials(t *testing.T) {
 		{"revoked and expired", func(r *builder.TicketRecord) { r.Revoked, r.Expires = now, now }, wire.CodeTicketRevoked},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := open(t)
+			d := openTemp(t)
 			tk := makeTicket(t, d, tt.change)
 			err := d.Admit(t.Context(), buildOf(1, tk))
 			if wire.CodeOf(err) != tt.want || tt.want == "" && err != nil {
@@ -104,14 +104,14 @@ func TestAdmitDenials(t *testing.T) {
 }
 
 func TestAdmitUnknownTicket(t *testing.T) {
-	d := open(t)
+	d := openTemp(t)
 	if err := d.Admit(t.Context(), buildOf(1, builder.TicketRecord{ID: ticket.ID{1}})); wire.CodeOf(err) != wire.CodeTicketUnknown {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestHundredRacersTenUses(t *testing.T) {
-	d := open(t)
+	d := openTemp(t)
 	tk := makeTicket(t, d, func(r *builder.TicketRecord) { r.MaxUses = 10 })
 	var wg sync.WaitGroup
 	errs := make([]error, 100)
@@ -136,7 +136,7 @@ func TestHundredRacersTenUses(t *testing.T) {
 }
 
 func TestReviveSpendsNothing(t *testing.T) {
-	d := open(t)
+	d := openTemp(t)
 	tk := makeTicket(t, d, nil)
 	b := buildOf(1, tk)
 	if err := d.Admit(t.Context(), b); err != nil {
@@ -211,6 +211,7 @@ func TestDamagedFileStops(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, spoil := range map[string]func([]byte) []byte{
+		"empty":        func([]byte) []byte { return nil },
 		"another file": func([]byte) []byte { return []byte("this is certainly not a database, but a text") },
 		"page":         func(b []byte) []byte { copy(b[4096:], make([]byte, 8192)); return b },
 		"truncated":    func(b []byte) []byte { return b[:len(b)/2] },
@@ -255,7 +256,7 @@ func TestNewerVersionStops(t *testing.T) {
 }
 
 func TestBackup(t *testing.T) {
-	d := open(t)
+	d := openTemp(t)
 	tk := makeTicket(t, d, nil)
 	path := filepath.Join(t.TempDir(), "copy.db")
 	if err := d.Backup(t.Context(), path); err != nil {

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// fakeBuilder is the admin side of a builder with real state and without Nix,
+// until it is interrupted: fake-builder SOCKET.
+func fakeBuilder() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	path := os.Args[1]
+	db, err := state.Open(ctx, filepath.Join(filepath.Dir(path), "state.db"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	defer db.Close()
+	l, err := admin.Listen(path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: admin.NewHandler(admin.Config{
+		Tickets: db, Service: fakeService{}, Builder: key.ID{1}, Relays: []string{"http://relay.example:7411"},
+		Describe: func(st *admin.Status) {
+			st.NixVersion, st.SigningKey, st.Systems = "2.34.8", "builder-1:AAAA", []string{"x86_64-linux"}
+			st.Started = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+			st.Relays = []admin.Relay{{URL: "http://relay.example:7411"}}
+		},
+		Now: time.Now, Rand: randomBytes{},
+	})}
+	go func() {
+		<-ctx.Done()
+		_ = srv.Close()
+	}()
+	_ = srv.Serve(l)
+}
+
+// randomBytes are the same each time, so that scripts know the ticket.
+type randomBytes struct{}
+
+func (randomBytes) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = byte(i)
+	}
+	return len(p), nil
+}
+
+type fakeService struct{}
+
+func (fakeService) Status() builder.Status {
+	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	return builder.Status{
+		Slots: 2, Running: 1, Waiting: 1,
+		Active: []builder.BuildStatus{
+			{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", Client: key.ID{2}, ClientName: "laptop", Labels: []string{".#hello"},
+				State: wire.StateBuilding, Created: at, Started: at},
+			{ID: "bbbbbbbbbbbbbbbbbbbbbbbbbb", Client: key.ID{3}, Labels: []string{"\x1b[31mred"}, State: wire.StateQueued, Position: 1, Created: at},
+		},
+		Recent: []builder.BuildStatus{
+			{ID: "cccccccccccccccccccccccccc", Client: key.ID{3}, Labels: []string{".#broken"}, State: wire.StateFailed, Created: at,
+				Started: at, Ended: at.Add(65 * time.Second), Result: &wire.Result{Error: wire.CodeBuildFailed.Err()}},
+		},
+	}
+}
+
+func (fakeService) Cancel(_ context.Context, id wire.BuildID, _ string) error {
+	return wire.Errorf(wire.CodeNotFound, "no build %s", id)
+}
+func (fakeService) CancelTicket(context.Context, ticket.ID) int { return 3 }
+func (fakeService) Pause(bool)                                  {}
+func (fakeService) Drain(bool)                                  {}

@@ -1,0 +1,162 @@
+package admin
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+type service struct{ paused, draining, cancelled bool }
+
+func (s *service) Status() builder.Status {
+	return builder.Status{Slots: 3, Paused: s.paused, Draining: s.draining}
+}
+func (s *service) Pause(on bool) { s.paused = on }
+func (s *service) Drain(on bool) { s.draining = on }
+func (s *service) CancelTicket(context.Context, ticket.ID) int {
+	s.cancelled = true
+	return 2
+}
+func (s *service) Cancel(_ context.Context, id wire.BuildID, _ string) error {
+	return wire.Errorf(wire.CodeNotFound, "no build %s", id)
+}
+
+func start(t *testing.T) (*Client, *service, string) {
+	t.Helper()
+	dir := t.TempDir()
+	db, err := state.Open(t.Context(), filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	svc := &service{}
+	path := filepath.Join(dir, "s")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
+		Tickets: db, Service: svc, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
+		Describe: func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
+	})}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	return NewClient(path), svc, path
+}
+
+func TestTickets(t *testing.T) {
+	c, svc, _ := start(t)
+	ctx := t.Context()
+	made, err := c.CreateTicket(ctx, NewTicket{
+		Name: "mine", Expires: ticket.DefaultExpiry, MaxUses: 2, Bind: key.ID{5}, Limits: ticket.Limits{NoFixedOutput: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := ticket.Parse(made.Text)
+	if err != nil || parsed.ID() != made.ID || parsed.Builder != (key.ID{1}) || parsed.Relays[0] != "https://relay.example" {
+		t.Errorf("got %+v, %v", made, err)
+	}
+	for _, name := range []string{made.ID.String(), made.ID.String()[:6], "mine"} {
+		got, err := c.Ticket(ctx, name)
+		if err != nil || got.ID != made.ID || got.Bind != (key.ID{5}) || !got.Limits.NoFixedOutput || got.State != "usable" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	if again, err := c.Reveal(ctx, "mine"); err != nil || again.Text != made.Text {
+		t.Errorf("revealed %+v, %v", again, err)
+	}
+	if _, err := c.CreateTicket(ctx, NewTicket{Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Ticket(ctx, "mine"); wire.CodeOf(err) != wire.CodeBadRequest {
+		t.Errorf("two of one name: %v", err)
+	}
+	if r, err := c.Revoke(ctx, made.ID.String(), false); err != nil || r.Cancelled != 0 || svc.cancelled {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err := c.Revoke(ctx, made.ID.String(), true); err != nil || r.Cancelled != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	all, err := c.Tickets(ctx)
+	if err != nil || len(all) != 2 || all[0].State != "revoked" || all[1].MaxUses != 0 || !all[1].Expires.IsZero() {
+		t.Errorf("got %+v, %v", all, err)
+	}
+	for _, bad := range []NewTicket{{Name: "a\nb"}, {Name: strings.Repeat("x", 1000)}, {MaxUses: -1}} {
+		if _, err := c.CreateTicket(ctx, bad); wire.CodeOf(err) != wire.CodeBadRequest {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+func TestSteer(t *testing.T) {
+	c, _, _ := start(t)
+	for _, tt := range []struct {
+		action           string
+		paused, draining bool
+	}{{"pause", true, false}, {"drain", true, true}, {"resume", false, true}, {"undrain", false, false}} {
+		st, err := c.Steer(t.Context(), tt.action)
+		if err != nil || st.Paused != tt.paused || st.Draining != tt.draining || st.NixVersion != "2.99" || st.Slots != 3 {
+			t.Errorf("%s: %+v, %v", tt.action, st, err)
+		}
+	}
+	if _, err := c.Steer(t.Context(), "explode"); wire.CodeOf(err) != wire.CodeNotFound {
+		t.Errorf("got %v", err)
+	}
+	if err := c.Cancel(t.Context(), "x"); wire.CodeOf(err) != wire.CodeNotFound {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSocket(t *testing.T) {
+	_, _, path := start(t)
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another builder is running") {
+		t.Errorf("a second builder: %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(file); err == nil {
+		t.Error("a file was replaced")
+	}
+	// What a killed builder left is replaced.
+	dead := filepath.Join(t.TempDir(), "dead")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	_, err = NewClient(dead).Status(t.Context())
+	var unreachable *SocketError
+	if !errors.As(err, &unreachable) || unreachable.Exit() != wire.ExitUnreachable || unreachable.Hint() == "" {
+		t.Errorf("got %v", err)
+	}
+	fresh, err := Listen(dead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket stays: %v", err)
+	}
+}

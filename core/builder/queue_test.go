@@ -1,0 +1,172 @@
+package builder
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func newPlace(group, client string) *place {
+	return &place{group: group, client: client, granted: make(chan struct{}), moved: func(int) {}, ready: true, present: true}
+}
+
+func granted(p *place) bool {
+	select {
+	case <-p.granted:
+		return true
+	default:
+		return false
+	}
+}
+
+// serve runs a queue of one slot until it is empty and returns who was served.
+func serve(t *testing.T, q *queue, places []*place) []string {
+	t.Helper()
+	var order []string
+	for range places {
+		i := slices.IndexFunc(places, func(p *place) bool { return p != nil && granted(p) })
+		if i < 0 {
+			break
+		}
+		order = append(order, places[i].client)
+		places[i] = nil
+		q.release()
+	}
+	return order
+}
+
+func TestQueueTakesTurns(t *testing.T) {
+	q := newQueue(1)
+	blocker := newPlace("x", "blocker")
+	q.join(blocker)
+	var places []*place
+	for _, who := range []string{"a", "a", "a", "a", "b", "b", "c"} {
+		p := newPlace("client "+who, who)
+		places = append(places, p)
+		q.join(p)
+	}
+	q.release()
+	if got, want := fmt.Sprint(serve(t, q, places)), "[a b c a b a a]"; got != want {
+		t.Errorf("served %s, want %s", got, want)
+	}
+}
+
+func TestQueueManyKeysOfOneTicketGainNothing(t *testing.T) {
+	q := newQueue(1)
+	q.join(newPlace("x", "blocker"))
+	var places []*place
+	for i := range 6 {
+		places = append(places, newPlace("ticket 1", fmt.Sprint("k", i)))
+	}
+	places = append(places, newPlace("ticket 2", "other"), newPlace("ticket 2", "other"))
+	for _, p := range places {
+		q.join(p)
+	}
+	q.release()
+	if got, want := fmt.Sprint(serve(t, q, places)), "[k0 other k1 other k2 k3 k4 k5]"; got != want {
+		t.Errorf("served %s, want %s", got, want)
+	}
+}
+
+func TestQueuePositions(t *testing.T) {
+	q := newQueue(2)
+	positions := make(map[string]int)
+	join := func(name string) *place {
+		p := newPlace(name, name)
+		p.ready = false
+		p.moved = func(n int) { positions[name] = n }
+		q.join(p)
+		return p
+	}
+	a, b, c, d := join("a"), join("b"), join("c"), join("d")
+	check := func(want string) {
+		t.Helper()
+		if got := fmt.Sprint(positions["a"], positions["b"], positions["c"], positions["d"]); got != want {
+			t.Errorf("positions %s, want %s", got, want)
+		}
+	}
+	check("0 0 1 2") // two slots are free: nobody is before a and b
+	q.setReady(c)    // whoever is ready goes first, however late it came
+	if !granted(c) {
+		t.Fatal("a slot stays empty while somebody could use it")
+	}
+	check("0 1 1 2") // c is told nothing more; b is behind a now
+	q.setPresent(a, false)
+	check("0 0 1 1")
+	q.setReady(a)
+	if granted(a) {
+		t.Error("somebody who is away was given a slot")
+	}
+	q.setPresent(a, true)
+	if !granted(a) {
+		t.Error("somebody who came back was given none")
+	}
+	check("0 1 1 2")
+	if q.leave(b) {
+		t.Error("b was granted a slot")
+	}
+	check("0 1 1 1")
+	if !q.leave(c) {
+		t.Error("c was granted none")
+	}
+	q.release()
+	q.setReady(d)
+	if !granted(d) {
+		t.Error("d was granted none")
+	}
+}
+
+func TestQueuePause(t *testing.T) {
+	q := newQueue(1)
+	q.setPaused(true)
+	p := newPlace("a", "a")
+	q.join(p)
+	if granted(p) || !q.isPaused() {
+		t.Error("not paused")
+	}
+	q.setPaused(false)
+	if !granted(p) {
+		t.Error("not resumed")
+	}
+}
+
+func TestQueueIsFairUnderLoad(t *testing.T) {
+	const clients, each = 50, 20
+	q := newQueue(1)
+	q.join(newPlace("x", "blocker"))
+	var places []*place
+	for i := range clients * each {
+		who := fmt.Sprint(i / each) // all of one client come at once
+		places = append(places, newPlace(who, who))
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	r.Shuffle(len(places), func(i, k int) { places[i], places[k] = places[k], places[i] })
+	for _, p := range places {
+		q.join(p)
+	}
+	q.release()
+	served := make(map[string]int)
+	for i, who := range serve(t, q, places) {
+		served[who]++
+		if turn := i/clients + 1; served[who] > turn {
+			t.Fatalf("client %s had %d turns when others had %d", who, served[who], turn-1)
+		}
+	}
+	if len(served) != clients {
+		t.Errorf("%d clients served", len(served))
+	}
+}
+
+func BenchmarkQueueOfThousand(b *testing.B) {
+	q := newQueue(1)
+	q.join(newPlace("x", "blocker"))
+	for i := range 1000 {
+		q.join(newPlace(fmt.Sprint(i%50), fmt.Sprint(i%50)))
+	}
+	for b.Loop() {
+		p := newPlace("new", "new")
+		q.join(p)
+		q.leave(p)
+	}
+}
