@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	// MaxNarInfo is the longest narinfo that is read, in bytes.
-	MaxNarInfo = 1 << 20
+	// MaxNarInfo is the longest narinfo that is read, in bytes: room for the
+	// references of a closure with tens of thousands of paths.
+	MaxNarInfo = 8 << 20
 
 	noDeriver = "unknown-deriver"
 )
