@@ -223,7 +223,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	session.Warm()
 	r.view.SetPath(func() string { return string(session.Path().Kind) })
 	api := &client.API{
-		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL,
+		Control: loggedTransport{session.Control(), r.log}, Bulk: loggedTransport{session.Bulk(), r.log}, Base: link.BaseURL,
 		Ticket: r.route.ticket, Agent: softwareName(),
 	}
 
