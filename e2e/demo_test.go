@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,11 +44,18 @@ func TestDemoInterrupted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var stderr bytes.Buffer
+			demo.Stderr = &stderr
 			if err := demo.Start(); err != nil {
 				t.Fatal(err)
 			}
 			lines := bufio.NewScanner(stdout)
-			for lines.Scan() && !strings.Contains(lines.Text(), "ticket create") {
+			reached := false
+			for !reached && lines.Scan() {
+				reached = strings.Contains(lines.Text(), "ticket create")
+			}
+			if !reached {
+				t.Fatalf("it ends early: %v\n%s", demo.Wait(), &stderr)
 			}
 			namespaces := namespacesBelow(t, demo.Process.Pid)
 			if len(namespaces) < 4 {

@@ -11,7 +11,7 @@ import (
 
 // An Expr is the text of a Nix expression that evaluates to a derivation. There
 // is no nixpkgs in the lab: every builder is the sandbox's /bin/sh, a busybox
-// that has its applets built in and needs no PATH.
+// that has its applets built in. PATH is for a host without the sandbox.
 //
 // The salt that most makers take becomes part of the derivation's environment,
 // so that another salt is another derivation with the same behaviour.
@@ -20,7 +20,7 @@ type Expr string
 // drv is a derivation whose builder runs script; attrs are further attributes.
 func drv(name, salt, script string, attrs ...string) Expr {
 	return Expr(fmt.Sprintf(
-		`derivation { name = %s; system = %s; builder = "/bin/sh"; args = [ "-euc" %s ]; salt = %s; %s }`,
+		`derivation { name = %s; system = %s; builder = "/bin/sh"; args = [ "-euc" %s ]; PATH = "/usr/bin:/bin"; salt = %s; %s }`,
 		nixString(name), nixString(System), nixString(script), nixString(salt), strings.Join(attrs, " ")))
 }
 
