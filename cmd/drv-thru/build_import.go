@@ -53,9 +53,8 @@ func (i *importer) run(ctx context.Context, view *cache.View, paths []nix.Path) 
 	i.log.Debug("nix copy begins", "url", url)
 	err = i.copy(ctx, url, paths)
 	i.log.Debug("nix copy has ended", "err", err)
-	if cerr := view.Err(); err != nil && cerr != nil {
-		// Nix has seen no more than a failed read.
-		err = fmt.Errorf("import the outputs: %w", cerr)
+	if err != nil && ctx.Err() == nil {
+		err = importError(err, view.Err())
 	}
 	return errors.Join(err, done())
 }

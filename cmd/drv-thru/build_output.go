@@ -3,14 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
-	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -26,112 +22,6 @@ type summary struct {
 	unpacked int64
 	paths    int
 	fromHere int // paths that the local substituters had
-}
-
-// bring brings the outputs into the local store.
-func (r *buildRun) bring(ctx context.Context, s *client.Session, id wire.BuildID, signingKey string, trusted bool, targets []result, sum *summary) error {
-	closure, err := s.Closure(ctx, id)
-	if err != nil {
-		return fmt.Errorf("ask for the outputs: %w", err)
-	}
-	infos, err := client.ParseClosure(&closure)
-	if err != nil {
-		return err
-	}
-	if err := client.CheckClosure(infos, outputPaths(targets)); err != nil {
-		return err
-	}
-	r.log.Debug("the closure of the outputs is known", "paths", len(infos))
-	if err := r.store.reopen(ctx); err != nil {
-		return err
-	}
-	all := make([]nix.Path, len(infos))
-	for i, info := range infos {
-		all[i] = info.Path
-	}
-	// From here on the daemon keeps what is there and what comes.
-	if err := r.store.conn.AddTempRoots(ctx, all); err != nil {
-		return fmt.Errorf("keep the outputs from garbage collection: %w", err)
-	}
-	missing, err := client.FindMissing(ctx, r.store, infos, !r.flags.noSubstitute, r.view.Note)
-	if err != nil {
-		return err
-	}
-	sum.paths, sum.fromHere, sum.unpacked = len(missing.Fetch), missing.Substituted, missing.Bytes
-	r.log.Debug("compared with the local store", "missing", sum.paths, "substituted", sum.fromHere)
-	if len(missing.Fetch) > 0 {
-		if err := r.fetch(ctx, s.API, signingKey, trusted, &closure, infos, missing, sum); err != nil {
-			return err
-		}
-	}
-	valid, err := r.store.ValidPaths(ctx, outputPaths(targets))
-	if err != nil {
-		return err
-	}
-	if len(valid) != len(outputPaths(targets)) {
-		return errors.New("the local Nix said that it imported the outputs, but not all of them are valid")
-	}
-	return nil
-}
-
-// narInfos returns the texts of what is missing.
-func narInfos(closure *wire.Closure, infos []nix.PathInfo, missing *client.Missing) []string {
-	lacking := make(map[nix.Path]bool, len(missing.Fetch))
-	for _, info := range missing.Fetch {
-		lacking[info.Path] = true
-	}
-	out := make([]string, 0, len(missing.Fetch))
-	for i, info := range infos {
-		if lacking[info.Path] {
-			out = append(out, closure.NarInfos[i])
-		}
-	}
-	return out
-}
-
-// fetch has the local Nix import what is missing.
-func (r *buildRun) fetch(ctx context.Context, api *client.API, signingKey string, trusted bool, closure *wire.Closure, infos []nix.PathInfo, missing *client.Missing, sum *summary) error {
-	paths := make([]nix.Path, len(missing.Fetch))
-	for i, info := range missing.Fetch {
-		paths[i] = info.Path
-	}
-	i := &importer{app: r.app, log: r.log, mode: r.flags.importMode, note: r.view.Note, exposed: r.out.set}
-	if trusted {
-		i.trustKey = signingKey
-	}
-	texts, ask := narInfos(closure, infos, missing), paths
-	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
-		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a
-		// reference of something else it is itself.
-		i.recursive, texts, ask = true, closure.NarInfos, missing.Tops
-	}
-	var realisations []string
-	for _, o := range sum.result.Outputs {
-		if o.Realisation != "" {
-			realisations = append(realisations, o.Realisation)
-		}
-	}
-	progress := newImportProgress(r.view)
-	view, err := cache.NewView(texts, cache.ViewConfig{
-		Fetcher:      &cache.HTTPFetcher{Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/")},
-		SigningKey:   signingKey,
-		Realisations: realisations,
-		Progress:     progress.piece,
-	})
-	if err != nil {
-		return fmt.Errorf("the builder's answer about its outputs: %w", err)
-	}
-	defer view.Close()
-	r.view.Phase("importing")
-	progress.begin(len(paths), missing.Bytes)
-	view.RunAhead(paths)
-	if err := i.run(ctx, view, ask); err != nil {
-		return err
-	}
-	progress.end()
-	sum.received = view.Stats().Fetched
-	r.log.Debug("imported")
-	return nil
 }
 
 // outputPaths returns the paths of all outputs, each once.

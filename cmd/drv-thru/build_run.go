@@ -287,7 +287,8 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	if err := r.bring(ctx, s, id, info.SigningKey, trust.UserTrusted, targets, sum); err != nil {
+	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, wanted: outputPaths(targets), sum: sum}
+	if err := in.bring(ctx); err != nil {
 		return err
 	}
 	if err := r.finish(ctx, targets, sum); err != nil {

@@ -276,6 +276,14 @@ func (t *tally) report() {
 	t.observer.Transfer(now)
 }
 
+// Reach returns once the builder answers about the build.
+func (s *Session) Reach(ctx context.Context, id wire.BuildID) error {
+	return s.repeat(ctx, func(ctx context.Context) error {
+		_, err := s.API.GetBuild(ctx, id)
+		return err
+	})
+}
+
 // Closure asks for the closure of the build's outputs.
 func (s *Session) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error) {
 	var out wire.Closure

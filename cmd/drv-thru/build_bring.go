@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// maxImports bounds how often an import is begun. What an import has brought in
+// before its connection was lost is not fetched again.
+const maxImports = 10
+
+// incoming is a build's outputs on their way into the local store.
+type incoming struct {
+	*buildRun
+	session    *client.Session
+	id         wire.BuildID
+	signingKey string
+	// trusted tells that the local Nix lets the user name trusted keys.
+	trusted bool
+	wanted  []nix.Path
+	sum     *summary
+
+	closure wire.Closure
+	infos   []nix.PathInfo // same indexes as closure's narinfos
+}
+
+// bring brings the outputs into the local store.
+func (in *incoming) bring(ctx context.Context) error {
+	if err := in.describe(ctx); err != nil {
+		return err
+	}
+	// The daemon may have been restarted while the build ran.
+	if err := in.store.reopen(ctx); err != nil {
+		return err
+	}
+	all := make([]nix.Path, len(in.infos))
+	for i, info := range in.infos {
+		all[i] = info.Path
+	}
+	// From here on the daemon keeps what is there and what comes.
+	if err := in.store.conn.AddTempRoots(ctx, all); err != nil {
+		return fmt.Errorf("keep the outputs from garbage collection: %w", err)
+	}
+	for attempt := 1; ; attempt++ {
+		err := in.attempt(ctx, attempt == 1)
+		var lost *lostError
+		switch {
+		case err == nil:
+			return in.check(ctx)
+		case !errors.As(err, &lost) || attempt == maxImports:
+			return err
+		}
+		if err := in.session.Reach(ctx, in.id); err != nil {
+			return err
+		}
+		in.view.Note("importing again what was not complete when the connection was lost")
+	}
+}
+
+// describe asks what the outputs are made of.
+func (in *incoming) describe(ctx context.Context) (err error) {
+	if in.closure, err = in.session.Closure(ctx, in.id); err != nil {
+		return fmt.Errorf("ask for the outputs: %w", err)
+	}
+	if in.infos, err = client.ParseClosure(&in.closure); err != nil {
+		return err
+	}
+	in.log.Debug("the closure of the outputs is known", "paths", len(in.infos))
+	return client.CheckClosure(in.infos, in.wanted)
+}
+
+// attempt imports what is missing now.
+func (in *incoming) attempt(ctx context.Context, first bool) error {
+	missing, err := client.FindMissing(ctx, in.store, in.infos, first && !in.flags.noSubstitute, in.view.Note)
+	if err != nil {
+		return err
+	}
+	if first {
+		in.sum.paths, in.sum.fromHere, in.sum.unpacked = len(missing.Fetch), missing.Substituted, missing.Bytes
+	}
+	in.log.Debug("compared with the local store", "missing", len(missing.Fetch), "substituted", missing.Substituted)
+	if len(missing.Fetch) == 0 {
+		return nil
+	}
+	return in.fetch(ctx, missing)
+}
+
+// check makes sure that the local Nix has what it said it imported.
+func (in *incoming) check(ctx context.Context) error {
+	valid, err := in.store.ValidPaths(ctx, in.wanted)
+	if err == nil && len(valid) != len(in.wanted) {
+		err = errors.New("the local Nix said that it imported the outputs, but not all of them are valid")
+	}
+	return err
+}
+
+// fetch has the local Nix import what is missing.
+func (in *incoming) fetch(ctx context.Context, missing *client.Missing) error {
+	paths := make([]nix.Path, len(missing.Fetch))
+	for i, info := range missing.Fetch {
+		paths[i] = info.Path
+	}
+	i := &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set}
+	if in.trusted {
+		i.trustKey = in.signingKey
+	}
+	texts, ask := in.narInfos(paths), paths
+	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
+		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a
+		// reference of something else it is itself.
+		i.recursive, texts, ask = true, in.closure.NarInfos, missing.Tops
+	}
+	progress := newImportProgress(in.view)
+	api := in.session.API
+	view, err := cache.NewView(texts, cache.ViewConfig{
+		Fetcher:      &cache.HTTPFetcher{Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/")},
+		SigningKey:   in.signingKey,
+		Realisations: in.realisations(),
+		Progress:     progress.piece,
+	})
+	if err != nil {
+		return fmt.Errorf("the builder's answer about its outputs: %w", err)
+	}
+	defer view.Close()
+	defer func() { in.sum.received += view.Stats().Fetched }()
+	in.view.Phase("importing")
+	progress.begin(len(paths), missing.Bytes)
+	view.RunAhead(paths)
+	if err := i.run(ctx, view, ask); err != nil {
+		return err
+	}
+	progress.end()
+	in.log.Debug("imported")
+	return nil
+}
+
+// narInfos returns the texts about paths.
+func (in *incoming) narInfos(paths []nix.Path) []string {
+	lacking := make(map[nix.Path]bool, len(paths))
+	for _, p := range paths {
+		lacking[p] = true
+	}
+	out := make([]string, 0, len(paths))
+	for i, info := range in.infos {
+		if lacking[info.Path] {
+			out = append(out, in.closure.NarInfos[i])
+		}
+	}
+	return out
+}
+
+func (in *incoming) realisations() []string {
+	var out []string
+	for _, o := range in.sum.result.Outputs {
+		if o.Realisation != "" {
+			out = append(out, o.Realisation)
+		}
+	}
+	return out
+}
+
+// lostError is an import that failed because the builder could not be reached.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return "import the outputs: " + e.err.Error() }
+func (e *lostError) Unwrap() error { return e.err }
+func (e *lostError) Exit() int     { return wire.ExitUnreachable }
+
+// importError says why an import failed, given what nix copy said and why a
+// read of the view failed, if one did: Nix has seen no more than a failed read.
+func importError(copied, read error) error {
+	var answer *wire.Error
+	switch {
+	case read == nil:
+		return copied
+	case errors.As(read, &answer), errors.Is(read, cache.ErrUnavailable), errors.Is(read, cache.ErrStream):
+		return fmt.Errorf("import the outputs: %w", read)
+	}
+	return &lostError{read}
+}
