@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -26,14 +28,14 @@ const maxFields = 64
 // documents together than the budget allows.
 func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v any, limit int64) error {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(documentTimeout))
-	body, err := requestBody(r)
+	body, err := s.requestBody(r, c)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	budget := &budgetReader{r: body, budget: &s.documents, group: c.group()}
-	defer budget.release()
-	limited := &io.LimitedReader{R: budget, N: limit + 1}
+	bytes := &budgetReader{r: body, budget: &s.documents, group: c.group()}
+	defer bytes.release()
+	limited := &io.LimitedReader{R: bytes, N: limit + 1}
 	switch v := v.(type) {
 	case *wire.BuildRequest:
 		err = decodeBuildRequest(limited, v)
@@ -211,23 +213,21 @@ func (s *stretchReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// documentShare is what one ticket or trusted client may have of the budget:
-// one of the largest documents.
-const documentShare = wire.MaxClosureDocument + 1<<20
+// budget bounds what all requests together use of something, and what those of
+// one ticket or trusted client do: one that sends slowly must not keep the
+// others waiting.
+type budget struct {
+	most, share int64
 
-// documentBudget bounds the bytes of request documents that are being read at
-// once, in all and of each ticket or trusted client: one that sends slowly must
-// not keep the others waiting.
-type documentBudget struct {
 	mu    sync.Mutex
 	taken int64
 	by    map[string]int64
 }
 
-func (b *documentBudget) take(group string, n int64) bool {
+func (b *budget) take(group string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.taken+n > maxDocuments || b.by[group]+n > documentShare {
+	if b.taken+n > b.most || b.by[group]+n > b.share {
 		return false
 	}
 	if b.by == nil {
@@ -238,7 +238,7 @@ func (b *documentBudget) take(group string, n int64) bool {
 	return true
 }
 
-func (b *documentBudget) release(group string, n int64) {
+func (b *budget) release(group string, n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.taken -= n
@@ -247,11 +247,13 @@ func (b *documentBudget) release(group string, n int64) {
 	}
 }
 
+var errBusy = wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")
+
 // budgetReader takes from the budget what passes through it, and refuses to go
 // on when the budget is spent.
 type budgetReader struct {
 	r      io.Reader
-	budget *documentBudget
+	budget *budget
 	group  string
 	taken  int64
 	left   int64
@@ -262,7 +264,7 @@ const budgetStep = 256 << 10
 func (b *budgetReader) Read(p []byte) (int, error) {
 	if b.left <= 0 {
 		if !b.budget.take(b.group, budgetStep) {
-			return 0, wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")
+			return 0, errBusy
 		}
 		b.taken += budgetStep
 		b.left += budgetStep
@@ -273,3 +275,40 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 }
 
 func (b *budgetReader) release() { b.budget.release(b.group, b.taken) }
+
+// zstdWindow bounds what decompression may keep in memory, by and large: the
+// first byte of a stream can ask for all of it.
+const zstdWindow = 8 << 20
+
+// requestBody returns the body, decompressed.
+func (s *Service) requestBody(r *http.Request, c *caller) (io.ReadCloser, error) {
+	switch r.Header.Get("Content-Encoding") {
+	case "", "identity":
+		return io.NopCloser(r.Body), nil
+	case "zstd":
+		group := c.group()
+		if !s.decoders.take(group, 1) {
+			return nil, errBusy
+		}
+		d, err := zstd.NewReader(r.Body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(2*zstdWindow))
+		if err != nil {
+			s.decoders.release(group, 1)
+			return nil, fmt.Errorf("open zstd stream: %w", err)
+		}
+		return &unpacked{d, func() { s.decoders.release(group, 1) }}, nil
+	}
+	return nil, badRequest("content encoding %.40q; zstd or none can be read", r.Header.Get("Content-Encoding"))
+}
+
+// unpacked is a decompressed body. It is closed once.
+type unpacked struct {
+	*zstd.Decoder
+	release func()
+}
+
+func (u *unpacked) Close() error {
+	u.Decoder.Close()
+	u.release()
+	return nil
+}

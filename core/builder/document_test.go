@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -116,8 +119,8 @@ func FuzzDecodeBuildRequest(f *testing.F) {
 }
 
 // One that sends slowly leaves room for the others.
-func TestDocumentBudget(t *testing.T) {
-	var b documentBudget
+func TestBudget(t *testing.T) {
+	b := budget{most: maxDocuments, share: documentShare}
 	fill := func(group string) (n int64) {
 		for b.take(group, budgetStep) {
 			n += budgetStep
@@ -142,5 +145,32 @@ func TestDocumentBudget(t *testing.T) {
 	b.release("greedy", documentShare)
 	if !b.take("late", budgetStep) || len(b.by) != 2 {
 		t.Errorf("what was given back is not there: %v", b.by)
+	}
+}
+
+// Compressed requests cost memory from their first byte on.
+func TestDecoders(t *testing.T) {
+	s := &Service{decoders: budget{most: 2, share: 1}}
+	request := func() *http.Request {
+		r := httptest.NewRequest(http.MethodPut, "/", strings.NewReader(""))
+		r.Header.Set("Content-Encoding", "zstd")
+		return r
+	}
+	one, two := &caller{client: key.ID{1}}, &caller{client: key.ID{2}}
+	body, err := s.requestBody(request(), one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.requestBody(request(), one); wire.CodeOf(err) != wire.CodeRate {
+		t.Errorf("more than its share: %v", err)
+	}
+	if _, err := s.requestBody(request(), two); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+	if err := body.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.requestBody(request(), one); err != nil {
+		t.Errorf("after the first was closed: %v", err)
 	}
 }

@@ -27,7 +27,7 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
-	body, err := requestBody(r)
+	body, err := s.requestBody(r, c)
 	if err == nil {
 		stalls := &stallReader{r: body, rc: http.NewResponseController(w)}
 		stop := context.AfterFunc(ctx, stalls.abort)

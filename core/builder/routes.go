@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -182,25 +179,6 @@ func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) er
 		return err
 	}
 	return writeJSON(w, plan)
-}
-
-// zstdWindow bounds what decompression may keep in memory.
-const zstdWindow = 8 << 20
-
-// requestBody returns the body, decompressed.
-func requestBody(r *http.Request) (io.ReadCloser, error) {
-	switch r.Header.Get("Content-Encoding") {
-	case "", "identity":
-		return io.NopCloser(r.Body), nil
-	case "zstd":
-		d, err := zstd.NewReader(r.Body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderMaxMemory(2*zstdWindow))
-		if err != nil {
-			return nil, fmt.Errorf("open zstd stream: %w", err)
-		}
-		return d.IOReadCloser(), nil
-	}
-	return nil, badRequest("content encoding %.40q; zstd or none can be read", r.Header.Get("Content-Encoding"))
 }
 
 func writeJSON(w http.ResponseWriter, v any) error {

@@ -85,8 +85,14 @@ const (
 	maxLivePerClient = 256
 	maxLive          = 4096
 	// maxDocuments bounds the bytes of request documents that are being read at
-	// once, whoever sends them: one of the largest and many ordinary ones.
-	maxDocuments = wire.MaxClosureDocument + 64<<20
+	// once: one of the largest and many ordinary ones. A ticket or trusted
+	// client has documentShare of it: one of the largest.
+	maxDocuments  = documentShare + 64<<20
+	documentShare = wire.MaxClosureDocument + 1<<20
+	// maxDecoders bounds the compressed requests that are being read at once.
+	// Each costs zstdWindow; an honest client has one or two for each build.
+	maxDecoders  = 48
+	decoderShare = 12
 )
 
 // Service is the builder. Make it with New, serve it as an http.Handler, stop
@@ -102,7 +108,8 @@ type Service struct {
 	// served are the paths of NAR hashes that a client with access to the whole
 	// store was told.
 	served    recent[nix.Hash, nix.Path]
-	documents documentBudget
+	documents budget // bytes
+	decoders  budget
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
@@ -120,11 +127,13 @@ type Service struct {
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	setDefaults(&cfg)
 	s := &Service{
-		cfg:     cfg,
-		queue:   newQueue(cfg.Slots),
-		builds:  make(map[wire.BuildID]*build),
-		clients: cfg.Clients,
-		indexes: make(map[wire.BuildID]*index),
+		cfg:       cfg,
+		queue:     newQueue(cfg.Slots),
+		documents: budget{most: maxDocuments, share: documentShare},
+		decoders:  budget{most: maxDecoders, share: decoderShare},
+		builds:    make(map[wire.BuildID]*build),
+		clients:   cfg.Clients,
+		indexes:   make(map[wire.BuildID]*index),
 	}
 	s.cache = cache.NewServer(cache.ServerConfig{
 		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey,
