@@ -269,7 +269,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	s := &client.Session{
-		API: api, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry,
+		API: api, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now,
 	}
 	r.view.Phase("asking the builder to build")
 	built, err := s.Build(ctx, &client.Request{

@@ -89,38 +89,17 @@ func transportError(ctx context.Context, err error) error {
 
 // get decodes the JSON answer of a request into out, reading at most limit bytes.
 func (a *API) get(req *http.Request, limit int64, out any) error {
+	return a.read(req, limit, func(dec *json.Decoder) error { return dec.Decode(out) })
+}
+
+// read has the answer of a request read, at most limit bytes of it.
+func (a *API) read(req *http.Request, limit int64, fn func(*json.Decoder) error) error {
 	resp, err := a.do(a.Control, req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	return decode(req.Context(), resp.Body, limit, out)
-}
-
-func decode(ctx context.Context, body io.Reader, limit int64, out any) error {
-	lr := &io.LimitedReader{R: body, N: limit + 1}
-	dec := json.NewDecoder(lr)
-	if err := dec.Decode(out); err != nil {
-		if lr.N <= 0 {
-			return protocolErrorf("its answer is larger than %d bytes", limit)
-		}
-		var syntax *json.SyntaxError
-		var typ *json.UnmarshalTypeError
-		if errors.As(err, &syntax) || errors.As(err, &typ) {
-			return protocolErrorf("its answer cannot be read: %v", err)
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return transportError(ctx, io.ErrUnexpectedEOF)
-		}
-		// What UnmarshalText methods return arrives bare, the transport's own
-		// errors too; only the reader tells them apart.
-		var probe [1]byte
-		if _, rerr := lr.Read(probe[:]); rerr != nil && !errors.Is(rerr, io.EOF) {
-			return transportError(ctx, err)
-		}
-		return protocolErrorf("its answer cannot be read: %v", err)
-	}
-	return nil
+	return decodeWith(req.Context(), resp.Body, limit, fn)
 }
 
 // Info asks what the builder is; it also checks the ticket without spending it.
@@ -144,7 +123,7 @@ func (a *API) Plan(ctx context.Context, plan *wire.PlanRequest) (wire.Plan, erro
 	if err != nil {
 		return out, err
 	}
-	if err := a.get(req, wire.MaxClosureDocument, &out); err != nil {
+	if err := a.get(req, buildLimit(len(plan.Closure)), &out); err != nil {
 		return out, err
 	}
 	return out, checkWanted(out.Wanted, len(plan.Closure))
@@ -200,7 +179,7 @@ func (a *API) Cancel(ctx context.Context, id wire.BuildID) (wire.Build, error) {
 
 func (a *API) build(req *http.Request, id wire.BuildID, paths int) (wire.Build, error) {
 	var out wire.Build
-	if err := a.get(req, wire.MaxClosureDocument, &out); err != nil {
+	if err := a.get(req, buildLimit(paths), &out); err != nil {
 		return out, err
 	}
 	return out, checkBuild(&out, id, paths)
@@ -246,7 +225,7 @@ func (a *API) Inputs(ctx context.Context, id wire.BuildID, body io.ReadCloser, l
 		return out, err
 	}
 	defer resp.Body.Close()
-	if err := decode(ctx, resp.Body, wire.MaxClosureDocument, &out); err != nil {
+	if err := decode(ctx, resp.Body, buildLimit(paths), &out); err != nil {
 		return out, err
 	}
 	return out, checkBuild(&out, id, paths)
@@ -273,5 +252,5 @@ func (a *API) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error
 	if err != nil {
 		return out, err
 	}
-	return out, a.get(req, wire.MaxClosureDocument, &out)
+	return out, a.read(req, wire.MaxClosureDocument, func(dec *json.Decoder) error { return decodeClosure(dec, &out) })
 }

@@ -536,7 +536,7 @@ func newRig(t *testing.T) *rig {
 	seen := &recorder{}
 	sess := &Session{
 		API:   &API{Control: tr, Bulk: tr, Base: "https://builder/"},
-		Files: s, Observer: seen, Retry: DefaultRetry,
+		Files: s, Observer: seen, Retry: DefaultRetry, Now: time.Now,
 	}
 	in, err := Collect(t.Context(), s, s, []nix.Path{top})
 	if err != nil {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -74,6 +75,39 @@ func TestDecodeHasALimit(t *testing.T) {
 	}
 	if err := decode(t.Context(), strings.NewReader(`{"id":"x"`), 100, &out); !errors.Is(err, ErrConnection) {
 		t.Errorf("a document that is cut off: %v", err)
+	}
+}
+
+func TestDecodeClosure(t *testing.T) {
+	for text, c := range map[string]struct {
+		narinfos int
+		err      error
+	}{
+		`{"narinfos":["a","b"],"roots":["r"]}`: {2, nil},
+		`{"new":{"x":[1,2]},"narinfos":["a"]}`: {1, nil},
+		`{"narinfos":null,"roots":null}`:       {0, nil},
+		`{}`:                                   {0, nil},
+		`[]`:                                   {0, ErrProtocol},
+		`null`:                                 {0, ErrProtocol},
+		`{"narinfos":{"a":1}}`:                 {0, ErrProtocol},
+		`{"narinfos":[1]}`:                     {0, ErrProtocol},
+		`{"narinfos":["a"`:                     {1, ErrConnection},
+		`{"narinfos":["a"]`:                    {1, ErrConnection},
+		`{"narinfos":["a"]]`:                   {1, ErrProtocol},
+		``:                                     {0, ErrConnection},
+		`{"narinfos":[` + strings.Repeat(`"",`, wire.MaxClosurePaths) + `""]}`: {0, ErrProtocol},
+	} {
+		var out wire.Closure
+		err := decodeWith(t.Context(), strings.NewReader(text), 1<<20, func(dec *json.Decoder) error { return decodeClosure(dec, &out) })
+		if !errors.Is(err, c.err) || c.err == nil && (err != nil || len(out.NarInfos) != c.narinfos) {
+			t.Errorf("%.60s: %d narinfos, %v", text, len(out.NarInfos), err)
+		}
+	}
+	broken := io.MultiReader(strings.NewReader(`{"narinfos":["a`), &breaking{})
+	var out wire.Closure
+	err := decodeWith(t.Context(), broken, 1<<20, func(dec *json.Decoder) error { return decodeClosure(dec, &out) })
+	if !errors.Is(err, ErrConnection) || !errors.Is(err, errWire) {
+		t.Errorf("a connection that breaks: %v", err)
 	}
 }
 

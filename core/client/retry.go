@@ -68,10 +68,10 @@ func (p *patience) wait(ctx context.Context, why error) error {
 	}
 	r := p.s.Retry
 	if p.since.IsZero() {
-		p.since, p.pause = p.s.now(), r.First
+		p.since, p.pause = p.s.Now(), r.First
 	} else {
 		p.pause = min(2*p.pause, r.Most)
-		if down := p.s.now().Sub(p.since); down >= r.GiveUp {
+		if down := p.s.Now().Sub(p.since); down >= r.GiveUp {
 			return fmt.Errorf("gave up after %s: %w", down.Round(time.Second), why)
 		}
 		// A hiccup that is over with the next attempt is not worth a line.

@@ -47,17 +47,10 @@ type Session struct {
 	Files    Files
 	Observer Observer
 	Retry    Retry
-	// Now is the clock; nil means the system's.
+	// Now is the clock.
 	Now func() time.Time
 
 	outage outage
-}
-
-func (s *Session) now() time.Time {
-	if s.Now != nil {
-		return s.Now()
-	}
-	return time.Now()
 }
 
 // Request is what to build.
