@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -48,10 +49,12 @@ type trustedClient struct {
 }
 
 const (
-	defaultMinFree  = 5 << 30
-	maxConfigFile   = 1 << 20
-	systemDataDir   = "/var/lib/drv-thru"
-	adminSocketName = "admin.sock"
+	defaultMinFree = 5 << 30
+	maxConfigFile  = 1 << 20
+	// maxParallelFills bounds output_cache_max_parallel_fills.
+	maxParallelFills = 16
+	systemDataDir    = "/var/lib/drv-thru"
+	adminSocketName  = "admin.sock"
 )
 
 func defaultServeConfig() serveConfig {
@@ -134,7 +137,7 @@ func (c *serveConfig) check(a *app) error {
 		return usagef("max_concurrent_builds must be at least 1")
 	case c.RecentBuilds < 0 || c.Cores < 0:
 		return usagef("recent_builds_limit and cores cannot be negative")
-	case c.MaxParallelFills < 0 || c.MaxParallelFills > 16:
+	case c.MaxParallelFills < 0 || c.MaxParallelFills > maxParallelFills:
 		return usagef("output_cache_max_parallel_fills must be 1 to 16")
 	}
 	for _, r := range slices.Concat(c.Relays, c.EmbeddedRelayURLs) {
@@ -197,4 +200,13 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		clients[t.PublicKey] = tc
 	}
 	return clients, nil
+}
+
+// parallelFills is how many store paths are prepared for sending at once: as
+// many as there are CPUs, unless set.
+func (c *serveConfig) parallelFills() int {
+	if c.MaxParallelFills > 0 {
+		return c.MaxParallelFills
+	}
+	return min(max(1, runtime.NumCPU()), maxParallelFills)
 }

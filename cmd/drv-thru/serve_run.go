@@ -40,6 +40,11 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 	if err := makeDataDir(cfg.DataDir); err != nil {
 		return err
 	}
+	unlock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	identity, err := key.LoadOrCreateFile(cfg.SecretKeyFile)
 	if err != nil {
 		return err
@@ -48,7 +53,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	adminListener, err := admin.Listen(cfg.AdminSocket) // also: one builder per data directory
+	adminListener, err := admin.Listen(cfg.AdminSocket)
 	if err != nil {
 		return err
 	}
@@ -224,6 +229,7 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
 		KeepOutputs: cfg.KeepOutputs.Std(), ReattachGrace: cfg.ReattachGrace.Std(), MaxSilentTime: cfg.MaxSilentTime.Std(),
 		MaxOutputBytes: cfg.MaxOutputBytes, MinFree: uint64(cfg.MinFree), Cores: cores, RecentBuilds: cfg.RecentBuilds,
+		ParallelFills: cfg.parallelFills(),
 	})
 }
 

@@ -76,11 +76,14 @@ func (s *Service) find(id string, c *caller) (*build, error) {
 	if b == nil {
 		return nil, errNoBuild
 	}
+	if err := s.mayAccess(b, c); err != nil {
+		return nil, err
+	}
 	<-b.admitted // admission ends with its request
 	if b.admitErr != nil {
 		return nil, errNoBuild
 	}
-	return b, s.mayAccess(b, c)
+	return b, nil
 }
 
 // mayAccess reports a build that is not the caller's as missing.
@@ -130,18 +133,16 @@ func (b *build) view() *wire.Build {
 	return v
 }
 
-// setState records and tells a new state that is no end.
+// setState tells a new state that is no end. It is not recorded: after a crash
+// all that counts is that the build had not ended.
 func (b *build) setState(state wire.State) {
 	b.mu.Lock()
 	b.rec.State = state
 	if state == wire.StateBuilding {
 		b.rec.Started = b.s.cfg.Now()
 	}
-	rec, log := b.rec, b.log
+	log := b.log
 	b.mu.Unlock()
-	if err := b.s.cfg.Records.UpdateBuild(b.s.ctx, rec); err != nil {
-		b.s.cfg.Log.Error("record build", "build", rec.ID, "err", err)
-	}
 	log.add(&wire.Event{Type: wire.EventPhase, State: state})
 }
 
@@ -267,14 +268,17 @@ func (s *Service) Cancel(ctx context.Context, id wire.BuildID, why string) error
 
 // CancelTicket cancels the live builds of a ticket and returns how many.
 func (s *Service) CancelTicket(ctx context.Context, id ticket.ID) int {
-	n := 0
+	var own []*build
 	for _, b := range s.live() {
 		if b.record().Ticket == id {
-			n++
-			s.cancelBuild(ctx, b, wire.CodeTicketRevoked.Err())
+			own = append(own, b)
+			b.cancel(wire.CodeTicketRevoked.Err())
 		}
 	}
-	return n
+	for _, b := range own {
+		s.cancelBuild(ctx, b, wire.CodeTicketRevoked.Err())
+	}
+	return len(own)
 }
 
 // live returns the builds that are not ended.

@@ -130,7 +130,7 @@ func FuzzInputFrames(f *testing.F) {
 		keep := &keepSession{}
 		b := &build{
 			s: &Service{cfg: Config{FreeDisk: func() (uint64, error) { return 1 << 62, nil }}}, dir: t.TempDir(),
-			closure: cl, planned: make(map[nix.Path]Planned), session: keep, complete: make(chan struct{}),
+			ctx: t.Context(), closure: cl, planned: make(map[nix.Path]Planned), session: keep, complete: make(chan struct{}),
 			wanted: map[int]bool{0: true, 1: true}, toAdd: 2,
 		}
 		err = b.receive(t.Context(), bytes.NewReader(data))

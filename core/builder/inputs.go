@@ -138,18 +138,19 @@ func (b *build) receive(ctx context.Context, body io.Reader) error {
 	if err != nil {
 		return err
 	}
-	// Closing the session is what ends an operation that waits for us.
-	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
-	defer stop()
 	rx := &receiver{b: b, ctx: ctx, session: session, body: body, last: -1}
 	err = rx.frames()
-	// What was verified before a failure stays.
+	// What was verified before a failure stays, as long as somebody may ask for
+	// the rest.
+	if b.ctx.Err() != nil {
+		rx.drop()
+	}
 	for _, more := range []error{rx.flush(), rx.wait()} {
 		if err == nil {
 			err = more
 		}
 	}
-	if rx.broken || ctx.Err() != nil {
+	if rx.broken {
 		b.dropSession()
 	}
 	return err

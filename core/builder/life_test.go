@@ -199,6 +199,45 @@ func TestCancelDuringUpload(t *testing.T) {
 	}
 }
 
+// An addition to the store that was broken off would leave half a path.
+func TestCancelLetsAnAdditionEnd(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	objects := small("x")
+	b, err := c.Put(bt.ID(1), bt.Request(objects...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	adding, goOn := make(chan nix.Path, len(objects)), make(chan struct{})
+	e.store.OnImport = func(info nix.PathInfo) error {
+		adding <- info.Path
+		<-goOn
+		return nil
+	}
+	ended := make(chan error, 2)
+	go func() {
+		_, err := c.SendWanted(b, objects...)
+		ended <- err
+	}()
+	path := <-adding
+	go func() {
+		_, err := c.Cancel(bt.ID(1))
+		ended <- err
+	}()
+	for e.state(c, 1) != wire.StateCancelled {
+		<-time.After(time.Millisecond)
+	}
+	close(goOn)
+	<-ended
+	<-ended
+	if !e.store.Has(path) {
+		t.Errorf("%s is not in the store", path)
+	}
+	for e.store.Sessions() > 0 {
+		<-time.After(time.Millisecond)
+	}
+}
+
 func TestNewerUploadEndsOlder(t *testing.T) {
 	e := start(t)
 	c := e.holder(1)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -25,6 +26,10 @@ const (
 	batchPaths = 1024
 	// verifyBuffer is what is read and verified at a time.
 	verifyBuffer = 128 << 10
+	// addTime is how long an addition to the store may go on when nobody waits
+	// for it any more. Broken off, it would leave half a path: Nix unpacks to
+	// the final place.
+	addTime = 30 * time.Second
 )
 
 var verifyBuffers = sync.Pool{New: func() any { return new([verifyBuffer]byte) }}
@@ -251,12 +256,39 @@ func (rx *receiver) flush() error {
 	adding := make(chan error, 1)
 	rx.adding = adding
 	go func() {
-		err := rx.session.Import(rx.ctx, batch)
+		ctx, cancel := outlast(rx.ctx, addTime)
+		defer cancel()
+		err := rx.session.Import(ctx, batch)
 		rx.b.settled(indexes, err == nil)
 		release(batch)
 		adding <- err
 	}()
 	return nil
+}
+
+// drop forgets the batch.
+func (rx *receiver) drop() {
+	rx.b.settled(rx.indexes, false)
+	release(rx.batch)
+	rx.batch, rx.indexes, rx.size = nil, nil, 0
+}
+
+// outlast returns a context that ends some time after ctx does.
+func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			cancel()
+		case <-late.Done():
+		}
+	})
+	return late, func() {
+		stop()
+		cancel()
+	}
 }
 
 func release(batch []ImportItem) {

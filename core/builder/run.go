@@ -170,10 +170,12 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 		return preferCause(ctx, storeError(err))
 	}
 	failure := b.collect(roots, results, sink, result)
-	if err := b.rootOutputs(ctx, session, result.Outputs); err != nil {
+	// The connection that built them still holds the outputs, so what is too
+	// large never gets a root of its own.
+	if err := b.checkOutputs(ctx, result); err != nil {
 		return preferCause(ctx, err)
 	}
-	if err := b.checkOutputs(ctx, result); err != nil {
+	if err := b.rootOutputs(ctx, session, result.Outputs); err != nil {
 		return preferCause(ctx, err)
 	}
 	return failure
@@ -357,7 +359,6 @@ func outputPaths(result *wire.Result) []nix.Path {
 func (b *build) end(result *wire.Result) {
 	defer b.s.wg.Done()
 	b.cancel(nil)
-	b.dropSession()
 	state := wire.StateBuilt
 	if result.Error != nil {
 		switch state = wire.StateFailed; result.Error.Code {
@@ -379,8 +380,9 @@ func (b *build) end(result *wire.Result) {
 	rec, log := b.rec, b.log
 	b.mu.Unlock()
 	if running != nil {
-		<-running.done // it was cancelled with the build
+		<-running.done // it was cancelled with the build, but may still add a path
 	}
+	b.dropSession()
 	// The build is over whether or not the service is stopping.
 	if err := b.s.cfg.Records.UpdateBuild(context.WithoutCancel(b.s.ctx), rec); err != nil {
 		b.s.cfg.Log.Error("record build", "build", rec.ID, "err", err)

@@ -75,7 +75,10 @@ type Config struct {
 	// RecentBuilds is how many ended builds are remembered beyond KeepOutputs,
 	// default 20.
 	RecentBuilds int
-	MaxLog       int64 // of one build's events, default DefaultMaxLog
+	// ParallelFills is how many store paths are walked at once to serve their
+	// NARs, default 4.
+	ParallelFills int
+	MaxLog        int64 // of one build's events, default DefaultMaxLog
 }
 
 const (
@@ -136,7 +139,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		indexes:   make(map[wire.BuildID]*index),
 	}
 	s.cache = cache.NewServer(cache.ServerConfig{
-		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey,
+		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey, Scans: cfg.ParallelFills,
 	})
 	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {

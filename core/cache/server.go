@@ -30,12 +30,17 @@ type Nar interface {
 	Close() error
 }
 
-// ServerConfig makes a Server; every field is required.
+// ServerConfig makes a Server.
 type ServerConfig struct {
 	Infos Infos
 	Nars  NarOpener
 	Key   nix.SecretKey
+	// Scans is how many NARs are opened at once, default 4: opening one walks
+	// its whole tree.
+	Scans int
 }
+
+const defaultScans = 4
 
 // Server is the builder's side of the cache: it finds closures, signs narinfos
 // and sends NARs. Who may read what is decided before it is called. Nothing is
@@ -48,7 +53,10 @@ type Server struct {
 
 // NewServer makes a Server.
 func NewServer(cfg ServerConfig) *Server {
-	return &Server{cfg: cfg, nars: openNars{open: cfg.Nars.OpenNar}}
+	if cfg.Scans <= 0 {
+		cfg.Scans = defaultScans
+	}
+	return &Server{cfg: cfg, nars: openNars{open: cfg.Nars.OpenNar, scans: make(chan struct{}, cfg.Scans)}}
 }
 
 // Close closes what is kept open for later requests.
@@ -127,7 +135,8 @@ func inOrder(infos map[nix.Path]nix.PathInfo, roots []nix.Path) []nix.PathInfo {
 // openNars keeps a few large NARs open, so that requests for ranges of the same
 // one do not walk its tree each time.
 type openNars struct {
-	open func(context.Context, nix.Path) (Nar, error)
+	open  func(context.Context, nix.Path) (Nar, error)
+	scans chan struct{}
 
 	mu     sync.Mutex
 	clock  uint64
@@ -158,7 +167,13 @@ func (o *openNars) get(ctx context.Context, path nix.Path) (*openNar, error) {
 		return n, nil
 	}
 	o.mu.Unlock()
+	select {
+	case o.scans <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	n, err := o.open(ctx, path)
+	<-o.scans
 	if err != nil {
 		return nil, err
 	}

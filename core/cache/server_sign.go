@@ -10,10 +10,10 @@ import (
 // signatures remembers what was signed. Two generations bound it.
 type signatures struct {
 	mu       sync.Mutex
-	now, old map[nix.Path]signature
+	now, old map[nix.Path]knownSig
 }
 
-type signature struct {
+type knownSig struct {
 	of   nix.Hash
 	text string
 }
@@ -42,11 +42,11 @@ func (c *signatures) get(info nix.PathInfo, key nix.SecretKey) string {
 	if ok && sig.of == info.NarHash {
 		return sig.text
 	}
-	sig = signature{of: info.NarHash, text: info.Sign(key)}
+	sig = knownSig{of: info.NarHash, text: info.Sign(key)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.now == nil || len(c.now) >= maxSignatures {
-		c.old, c.now = c.now, make(map[nix.Path]signature)
+		c.old, c.now = c.now, make(map[nix.Path]knownSig)
 	}
 	c.now[info.Path] = sig
 	return sig.text

@@ -72,6 +72,9 @@ func (c *session) add(info nix.PathInfo, data []byte) error {
 		if err := c.s.OnImport(info); err != nil {
 			return err
 		}
+		if err := c.closed(); err != nil {
+			return err // half of it would be left
+		}
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()

@@ -86,8 +86,17 @@ func (s *Store) PathInfos(ctx context.Context, paths []nix.Path) (map[nix.Path]n
 
 // ValidPaths implements builder.Queries.
 func (s *Store) ValidPaths(ctx context.Context, paths []nix.Path, substitute bool) (valid []nix.Path, err error) {
+	if substitute {
+		// This takes as long as the download: it must keep no question waiting.
+		c, err := s.pool.Conn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer c.Close()
+		return c.QueryValidPaths(ctx, paths, true)
+	}
 	err = s.pool.Do(ctx, func(c *daemon.Conn) error {
-		valid, err = c.QueryValidPaths(ctx, paths, substitute)
+		valid, err = c.QueryValidPaths(ctx, paths, false)
 		return err
 	})
 	return valid, err
