@@ -35,7 +35,7 @@ func TestOutputTrust(t *testing.T) {
 		} {
 			c.StartDaemon(conf)
 			text := fails(t, build(ticket, "distrust"), wire.ExitFailed)
-			says(t, text, key, "alice", "extra-trusted-public-keys = "+key, "extra-trusted-users = alice", "import-helper")
+			says(t, text, key, "alice", "extra-trusted-public-keys = "+key, "extra-trusted-users = alice")
 			saysNot(t, text, "sending", "building /nix/store")
 			if same := strings.Contains(text, "another key of the same name"); same != strings.Contains(conf, name) {
 				t.Errorf("with %q the same name is noticed: %v\n%s", conf, same, text)

@@ -50,7 +50,7 @@ func (e *TrustError) Error() string {
 
 // Hint says how to change it, with lines to paste.
 func (e *TrustError) Hint() string {
-	return fmt.Sprintf(`Any one of these three is enough.
+	return fmt.Sprintf(`Either of these is enough.
 1. Trust the builder's key. In /etc/nix/nix.conf:
        extra-trusted-public-keys = %[2]s
    then: sudo systemctl restart nix-daemon
@@ -58,9 +58,5 @@ func (e *TrustError) Hint() string {
 2. Trust the user with everything that Nix can do as root. In /etc/nix/nix.conf:
        extra-trusted-users = %[1]s
    then: sudo systemctl restart nix-daemon
-   NixOS: nix.settings.extra-trusted-users = [ "%[1]s" ];
-3. Let root run the import helper with this key, for users that Nix does not trust:
-       sudo drv-thru import-helper serve --socket /run/drv-thru/import.sock --trusted-public-key-file FILE
-   with this line in FILE:
-       %[2]s`, e.User, e.Key)
+   NixOS: nix.settings.extra-trusted-users = [ "%[1]s" ];`, e.User, e.Key)
 }
