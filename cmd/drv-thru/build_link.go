@@ -41,7 +41,7 @@ func (s *localStore) link(ctx context.Context, link string, target nix.Path) err
 	if err := replaceLink(link, target); err != nil {
 		return fmt.Errorf("make the result link: %w", err)
 	}
-	if err := s.conn.AddIndirectRoot(ctx, link); err != nil {
+	if err := s.conn.AddIndirectRoots(ctx, link); err != nil {
 		return fmt.Errorf("register the result link %s: %w", link, err)
 	}
 	return nil

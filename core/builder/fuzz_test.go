@@ -86,7 +86,7 @@ func FuzzClosure(f *testing.F) {
 type keepSession struct{ got []nix.PathInfo }
 
 func (k *keepSession) AddTempRoots(context.Context, []nix.Path) error { return nil }
-func (k *keepSession) AddRoot(context.Context, string) error          { return nil }
+func (k *keepSession) AddRoots(context.Context, []string) error       { return nil }
 func (k *keepSession) Close() error                                   { return nil }
 
 func (k *keepSession) Build(context.Context, []daemon.DerivedPath, BuildOptions, daemon.Sink) ([]daemon.BuildResult, error) {

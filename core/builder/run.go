@@ -113,12 +113,10 @@ func (b *build) rootInputs(ctx context.Context, cl *closure) error {
 	if err != nil {
 		return err
 	}
-	for i, drv := range cl.rootDrvs() {
-		if err := addRoot(ctx, session, filepath.Join(b.dir, "drv-"+strconv.Itoa(i)), drv); err != nil {
-			return err
-		}
-	}
 	drvs := cl.rootDrvs()
+	if err := b.addRoots(ctx, session, "drv-", drvs); err != nil {
+		return err
+	}
 	valid, err := b.s.cfg.Store.ValidPaths(ctx, drvs, false)
 	if err != nil {
 		return storeError(err)
@@ -129,11 +127,21 @@ func (b *build) rootInputs(ctx context.Context, cl *closure) error {
 	return nil
 }
 
-func addRoot(ctx context.Context, session Session, link string, target nix.Path) error {
-	if err := os.Symlink(string(target), link); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make root: %w", err)
+// addRoots makes a root of every target: links in the build's directory, with
+// names that begin with prefix.
+func (b *build) addRoots(ctx context.Context, session Session, prefix string, targets []nix.Path) error {
+	links := make([]string, len(targets))
+	for i, target := range targets {
+		links[i] = filepath.Join(b.dir, prefix+strconv.Itoa(i))
+		// A build that was interrupted may have left another target's.
+		if err := os.Remove(links[i]); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("make root: %w", err)
+		}
+		if err := os.Symlink(string(target), links[i]); err != nil {
+			return fmt.Errorf("make root: %w", err)
+		}
 	}
-	if err := session.AddRoot(ctx, link); err != nil {
+	if err := session.AddRoots(ctx, links); err != nil {
 		return storeError(err)
 	}
 	return nil
@@ -175,7 +183,8 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 	if err := b.checkOutputs(ctx, result); err != nil {
 		return preferCause(ctx, err)
 	}
-	if err := b.rootOutputs(ctx, session, result.Outputs); err != nil {
+	// They are kept until their time is over.
+	if err := b.addRoots(ctx, session, "out-", outputPaths(result)); err != nil {
 		return preferCause(ctx, err)
 	}
 	return failure
@@ -300,17 +309,6 @@ func realisationOf(r daemon.BuildResult, output string) string {
 		}
 	}
 	return ""
-}
-
-// rootOutputs keeps the outputs until their time is over. The connection that
-// built them has temporary roots for them until it is closed.
-func (b *build) rootOutputs(ctx context.Context, session Session, outputs []wire.Output) error {
-	for i, o := range outputs {
-		if err := addRoot(ctx, session, filepath.Join(b.dir, "out-"+strconv.Itoa(i)), nix.Path(o.Path)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // checkOutputs holds the outputs' size against the limit. What counts are the

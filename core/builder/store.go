@@ -49,9 +49,9 @@ type Files interface {
 type Session interface {
 	// AddTempRoots keeps the paths from being collected until Close, valid or not.
 	AddTempRoots(ctx context.Context, paths []nix.Path) error
-	// AddRoot registers the symbolic link at the absolute path link, which
-	// exists, as an indirect root.
-	AddRoot(ctx context.Context, link string) error
+	// AddRoots registers the symbolic links at the absolute paths links, which
+	// exist, as indirect roots.
+	AddRoots(ctx context.Context, links []string) error
 	// Import adds paths, references before referrers. When reading a NAR fails
 	// the connection is broken off, so that this path never becomes valid, and
 	// the reader's error is returned.

@@ -32,10 +32,12 @@ var errClosed = errors.New("the connection is closed")
 
 func (c *session) AddTempRoots(context.Context, []nix.Path) error { return c.closed() }
 
-func (c *session) AddRoot(_ context.Context, link string) error {
+func (c *session) AddRoots(_ context.Context, links []string) error {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.s.roots[link] = true
+	for _, link := range links {
+		c.s.roots[link] = true
+	}
 	return c.closed()
 }
 

@@ -32,8 +32,8 @@ func (s *session) AddTempRoots(ctx context.Context, paths []nix.Path) error {
 	return s.c.AddTempRoots(ctx, paths)
 }
 
-func (s *session) AddRoot(ctx context.Context, link string) error {
-	return s.c.AddIndirectRoot(ctx, link)
+func (s *session) AddRoots(ctx context.Context, links []string) error {
+	return s.c.AddIndirectRoots(ctx, links...)
 }
 
 // Import relies on the connection's promise to hold a NAR's last bytes back

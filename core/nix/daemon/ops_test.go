@@ -98,8 +98,11 @@ func TestOperations(t *testing.T) {
 		}, func(ctx context.Context, c *Conn) (any, error) {
 			return nil, c.AddTempRoots(ctx, []nix.Path{pathA, pathB})
 		}, nil},
-		{"AddIndirectRoot", 34, step{u(12) + s("/home/me/result"), last + u(1)},
-			func(ctx context.Context, c *Conn) (any, error) { return nil, c.AddIndirectRoot(ctx, "/home/me/result") }, nil},
+		{"AddIndirectRoots", 34, step{
+			u(12) + s("/home/me/result") + u(12) + s("/home/me/other"), last + u(1) + last + u(1),
+		}, func(ctx context.Context, c *Conn) (any, error) {
+			return nil, c.AddIndirectRoots(ctx, "/home/me/result", "/home/me/other")
+		}, nil},
 		{"EnsurePath", 34, step{u(10) + s(pathA), last + u(1)},
 			func(ctx context.Context, c *Conn) (any, error) { return nil, c.EnsurePath(ctx, pathA) }, nil},
 		{"QueryRealisation", 34, step{u(43) + s("sha256:x!out"), last + list(s(realisationJSON))},
@@ -188,7 +191,7 @@ func TestRefusedArguments(t *testing.T) {
 		"star":         second(c.QueryMissing(t.Context(), []DerivedPath{{pathDrv, []string{"*", "out"}}})),
 		"not a drv":    second(c.QueryMissing(t.Context(), []DerivedPath{{pathA, []string{"out"}}})),
 		"bad path":     second(c.QueryMissing(t.Context(), []DerivedPath{{Path: "/nix/store/../x"}})),
-		"relative":     c.AddIndirectRoot(t.Context(), "result"),
+		"relative":     c.AddIndirectRoots(t.Context(), "result"),
 		"no Nix path!": second(ParseDerivedPath("/nix/store!x")),
 	} {
 		if err == nil {

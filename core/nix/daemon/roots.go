@@ -28,16 +28,23 @@ func (c *Conn) AddTempRoots(ctx context.Context, ps []nix.Path) error {
 	})
 }
 
-// AddIndirectRoot registers a symbolic link anywhere in the file system, which
-// the caller has made, as a root: what it points to stays until the link goes.
-func (c *Conn) AddIndirectRoot(ctx context.Context, link string) error {
-	if !path.IsAbs(link) {
-		return fmt.Errorf("add a garbage collector root: %q is not an absolute path", link)
+// AddIndirectRoots registers symbolic links anywhere in the file system, which
+// the caller has made, as roots: what they point to stays until the links go.
+func (c *Conn) AddIndirectRoots(ctx context.Context, links ...string) error {
+	for _, link := range links {
+		if !path.IsAbs(link) {
+			return fmt.Errorf("add a garbage collector root: %q is not an absolute path", link)
+		}
 	}
-	return c.call(ctx, func(e *encoder) {
-		e.u64(opAddIndirectRoot)
-		e.string(link)
-	}, func(d *decoder) { d.u64() })
+	return c.pipeline(ctx, batch{
+		next: times(len(links)),
+		write: func(e *encoder, i int) error {
+			e.u64(opAddIndirectRoot)
+			e.string(links[i])
+			return e.err
+		},
+		read: func(d *decoder, _ int) { d.u64() },
+	})
 }
 
 // EnsurePath makes a path valid by substitution, if it is not.

@@ -146,7 +146,7 @@ func session(t *testing.T, dial Dialer, done func(version string)) {
 	if err := c.EnsurePath(ctx, nowhere); !errors.As(err, &remote) {
 		t.Errorf("path from nowhere: %v", err)
 	}
-	check(t, c.AddIndirectRoot(ctx, "/nix/var/nix/no-such-root"))
+	check(t, c.AddIndirectRoots(ctx, "/nix/var/nix/no-such-root"))
 	valid, err := c.IsValidPath(ctx, helloOut)
 	check(t, err)
 	equal(t, "valid", valid, true)
