@@ -33,7 +33,12 @@ type incoming struct {
 }
 
 // bring brings the outputs into the local store.
-func (in *incoming) bring(ctx context.Context) error {
+func (in *incoming) bring(ctx context.Context) (err error) {
+	way, err := in.open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, way.close()) }()
 	if err := in.describe(ctx); err != nil {
 		return err
 	}
@@ -50,7 +55,7 @@ func (in *incoming) bring(ctx context.Context) error {
 		return fmt.Errorf("keep the outputs from garbage collection: %w", err)
 	}
 	for attempt := 1; ; attempt++ {
-		err := in.attempt(ctx, attempt == 1)
+		err := in.attempt(ctx, way, attempt == 1)
 		var lost *lostError
 		switch {
 		case err == nil:
@@ -61,6 +66,14 @@ func (in *incoming) bring(ctx context.Context) error {
 		if err := in.session.Reach(ctx, in.id); err != nil {
 			return err
 		}
+		if err := way.close(); err != nil {
+			return err
+		}
+		next, err := in.open()
+		if err != nil {
+			return err
+		}
+		way = next
 		in.view.Note("importing again what was not complete when the connection was lost")
 	}
 }
@@ -78,7 +91,7 @@ func (in *incoming) describe(ctx context.Context) (err error) {
 }
 
 // attempt imports what is missing now.
-func (in *incoming) attempt(ctx context.Context, first bool) error {
+func (in *incoming) attempt(ctx context.Context, way *passage, first bool) error {
 	missing, err := client.FindMissing(ctx, in.store, in.infos, first && !in.flags.noSubstitute, in.view.Note)
 	if err != nil {
 		return err
@@ -90,7 +103,7 @@ func (in *incoming) attempt(ctx context.Context, first bool) error {
 	if len(missing.Fetch) == 0 {
 		return nil
 	}
-	return in.fetch(ctx, missing)
+	return in.fetch(ctx, way, missing)
 }
 
 // check makes sure that the local Nix has what it said it imported.
@@ -102,42 +115,60 @@ func (in *incoming) check(ctx context.Context) error {
 	return err
 }
 
+// passage is what an import goes through: a View, which has nothing in it at
+// first, and the importer that shows it to the local Nix.
+type passage struct {
+	*exposure
+	importer *importer
+	progress *importProgress
+}
+
+// open begins to make a passage; what it is for may still be asked meanwhile.
+func (in *incoming) open() (*passage, error) {
+	p := &passage{
+		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set},
+		progress: newImportProgress(in.view),
+	}
+	if in.trusted {
+		p.importer.trustKey = in.signingKey
+	}
+	api := in.session.API
+	view, err := cache.NewView(nil, cache.ViewConfig{
+		Fetcher:      &cache.HTTPFetcher{Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/")},
+		SigningKey:   in.signingKey,
+		Realisations: in.realisations(),
+		Progress:     p.progress.piece,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the builder's answer about its outputs: %w", err)
+	}
+	p.exposure = p.importer.start(view)
+	return p, nil
+}
+
 // fetch has the local Nix import what is missing.
-func (in *incoming) fetch(ctx context.Context, missing *client.Missing) error {
+func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Missing) error {
 	paths := make([]nix.Path, len(missing.Fetch))
 	for i, info := range missing.Fetch {
 		paths[i] = info.Path
-	}
-	i := &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set}
-	if in.trusted {
-		i.trustKey = in.signingKey
 	}
 	texts, ask := in.narInfos(paths), paths
 	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
 		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a
 		// reference of something else it is itself.
-		i.recursive, texts, ask = true, in.closure.NarInfos, missing.Tops
+		way.importer.recursive, texts, ask = true, in.closure.NarInfos, missing.Tops
 	}
-	progress := newImportProgress(in.view)
-	api := in.session.API
-	view, err := cache.NewView(texts, cache.ViewConfig{
-		Fetcher:      &cache.HTTPFetcher{Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/")},
-		SigningKey:   in.signingKey,
-		Realisations: in.realisations(),
-		Progress:     progress.piece,
-	})
-	if err != nil {
+	if err := way.view.Add(texts); err != nil {
 		return fmt.Errorf("the builder's answer about its outputs: %w", err)
 	}
-	defer view.Close()
-	defer func() { in.sum.received += view.Stats().Fetched }()
+	defer func() { in.sum.received += way.view.Stats().Fetched }()
 	in.view.Phase("importing")
-	progress.begin(len(paths), missing.Bytes)
-	view.RunAhead(paths)
-	if err := i.run(ctx, view, ask); err != nil {
+	way.progress.begin(len(paths), missing.Bytes)
+	way.view.RunAhead(paths)
+	if err := way.importer.run(ctx, way.exposure, ask); err != nil {
 		return err
 	}
-	progress.end()
+	way.progress.end()
 	in.log.Debug("imported")
 	return nil
 }

@@ -44,19 +44,47 @@ type importer struct {
 	log     *slog.Logger
 }
 
+// exposure is a View that the local Nix can copy from, or will be soon.
+type exposure struct {
+	view  *cache.View
+	close func() error  // takes the view away from Nix; may be called again
+	ready chan struct{} // closed when what follows is known
+	url   string
+	done  func() error
+	err   error
+}
+
+// start begins to expose the view: mounting takes longer than most answers.
+func (i *importer) start(view *cache.View) *exposure {
+	e := &exposure{view: view, ready: make(chan struct{})}
+	e.close = sync.OnceValue(func() error {
+		<-e.ready
+		var err error
+		if e.done != nil {
+			err = e.done()
+		}
+		return errors.Join(err, view.Close())
+	})
+	go func() {
+		defer close(e.ready)
+		e.url, e.done, e.err = i.expose(view)
+	}()
+	return e
+}
+
 // run imports paths, references before referrers.
-func (i *importer) run(ctx context.Context, view *cache.View, paths []nix.Path) error {
-	url, done, err := i.expose(view)
-	if err != nil {
-		return err
+func (i *importer) run(ctx context.Context, from *exposure, paths []nix.Path) error {
+	<-from.ready
+	if from.err != nil {
+		return from.err
 	}
-	i.log.Debug("nix copy begins", "url", url)
-	err = i.copy(ctx, url, paths)
+	i.log.Debug("nix copy begins", "url", from.url)
+	err := i.copy(ctx, from.url, paths)
 	i.log.Debug("nix copy has ended", "err", err)
 	if err != nil && ctx.Err() == nil {
-		err = importError(err, view.Err())
+		err = importError(err, from.view.Err())
 	}
-	return errors.Join(err, done())
+	return err
 }
 
 // expose shows the view to Nix and returns the URL to copy from.
