@@ -5,6 +5,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -131,4 +132,40 @@ func TestSystemErrors(t *testing.T) {
 			spent(t, p.Builder, "one", 0)
 		})
 	}
+}
+
+// Nothing is had for a ticket that was revoked. Its builds are ended when that is
+// asked for, and else run to their end.
+func TestTicketRevoke(t *testing.T) {
+	p := lab.NewPair(t, lab.Trixie, lab.Trixie)
+	start := func(name string) (*lab.Process, *lab.Gate) {
+		gate := lab.NewGate(t, p.Builder.Host, name)
+		ticket := p.Builder.Ticket("--name", name)
+		c := p.Client.StartBuild(ticket, "-L", "--no-link", "--impure", "--expr", string(lab.Waiting(gate, name)))
+		c.WaitFor("waiting at "+name, longest)
+		return c, gate
+	}
+	c, gate := start("kept")
+	p.Builder.Admin("ticket", "revoke", "kept")
+	if n := len(p.Builder.Host.BuildProcesses()); n == 0 {
+		t.Error("the running build was ended")
+	}
+	gate.Open()
+	c.WaitFor("passed kept", longest)
+	if got := lab.ExitCode(c.Wait(longest)); got != wire.ExitDenied {
+		t.Errorf("exit code %d, want %d", got, wire.ExitDenied)
+	}
+	says(t, c.Output(), "ticket revoked")
+	if r := statusOf(t, p.Builder).Recent; len(r) != 1 || r[0].State != "built" {
+		t.Errorf("the build has come to %+v", r)
+	}
+
+	c, _ = start("cancelled")
+	says(t, p.Builder.Admin("ticket", "revoke", "--cancel", "cancelled"), "1 build")
+	if got := lab.ExitCode(c.Wait(longest)); got != wire.ExitDenied {
+		t.Errorf("exit code %d, want %d", got, wire.ExitDenied)
+	}
+	says(t, c.Output(), "error: ticket revoked")
+	within(t, 5*time.Second, "nothing of the build runs any more", func() bool { return len(p.Builder.Host.BuildProcesses()) == 0 })
+	p.Verify(t)
 }
