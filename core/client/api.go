@@ -159,13 +159,13 @@ func (a *API) PutBuild(ctx context.Context, id wire.BuildID, doc []byte, paths i
 	return a.build(req, id, paths)
 }
 
-// GetBuild asks for a build's state.
-func (a *API) GetBuild(ctx context.Context, id wire.BuildID) (wire.Build, error) {
+// GetBuild asks for a build's state. paths is the length of its closure.
+func (a *API) GetBuild(ctx context.Context, id wire.BuildID, paths int) (wire.Build, error) {
 	req, err := a.request(ctx, http.MethodGet, "v1/builds/"+string(id), nil)
 	if err != nil {
 		return wire.Build{}, err
 	}
-	return a.build(req, id, wire.MaxClosurePaths)
+	return a.build(req, id, paths)
 }
 
 // Cancel ends a build.

@@ -251,6 +251,12 @@ func (b *builder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT "+wire.RouteBuild, b.put)
+	mux.HandleFunc("GET "+wire.RouteBuild, func(w http.ResponseWriter, _ *http.Request) {
+		b.mu.Lock()
+		doc := b.build()
+		b.mu.Unlock()
+		answer(w, doc)
+	})
 	mux.HandleFunc("DELETE "+wire.RouteBuild, func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -113,7 +113,7 @@ func (s *Session) run(ctx context.Context, r *Request) (*wire.Result, error) {
 		// A builder whose machine went down may have lost its last events, and
 		// gives their numbers to others.
 		last = min(last, build.LastEvent)
-		result, seen, err := s.attend(ctx, r, doc, build, last)
+		result, seen, err := s.attend(ctx, r, build, last)
 		last = seen
 		if err == nil && result.Error != nil && result.Error.Code == wire.CodeRestarted {
 			err = result.Error
@@ -133,7 +133,7 @@ func (s *Session) run(ctx context.Context, r *Request) (*wire.Result, error) {
 const maxRestarts = 5
 
 // attend uploads and follows at the same time.
-func (s *Session) attend(ctx context.Context, r *Request, doc []byte, build wire.Build, last int64) (*wire.Result, int64, error) {
+func (s *Session) attend(ctx context.Context, r *Request, build wire.Build, last int64) (*wire.Result, int64, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	g, ctx := errgroup.WithContext(ctx)
@@ -155,7 +155,7 @@ func (s *Session) attend(ctx context.Context, r *Request, doc []byte, build wire
 		return err
 	})
 	g.Go(func() error {
-		err := s.upload(ctx, r, doc, build)
+		err := s.upload(ctx, r, build)
 		if errors.Is(err, errFinished) {
 			return nil
 		}
@@ -173,7 +173,7 @@ func (s *Session) attend(ctx context.Context, r *Request, doc []byte, build wire
 var errFinished = errors.New("the build has ended")
 
 // upload sends what the builder wants until it wants nothing more.
-func (s *Session) upload(ctx context.Context, r *Request, doc []byte, build wire.Build) error {
+func (s *Session) upload(ctx context.Context, r *Request, build wire.Build) error {
 	if len(build.Wanted) == 0 {
 		return nil
 	}
@@ -203,12 +203,18 @@ func (s *Session) upload(ctx context.Context, r *Request, doc []byte, build wire
 		if err := p.wait(ctx, err); err != nil {
 			return err
 		}
+		// Not PutBuild: that would bring a build back that a restart of the
+		// builder interrupted, and whoever follows the events, who hears of the
+		// restart too, would end this upload and begin another.
 		err = s.repeat(ctx, func(ctx context.Context) (err error) {
-			build, err = s.API.PutBuild(ctx, r.ID, doc, len(in.Paths))
+			build, err = s.API.GetBuild(ctx, r.ID, len(in.Paths))
 			return err
 		})
 		if err != nil {
 			return err
+		}
+		if build.State == wire.StateInterrupted {
+			return wire.CodeRestarted.Err()
 		}
 	}
 	t.set(t.total)
@@ -272,7 +278,7 @@ func (t *tally) report() {
 // Reach returns once the builder answers about the build.
 func (s *Session) Reach(ctx context.Context, id wire.BuildID) error {
 	return s.repeat(ctx, func(ctx context.Context) error {
-		_, err := s.API.GetBuild(ctx, id)
+		_, err := s.API.GetBuild(ctx, id, wire.MaxClosurePaths)
 		return err
 	})
 }

@@ -263,6 +263,23 @@ func TestBuilderRestart(t *testing.T) {
 				return true
 			}
 		},
+		"learnt after a lost upload": func(r *rig) {
+			r.wire.cut = func(kind string, n int) *cut {
+				if kind == "PUT inputs" && n == 1 {
+					return &cut{sendBytes: 20}
+				}
+				return nil
+			}
+			told := false
+			r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+				if kind(req) != "GET build" || told {
+					return false
+				}
+				told = true
+				answer(w, wire.Build{ID: r.builder.id, State: wire.StateInterrupted, Result: &wire.Result{Error: wire.CodeRestarted.Err()}})
+				return true
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
@@ -270,6 +287,10 @@ func TestBuilderRestart(t *testing.T) {
 				res, err := r.build(t)
 				if err != nil || res.Error != nil {
 					t.Fatalf("%+v, %v", res, err)
+				}
+				// Only one of those who notice brings the build back.
+				if n := r.wire.count("PUT build"); n != 2 {
+					t.Errorf("the build was asked for %d times, want 2", n)
 				}
 				if len(r.seen.notes) != 1 || !strings.Contains(r.seen.notes[0], "restarted") {
 					t.Errorf("notes %q", r.seen.notes)
