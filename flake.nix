@@ -58,6 +58,14 @@
           default = drv-thru;
         });
 
+      nixosModules = rec {
+        drv-thru = { lib, pkgs, ... }: {
+          imports = [ ./nixos/module.nix ];
+          services.drv-thru.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+        };
+        default = drv-thru;
+      };
+
       devShells = forEachSystem (pkgs: {
         default = pkgs.mkShell {
           packages = [ pkgs.go pkgs.gopls pkgs.just pkgs.nodejs pkgs.shellcheck ];

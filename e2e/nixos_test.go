@@ -1,0 +1,177 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/e2e/lab"
+)
+
+// The NixOS module on real Nix: what configurations come to, what they are
+// refused for, and what no option takes. nixpkgs cannot be had here, so the
+// options are those of nixos/tests/harness.nix.
+func TestNixOSModule(t *testing.T) {
+	text, err := os.ReadFile("../nixos/tests/configs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]any
+	decode(t, string(text), &want)
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		n := newModule(t, root)
+
+		var got map[string]any
+		n.eval(t, &got, "-A", "configs")
+		for _, name := range slices.Sorted(maps.Keys(got)) {
+			if !reflect.DeepEqual(got[name], want[name]) {
+				t.Errorf("configs.%s is\n%s\nnixos/tests/configs.json has\n%s", name, indent(t, got[name]), indent(t, want[name]))
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%d configurations, %d in nixos/tests/configs.json", len(got), len(want))
+		}
+
+		var refused map[string][]string
+		n.eval(t, &refused, "-A", "refused")
+		for name, messages := range refused {
+			if len(messages) != 1 || !strings.Contains(messages[0], refusals[name]) || refusals[name] == "" {
+				t.Errorf("refused.%s fails %q; want one that says %q", name, messages, refusals[name])
+			}
+		}
+		if len(refused) != len(refusals) {
+			t.Errorf("%d configurations are refused, %d are to be", len(refused), len(refusals))
+		}
+
+		for _, list := range []string{"undocumented", "unlike"} {
+			var options []string
+			if n.eval(t, &options, "-A", list); len(options) > 0 {
+				t.Errorf("%s: %v", list, options)
+			}
+		}
+	})
+}
+
+// refusals are what the assertions say.
+var refusals = map[string]string{
+	"oneKeyTwice":      "trustedClients: laptop and old-laptop have the same publicKey",
+	"trustedUser":      "nix.settings.trusted-users has drv-thru,",
+	"trustedEverybody": "nix.settings.trusted-users has *,",
+	"trustedExtra":     "nix.settings.trusted-users has @drv-thru,",
+	"trustedGroup":     "nix.settings.trusted-users has @wheel,",
+	"trustedMember":    "nix.settings.trusted-users has @admins,",
+	"notAllowed":       `Add "drv-thru"`,
+	"notSandboxed":     "Set nix.settings.sandbox = true",
+	"halfSandboxed":    "Set nix.settings.sandbox = true",
+	"noNix":            "Set nix.enable = true",
+	"nowhere":          "Name a relay in relays, or set embeddedRelay.enable = true",
+	"openForNothing":   "openFirewall opens the port of the relay inside, which is off",
+	"lowPort":          "embeddedRelay.listen: the builder may not listen on ports below 1024",
+	"twoOnOnePort":     "both have port 7411",
+	"nineRelays":       "room for 8 relays",
+	"certWithoutKey":   "tlsCert and tlsKey go together",
+	"keyWithoutCert":   "tlsCert and tlsKey go together",
+	"oneNameTwoKeys":   "several keys that are called attic-1",
+	"nameOfAnother":    "several keys that are called cache.nixos.org-1",
+}
+
+// A value that an option does not take is refused by the name of the option.
+func TestNixOSModuleTypes(t *testing.T) {
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		n := newModule(t, root)
+		var names []string
+		n.eval(t, &names, "-A", "wrongNames")
+		for _, name := range names {
+			out, err := n.command("-A", `wrong."`+name+`"`).CombinedOutput()
+			option, _, _ := strings.Cut(name, " ")
+			if err == nil || !strings.Contains(string(out), "services.drv-thru."+option) {
+				t.Errorf("%s: %v\n%s", name, err, out)
+			}
+		}
+		if len(names) == 0 {
+			t.Error("there are none")
+		}
+	})
+}
+
+// The configurations in the README are what the module takes.
+func TestNixOSReadme(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```nix\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	if len(blocks) == 0 {
+		t.Fatal("README.md has no configuration")
+	}
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		n := newModule(t, root)
+		for _, block := range blocks {
+			n.host.WriteFile(lab.RootUser, "/tmp/readme.nix", block[1])
+			var config struct {
+				Failed   []string
+				Services map[string]any
+			}
+			n.eval(t, &config, "--expr", "(import "+n.tests+" { }).of /tmp/readme.nix")
+			if len(config.Failed) > 0 || len(config.Services) == 0 {
+				t.Errorf("%s\nit has the services %v and fails %q", block[1], slices.Sorted(maps.Keys(config.Services)), config.Failed)
+			}
+		}
+	})
+}
+
+// module is the NixOS module on a host.
+type module struct {
+	host  *lab.Host
+	tests string
+}
+
+func newModule(t *testing.T, root lab.Root) module {
+	n := module{lab.NewHost(t, root), "/tmp/module/nixos/tests"}
+	files, err := filepath.Glob("../nixos/*.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := filepath.Glob("../nixos/tests/*.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range slices.Concat([]string{"../flake.nix"}, files, tests) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.host.WriteFile(lab.RootUser, filepath.Join("/tmp/module", strings.TrimPrefix(file, "..")), string(text))
+	}
+	return n
+}
+
+// command evaluates nixos/tests, or whatever an --expr in args says.
+func (n module) command(args ...string) *lab.Cmd {
+	argv := []string{"nix-instantiate", "--eval", "--strict", "--json"}
+	if !slices.Contains(args, "--expr") {
+		argv = append(argv, n.tests)
+	}
+	return n.host.Command(lab.RootUser, append(argv, args...)...)
+}
+
+func (n module) eval(t *testing.T, to any, args ...string) {
+	t.Helper()
+	decode(t, n.host.Must(n.command(args...)), to)
+}
+
+func indent(t *testing.T, v any) string {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

@@ -1,0 +1,202 @@
+# Configurations, and what is to become of them.
+{ lib }:
+let
+  laptop = "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfq";
+  desktop = "2rzv4orglylo5yb7lfyyxg25amazyb6yw3cr7eg2hjtg53atvm2q";
+  key = "arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
+  otherKey = "AV9+a8Wur0g3JAieklLME7UJUaa2lBJSJ2XP9NeAMG4=";
+
+  server = set: { services.drv-thru.server = { enable = true; } // set; };
+  relay = set: { services.drv-thru.relay = { enable = true; } // set; };
+  client = set: { services.drv-thru.client = { enable = true; } // set; };
+  trust = publicKey: server { trustedClients.laptop = { inherit publicKey; }; };
+  believe = publicKey: client { trustedBuilders.attic = { inherit publicKey; }; };
+in
+{
+  configs = {
+    off = { };
+
+    serverDefaults = server { };
+    serverFull = server {
+      dataDir = "/srv/drv-thru";
+      secretKeyFile = "/run/secrets/drv-thru.key";
+      maxConcurrentBuilds = 4;
+      outputCacheMaxParallelFills = 8;
+      recentBuildsLimit = 100;
+      trustedClients = {
+        laptop = { publicKey = laptop; };
+        desktop = {
+          publicKey = desktop;
+          maxBuildTime = "1d2h3m4s";
+          maxUploadBytes = "unlimited";
+          cache = "store";
+        };
+      };
+      relays = [ "https://relay.example.org" "http://[2001:db8::1]:7411/path" ];
+      embeddedRelay = {
+        enable = true;
+        listen = "[::]:7412";
+        urls = [ "http://builder.example.org:7412" ];
+      };
+      openFirewall = true;
+      keepOutputs = "7d";
+      reattachGrace = "10m";
+      maxOutputBytes = "50G";
+      minFree = "500M";
+      cores = 8;
+      maxSilentTime = "1h30m";
+      systems = [ "x86_64-linux" "i686-linux" ];
+    };
+    # The largest values there are.
+    serverLimits = server {
+      keepOutputs = "9999d999999h9999999m999999999s";
+      maxOutputBytes = "999999T";
+      minFree = "999999999G";
+      trustedClients = {
+        a = { publicKey = laptop; maxUploadBytes = "999999999999M"; maxBuildTime = "0d0h0m1s"; };
+        b = { publicKey = desktop; maxUploadBytes = "999999999999999999"; };
+      };
+      outputCacheMaxParallelFills = 16;
+      embeddedRelay.listen = "127.0.0.1:65535";
+    };
+    serverAtRelay = server { relays = [ "https://relay.example.org" ]; minFree = null; };
+
+    relayDefaults = relay { };
+    relayFull = relay {
+      listen = "192.0.2.1:443";
+      openFirewall = true;
+      tlsCert = "/var/lib/acme/relay.example.org/fullchain.pem";
+      tlsKey = "/var/lib/acme/relay.example.org/key.pem";
+      hostNames = [ "relay.example.org" "192.0.2.1:443" ];
+      logLevel = "warn";
+      logAddresses = true;
+      drainTimeout = "1h09m08s";
+      maxRegistrations = 1;
+      maxRegistrationsPerAddress = 2;
+      maxCircuits = 3;
+      maxCircuitsPerBuilder = 4;
+      maxCircuitsPerAddress = 5;
+      handshakeRate = 6;
+      handshakeBurst = 7;
+      idleTimeout = "8m";
+      extraFlags = [ "--log-level=debug" ];
+    };
+    relayQuoted = relay { extraFlags = [ "--hostname=%n $HOME \"q\" \\" ]; };
+
+    clientDefaults = client { };
+    clientMerged = {
+      imports = [
+        (believe "attic-1:${key}")
+        (client { trustedBuilders.cellar.publicKey = "cellar-1:${otherKey}"; })
+        { nix.settings.trusted-public-keys = [ "mine-1:${otherKey}" ]; }
+      ];
+    };
+
+    # All three on one machine.
+    together = {
+      imports = [
+        (server { relays = [ "http://127.0.0.1:7411" ]; })
+        (relay { openFirewall = true; })
+        (believe "attic-1:${key}")
+      ];
+    };
+    conditional = {
+      services.drv-thru.server.enable = lib.mkDefault true;
+      services.drv-thru.server.maxConcurrentBuilds = lib.mkMerge [ (lib.mkIf true 2) (lib.mkIf false 3) ];
+      nix.settings.trusted-users = lib.mkForce [ "root" "@wheel" ];
+    };
+  };
+
+  # Each fails exactly one assertion.
+  refused = {
+    oneKeyTwice = server {
+      trustedClients = {
+        laptop.publicKey = laptop;
+        old-laptop.publicKey = laptop;
+        desktop.publicKey = desktop;
+      };
+    };
+    trustedUser = { imports = [ (server { }) { nix.settings.trusted-users = [ "drv-thru" ]; } ]; };
+    trustedEverybody = { imports = [ (server { }) { nix.settings.trusted-users = [ "*" ]; } ]; };
+    trustedExtra = { imports = [ (server { }) { nix.settings.extra-trusted-users = [ "@drv-thru" ]; } ]; };
+    trustedGroup = {
+      imports = [ (server { }) { nix.settings.trusted-users = [ "@wheel" ]; users.users.drv-thru.extraGroups = [ "wheel" ]; } ];
+    };
+    trustedMember = {
+      imports = [ (server { }) { nix.settings.trusted-users = [ "@admins" ]; users.groups.admins.members = [ "drv-thru" ]; } ];
+    };
+    notAllowed = { imports = [ (server { }) { nix.settings.allowed-users = [ "@wheel" ]; } ]; };
+    notSandboxed = { imports = [ (server { }) { nix.settings.sandbox = false; } ]; };
+    halfSandboxed = { imports = [ (server { }) { nix.settings.sandbox = "relaxed"; } ]; };
+    noNix = { imports = [ (server { }) { nix.enable = false; } ]; };
+    nowhere = server { embeddedRelay.enable = false; };
+    openForNothing = server { relays = [ "https://relay.example.org" ]; openFirewall = true; };
+    lowPort = server { embeddedRelay.listen = ":443"; };
+    twoOnOnePort = { imports = [ (server { }) (relay { listen = "[::1]:7411"; }) ]; };
+    nineRelays = server { relays = builtins.genList (n: "https://relay${toString n}.example.org") 9; };
+    certWithoutKey = relay { tlsCert = "/var/lib/acme/relay.example.org/fullchain.pem"; };
+    keyWithoutCert = relay { tlsKey = "/var/lib/acme/relay.example.org/key.pem"; };
+    oneNameTwoKeys = client {
+      trustedBuilders = {
+        attic.publicKey = "attic-1:${key}";
+        cellar.publicKey = "attic-1:${otherKey}";
+      };
+    };
+    nameOfAnother = {
+      imports = [ (believe "cache.nixos.org-1:${key}") ];
+    };
+  };
+
+  # Each has a value that its option does not take.
+  wrong = {
+    "server.dataDir relative" = server { dataDir = "drv-thru"; };
+    "server.dataDir home" = server { dataDir = "/home/me/drv-thru"; };
+    "server.dataDir dots" = server { dataDir = "/var/lib/../../home"; };
+    "server.dataDir specifier" = server { dataDir = "/var/lib/%n"; };
+    "server.secretKeyFile path" = server { secretKeyFile = ./cases.nix; };
+    "server.secretKeyFile store" = server { secretKeyFile = "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-key"; };
+    "server.maxConcurrentBuilds 0" = server { maxConcurrentBuilds = 0; };
+    "server.outputCacheMaxParallelFills 17" = server { outputCacheMaxParallelFills = 17; };
+    "server.recentBuildsLimit text" = server { recentBuildsLimit = "20"; };
+    "server.trustedClients.laptop.publicKey short" = trust "nodle477gt";
+    "server.trustedClients.laptop.publicKey upper" = trust "NODLE477GT6ODHLLQBHP6WR7K5D23JHKUIXR2SOADZJN3N4HLNFQ";
+    "server.trustedClients.laptop.publicKey bits" = trust "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfr";
+    "server.trustedClients.laptop.publicKey zero" = trust "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    "server.trustedClients.laptop.publicKey missing" = server { trustedClients.laptop = { }; };
+    "server.trustedClients.laptop.maxBuildTime unit" = server { trustedClients.laptop = { publicKey = laptop; maxBuildTime = "2w"; }; };
+    "server.trustedClients.laptop.maxUploadBytes unit" = server { trustedClients.laptop = { publicKey = laptop; maxUploadBytes = "20GB"; }; };
+    "server.trustedClients.laptop.cache word" = server { trustedClients.laptop = { publicKey = laptop; cache = "all"; }; };
+    "server.trustedClients.laptop.maxBuild unknown" = server { trustedClients.laptop = { publicKey = laptop; maxBuild = "2h"; }; };
+    "server.relays scheme" = server { relays = [ "relay.example.org" ]; };
+    "server.relays user" = server { relays = [ "https://me@relay.example.org" ]; };
+    "server.relays query" = server { relays = [ "https://relay.example.org?x=1" ]; };
+    "server.relays text" = server { relays = "https://relay.example.org"; };
+    "server.embeddedRelay.listen bare" = server { embeddedRelay.listen = "7411"; };
+    "server.embeddedRelay.listen high" = server { embeddedRelay.listen = ":65536"; };
+    "server.embeddedRelay.urls scheme" = server { embeddedRelay.urls = [ "ftp://builder.example.org" ]; };
+    "server.openFirewall text" = server { openFirewall = "yes"; };
+    "server.keepOutputs zero" = server { keepOutputs = "0s"; };
+    "server.keepOutputs empty" = server { keepOutputs = ""; };
+    "server.reattachGrace order" = server { reattachGrace = "5s2m"; };
+    "server.maxOutputBytes zero" = server { maxOutputBytes = "0G"; };
+    "server.minFree unlimited" = server { minFree = "unlimited"; };
+    "server.minFree number" = server { minFree = 5; };
+    "server.cores negative" = server { cores = -1; };
+    "server.maxSilentTime fraction" = server { maxSilentTime = "1.5h"; };
+    "server.systems text" = server { systems = "x86_64-linux"; };
+    "server.settings set" = server { settings = { data_dir = "/"; }; };
+    "server.policies unknown" = server { policies = [ ]; };
+    "relay.listen name" = relay { listen = "relay.example.org"; };
+    "relay.tlsCert path" = relay { tlsCert = ./cases.nix; };
+    "relay.tlsKey relative" = relay { tlsKey = "key.pem"; };
+    "relay.hostNames url" = relay { hostNames = [ "https://relay.example.org" ]; };
+    "relay.logLevel word" = relay { logLevel = "trace"; };
+    "relay.drainTimeout days" = relay { drainTimeout = "1d"; };
+    "relay.idleTimeout number" = relay { idleTimeout = 120; };
+    "relay.maxCircuits 0" = relay { maxCircuits = 0; };
+    "client.trustedBuilders.attic.publicKey id" = believe laptop;
+    "client.trustedBuilders.attic.publicKey signature" = believe "attic-1:${otherKey}${key}";
+    "client.trustedBuilders.attic.publicKey two" = believe "attic-1:${key} cellar-1:${key}";
+    "client.mounts unknown" = client { mounts = { }; };
+  };
+}

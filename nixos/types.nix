@@ -1,0 +1,75 @@
+# The types of option values that drv-thru reads as text. Each takes nothing that
+# the program refuses, and its description says how to write a value: NixOS prints
+# it behind the name of the option.
+lib:
+let
+  text = name: description: check: lib.mkOptionType {
+    inherit name description;
+    check = x: builtins.isString x && check x;
+    merge = lib.mergeEqualOption;
+  };
+  matches = pattern: x: builtins.match pattern x != null;
+  isNull = matches "[a-zA-Z0]*";
+
+  # Absolute, without . and .., and without what systemd would expand.
+  absolute = x: matches "(/[A-Za-z0-9._+@=,-]+)+" x && !matches ".*/\\.\\.?(/.*)?" x;
+  below = dir: x: x == dir || lib.hasPrefix (dir + "/") x;
+
+  port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+  address = "([A-Za-z0-9.-]*|\\[[0-9A-Fa-f:.]+])";
+in
+rec {
+  # The digits are bounded so that no sum overflows.
+  duration = text "duration" "duration, such as \"90s\", \"30m\", \"1h30m\" or \"7d\", above 0"
+    (x: matches "([0-9]{1,4}d)?([0-9]{1,6}h)?([0-9]{1,7}m)?([0-9]{1,9}s)?" x && !isNull x);
+
+  # What Go's time.ParseDuration and systemd read alike.
+  timeout = text "timeout" "duration, such as \"90s\", \"30m\" or \"1h30m\", above 0"
+    (x: matches "([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?" x && !isNull x);
+
+  size = text "size" "size, such as \"500M\", \"20G\" or \"1T\", or \"unlimited\""
+    (x: x == "unlimited" || matches "[0-9]{1,6}T|[0-9]{1,9}G|[0-9]{1,12}M|[0-9]{1,15}K|[0-9]{1,18}" x && !isNull x);
+
+  reserve = text "reserve" "size, such as \"500M\" or \"20G\", or null for none"
+    (x: x != "unlimited" && size.check x);
+
+  # 32 bytes are 51 characters of base32 and one bit.
+  endpointId = text "endpointId" "endpoint ID (52 characters a-z and 2-7, as \"drv-thru key show\" prints it)"
+    (x: matches "[a-z2-7]{51}[aq]" x && !matches "a*" x);
+
+  nixPublicKey = text "nixPublicKey" "Nix public key (\"name:\" and 44 characters of base64, as \"drv-thru serve\" prints it)"
+    (matches "[^:[:space:]]+:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=");
+
+  relayUrl = text "relayUrl" "relay URL (https:// or http:// with a host; no user, query or fragment)"
+    (x: builtins.stringLength x <= 255
+      && matches "https?://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+])(:${port})?(/[A-Za-z0-9._~/-]*)?" x);
+
+  listenAddress = text "listenAddress" "address to listen on, such as \":7411\", \"192.0.2.1:443\" or \"[::1]:7411\""
+    (matches "${address}:${port}");
+
+  hostName = text "hostName" "host name, with or without a port"
+    (matches "${address}(:${port})?");
+
+  dataDir = text "dataDir" "absolute path, as a string, outside /nix, /home, /root, /run and /tmp"
+    (x: absolute x && !lib.any (dir: below dir x) [ "/nix" "/home" "/root" "/run" "/tmp" "/var/tmp" "/dev" "/proc" "/sys" ]);
+
+  # A path of Nix itself would be copied into the store.
+  file = text "file" "absolute path, as a string" absolute;
+
+  secretFile = text "secretFile" "absolute path, as a string, outside the Nix store (which everyone can read)"
+    (x: absolute x && !below "/nix/store" x);
+
+  # "[::1]:443" -> 443
+  portOf = x: builtins.fromJSON (builtins.head (builtins.match ".*:([0-9]+)" x));
+
+  # "1h30m" -> 5400
+  seconds = x:
+    let
+      parts = builtins.match "(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?" x;
+      part = i: decimal (builtins.elemAt parts i);
+      # A number in JSON has no leading zeros.
+      decimal = digits: if digits == null then 0 else
+      builtins.fromJSON (builtins.head (builtins.match "0*([0-9]+)" digits));
+    in
+    3600 * part 1 + 60 * part 3 + part 5;
+}
