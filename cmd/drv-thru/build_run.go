@@ -250,7 +250,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
-	if err := client.CheckTrust(info.SigningKey, trust); err != nil {
+	if err := r.app.checkTrust(ctx, trust, info.SigningKey); err != nil {
 		return err
 	}
 	if err := checkBuilder(&info, client.StoreFiles{}, roots); err != nil {

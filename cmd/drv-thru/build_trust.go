@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"os/user"
 	"strings"
 
@@ -11,10 +13,66 @@ import (
 	"github.com/drv-thru/drv-thru/core/nix/eval"
 )
 
-// localTrust finds out what the local Nix would import. The daemon says whether
-// it trusts the user; the keys are the machine's, not what the user's own
-// nix.conf adds, for the daemon does not heed that.
-func (a *app) localTrust(ctx context.Context, store *localStore) (client.LocalTrust, error) {
+const (
+	// daemonConfig is where the Nix daemon's settings are.
+	daemonConfig = "/etc/nix/nix.conf"
+	// maxDaemonConfig bounds how much of it is read.
+	maxDaemonConfig = 1 << 20
+)
+
+// checkTrust fails unless the local Nix will import what key signs.
+func (a *app) checkTrust(ctx context.Context, trust client.LocalTrust, key string) error {
+	// Running nix takes longer than all the rest of an import that has little to
+	// do, and the key mostly stands in the file.
+	if text, err := readConfig(daemonConfig); err == nil {
+		trust.Keys = configKeys(text)
+		if client.CheckTrust(key, trust) == nil {
+			return nil
+		}
+	}
+	// The keys are the machine's, not what the user's own nix.conf adds, for the
+	// daemon does not heed that.
+	config, err := eval.ShowConfig(ctx, eval.Config{Env: eval.SystemEnv(a.environ)})
+	if err != nil {
+		return fmt.Errorf("find out whom the local Nix trusts: %w", err)
+	}
+	trust.Keys = strings.Fields(config["trusted-public-keys"])
+	trust.NoSigs = config["require-sigs"] == "false"
+	return client.CheckTrust(key, trust)
+}
+
+func readConfig(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxDaemonConfig))
+	return string(text), err
+}
+
+// configKeys returns the trusted keys that a nix.conf(5) names itself, without
+// what it includes.
+func configKeys(text string) []string {
+	var keys, extra []string
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		words := strings.Fields(line)
+		if len(words) < 2 || words[1] != "=" {
+			continue
+		}
+		switch words[0] {
+		case "trusted-public-keys", "binary-cache-public-keys":
+			keys, extra = words[2:], nil
+		case "extra-trusted-public-keys", "extra-binary-cache-public-keys":
+			extra = append(extra, words[2:]...)
+		}
+	}
+	return append(keys[:len(keys):len(keys)], extra...)
+}
+
+// userTrust asks the daemon whether it trusts the user.
+func (a *app) userTrust(ctx context.Context, store *localStore) (client.LocalTrust, error) {
 	t := client.LocalTrust{User: a.userName()}
 	trust := store.conn.Info().Trust
 	if trust == daemon.TrustUnknown {
@@ -23,15 +81,7 @@ func (a *app) localTrust(ctx context.Context, store *localStore) (client.LocalTr
 			return t, err
 		}
 	}
-	if t.UserTrusted = trust == daemon.Trusted; t.UserTrusted {
-		return t, nil
-	}
-	config, err := eval.ShowConfig(ctx, eval.Config{Env: eval.SystemEnv(a.environ)})
-	if err != nil {
-		return t, fmt.Errorf("find out whom the local Nix trusts: %w", err)
-	}
-	t.Keys = strings.Fields(config["trusted-public-keys"])
-	t.NoSigs = config["require-sigs"] == "false"
+	t.UserTrusted = trust == daemon.Trusted
 	return t, nil
 }
 
@@ -42,7 +92,7 @@ func (a *app) userName() string {
 	return a.env("USER")
 }
 
-// trustLookup is a localTrust under way, so that it costs no time of its own.
+// trustLookup is a userTrust under way, so that it costs no time of its own.
 type trustLookup struct {
 	done  chan struct{}
 	trust client.LocalTrust
@@ -53,7 +103,7 @@ func (a *app) lookUpTrust(ctx context.Context, store *localStore) *trustLookup {
 	l := &trustLookup{done: make(chan struct{})}
 	go func() {
 		defer close(l.done)
-		l.trust, l.err = a.localTrust(ctx, store)
+		l.trust, l.err = a.userTrust(ctx, store)
 	}()
 	return l
 }
