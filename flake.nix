@@ -28,7 +28,7 @@
           };
 
           # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-nH2yaptAQ+oxbENnB3I+/jEFeMbWCitCJ0Fq5KKA5aY=";
+          vendorHash = "sha256-DvEUnIv/U20mhB1nI9C6/Em4ouCie/a7vuxTSqgfgvE=";
 
           subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
           env.CGO_ENABLED = 0;
