@@ -1,0 +1,290 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/ticket"
+)
+
+var testLimits = ticket.Limits{
+	MaxBuildTime: ticket.Duration(30 * time.Minute), MaxUploadBytes: 1 << 30, MaxOutputBytes: 1 << 31,
+	Systems: []string{"x86_64-linux", "aarch64-linux"}, NoFixedOutput: true,
+}
+
+func testRequest() Request {
+	return Request{
+		Now: 1_700_000_000, Event: EventBuild,
+		Ticket: Ticket{ID: "t", Name: "ci"}, Client: Client{ID: "c"},
+		Request: Build{Roots: []Root{{Name: "hello", System: "x86_64-linux", Outputs: []string{"out"}}}},
+	}
+}
+
+// patient lets ordinary modules take as long as a busy machine needs.
+func patient(t testing.TB, interpret bool) *Host {
+	t.Helper()
+	return NewHost(Config{Wall: time.Minute, Interpret: interpret, Concurrency: 2})
+}
+
+// ask loads and asks once; err is of either.
+func ask(t testing.TB, h *Host, code []byte) (Result, error) {
+	t.Helper()
+	m, err := h.Load(t.Context(), code)
+	if err != nil {
+		return Result{}, err
+	}
+	defer m.Close()
+	return m.Decide(t.Context(), testRequest(), testLimits)
+}
+
+func wantCode(t testing.TB, err error, want Code) *Error {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("error %v, want one with %s", err, want)
+	}
+	if e.Code != want {
+		t.Fatalf("%s, want %s", e.Owner(), want)
+	}
+	return e
+}
+
+func decides(limits string) string {
+	return `{"abi":"ticket-policy/1","decision":"narrow","limits":{` + limits + `}}`
+}
+
+// hostile are modules of which each is refused with its code.
+func hostile() map[string]struct {
+	code   []byte
+	want   Code
+	spins  bool // runs until its time is up
+	before bool // refused before it runs
+} {
+	type h = struct {
+		code   []byte
+		want   Code
+		spins  bool
+		before bool
+	}
+	run := func(want Code, m mod) h { return h{code: m.wasm(), want: want} }
+	spin := func(m mod) h { return h{code: m.wasm(), want: CodeTimeout, spins: true} }
+	refused := func(want Code, m mod) h { return h{code: m.wasm(), want: want, before: true} }
+	out := func(want Code, text string) h { return h{code: says(text), want: want} }
+	w := []imp{fdWrite}
+	huge := func(n uint64) []byte {
+		return append([]byte{0x70, 0}, vecLen(n)...)
+	}
+	return map[string]h{
+		"infinite loop":            spin(mod{body: forever}),
+		"infinite loop in start":   spin(mod{body: forever, start: true}),
+		"loop that reads at end":   spin(mod{imports: []imp{fdRead}, body: loop(store(0, 64), store(4, 1<<15), i32(0), i32(0), i32(1), i32(8), call(0), drop)}),
+		"loop that fills memory":   spin(mod{memory: []byte{0, 0x80, 4}, body: loop(i32(0), i32(7), i32(32<<20), []byte{0xfc, 11, 0})}),
+		"table grown for ever":     spin(mod{table: []byte{0x70, 0, 1}, body: loop([]byte{0xd0, 0x70}, i32(1<<30), []byte{0xfc, 15, 0}, drop)}),
+		"loop after an answer":     spin(mod{imports: w, data: allows, body: op(write(1, 1024, int32(len(allows))), forever)}),
+		"memory grown bit by bit":  run(CodeMemory, mod{body: loop(grow(1))}),
+		"memory grown at once":     run(CodeMemory, mod{body: op(grow(511), grow(1))}),
+		"memory, then an answer":   run(CodeMemory, mod{imports: w, data: allows, body: op(grow(600), write(1, 1024, int32(len(allows))))}),
+		"endless stdout":           run(CodeOutputLimit, mod{imports: w, body: loop(write(1, 0, 1<<15))}),
+		"a gigabyte of stdout":     run(CodeOutputLimit, mod{imports: w, memory: []byte{0, 0x80, 4}, body: loop(write(1, 0, 32<<20))}),
+		"stderr flood":             run(CodeOutputLimit, mod{imports: w, body: loop(write(2, 0, 100))}),
+		"stderr, then an answer":   run(CodeOutputLimit, mod{imports: w, data: allows, body: op(write(2, 0, 5000), write(1, 1024, int32(len(allows))))}),
+		"unreachable":              run(CodeTrap, mod{body: unreachable}),
+		"unreachable in start":     run(CodeTrap, mod{body: unreachable, start: true}),
+		"out of bounds":            run(CodeTrap, mod{body: store(1<<30, 1)}),
+		"division by zero":         run(CodeTrap, mod{body: op(i32(1), i32(0), []byte{0x6d}, drop)}),
+		"stack overflow":           run(CodeTrap, mod{body: call(0)}),
+		"poll of too many":         run(CodeTrap, mod{imports: []imp{{wasiModule, "poll_oneoff", 4, 1}}, body: op(i32(0), i32(0), i32(0x5555556), i32(8), call(0), unreachable)}),
+		"exit 1":                   run(CodeExit, mod{imports: []imp{procExit}, body: op(i32(1), call(0))}),
+		"exit as wazero's timeout": run(CodeExit, mod{imports: []imp{procExit}, body: op(i32(-0x10000001), call(0))}),
+		"exit 3 after an answer":   run(CodeExit, mod{imports: []imp{fdWrite, procExit}, data: allows, body: op(write(1, 1024, int32(len(allows))), i32(3), call(1))}),
+		"exit 0 without an answer": run(CodeBadOutput, mod{imports: []imp{procExit}, body: op(i32(0), call(0))}),
+		"no answer":                run(CodeBadOutput, mod{}),
+
+		"too many bytes":        {code: make([]byte, MaxModule+1), want: CodeTooLarge, before: true},
+		"no module":             {code: []byte("#!/bin/sh\n"), want: CodeInvalid, before: true},
+		"nothing":               {want: CodeInvalid, before: true},
+		"component":             {code: []byte("\x00asm\x0d\x00\x01\x00"), want: CodeInvalid, before: true},
+		"no command":            refused(CodeInvalid, mod{exports: []string{"main"}}),
+		"enormous memory":       refused(CodeMemory, mod{memory: append([]byte{0}, vecLen(65536)...)}),
+		"enormous table":        refused(CodeMemory, mod{table: huge(1 << 31)}),
+		"table above the limit": refused(CodeMemory, mod{table: huge(MaxTable + 1)}),
+		"locals of 4 GiB":       refused(CodeTooLarge, mod{locals: op([]byte{1}, vecLen(1<<32-1), []byte{0x7f})}),
+		"section of 4 GiB":      refused(CodeInvalid, mod{extra: op([]byte{secData}, vecLen(1<<32-1))}),
+		"data of 4 GiB":         refused(CodeInvalid, mod{extra: section(secData, op([]byte{1, 1}, vecLen(1<<32-1)))}),
+		"elements of 4 GiB":     refused(CodeTooLarge, mod{extra: section(secElement, op([]byte{1, 1, 0}, vecLen(1<<32-1)))}),
+		"globals of 4 GiB":      refused(CodeTooLarge, mod{extra: section(secGlobal, vecLen(1<<32-1))}),
+		"sections out of order": refused(CodeInvalid, mod{extra: section(secGlobal, []byte{0})}),
+		"section twice":         refused(CodeInvalid, mod{extra: section(secMemory, []byte{0})}),
+		"broken types":          refused(CodeInvalid, mod{body: drop}),
+		"unknown function":      refused(CodeImports, mod{imports: []imp{{wasiModule, "fd_teleport", 1, 1}}}),
+		"unknown module":        refused(CodeImports, mod{imports: []imp{{"env", "fd_write", 4, 1}}}),
+		"path_open":             refused(CodeImports, mod{imports: []imp{{wasiModule, "path_open", 9, 1}}}),
+		"sock_accept":           refused(CodeImports, mod{imports: []imp{{wasiModule, "sock_accept", 3, 1}}}),
+		"sock_send":             refused(CodeImports, mod{imports: []imp{{wasiModule, "sock_send", 5, 1}}}),
+		"wrong signature":       refused(CodeImports, mod{imports: []imp{{wasiModule, "fd_write", 1, 1}}}),
+
+		"two objects":         out(CodeBadOutput, allows+allows),
+		"trailing bytes":      out(CodeBadOutput, allows+"\n\x00"),
+		"half an object":      out(CodeBadOutput, allows[:20]),
+		"a list":              out(CodeBadOutput, "["+allows+"]"),
+		"wrong abi":           out(CodeBadOutput, `{"abi":"ticket-policy/2","decision":"allow"}`),
+		"no abi":              out(CodeBadOutput, `{"decision":"allow"}`),
+		"unknown decision":    out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"maybe"}`),
+		"other case":          out(CodeBadOutput, `{"abi":"ticket-policy/1","Decision":"allow"}`),
+		"unknown field":       out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"allow","also":1}`),
+		"field twice":         out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"deny","decision":"allow"}`),
+		"field twice, hidden": out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"deny","decisio\u006e":"allow"}`),
+		"null":                out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"allow","limits":null}`),
+		"invalid UTF-8":       out(CodeBadOutput, "{\"abi\":\"ticket-policy/1\",\"decision\":\"deny\",\"reason\":\"\xff\"}"),
+		"long reason":         out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"deny","reason":"`+strings.Repeat("x", MaxReason+1)+`"}`),
+		"allow with limits":   out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"allow","limits":{"max_upload_bytes":1}}`),
+		"narrow, no limits":   out(CodeBadOutput, `{"abi":"ticket-policy/1","decision":"narrow"}`),
+		"NaN":                 out(CodeBadOutput, decides(`"max_upload_bytes":NaN`)),
+		"infinity":            out(CodeBadOutput, decides(`"max_upload_bytes":1e999`)),
+		"negative":            out(CodeBadOutput, decides(`"max_upload_bytes":-1`)),
+		"negative zero":       out(CodeBadOutput, decides(`"max_upload_bytes":-0`)),
+		"fraction":            out(CodeBadOutput, decides(`"max_upload_bytes":1.5`)),
+		"2^63":                out(CodeBadOutput, decides(`"max_upload_bytes":9223372036854775808`)),
+		"2^64":                out(CodeBadOutput, decides(`"max_upload_bytes":18446744073709551616`)),
+		"number as text":      out(CodeBadOutput, decides(`"max_upload_bytes":"1"`)),
+		"zero is not all":     out(CodeBadOutput, decides(`"max_upload_bytes":0`)),
+		"no systems":          out(CodeBadOutput, decides(`"systems":[]`)),
+
+		"more build time":    out(CodeWidens, decides(`"max_build_seconds":1801`)),
+		"more upload":        out(CodeWidens, decides(`"max_upload_bytes":1073741825`)),
+		"more output":        out(CodeWidens, decides(`"max_output_bytes":9007199254740991`)),
+		"another system":     out(CodeWidens, decides(`"systems":["x86_64-linux","riscv64-linux"]`)),
+		"fixed output after": out(CodeWidens, decides(`"no_fixed_output":false`)),
+	}
+}
+
+func vecLen(n uint64) []byte {
+	var out []byte
+	for ; n >= 0x80; n >>= 7 {
+		out = append(out, byte(n)|0x80)
+	}
+	return append(out, byte(n))
+}
+
+func TestHostileModules(t *testing.T) {
+	for _, interpret := range []bool{false, true} {
+		ordinary := patient(t, interpret)
+		// What spins needs only to be stopped, the sooner the better.
+		short := NewHost(Config{Wall: 20 * time.Millisecond, Interpret: interpret})
+		for name, c := range hostile() {
+			t.Run(fmt.Sprintf("%s/interpreted=%t", name, interpret), func(t *testing.T) {
+				h := ordinary
+				if c.spins {
+					h = short
+				}
+				res, err := ask(t, h, c.code)
+				e := wantCode(t, err, c.want)
+				if res.Limits.MaxBuildTime != 0 || res.Limits.MaxUploadBytes != 0 {
+					t.Errorf("limits %+v beside a refusal", res.Limits)
+				}
+				if res.Cost.Memory > MaxMemory || len(res.Stderr) > MaxStderr {
+					t.Errorf("used %+v", res.Cost)
+				}
+				if c.before && res.Cost.Stdin != 0 {
+					t.Error("it ran")
+				}
+				if e.Detail == "" || strings.Contains(e.Error(), e.Detail) {
+					t.Errorf("the holder sees %q, the owner %q", e.Error(), e.Detail)
+				}
+			})
+		}
+	}
+}
+
+// TestManySpinning: what spins does not keep an ordinary policy from its turn.
+func TestManySpinning(t *testing.T) {
+	h := NewHost(Config{Wall: 20 * time.Millisecond, Concurrency: 1})
+	slow, err := h.Load(t.Context(), mod{body: forever}.wasm())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	slow.cost.Store(int64(time.Second))
+	quick, err := h.Load(t.Context(), says(allows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer quick.Close()
+	quick.cost.Store(int64(time.Microsecond))
+
+	h.gate.free-- // the test holds the only turn until all have queued
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var order []Code
+	asked := func(m *Module) {
+		defer wg.Done()
+		_, err := m.Decide(t.Context(), testRequest(), testLimits)
+		var e *Error
+		mu.Lock()
+		defer mu.Unlock()
+		if errors.As(err, &e) {
+			order = append(order, e.Code)
+		} else {
+			order = append(order, "")
+		}
+	}
+	waiting := func() int {
+		h.gate.mu.Lock()
+		defer h.gate.mu.Unlock()
+		return len(h.gate.waiting)
+	}
+	for i := range 51 {
+		m := slow
+		if i == 50 {
+			m = quick
+		}
+		wg.Add(1)
+		go asked(m)
+		for waiting() <= i {
+			runtime.Gosched()
+		}
+	}
+	h.gate.leave()
+	wg.Wait()
+	// A loaded machine may stop the quick one too, but never make it wait.
+	if order[0] == CodeTimeout && quick.cost.Load() == int64(time.Microsecond) {
+		t.Errorf("the ordinary decision was not the first: %q", order)
+	}
+	for _, code := range order[1:] {
+		if code != CodeTimeout {
+			t.Errorf("a spinning policy ended with %q", code)
+		}
+	}
+}
+
+func TestGate(t *testing.T) {
+	g := &gate{free: 1}
+	if err := g.enter(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantCode(t, g.enter(gone, 0), CodeCanceled)
+	for range maxWaiting {
+		if _, err := g.queue(time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantCode(t, g.enter(t.Context(), 0), CodeBusy)
+	for range maxWaiting {
+		g.leave()
+	}
+	if g.free != 0 || len(g.waiting) != 0 {
+		t.Fatalf("%d free and %d waiting while the last has its turn", g.free, len(g.waiting))
+	}
+	g.leave()
+	if g.free != 1 {
+		t.Fatalf("%d free at the end", g.free)
+	}
+}
