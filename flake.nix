@@ -21,10 +21,12 @@
           pname = "drv-thru";
           version = "0-unstable-${date}";
 
-          # Not the tests on real Nix, whose changes rebuild nothing.
+          # Neither the tests on real Nix nor the module, whose changes rebuild
+          # nothing; but what the module makes, for the programs' tests.
           src = lib.fileset.toSource {
             root = ./.;
-            fileset = lib.fileset.difference ./. (lib.fileset.unions [ ./e2e ./.ci ./flake.nix ]);
+            fileset = lib.fileset.union ./nixos/tests/configs.json
+              (lib.fileset.difference ./. (lib.fileset.unions [ ./e2e ./.ci ./nixos ./flake.nix ]));
           };
 
           # e2e/test computes this one and says when it has changed.

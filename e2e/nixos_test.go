@@ -80,6 +80,7 @@ var refusals = map[string]string{
 	"certWithoutKey":   "tlsCert and tlsKey go together",
 	"keyWithoutCert":   "tlsCert and tlsKey go together",
 	"oneNameTwoKeys":   "several keys that are called attic-1",
+	"nameOfExtra":      "several keys that are called attic-1",
 	"nameOfAnother":    "several keys that are called cache.nixos.org-1",
 }
 

@@ -9,7 +9,10 @@ let
 
   # Nix looks keys up by their names, and heeds one key of a name only.
   nameOf = key: builtins.head (builtins.match "([^:]*):.*" key);
-  trusted = config.nix.settings.trusted-public-keys or [ ] ++ config.nix.settings.extra-trusted-public-keys or [ ];
+  trusted = lib.concatMap (setting: own.words (config.nix.settings.${setting} or [ ])) [
+    "trusted-public-keys"
+    "extra-trusted-public-keys"
+  ];
   rivals = name: lib.unique (lib.filter (key: lib.hasPrefix (name + ":") key) trusted);
   contested = lib.filter (name: builtins.length (rivals name) > 1) (lib.unique (map nameOf keys));
 in

@@ -84,7 +84,8 @@ let
       groups = builtins.attrNames (lib.filterAttrs member config.users.groups) ++ config.users.users.${user}.extraGroups;
     in
     [ "*" user ] ++ map (group: "@" + group) groups;
-  listed = setting: lib.filter (name: builtins.elem name names) (nix.${setting} or [ ] ++ nix."extra-${setting}" or [ ]);
+  listed = setting: lib.filter (name: builtins.elem name names)
+    (own.words (nix.${setting} or [ ]) ++ own.words (nix."extra-${setting}" or [ ]));
 in
 {
   options.services.drv-thru.server = {

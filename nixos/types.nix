@@ -59,6 +59,10 @@ rec {
   secretFile = text "secretFile" "absolute path, as a string, outside the Nix store (which everyone can read)"
     (x: absolute x && !below "/nix/store" x);
 
+  # A list in nix.conf, which NixOS takes as one text too where it does not know it.
+  words = x: if builtins.isList x then x else
+  lib.filter (word: builtins.isString word && word != "") (builtins.split "[[:space:]]+" x);
+
   # "[::1]:443" -> 443
   portOf = x: builtins.fromJSON (builtins.head (builtins.match ".*:([0-9]+)" x));
 

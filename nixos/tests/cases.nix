@@ -118,7 +118,7 @@ in
     };
     trustedUser = { imports = [ (server { }) { nix.settings.trusted-users = [ "drv-thru" ]; } ]; };
     trustedEverybody = { imports = [ (server { }) { nix.settings.trusted-users = [ "*" ]; } ]; };
-    trustedExtra = { imports = [ (server { }) { nix.settings.extra-trusted-users = [ "@drv-thru" ]; } ]; };
+    trustedExtra = { imports = [ (server { }) { nix.settings.extra-trusted-users = "alice @drv-thru"; } ]; };
     trustedGroup = {
       imports = [ (server { }) { nix.settings.trusted-users = [ "@wheel" ]; users.users.drv-thru.extraGroups = [ "wheel" ]; } ];
     };
@@ -142,8 +142,9 @@ in
         cellar.publicKey = "attic-1:${otherKey}";
       };
     };
-    nameOfAnother = {
-      imports = [ (believe "cache.nixos.org-1:${key}") ];
+    nameOfAnother = believe "cache.nixos.org-1:${key}";
+    nameOfExtra = {
+      imports = [ (believe "attic-1:${key}") { nix.settings.extra-trusted-public-keys = "attic-1:${otherKey}"; } ];
     };
   };
 

@@ -16,9 +16,9 @@ in
     nix.package = option types.anything "/nix-package";
     nix.settings = {
       trusted-public-keys = list [ ];
-      extra-trusted-public-keys = list [ ];
+      extra-trusted-public-keys = option types.anything [ ];
       trusted-users = list [ ];
-      extra-trusted-users = list [ ];
+      extra-trusted-users = option types.anything [ ];
       allowed-users = list [ "*" ];
       sandbox = option types.anything true;
     };
