@@ -183,7 +183,7 @@ func (s *Service) admitOrForget(ctx context.Context, c *caller, b, old *build, r
 
 // admit checks limits, asks the policy, spends a use and starts the build.
 func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.BuildRequest) error {
-	if err := s.enoughDisk(0); err != nil {
+	if err := s.enoughDisk(); err != nil {
 		return err
 	}
 	cl, err := newClosure(req.Roots, req.Closure)
@@ -234,9 +234,9 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 // rootPresent makes temporary roots of the closure, then tells what of it is
 // present. A closure that is there whole is held by its roots alone.
 func (s *Service) rootPresent(ctx context.Context, b *build, cl *closure) ([]bool, error) {
-	session, err := s.cfg.Store.Session(s.ctx)
+	session, err := s.inputSession(b.place.group)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
 	b.session = session
 	have, err := s.present(ctx, cl)
@@ -365,18 +365,6 @@ func (b *build) start(wanted []int, idle, keepGoing bool) {
 func (b *build) fail(err error) {
 	b.s.wg.Add(1)
 	b.end(&wire.Result{Error: wireError(err)})
-}
-
-// enoughDisk fails when less than the reserve would be left after more bytes.
-func (s *Service) enoughDisk(more uint64) error {
-	free, err := s.cfg.FreeDisk()
-	if err != nil {
-		return fmt.Errorf("ask for free disk space: %w", err)
-	}
-	if free < s.cfg.MinFree || free-s.cfg.MinFree < more {
-		return wire.Errorf(wire.CodeDisk, "%d MiB are free, %d MiB are kept in reserve", free>>20, s.cfg.MinFree>>20)
-	}
-	return nil
 }
 
 // wireError finds the error that the client is told.

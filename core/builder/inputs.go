@@ -167,9 +167,9 @@ func (b *build) uploadSession(ctx context.Context) (Session, error) {
 	if cl == nil {
 		return nil, wire.Errorf(wire.CodeInputUnasked, "the build has all its inputs")
 	}
-	session, err := b.s.cfg.Store.Session(b.s.ctx)
+	session, err := b.s.inputSession(b.place.group)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
 	if err := b.reroot(ctx, session, cl); err != nil {
 		_ = session.Close()

@@ -615,3 +615,63 @@ func TestCancelTicket(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+func TestInputSessionsAreShared(t *testing.T) {
+	e := start(t)
+	greedy, honest := e.holder(1), e.holder(2)
+	refused := 0
+	for id := range uint32(60) {
+		_, err := greedy.Put(bt.ID(id), bt.Request(small(fmt.Sprint(id))...))
+		if err != nil {
+			wantCode(t, err, wire.CodeRate)
+			refused++
+		}
+	}
+	if n := e.store.Sessions(); refused == 0 || n > 40 {
+		t.Errorf("%d refused, %d connections to the daemon", refused, n)
+	}
+	if r := e.build(honest, 100, small("honest")...); r.Error != nil {
+		t.Error(r.Error)
+	}
+	// What was refused left nothing behind, and a place is free again.
+	if _, err := greedy.Cancel(bt.ID(0)); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.build(greedy, 200, small("later")...); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
+func TestDiskIsPromisedOnce(t *testing.T) {
+	e := start(t)
+	e.setFree(5 << 20)
+	src := bt.Source("src", strings.Repeat("x", 2<<20)) // needs 4 MiB for a moment
+	a, b := e.holder(1), e.holder(2)
+	for i, c := range []*bt.Client{a, b} {
+		if _, err := c.Put(bt.ID(uint32(i)), bt.Request(withSource(src)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(0))+"/inputs", r)
+		done <- err
+	}()
+	frame := bt.Frame(0, src.Nar)
+	if _, err := w.Write(frame[:1<<20]); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.Send(bt.ID(1), frame)
+	wantCode(t, err, wire.CodeDisk)
+	if _, err := w.Write(frame[1<<20:]); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Send(bt.ID(1), frame); err != nil {
+		t.Error(err)
+	}
+}

@@ -79,10 +79,6 @@ func (rx *receiver) frame(i int, size uint64) error {
 		return err
 	}
 	rx.last = i
-	// A large NAR is on the disk twice until it is added.
-	if err := rx.b.s.enoughDisk(2 * size); err != nil {
-		return err
-	}
 	if info.Path.IsDrv() && size > maxDerivation {
 		return wire.Errorf(wire.CodeInputDerivation, "%s has %d bytes; at most %d", info.Path, size, maxDerivation)
 	}
@@ -128,14 +124,13 @@ func (rx *receiver) take(i int, info nix.PathInfo) error {
 	if err != nil {
 		return err
 	}
-	if err := rx.verify(v, held, info); err != nil {
-		_ = held.Close() // it holds nothing any more
-		return err
+	err = rx.verify(v, held, info)
+	if err == nil && info.Path.IsDrv() {
+		err = rx.derivation(info, v.Contents())
 	}
-	if info.Path.IsDrv() {
-		if err := rx.derivation(info, v.Contents()); err != nil {
-			return err
-		}
+	if err != nil {
+		_ = held.Close() // nothing of it is needed any more
+		return err
 	}
 	rx.batch = append(rx.batch, ImportItem{Info: info, Nar: held})
 	rx.indexes = append(rx.indexes, i)
@@ -172,24 +167,30 @@ func (rx *receiver) verify(v *nix.CAVerifier, held *holding, info nix.PathInfo) 
 // hold makes room for a NAR: in memory, or in a file that has no name, so that
 // nothing is left of it however this process ends.
 func (rx *receiver) hold(info nix.PathInfo) (*holding, error) {
-	if info.NarSize <= smallNar {
-		return &holding{}, nil
-	}
-	f, err := os.CreateTemp(rx.b.dir, ".input-*")
+	// It is on the disk twice until it is added.
+	giveBack, err := rx.b.s.reserveDisk(2 * info.NarSize)
 	if err != nil {
+		return nil, err
+	}
+	held := &holding{giveBack: giveBack}
+	if info.NarSize <= smallNar {
+		return held, nil
+	}
+	if held.file, err = os.CreateTemp(rx.b.dir, ".input-*"); err != nil {
+		giveBack()
 		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
 	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
+	if err := os.Remove(held.file.Name()); err != nil {
+		return nil, fmt.Errorf("hold %s: %w", info.Path, errors.Join(err, held.Close()))
 	}
-	return &holding{file: f}, nil
+	return held, nil
 }
 
 // holding is a NAR between the client and the daemon: written, rewound, read.
 type holding struct {
-	memory bytes.Buffer
-	file   *os.File
+	memory   bytes.Buffer
+	file     *os.File
+	giveBack func() // ends the reservation of disk space
 }
 
 func (h *holding) Write(p []byte) (int, error) {
@@ -214,8 +215,9 @@ func (h *holding) rewind() error {
 	return err
 }
 
-// Close gives the room back.
+// Close gives the room back. It is called once.
 func (h *holding) Close() error {
+	h.giveBack()
 	h.memory = bytes.Buffer{}
 	if h.file == nil {
 		return nil

@@ -222,7 +222,7 @@ func (b *build) watchDisk(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := b.s.enoughDisk(0); wire.CodeOf(err) == wire.CodeDisk {
+			if err := b.s.enoughDisk(); wire.CodeOf(err) == wire.CodeDisk {
 				b.cancel(err)
 			}
 		}

@@ -85,7 +85,7 @@ const (
 	defaultKeepOutputs  = 24 * time.Hour
 	defaultRecentBuilds = 20
 	// maxLivePerClient and maxLive bound the builds that are not ended.
-	maxLivePerClient = 256
+	maxLivePerClient = 128
 	maxLive          = 4096
 	// maxDocuments bounds the bytes of request documents that are being read at
 	// once: one of the largest and many ordinary ones. A ticket or trusted
@@ -113,6 +113,8 @@ type Service struct {
 	served    recent[nix.Hash, nix.Path]
 	documents budget // bytes
 	decoders  budget
+	sessions  budget // of inputSession
+	disk      reserved
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
@@ -134,6 +136,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		queue:     newQueue(cfg.Slots),
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
+		sessions:  budget{most: maxInputSessions, share: inputSessionsShare},
 		builds:    make(map[wire.BuildID]*build),
 		clients:   cfg.Clients,
 		indexes:   make(map[wire.BuildID]*index),

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -52,6 +53,7 @@ func start(t *testing.T, change ...func(*builder.Config)) *env {
 		Identity: key.ID{1}, Software: "test", NixVersion: "2.99", SigningKey: signing,
 		Store: e.store, Records: e.records, Dir: filepath.Join(t.TempDir(), "builds"), Peer: bt.Peer,
 		Systems: []string{bt.System}, Now: e.now,
+		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 		FreeDisk: func() (uint64, error) {
 			e.mu.Lock()
 			defer e.mu.Unlock()
@@ -76,7 +78,7 @@ func (e *env) run() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.svc, e.server = svc, httptest.NewServer(svc)
+	e.svc, e.server = svc, bt.NewServer(svc)
 }
 
 func (e *env) stop() {

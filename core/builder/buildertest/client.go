@@ -22,6 +22,15 @@ const peerHeader = "Test-Peer"
 // are, instead of proving it.
 func Peer(r *http.Request) (key.ID, error) { return key.ParseID(r.Header.Get(peerHeader)) }
 
+// NewServer serves h as the builder is served: HTTP/2 in TLS. With HTTP/1 a read
+// deadline would outlive its request.
+func NewServer(h http.Handler) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	return s
+}
+
 // Client sends requests to a test server.
 type Client struct {
 	Server *httptest.Server

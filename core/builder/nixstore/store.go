@@ -113,18 +113,20 @@ func (s *Store) Missing(ctx context.Context, targets []daemon.DerivedPath) (m da
 
 // ReadFile implements builder.Files.
 func (s *Store) ReadFile(path nix.Path, limit int64) ([]byte, error) {
-	f, err := os.Open(s.file(path))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	// A store path never changes what it is, so this is no race; a link must not
+	// lead out of the store.
+	info, err := os.Lstat(s.file(path))
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > limit {
 		return nil, fmt.Errorf("%s is no regular file of at most %d bytes", path, limit)
 	}
+	f, err := os.Open(s.file(path))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	data := make([]byte, info.Size())
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)

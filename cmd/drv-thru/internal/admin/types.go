@@ -44,7 +44,7 @@ type Ticket struct {
 
 // NewTicket asks for a ticket.
 type NewTicket struct {
-	Name    string          `json:"name"`    // "": ticket-<unix time>
+	Name    string          `json:"name"`             // "": ticket-<unix time>
 	Expires ticket.Duration `json:"expires,omitzero"` // 0: never
 	MaxUses int64           `json:"max_uses"`
 	Limits  ticket.Limits   `json:"limits"`

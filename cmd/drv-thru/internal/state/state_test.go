@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,6 +16,8 @@ import (
 )
 
 var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+func timeNow() time.Time { return now }
 
 func openTemp(t *testing.T) *DB {
 	t.Helper()
@@ -272,5 +275,38 @@ func TestBackup(t *testing.T) {
 	defer c.Close()
 	if _, err := c.Ticket(t.Context(), tk.ID); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOpensOlderVersions opens a file as each version wrote it. The files are
+// never made again: what they hold must be read for ever.
+func TestOpensOlderVersions(t *testing.T) {
+	for v := 1; v <= len(migrations); v++ {
+		name := fmt.Sprintf("v%d.db", v)
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tickets, err := d.Tickets(t.Context())
+		if err != nil || len(tickets) != 1 || tickets[0].Name != "kept" || tickets[0].Used != 1 || tickets[0].MaxUses != 3 ||
+			tickets[0].Bind != (key.ID{9}) || !tickets[0].Limits.NoFixedOutput || tickets[0].Secret.ID() != tickets[0].ID {
+			t.Errorf("%s: tickets %+v, %v", name, tickets, err)
+		}
+		builds, err := d.Builds(t.Context())
+		if err != nil || len(builds) != 1 || builds[0].Ticket != tickets[0].ID || builds[0].State != wire.StateFailed ||
+			builds[0].Result.Error.Code != wire.CodeBuildFailed || builds[0].Roots[0].Label != "hello" || builds[0].Ended.IsZero() {
+			t.Errorf("%s: builds %+v, %v", name, builds, err)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

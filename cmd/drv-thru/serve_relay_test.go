@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+func newSecret(t *testing.T) key.Secret {
+	t.Helper()
+	s, err := key.NewSecret(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestEmbeddedRelay(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.stop()
+	if len(e.urls) != 1 || e.urls[0] != "http://"+e.address {
+		t.Fatalf("urls %v of %s", e.urls, e.address)
+	}
+	builder := newSecret(t)
+	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer circuits.Close()
+	srv, err := link.NewServer(builder, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "hello")
+	}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go srv.ServeTLS(circuits, "", "")
+	defer srv.Close()
+	if err := circuits.Registered(ctx); err != nil {
+		t.Fatal(err)
+	}
+	session, err := link.Dial(ctx, link.Config{Identity: newSecret(t), Peer: builder.ID(), Relays: e.urls})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, link.BaseURL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := session.Control().RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "hello" {
+		t.Errorf("%q, %v", body, err)
+	}
+	// Nobody else can register where clients come in.
+	other, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: e.urls})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for {
+		changed := other.Changed()
+		status := other.Status()[0]
+		if status.Connected {
+			t.Fatal("a stranger is registered")
+		}
+		if status.Err != nil {
+			if wire.CodeOf(status.Err) != wire.CodeNotFound {
+				t.Errorf("refused with %v", status.Err)
+			}
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatal("no answer")
+		}
+	}
+}
+
+func TestReachableURLs(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1:80":     "http://192.0.2.1:80",
+		"[2001:db8::1]:80": "http://[2001:db8::1]:80",
+	} {
+		urls, err := reachableURLs(net.TCPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+		if err != nil || len(urls) != 1 || urls[0] != want {
+			t.Errorf("%s: %v, %v", addr, urls, err)
+		}
+	}
+	urls, err := reachableURLs(&net.TCPAddr{IP: net.IPv6unspecified, Port: 7411})
+	if err != nil || len(urls) == 0 {
+		t.Errorf("%v, %v", urls, err)
+	}
+}
