@@ -56,7 +56,12 @@
 // .drv files and sources, each with its NAR hash. The builder checks limits
 // and policy, spends one use of the ticket, queues the build, and answers with
 // the indexes of the paths that it wants sent ([Build.Wanted]): those that are
-// not valid in its store with the very NAR hash that the client stated.
+// not valid in its store with the very NAR hash that the client stated. (Of
+// large content-addressed paths and of all input-addressed ones it asks its
+// substituters first, which is why the answer may want less than a Plan did.)
+// An input-addressed path that it lacks must carry a signature that it trusts.
+// This and the other documents may be compressed (Content-Encoding: zstd, window
+// of at most 8 MiB).
 //
 // PUT …/inputs then carries them, in any number of requests one after another.
 // The body is a sequence of frames, optionally compressed as a whole
@@ -71,12 +76,23 @@
 // builder recomputes every hash and content address while it reads, and
 // refuses the first path that does not match. Paths of complete frames stay:
 // after a lost connection, a repeated PUT /v1/builds/{id} answers with what is
-// still wanted.
+// still wanted. A newer inputs request of a build ends an older one.
+//
+// Once it has all inputs, the builder checks what would be built against the
+// limits, and waits for a slot; what is built already needs none. A client
+// that reads no events while its build waits keeps its place and is passed
+// over until it is back. The turn goes to the ticket or trusted client, and
+// among the clients of one ticket to the client, that was served longest ago.
 //
 // Events are numbered from 1 without gaps and are kept until the build is
 // forgotten, so a reader that lost its connection goes on with ?from=N+1. The
 // stream stays open until the event of type [EventFinished], which is last. An
 // empty line is sent every [EventKeepalive] while nothing happens.
+//
+// When the builder restarts, builds that had not ended become interrupted:
+// asking for their events fails with [CodeRestarted]. A client that is still
+// there repeats PUT /v1/builds/{id} with the same document, which spends
+// nothing; the numbers of events go on after those that it has seen.
 //
 // A client that has no events stream open for longer than the builder's grace
 // period is taken to be gone, and its build is cancelled unless it was created

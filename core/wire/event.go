@@ -12,7 +12,7 @@ type EventType string
 
 // Event types. A reader ignores types that it does not know.
 const (
-	EventQueued   EventType = "queued"   // Position changed
+	EventQueued   EventType = "queued"   // Position changed; 0 when it waits for nobody any more
 	EventPhase    EventType = "phase"    // State changed
 	EventLog      EventType = "log"      // Text: build output or a message of the daemon
 	EventStart    EventType = "start"    // Activity began
