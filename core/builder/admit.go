@@ -234,7 +234,7 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 // rootPresent makes temporary roots of the closure, then tells what of it is
 // present. A closure that is there whole is held by its roots alone.
 func (s *Service) rootPresent(ctx context.Context, b *build, cl *closure) ([]bool, error) {
-	session, err := s.inputSession(b.place.group)
+	session, err := s.inputSession(ctx, b.place.group)
 	if err != nil {
 		return nil, err
 	}

@@ -167,7 +167,7 @@ func (b *build) uploadSession(ctx context.Context) (Session, error) {
 	if cl == nil {
 		return nil, wire.Errorf(wire.CodeInputUnasked, "the build has all its inputs")
 	}
-	session, err := b.s.inputSession(b.place.group)
+	session, err := b.s.inputSession(ctx, b.place.group)
 	if err != nil {
 		return nil, err
 	}

@@ -616,32 +616,6 @@ func TestCancelTicket(t *testing.T) {
 	}
 }
 
-func TestInputSessionsAreShared(t *testing.T) {
-	e := start(t)
-	greedy, honest := e.holder(1), e.holder(2)
-	refused := 0
-	for id := range uint32(60) {
-		_, err := greedy.Put(bt.ID(id), bt.Request(small(fmt.Sprint(id))...))
-		if err != nil {
-			wantCode(t, err, wire.CodeRate)
-			refused++
-		}
-	}
-	if n := e.store.Sessions(); refused == 0 || n > 40 {
-		t.Errorf("%d refused, %d connections to the daemon", refused, n)
-	}
-	if r := e.build(honest, 100, small("honest")...); r.Error != nil {
-		t.Error(r.Error)
-	}
-	// What was refused left nothing behind, and a place is free again.
-	if _, err := greedy.Cancel(bt.ID(0)); err != nil {
-		t.Fatal(err)
-	}
-	if r := e.build(greedy, 200, small("later")...); r.Error != nil {
-		t.Error(r.Error)
-	}
-}
-
 func TestDiskIsPromisedOnce(t *testing.T) {
 	e := start(t)
 	e.setFree(5 << 20)

@@ -1,9 +1,11 @@
 package builder
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -19,17 +21,60 @@ const (
 
 var errCrowded = wire.Errorf(wire.CodeRate, "the builder is taking the inputs of too many builds").WithHint("try again in a moment")
 
+// sessionWait is how long a build waits for one.
+const sessionWait = 10 * time.Second
+
+// turnstile is a budget that can be waited for.
+type turnstile struct {
+	budget
+	mu    sync.Mutex
+	freed chan struct{} // closed at the next release
+}
+
+// enter takes one, waiting for it until ctx ends.
+func (t *turnstile) enter(ctx context.Context, group string) bool {
+	for {
+		t.mu.Lock()
+		if t.take(group, 1) {
+			t.mu.Unlock()
+			return true
+		}
+		if t.freed == nil {
+			t.freed = make(chan struct{})
+		}
+		freed := t.freed
+		t.mu.Unlock()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (t *turnstile) leave(group string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.release(group, 1)
+	if t.freed != nil {
+		close(t.freed)
+		t.freed = nil
+	}
+}
+
 // inputSession opens a connection to the daemon for inputs and their roots.
-func (s *Service) inputSession(group string) (Session, error) {
-	if !s.sessions.take(group, 1) {
+func (s *Service) inputSession(ctx context.Context, group string) (Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionWait)
+	defer cancel()
+	if !s.sessions.enter(ctx, group) {
 		return nil, errCrowded
 	}
 	session, err := s.cfg.Store.Session(s.ctx)
 	if err != nil {
-		s.sessions.release(group, 1)
+		s.sessions.leave(group)
 		return nil, storeError(err)
 	}
-	return &countedSession{Session: session, release: sync.OnceFunc(func() { s.sessions.release(group, 1) })}, nil
+	return &countedSession{Session: session, release: sync.OnceFunc(func() { s.sessions.leave(group) })}, nil
 }
 
 // countedSession is a Session that is counted until it is closed.

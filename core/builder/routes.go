@@ -82,7 +82,9 @@ func (s *Service) handle(h handler) http.HandlerFunc {
 			return
 		}
 		s.logError(r, err)
-		if errors.Is(err, errAfterHeaders) {
+		// A builder that stops says nothing more either: what a client asks for
+		// then, it gets by repeating the request once the builder is back.
+		if errors.Is(err, errAfterHeaders) || s.ctx.Err() != nil {
 			panic(http.ErrAbortHandler) // resets the stream
 		}
 		wire.WriteError(w, err)

@@ -113,7 +113,7 @@ type Service struct {
 	served    recent[nix.Hash, nix.Path]
 	documents budget // bytes
 	decoders  budget
-	sessions  budget // of inputSession
+	sessions  turnstile
 	disk      reserved
 
 	ctx  context.Context // ends with Close
@@ -136,7 +136,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		queue:     newQueue(cfg.Slots),
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
-		sessions:  budget{most: maxInputSessions, share: inputSessionsShare},
+		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
 		builds:    make(map[wire.BuildID]*build),
 		clients:   cfg.Clients,
 		indexes:   make(map[wire.BuildID]*index),
