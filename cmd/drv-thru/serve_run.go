@@ -125,8 +125,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 	a.announce(ctx, circuits, identity.ID(), tickets, signing, cfg)
 	<-ctx.Done()
 	log.Info("stopping")
-	// New requests first, then builds, then what still reads.
-	svc.Drain(true)
+	// Builds first, then what still reads.
 	svc.Close()
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"testing"
 
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
@@ -35,7 +36,7 @@ func TestStoppingBuilderAnswersNothing(t *testing.T) {
 	_, admitted := c.Put(bt.ID(2), bt.Request(objects...))
 	_, followed := c.Events(bt.ID(1), 1)
 	for name, err := range map[string]error{"upload": <-sent, "attach": attached, "admit": admitted, "follow": followed} {
-		if err == nil || wire.CodeOf(err) != "" || !errors.As(err, new(interface{ Timeout() bool })) {
+		if err == nil || wire.CodeOf(err) != "" || !errors.As(err, new(*url.Error)) {
 			t.Errorf("%s: %v, want the connection broken off", name, err)
 		}
 	}
