@@ -82,7 +82,7 @@ func TestHostileHolderSlow(t *testing.T) {
 	// Uploads that stop after a byte of their first NAR.
 	in := with("slow", addressed("slow", fileNar(strings.Repeat("slow", 1<<20))))
 	var builds []wire.BuildID
-	for range 50 {
+	for range 30 {
 		id := newBuildID(t)
 		builds = append(builds, id)
 		if _, a := s.attacker.putBuild(id, in.request()); a.code != "" {
