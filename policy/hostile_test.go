@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,18 @@ func wantCode(t testing.TB, err error, want Code) *Error {
 	return e
 }
 
+// twice is a function 0 that calls itself twice, sixty deep.
+var twice = deep(call(0))
+
+// indirectly is the same through element 0 of a table, which it sets itself.
+var indirectly = op(i32(0), []byte{0xd2, 0, 0x26, 0}, deep(op(i32(0), []byte{0x11, 0, 0})))
+
+func deep(again []byte) []byte {
+	global := []byte{0x23, 0}
+	return op(global, i32(60), []byte{0x4e, 0x04, 0x40, 0x0f, 0x0b}, // return if 60 deep
+		global, i32(1), []byte{0x6a, 0x24, 0}, again, again, global, i32(1), []byte{0x6b, 0x24, 0})
+}
+
 func decides(limits string) string {
 	return `{"abi":"ticket-policy/1","decision":"narrow","limits":{` + limits + `}}`
 }
@@ -86,6 +99,10 @@ func hostile() map[string]struct {
 		"loop that reads at end":   spin(mod{imports: []imp{fdRead}, body: loop(store(0, 64), store(4, 1<<15), i32(0), i32(0), i32(1), i32(8), call(0), drop)}),
 		"loop that fills memory":   spin(mod{memory: []byte{0, 0x80, 4}, body: loop(i32(0), i32(7), i32(32<<20), []byte{0xfc, 11, 0})}),
 		"table grown for ever":     spin(mod{table: []byte{0x70, 0, 1}, body: loop([]byte{0xd0, 0x70}, i32(1<<30), []byte{0xfc, 15, 0}, drop)}),
+		"calls without a loop":     spin(mod{global: true, body: twice}),
+		"calls through a table":    spin(mod{global: true, table: []byte{0x70, 0, 1}, body: indirectly}),
+		"a row of memory.fill":     spin(mod{memory: []byte{0, 0x80, 4}, body: bytes.Repeat(op(i32(0), i32(7), i32(32<<20), []byte{0xfc, 11, 0}), 300)}),
+		"a row of poll_oneoff":     spin(mod{imports: []imp{{wasiModule, "poll_oneoff", 4, 1}}, memory: []byte{0, 0x80, 4}, body: bytes.Repeat(op(i32(0), i32(0), i32(600_000), i32(0), call(0), drop), 2_000)}),
 		"loop after an answer":     spin(mod{imports: w, data: allows, body: op(write(1, 1024, int32(len(allows))), forever)}),
 		"memory grown bit by bit":  run(CodeMemory, mod{body: loop(grow(1))}),
 		"memory grown at once":     run(CodeMemory, mod{body: op(grow(511), grow(1))}),
@@ -115,6 +132,10 @@ func hostile() map[string]struct {
 		"enormous table":        refused(CodeMemory, mod{table: huge(1 << 31)}),
 		"table above the limit": refused(CodeMemory, mod{table: huge(MaxTable + 1)}),
 		"locals of 4 GiB":       refused(CodeTooLarge, mod{locals: op([]byte{1}, vecLen(1<<32-1), []byte{0x7f})}),
+		"a block per byte":      refused(CodeTooLarge, mod{body: bytes.Repeat([]byte{0x03, 0x40, 0x0b}, 100_000)}),
+		"bulk per byte":         refused(CodeTooLarge, mod{body: bytes.Repeat(op(i32(0), i32(0), i32(0), []byte{0xfc, 11, 0}), 10_000)}),
+		"endless br_table":      refused(CodeInvalid, mod{body: op([]byte{0x0e}, vecLen(1<<32-1))}),
+		"unknown instruction":   refused(CodeInvalid, mod{body: []byte{0xfe, 0, 0}}),
 		"section of 4 GiB":      refused(CodeInvalid, mod{extra: op([]byte{secData}, vecLen(1<<32-1))}),
 		"data of 4 GiB":         refused(CodeInvalid, mod{extra: section(secData, op([]byte{1, 1}, vecLen(1<<32-1)))}),
 		"elements of 4 GiB":     refused(CodeTooLarge, mod{extra: section(secElement, op([]byte{1, 1, 0}, vecLen(1<<32-1)))}),

@@ -11,7 +11,8 @@ type Event string
 
 // Events.
 const (
-	EventBuild  Event = "build"  // before a build is admitted
+	EventBuild  Event = "build"  // before a build is admitted; to_build is empty, as it is not known yet
+	EventStart  Event = "start"  // again once to_build is known, before anything is built
 	EventCreate Event = "create" // a dry check when a ticket is made
 )
 
@@ -100,7 +101,7 @@ func (r *Request) check() error {
 	switch {
 	case r.ABI != ABI:
 		return fmt.Errorf("abi is %.40q, not %q", r.ABI, ABI)
-	case r.Event != EventBuild && r.Event != EventCreate:
+	case r.Event != EventBuild && r.Event != EventStart && r.Event != EventCreate:
 		return fmt.Errorf("unknown event %.40q", r.Event)
 	case len(r.Settings) > MaxSettings:
 		return fmt.Errorf("settings of %d bytes, more than %d", len(r.Settings), MaxSettings)

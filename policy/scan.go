@@ -17,7 +17,7 @@ const (
 	maxImports       = 256
 	maxFunctions     = 65_536
 	maxFunctionBytes = 1 << 20
-	maxLocals        = 50_000    // of a function
+	maxLocals        = 8_192     // of a function
 	maxAllLocals     = 1_000_000 // of a module
 	maxTables        = 16
 	maxGlobals       = 16_384
@@ -62,7 +62,7 @@ const (
 
 // scanned is what [scan] found and made of a module.
 type scanned struct {
-	code      []byte   // the module with bounded tables and without custom sections
+	code      []byte   // the module with bounded tables, stoppable functions and no custom sections
 	imports   []string // "module.name"
 	exports   []string
 	functions int
@@ -75,6 +75,8 @@ type scanner struct {
 	scanned
 	data   []byte // what is left of the section
 	locals uint64
+	blocks uint64 // of this function
+	work   uint64 // squares of blocks, of all functions
 	elems  uint64
 }
 
@@ -148,7 +150,7 @@ func (s *scanner) section(id byte, body []byte) {
 	case secElement:
 		s.each("element segments", maxSegments, s.element)
 	case secCode:
-		s.each("functions", maxFunctions, s.function)
+		body = s.codeSection()
 	case secData:
 		s.each("data segments", maxSegments, s.dataSegment)
 	}
@@ -284,14 +286,25 @@ func (s *scanner) element() {
 	}
 }
 
-func (s *scanner) function() {
+// codeSection returns the section with functions that can be stopped.
+func (s *scanner) codeSection() []byte {
+	var out []byte
+	n := s.each("functions", maxFunctions, func() {
+		body := s.function()
+		out = binary.AppendUvarint(out, uint64(len(body)))
+		out = append(out, body...)
+	})
+	return append(binary.AppendUvarint(nil, uint64(n)), out...)
+}
+
+func (s *scanner) function() []byte {
 	size := s.u32()
 	if size > maxFunctionBytes {
 		s.fail(CodeTooLarge, "a function of %d bytes, more than %d", size, maxFunctionBytes)
 	}
+	body := s.take(uint64(size))
 	rest := s.data
-	s.data = s.take(uint64(size))
-	rest = rest[size:]
+	s.data = body
 	var locals uint64
 	s.each("groups of locals", maxLocals, func() {
 		locals += uint64(s.u32())
@@ -300,7 +313,10 @@ func (s *scanner) function() {
 	if s.locals += locals; locals > maxLocals || s.locals > maxAllLocals {
 		s.fail(CodeTooLarge, "more than %d locals in a function or %d in all", maxLocals, maxAllLocals)
 	}
+	code := s.data
 	s.data = rest
+	declared := body[:len(body)-len(code)]
+	return append(declared[:len(declared):len(declared)], s.guard(code, len(s.imports))...)
 }
 
 func (s *scanner) dataSegment() {
@@ -324,8 +340,7 @@ func (s *scanner) expr() {
 		case 0x0b: // end
 			return
 		case 0x41, 0x42, 0x23, 0xd2: // i32.const, i64.const, global.get, ref.func
-			for s.byte()&0x80 != 0 {
-			}
+			s.leb()
 		case 0x43: // f32.const
 			s.take(4)
 		case 0x44: // f64.const
