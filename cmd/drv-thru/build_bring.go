@@ -17,6 +17,10 @@ import (
 // before its connection was lost is not fetched again.
 const maxImports = 10
 
+// maxFruitless bounds the imports in a row that bring in nothing: a builder that
+// answers but never sends a whole path must not keep its client for long.
+const maxFruitless = 3
+
 // incoming is a build's outputs on their way into the local store.
 type incoming struct {
 	*buildRun
@@ -30,6 +34,7 @@ type incoming struct {
 
 	closure wire.Closure
 	infos   []nix.PathInfo // same indexes as closure's narinfos
+	lacking int            // paths that were not here when the last attempt began
 }
 
 // bring brings the outputs into the local store.
@@ -54,13 +59,18 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 	if err := in.store.conn.AddTempRoots(ctx, all); err != nil {
 		return fmt.Errorf("keep the outputs from garbage collection: %w", err)
 	}
+	least, fruitless := len(all)+1, 0
 	for attempt := 1; ; attempt++ {
 		err := in.attempt(ctx, way, attempt == 1)
+		if in.lacking < least {
+			least, fruitless = in.lacking, 0
+		}
+		fruitless++
 		var lost *lostError
 		switch {
 		case err == nil:
 			return in.check(ctx)
-		case !errors.As(err, &lost) || attempt == maxImports:
+		case !errors.As(err, &lost) || attempt == maxImports || fruitless == maxFruitless:
 			return err
 		}
 		if err := in.session.Reach(ctx, in.id); err != nil {
@@ -96,6 +106,7 @@ func (in *incoming) attempt(ctx context.Context, way *passage, first bool) error
 	if err != nil {
 		return err
 	}
+	in.lacking = len(missing.Fetch)
 	if first {
 		in.sum.paths, in.sum.fromHere, in.sum.unpacked = len(missing.Fetch), missing.Substituted, missing.Bytes
 	}

@@ -141,8 +141,10 @@ func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error
 			args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
 		}
 		// The URL of a loopback server is new each time: what Nix would
-		// remember of it is of no use to anyone.
-		args = append(args, "--option", "narinfo-cache-positive-ttl", "0", "--option", "narinfo-cache-negative-ttl", "0", "--")
+		// remember of it is of no use to anyone. What fails there has been
+		// tried often enough.
+		args = append(args, "--option", "narinfo-cache-positive-ttl", "0", "--option", "narinfo-cache-negative-ttl", "0",
+			"--option", "download-attempts", "1", "--")
 		for _, p := range batch {
 			args = append(args, string(p))
 		}
