@@ -1,0 +1,311 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// An impostor is a builder that has an honest one do its work and lies about
+// it: it ends the client's sessions with a key of its own, which its ticket
+// names, and passes requests on with a real ticket.
+type impostor struct {
+	t       *testing.T
+	honest  *peer
+	ticket  string
+	tamper  func(*exchange) bool
+	mu      sync.Mutex
+	circuit map[net.Conn]bool
+}
+
+// newImpostor starts one. tamper is asked about every request and says whether
+// it has answered; those that it has not are passed on.
+func newImpostor(t *testing.T, honest *peer, tamper func(*exchange) bool) *impostor {
+	t.Helper()
+	im := &impostor{t: t, honest: honest, tamper: tamper, circuit: make(map[net.Conn]bool)}
+	id := newIdentity(t)
+	listener, err := link.Listen(link.ListenConfig{Identity: id, Relays: honest.ticket.Relays})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := link.NewServer(id, http.HandlerFunc(im.serve), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.ConnState = func(c net.Conn, s http.ConnState) {
+		im.mu.Lock()
+		defer im.mu.Unlock()
+		if s == http.StateClosed {
+			delete(im.circuit, c)
+		} else {
+			im.circuit[c] = true
+		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.ServeTLS(listener, "", "") // ends with Close
+	}()
+	t.Cleanup(func() {
+		server.Close()
+		listener.Close()
+		<-done
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := listener.Registered(ctx); err != nil {
+		t.Fatal(err)
+	}
+	im.ticket = ticketFor(id.ID(), honest.ticket.Relays)
+	return im
+}
+
+func ticketFor(builder key.ID, relays []string) string {
+	return ticket.Ticket{Builder: builder, Secret: ticket.Secret(builder), Relays: relays}.String()
+}
+
+// drop closes every connection, as a cut cable does.
+func (im *impostor) drop() {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for c := range im.circuit {
+		c.Close()
+	}
+}
+
+func (im *impostor) serve(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{ResponseWriter: w, im: im, r: r}
+	if im.tamper == nil || !im.tamper(x) {
+		x.pass()
+	}
+}
+
+// An exchange is a request and the answer that it is to get.
+type exchange struct {
+	http.ResponseWriter
+	im *impostor
+	r  *http.Request
+}
+
+// The routes, as tests name them.
+const (
+	onInfo    = "info"
+	onPlan    = "plan"
+	onBuild   = "build"
+	onInputs  = "inputs"
+	onEvents  = "events"
+	onClosure = "closure"
+	onNars    = "nars"
+	onCancel  = "cancel"
+)
+
+// route names the request's route.
+func (x *exchange) route() string {
+	last := x.r.URL.Path[strings.LastIndexByte(x.r.URL.Path, '/')+1:]
+	switch {
+	case x.r.Method == http.MethodDelete:
+		return onCancel
+	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onNars:
+		return last
+	}
+	return onBuild
+}
+
+// ask passes the request on and returns the honest answer.
+func (x *exchange) ask() *http.Response {
+	req := x.im.honest.request(x.r.Context(), x.r.Method, x.r.URL.RequestURI(), x.r.Body)
+	for name, values := range x.r.Header {
+		if name != "Authorization" {
+			req.Header[name] = values
+		}
+	}
+	req.ContentLength = x.r.ContentLength
+	lane := x.im.honest.session.Control()
+	if r := x.route(); r == onInputs || r == onNars {
+		lane = x.im.honest.session.Bulk()
+	}
+	resp, err := lane.RoundTrip(req)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return resp
+}
+
+// pass gives the client the honest answer.
+func (x *exchange) pass() {
+	resp := x.ask()
+	defer resp.Body.Close()
+	x.begin(resp)
+	if err := x.copy(resp.Body, func([]byte) {}); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// begin sends the honest answer's status and headers.
+func (x *exchange) begin(resp *http.Response) {
+	for name, values := range resp.Header {
+		if name != "Content-Length" { // of what is changed, perhaps
+			x.Header()[name] = values
+		}
+	}
+	x.WriteHeader(resp.StatusCode)
+	x.flush()
+}
+
+func (x *exchange) flush() { _ = http.NewResponseController(x).Flush() }
+
+// copy sends what comes as it comes.
+func (x *exchange) copy(r io.Reader, edit func([]byte)) error {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			edit(buf[:n])
+			if _, err := x.Write(buf[:n]); err != nil {
+				return err
+			}
+			x.flush()
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// json answers with a document.
+func (x *exchange) json(v any) {
+	x.Header().Set("Content-Type", wire.TypeJSON)
+	_ = json.NewEncoder(x).Encode(v) // the client may be gone
+}
+
+// line sends an event.
+func (x *exchange) line(e *wire.Event) {
+	_ = json.NewEncoder(x).Encode(e) // the client may be gone
+	x.flush()
+}
+
+// text answers with anything.
+func (x *exchange) text(status int, contentType, body string) {
+	x.Header().Set("Content-Type", contentType)
+	x.WriteHeader(status)
+	_, _ = io.WriteString(x, body)
+}
+
+// stall sends nothing more for as long as the client waits.
+func (x *exchange) stall() {
+	x.flush()
+	<-x.r.Context().Done()
+}
+
+// edit changes a JSON answer of a type.
+func edit[T any](x *exchange, change func(*T)) bool {
+	resp := x.ask()
+	defer resp.Body.Close()
+	var v T
+	if resp.StatusCode != http.StatusOK {
+		x.begin(resp)
+		_ = x.copy(resp.Body, func([]byte) {}) // the client may be gone
+		return true
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	change(&v)
+	x.json(&v)
+	return true
+}
+
+// infos changes the closure's path infos, and signs them anew unless key is nil.
+func infos(x *exchange, key *nix.SecretKey, change func([]nix.PathInfo) []nix.PathInfo) bool {
+	return edit(x, func(c *wire.Closure) {
+		var list []nix.PathInfo
+		for _, text := range c.NarInfos {
+			info, err := nix.ParseNarInfo([]byte(text))
+			if err != nil {
+				panic(err)
+			}
+			list = append(list, info)
+		}
+		c.NarInfos = nil
+		for _, info := range change(list) {
+			if key != nil {
+				info.Sigs = []string{info.Sign(*key)}
+			}
+			c.NarInfos = append(c.NarInfos, string(info.MarshalNarInfo()))
+		}
+	})
+}
+
+// events changes the events of a build, line by line; nil leaves one out.
+func events(x *exchange, change func(*wire.Event) *wire.Event) bool {
+	resp := x.ask()
+	defer resp.Body.Close()
+	x.begin(resp)
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var e wire.Event
+		if err := dec.Decode(&e); err != nil {
+			return true
+		}
+		if changed := change(&e); changed != nil {
+			x.line(changed)
+		}
+	}
+}
+
+// nars changes the answer with NARs: frame is called for each and sends it, or
+// something else; it returns false to end the answer.
+func nars(x *exchange, frame func(f narFrame) bool) bool {
+	resp := x.ask()
+	defer resp.Body.Close()
+	x.begin(resp)
+	for {
+		var head [wire.NarFrameHeader]byte
+		if _, err := io.ReadFull(resp.Body, head[:]); err != nil {
+			return true
+		}
+		size := binary.BigEndian.Uint64(head[4:])
+		f := narFrame{x: x, head: head[:], size: size, body: io.LimitReader(resp.Body, int64(size))}
+		if !frame(f) {
+			return true
+		}
+		_, _ = io.Copy(io.Discard, f.body)
+	}
+}
+
+// narFrame is one NAR of an answer.
+type narFrame struct {
+	x    *exchange
+	head []byte
+	size uint64
+	body io.Reader
+}
+
+// large tells the one NAR that is worth tampering with in the middle, when it is
+// asked for from its beginning.
+func (f narFrame) large() bool { return f.size > 2<<20 && f.size != wire.NarUnavailable }
+
+// send sends n bytes of the frame, edited, and its head before them.
+func (f narFrame) send(n uint64, change func([]byte)) bool {
+	_, _ = f.x.Write(f.head)
+	return f.x.copy(io.LimitReader(f.body, int64(n)), change) == nil
+}
+
+func (f narFrame) pass() bool { return f.send(f.size, func([]byte) {}) }
