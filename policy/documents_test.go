@@ -38,13 +38,13 @@ func TestRequestGolden(t *testing.T) {
 func TestRequestIsCut(t *testing.T) {
 	plan := func(n int) (out []Planned) {
 		for i := range n {
-			out = append(out, Planned{Name: fmt.Sprintf("package-%d", i), System: "x86_64-linux"})
+			out = append(out, Planned{Name: fmt.Sprintf("package-%0200d", i), System: "x86_64-linux"})
 		}
 		return out
 	}
 	roots := func(n int) (out []Root) {
 		for i := range n {
-			out = append(out, Root{Name: fmt.Sprintf("root-%d", i), System: "x86_64-linux", Outputs: []string{"out"}})
+			out = append(out, Root{Name: fmt.Sprintf("root-%0200d", i), System: "x86_64-linux", Outputs: []string{"out"}})
 		}
 		return out
 	}
@@ -54,9 +54,9 @@ func TestRequestIsCut(t *testing.T) {
 		keepPlan          bool
 	}{
 		"none":       {planned: 10, rooted: 10, keepPlan: true},
-		"plan":       {planned: 18_000, rooted: 10, planCut: true, keepPlan: true},
-		"both":       {planned: 10, rooted: 18_000, planCut: true, rootsCut: true},
-		"both large": {planned: 18_000, rooted: 18_000, planCut: true, rootsCut: true},
+		"plan":       {planned: 6_000, rooted: 10, planCut: true, keepPlan: true},
+		"both":       {planned: 10, rooted: 6_000, planCut: true, rootsCut: true},
+		"both large": {planned: 6_000, rooted: 6_000, planCut: true, rootsCut: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := testRequest()
