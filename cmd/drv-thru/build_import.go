@@ -140,11 +140,14 @@ func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error
 		if i.trustKey != "" {
 			args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
 		}
-		// The URL of a loopback server is new each time: what Nix would
-		// remember of it is of no use to anyone. What fails there has been
-		// tried often enough.
-		args = append(args, "--option", "narinfo-cache-positive-ttl", "0", "--option", "narinfo-cache-negative-ttl", "0",
-			"--option", "download-attempts", "1", "--")
+		if strings.HasPrefix(url, "http:") {
+			// The URL is new each time: what Nix keeps of it on disk is of no use
+			// for long. (0 would also turn off what it keeps in memory.) What
+			// fails there has been tried often enough.
+			args = append(args, "--option", "narinfo-cache-positive-ttl", "60", "--option", "narinfo-cache-negative-ttl", "0",
+				"--option", "download-attempts", "1")
+		}
+		args = append(args, "--")
 		for _, p := range batch {
 			args = append(args, string(p))
 		}
