@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -24,6 +26,10 @@ func (r *buildRun) evaluate(ctx context.Context, installables []string) error {
 	})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	var exit *eval.ExitError
+	if errors.As(err, &exit) {
+		return fmt.Errorf("%s failed with exit code %d; it says why above", exit.Command, exit.Code)
 	}
 	if err != nil {
 		return err

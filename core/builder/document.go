@@ -17,13 +17,6 @@ import (
 // documentTimeout bounds how long a client may take to send a document.
 const documentTimeout = 2 * time.Minute
 
-// maxElement bounds the JSON text of one root or input: what wire.MaxReferences
-// and maxInputSigs allow, with room to spare.
-const maxElement = 2 << 20
-
-// maxFields bounds the fields of a document, those of newer clients included.
-const maxFields = 64
-
 // readJSON reads a request's document of at most limit bytes, and no more of all
 // documents together than the budget allows.
 func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v any, limit int64) error {
@@ -72,7 +65,7 @@ func end(dec *json.Decoder) error {
 // "{}," becomes forty times as much memory, so what is too much must be
 // noticed as it comes and not when all of it is there.
 func decodeBuildRequest(r io.Reader, req *wire.BuildRequest) error {
-	d := &documentReader{stretch: &stretchReader{r: r, left: maxElement}}
+	d := &documentReader{stretch: &stretchReader{r: r, left: wire.MaxElement}}
 	d.dec = json.NewDecoder(d.stretch)
 	if err := d.delim('{'); err != nil {
 		return err
@@ -99,8 +92,8 @@ func decodeBuildRequest(r io.Reader, req *wire.BuildRequest) error {
 		case "detach":
 			err = d.value(&req.Detach)
 		default:
-			if len(seen) == maxFields {
-				return wire.Errorf(wire.CodeTooLarge, "more than %d fields", maxFields)
+			if len(seen) == wire.MaxFields {
+				return wire.Errorf(wire.CodeTooLarge, "more than %d fields", wire.MaxFields)
 			}
 			var ignored json.RawMessage
 			err = d.value(&ignored)
@@ -116,7 +109,7 @@ func decodeBuildRequest(r io.Reader, req *wire.BuildRequest) error {
 	return end(d.dec)
 }
 
-// documentReader reads one value after another, none longer than maxElement.
+// documentReader reads one value after another, none longer than wire.MaxElement.
 type documentReader struct {
 	dec        *json.Decoder
 	stretch    *stretchReader
@@ -160,12 +153,12 @@ func (d *documentReader) input(req *wire.BuildRequest) error {
 
 // value decodes the next value.
 func (d *documentReader) value(v any) error {
-	d.stretch.left = maxElement
+	d.stretch.left = wire.MaxElement
 	return d.dec.Decode(v)
 }
 
 func (d *documentReader) token() (json.Token, error) {
-	d.stretch.left = maxElement
+	d.stretch.left = wire.MaxElement
 	return d.dec.Token()
 }
 
@@ -206,7 +199,7 @@ type stretchReader struct {
 
 func (s *stretchReader) Read(p []byte) (int, error) {
 	if s.left <= 0 {
-		return 0, wire.Errorf(wire.CodeTooLarge, "one part of the document is larger than %d bytes", maxElement)
+		return 0, wire.Errorf(wire.CodeTooLarge, "one part of the document is larger than %d bytes", wire.MaxElement)
 	}
 	n, err := s.r.Read(p)
 	s.left -= n

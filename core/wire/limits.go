@@ -14,6 +14,12 @@ const (
 	MaxClosurePaths = 200_000
 	// MaxReferences bounds the references of one path.
 	MaxReferences = 50_000
+	// MaxElement bounds the JSON text of one root or input of a request: what
+	// MaxReferences allows, with room to spare.
+	MaxElement = 2 << 20
+	// MaxFields bounds the fields of a request's document, those of newer
+	// clients included.
+	MaxFields = 64
 	// MaxRoots bounds the derivations that one build asks for.
 	MaxRoots = 4096
 	// MaxEventLine bounds one event's line. Log text is cut into pieces of at
