@@ -89,11 +89,11 @@ func transportError(ctx context.Context, err error) error {
 
 // get decodes the JSON answer of a request into out, reading at most limit bytes.
 func (a *API) get(req *http.Request, limit int64, out any) error {
-	return a.read(req, limit, func(dec *json.Decoder) error { return dec.Decode(out) })
+	return a.read(req, limit, func(dec *json.Decoder, _ *answerReader) error { return dec.Decode(out) })
 }
 
 // read has the answer of a request read, at most limit bytes of it.
-func (a *API) read(req *http.Request, limit int64, fn func(*json.Decoder) error) error {
+func (a *API) read(req *http.Request, limit int64, fn func(*json.Decoder, *answerReader) error) error {
 	resp, err := a.do(a.Control, req)
 	if err != nil {
 		return err
@@ -252,5 +252,5 @@ func (a *API) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error
 	if err != nil {
 		return out, err
 	}
-	return out, a.read(req, wire.MaxClosureDocument, func(dec *json.Decoder) error { return decodeClosure(dec, &out) })
+	return out, a.read(req, wire.MaxClosureDocument, func(dec *json.Decoder, src *answerReader) error { return decodeClosure(dec, src, &out) })
 }

@@ -22,15 +22,15 @@ func buildLimit(paths int) int64 {
 
 // decode reads a JSON document of at most limit bytes into out.
 func decode(ctx context.Context, body io.Reader, limit int64, out any) error {
-	return decodeWith(ctx, body, limit, func(dec *json.Decoder) error { return dec.Decode(out) })
+	return decodeWith(ctx, body, limit, func(dec *json.Decoder, _ *answerReader) error { return dec.Decode(out) })
 }
 
 // decodeWith has a JSON document of at most limit bytes read by fn, and tells
 // what is wrong with it from what is wrong with the connection.
-func decodeWith(ctx context.Context, body io.Reader, limit int64, fn func(*json.Decoder) error) error {
+func decodeWith(ctx context.Context, body io.Reader, limit int64, fn func(*json.Decoder, *answerReader) error) error {
 	lr := &io.LimitedReader{R: body, N: limit + 1}
-	src := &watchedReader{r: lr}
-	err := fn(json.NewDecoder(src))
+	src := &answerReader{r: lr, piece: limit + 1}
+	err := fn(json.NewDecoder(src), src)
 	switch {
 	case err == nil:
 		return nil
@@ -46,37 +46,48 @@ func decodeWith(ctx context.Context, body io.Reader, limit int64, fn func(*json.
 	return protocolErrorf("its answer cannot be read: %v", err)
 }
 
-// watchedReader remembers how its reader failed: what a decoder returns may be
-// the reader's error or its own.
-type watchedReader struct {
-	r   io.Reader
-	err error
+// answerReader remembers how its reader failed: what a decoder returns may be
+// the reader's error or its own. It also bounds a piece of the answer: a decoder
+// holds each value's text whole, several times over while it grows.
+type answerReader struct {
+	r     io.Reader
+	piece int64 // what may still be read of the current one
+	err   error
 }
 
-func (w *watchedReader) Read(p []byte) (int, error) {
-	n, err := w.r.Read(p)
+func (a *answerReader) Read(p []byte) (int, error) {
+	if a.piece <= 0 {
+		return 0, protocolErrorf("a part of its answer is larger than %d bytes", maxPiece)
+	}
+	n, err := a.r.Read(p[:min(int64(len(p)), a.piece)])
+	a.piece -= int64(n)
 	if err != nil {
-		w.err = err
+		a.err = err
 	}
 	return n, err
 }
 
+// maxPiece bounds the JSON text of a narinfo: the longest, and as much again
+// for what JSON escapes.
+const maxPiece = 2 * wire.MaxNarInfo
+
 // decodeClosure reads a closure piece by piece, so that a list of empty texts
 // cannot take more memory than it has bytes.
-func decodeClosure(dec *json.Decoder, out *wire.Closure) error {
+func decodeClosure(dec *json.Decoder, src *answerReader, out *wire.Closure) error {
 	if err := expect(dec, json.Delim('{')); err != nil {
 		return err
 	}
 	for dec.More() {
+		src.piece = maxPiece
 		name, err := dec.Token()
 		if err != nil {
 			return err
 		}
 		switch name {
 		case "narinfos":
-			out.NarInfos, err = decodeTexts(dec, wire.MaxClosurePaths)
+			out.NarInfos, err = decodeTexts(dec, src, wire.MaxClosurePaths)
 		case "roots":
-			out.Roots, err = decodeTexts(dec, wire.MaxClosurePaths)
+			out.Roots, err = decodeTexts(dec, src, wire.MaxClosurePaths)
 		default: // of a newer builder
 			var skipped json.RawMessage
 			err = dec.Decode(&skipped)
@@ -88,7 +99,7 @@ func decodeClosure(dec *json.Decoder, out *wire.Closure) error {
 	return expect(dec, json.Delim('}'))
 }
 
-func decodeTexts(dec *json.Decoder, most int) ([]string, error) {
+func decodeTexts(dec *json.Decoder, src *answerReader, most int) ([]string, error) {
 	tok, err := dec.Token()
 	if err != nil || tok == nil { // null
 		return nil, err
@@ -101,6 +112,7 @@ func decodeTexts(dec *json.Decoder, most int) ([]string, error) {
 		if len(out) == most {
 			return nil, protocolErrorf("its list has more than %d members", most)
 		}
+		src.piece = maxPiece
 		var text string
 		if err := dec.Decode(&text); err != nil {
 			return nil, err

@@ -98,14 +98,20 @@ func TestDecodeClosure(t *testing.T) {
 		`{"narinfos":[` + strings.Repeat(`"",`, wire.MaxClosurePaths) + `""]}`: {0, ErrProtocol},
 	} {
 		var out wire.Closure
-		err := decodeWith(t.Context(), strings.NewReader(text), 1<<20, func(dec *json.Decoder) error { return decodeClosure(dec, &out) })
+		err := decodeWith(t.Context(), strings.NewReader(text), 1<<20, func(dec *json.Decoder, src *answerReader) error { return decodeClosure(dec, src, &out) })
 		if !errors.Is(err, c.err) || c.err == nil && (err != nil || len(out.NarInfos) != c.narinfos) {
 			t.Errorf("%.60s: %d narinfos, %v", text, len(out.NarInfos), err)
 		}
 	}
+	endless := &io.LimitedReader{R: io.MultiReader(strings.NewReader(`{"narinfos":["a","`), zeros{}), N: 8 * maxPiece}
+	var lost wire.Closure
+	err := decodeWith(t.Context(), endless, wire.MaxClosureDocument, func(dec *json.Decoder, src *answerReader) error { return decodeClosure(dec, src, &lost) })
+	if read := 8*maxPiece - endless.N; !errors.Is(err, ErrProtocol) || read > 2*maxPiece {
+		t.Errorf("a narinfo without end: %v after %d bytes", err, read)
+	}
 	broken := io.MultiReader(strings.NewReader(`{"narinfos":["a`), &breaking{})
 	var out wire.Closure
-	err := decodeWith(t.Context(), broken, 1<<20, func(dec *json.Decoder) error { return decodeClosure(dec, &out) })
+	err = decodeWith(t.Context(), broken, 1<<20, func(dec *json.Decoder, src *answerReader) error { return decodeClosure(dec, src, &out) })
 	if !errors.Is(err, ErrConnection) || !errors.Is(err, errWire) {
 		t.Errorf("a connection that breaks: %v", err)
 	}
