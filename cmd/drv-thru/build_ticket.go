@@ -110,7 +110,7 @@ func (a *app) identity(file string) (key.Secret, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return key.Secret{}, fmt.Errorf("make a place for the secret key: %w", err)
 	}
-	return key.LoadOrCreateFile(file)
+	return key.LoadOrCreateFile(file, rand.Reader)
 }
 
 // defaultKeyFile is where the user's key lives.

@@ -45,7 +45,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		return err
 	}
 	defer unlock()
-	identity, err := key.LoadOrCreateFile(cfg.SecretKeyFile)
+	identity, err := key.LoadOrCreateFile(cfg.SecretKeyFile, rand.Reader)
 	if err != nil {
 		return err
 	}

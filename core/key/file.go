@@ -1,7 +1,6 @@
 package key
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -81,13 +80,14 @@ func LoadFile(path string) (Secret, error) {
 	return s, nil
 }
 
-// LoadOrCreateFile reads path, or makes a new key there when nothing exists.
-func LoadOrCreateFile(path string) (Secret, error) {
+// LoadOrCreateFile reads path, or makes a new key of rand there when nothing
+// exists.
+func LoadOrCreateFile(path string, rand io.Reader) (Secret, error) {
 	s, err := LoadFile(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return s, err
 	}
-	s, err = NewSecret(rand.Reader)
+	s, err = NewSecret(rand)
 	if err != nil {
 		return Secret{}, err
 	}

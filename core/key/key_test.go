@@ -2,6 +2,7 @@ package key
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -207,11 +208,11 @@ func TestFiles(t *testing.T) {
 	if _, err := LoadFile(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("missing file: %v", err)
 	}
-	made, err := LoadOrCreateFile(path)
+	made, err := LoadOrCreateFile(path, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := LoadOrCreateFile(path)
+	again, err := LoadOrCreateFile(path, rand.Reader)
 	if err != nil || again.ID() != made.ID() {
 		t.Fatalf("second load: %v, %v", again, err)
 	}
