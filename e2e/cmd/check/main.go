@@ -139,6 +139,6 @@ func (r *runner) e2e() {
 }
 
 func (r *runner) bench() {
-	args := []string{"-tags", "e2e", "-p", "1", "-run", "^$", "-bench", ".", "-timeout", "60m"}
+	args := []string{"-tags", "e2e", "-p", "1", "-run", "^$", "-bench", ".", "-benchtime", "5x", "-timeout", "60m"}
 	r.goTest("", nil, append(append(args, r.testFlags...), "./e2e/...")...)
 }
