@@ -31,6 +31,22 @@ become_root() {
 	*:/usr/sbin:*) ;;
 	*) export PATH=$PATH:/usr/sbin:/sbin ;;
 	esac
+	leave_plain_chroot "$@"
+}
+
+# The root of a plain chroot is no mount point, and then a mount namespace cannot
+# be made private. Bound onto another directory, in a namespace of this run, it
+# is one; the script starts again there.
+leave_plain_chroot() {
+	[ -r /proc/self/mountinfo ] || die "there is no /proc: mount -t proc proc /proc"
+	if [ -n "${DRV_THRU_LAB_BOUND:-}" ] || awk '$5 == "/" { found = 1 } END { exit !found }' /proc/self/mountinfo; then
+		return
+	fi
+	local bound=$LAB_DIR/chroot
+	mkdir -p "$bound"
+	export DRV_THRU_LAB_BOUND=1
+	exec unshare --mount --propagation unchanged -- sh -c \
+		'mount --rbind / "$0" && exec chroot "$0" "$@"' "$bound" "$(readlink -f "$0")" "$@"
 }
 
 # apt-get that never asks; output is shown only when it fails.
