@@ -365,7 +365,7 @@ func TestHostileBuilderClosure(t *testing.T) {
 		}), says: "no longer has this path"},
 		"narinfo-huge": {tamper: on(onClosure, func(x *exchange) bool {
 			return edit(x, func(c *wire.Closure) { c.NarInfos[0] += "X-Filler: " + strings.Repeat("x", 100<<20) + "\n" })
-		}), says: "a narinfo has 1[0-9]{8} bytes"},
+		}), says: "a part of its answer is larger than"},
 		"narinfo-references": {tamper: own(func(list []nix.PathInfo) []nix.PathInfo {
 			for range 200_000 {
 				list[0].References = append(list[0].References, foreign.Path)
