@@ -177,19 +177,7 @@ func TestCancelDuringUpload(t *testing.T) {
 	e := start(t)
 	c := e.holder(1)
 	objects := small("x")
-	if _, err := c.Put(bt.ID(1), bt.Request(objects...)); err != nil {
-		t.Fatal(err)
-	}
-	r, w := io.Pipe()
-	defer w.Close()
-	sent := make(chan error, 1)
-	go func() {
-		_, err := c.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(1))+"/inputs", r)
-		sent <- err
-	}()
-	if _, err := w.Write(bt.Frame(0, objects[0].Nar)[:50]); err != nil {
-		t.Fatal(err)
-	}
+	w, sent := stalledUpload(t, c, objects)
 	if b, err := c.Cancel(bt.ID(1)); err != nil || b.State != wire.StateCancelled {
 		t.Errorf("%+v, %v", b, err)
 	}

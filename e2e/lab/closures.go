@@ -78,17 +78,7 @@ func MultiOutput(salt string) Expr {
 
 // FixedOutput is a fixed-output derivation that prints contents.
 func FixedOutput(contents string) Expr {
-	return fixed(contents, contents)
-}
-
-// WrongFixedOutput is a fixed-output derivation whose output does not have the
-// hash that it promises.
-func WrongFixedOutput(contents string) Expr {
-	return fixed(contents, contents+" indeed")
-}
-
-func fixed(promised, contents string) Expr {
-	sum := sha256.Sum256([]byte(promised))
+	sum := sha256.Sum256([]byte(contents))
 	return drv("fixed", "", `printf %s "$contents" > $out`,
 		`outputHashMode = "flat";`, `outputHashAlgo = "sha256";`,
 		`outputHash = "`+hex.EncodeToString(sum[:])+`";`,

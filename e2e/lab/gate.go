@@ -47,15 +47,12 @@ func NewGate(t T, h *Host, name string) *Gate {
 	return g
 }
 
-// Pass lets one build pass, the one that waits or else the next that comes.
-func (g *Gate) Pass() { g.pass(1) }
-
 // Open lets every build pass, now and later.
-func (g *Gate) Open() { g.once.Do(func() { g.pass(1000) }) }
-
-func (g *Gate) pass(n int) {
+func (g *Gate) Open() {
 	g.host.t.Helper()
-	if _, err := g.fifo.WriteString(strings.Repeat("\n", n)); err != nil {
-		g.host.t.Fatalf("lab: open gate %s on %s: %v", g.name, g.host.name, err)
-	}
+	g.once.Do(func() {
+		if _, err := g.fifo.WriteString(strings.Repeat("\n", 1000)); err != nil {
+			g.host.t.Fatalf("lab: open gate %s on %s: %v", g.name, g.host.name, err)
+		}
+	})
 }

@@ -56,11 +56,6 @@ type Option func(*initSpec)
 // default is the name of the root.
 func WithName(name string) Option { return func(s *initSpec) { s.Name = name } }
 
-// WithNixSize bounds the tmpfs on /nix: "500m", "6g". The default is 12g,
-// above what a builder keeps free. Memory
-// is used only as the store fills.
-func WithNixSize(size string) Option { return func(s *initSpec) { s.NixSize = size } }
-
 // WithNetns gives the host a network namespace of its own, with nothing but a
 // loopback interface in it. See [Host.Pid] for how to move another one in.
 func WithNetns() Option { return func(s *initSpec) { s.Loopback = true } }
@@ -118,11 +113,10 @@ func startHost(t T, root Root, opts []Option) (*Host, error) {
 		return nil, err
 	}
 	spec := initSpec{
-		Name:    string(root),
-		Root:    filepath.Join(Dir(), "roots", string(root)),
-		Work:    work,
-		NixSize: "12g",
-		Binds:   []bind{{From: bin, To: "/usr/local/bin"}},
+		Name:  string(root),
+		Root:  filepath.Join(Dir(), "roots", string(root)),
+		Work:  work,
+		Binds: []bind{{From: bin, To: "/usr/local/bin"}},
 	}
 	for _, opt := range opts {
 		opt(&spec)

@@ -24,7 +24,6 @@ type initSpec struct {
 	Name     string // host name
 	Root     string // directory of the root file system, used read-only
 	Work     string // an empty directory to assemble the new root on
-	NixSize  string // size of the tmpfs on /nix, as mount(8) takes it
 	Loopback bool   // bring up lo: the network namespace is new
 	Binds    []bind // further directories of the machine
 }
@@ -110,7 +109,7 @@ func (s *initSpec) enter() error {
 		{"/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 		{"/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 		{"/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
-		{"/nix", "tmpfs", unix.MS_NODEV, "mode=755,nr_inodes=0,size=" + s.NixSize},
+		{"/nix", "tmpfs", unix.MS_NODEV, "mode=755,nr_inodes=0,size=12g"},
 	} {
 		if err := mount(m.fs, root+m.dir, m.fs, m.flags, m.data); err != nil {
 			return err

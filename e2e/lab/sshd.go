@@ -5,7 +5,6 @@ package lab
 import (
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -93,15 +92,4 @@ func dialable(h *Host, addr string) bool {
 		}
 		return c.Close()
 	}) == nil
-}
-
-// WaitFile waits until a file of the host exists.
-func (h *Host) WaitFile(name string, p *Process, timeout time.Duration) {
-	h.t.Helper()
-	h.eventually(name+" exists", timeout, p, func() bool {
-		return h.Do(func() error {
-			_, err := os.Lstat(name)
-			return err
-		}) == nil
-	})
 }

@@ -213,18 +213,3 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.out.setDeadline(&c.out.writeDeadline, t)
 	return nil
 }
-
-// Wait polls until ok, and reports whether that was within a time that no
-// healthy run comes near.
-func Wait(ok func() bool) bool {
-	deadline := time.Now().Add(20 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Now().After(deadline) {
-			return false
-		}
-		<-tick.C
-	}
-	return true
-}

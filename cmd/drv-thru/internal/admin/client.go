@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -140,12 +139,6 @@ func (c *Client) Revoke(ctx context.Context, id string, cancel bool) (*Revoked, 
 	r := new(Revoked)
 	err := c.call(ctx, http.MethodDelete, path, nil, r)
 	return r, err
-}
-
-// Builds lists the builds that are active, then recent ones.
-func (c *Client) Builds(ctx context.Context) (all []builder.BuildStatus, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/builds", nil, &all)
-	return all, err
 }
 
 // Cancel ends a build.

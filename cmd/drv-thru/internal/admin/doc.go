@@ -9,7 +9,6 @@
 //	GET    /v1/tickets/{id}       Ticket
 //	GET    /v1/tickets/{id}/text  TicketText
 //	DELETE /v1/tickets/{id}       ?cancel=true → Revoked
-//	GET    /v1/builds             []builder.BuildStatus
 //	DELETE /v1/builds/{id}        cancels
 //	POST   /v1/queue/{action}     pause, resume, drain, undrain → Status
 package admin

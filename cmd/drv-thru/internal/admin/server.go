@@ -64,7 +64,6 @@ func NewHandler(cfg Config) http.Handler {
 		"GET /v1/tickets/{id}":      s.ticket,
 		"GET /v1/tickets/{id}/text": s.reveal,
 		"DELETE /v1/tickets/{id}":   s.revoke,
-		"GET /v1/builds":            s.builds,
 		"DELETE /v1/builds/{id}":    s.cancel,
 		"POST /v1/queue/{action}":   s.steer,
 		"/": func(r *http.Request) (any, error) {
@@ -118,11 +117,6 @@ func (s *server) status(*http.Request) (any, error) {
 	st := &Status{Status: s.cfg.Service.Status(), Endpoint: s.cfg.Builder}
 	s.cfg.Describe(st)
 	return st, nil
-}
-
-func (s *server) builds(*http.Request) (any, error) {
-	st := s.cfg.Service.Status()
-	return append(st.Active, st.Recent...), nil
 }
 
 func (s *server) tickets(r *http.Request) (any, error) {
