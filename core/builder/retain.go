@@ -84,7 +84,10 @@ func (s *Service) retain() {
 func (s *Service) forget(ctx context.Context) error {
 	past := s.past()
 	limit := s.cfg.Now().Add(-s.cfg.KeepOutputs)
-	var failed error
+	failed := s.incoming.tidy()
+	if s.enoughDisk() != nil {
+		s.incoming.dropIdle()
+	}
 	for i, b := range past {
 		rec := b.record()
 		if rec.Ended.After(limit) {

@@ -51,12 +51,17 @@ func (s *Service) routes() {
 		"DELETE " + wire.RouteBuild: s.deleteBuild,
 		"PUT " + wire.RouteInputs:   s.putInputs,
 		"GET " + wire.RouteEvents:   s.getEvents,
-		"GET " + wire.RouteClosure:  s.getClosure,
-		"GET " + wire.RouteNarInfo:  s.getNarInfo,
-		"GET " + wire.RouteNar:      s.getNar,
-		"POST " + wire.RouteNars:    s.postNars,
-		"GET " + wire.RouteLog:      s.getLog,
-		"/":                         noRoute,
+
+		"POST " + wire.RouteInput:        s.postInput,
+		"PUT " + wire.RouteInputManifest: s.putManifest,
+		"PUT " + wire.RouteInputChunks:   s.putChunks,
+
+		"GET " + wire.RouteClosure: s.getClosure,
+		"GET " + wire.RouteNarInfo: s.getNarInfo,
+		"GET " + wire.RouteNar:     s.getNar,
+		"POST " + wire.RouteNars:   s.postNars,
+		"GET " + wire.RouteLog:     s.getLog,
+		"/":                        noRoute,
 	} {
 		s.mux.HandleFunc(pattern, s.handle(h))
 	}

@@ -380,6 +380,7 @@ func (b *build) end(result *wire.Result) {
 	if running != nil {
 		<-running.done // it was cancelled with the build, but may still add a path
 	}
+	b.dropIntakes()
 	b.dropSession()
 	// The build is over whether or not the service is stopping.
 	if err := b.s.cfg.Records.UpdateBuild(context.WithoutCancel(b.s.ctx), rec); err != nil {

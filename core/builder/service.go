@@ -46,6 +46,9 @@ type Config struct {
 	// Dir is where builds keep their events and roots, below it one directory
 	// each. The Nix daemon must be able to reach it.
 	Dir string
+	// UploadDir is where large inputs gather, and the manifests of those that
+	// came are kept; by default "uploads" beside Dir.
+	UploadDir string
 	// Now is the wall clock.
 	Now func() time.Time
 	// FreeDisk returns the free bytes of the fullest disk that builds write to.
@@ -115,6 +118,7 @@ type Service struct {
 	decoders  budget
 	sessions  turnstile
 	disk      reserved
+	incoming  *incoming
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
@@ -148,6 +152,10 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make builds directory: %w", err)
 	}
+	var err error
+	if s.incoming, err = newIncoming(cfg.UploadDir, &cfg, s.reserveDisk); err != nil {
+		return nil, err
+	}
 	if err := s.recover(ctx); err != nil {
 		return nil, fmt.Errorf("take over earlier builds: %w", err)
 	}
@@ -178,6 +186,9 @@ func setDefaults(cfg *Config) {
 		cfg.Peer = tlsPeer
 	}
 	cfg.Dir = filepath.Clean(cfg.Dir)
+	if cfg.UploadDir == "" {
+		cfg.UploadDir = filepath.Join(filepath.Dir(cfg.Dir), "uploads")
+	}
 }
 
 func tlsPeer(r *http.Request) (key.ID, error) {

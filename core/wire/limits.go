@@ -38,8 +38,6 @@ const (
 	ChunkedInput = 256 << 10
 	// MaxInputChunks bounds the chunks of one input: 64 GiB of the usual ones.
 	MaxInputChunks = 1 << 20
-	// MaxInputSubsts bounds the references that are masked in one input.
-	MaxInputSubsts = 1 << 20
 	// MaxInputManifest bounds an input's manifest.
 	MaxInputManifest = 64 << 20
 	// MaxInputChunkBytes bounds the chunks, as they are uncompressed, that one
