@@ -103,14 +103,16 @@ type exchange struct {
 
 // The routes, as tests name them.
 const (
-	onInfo    = "info"
-	onPlan    = "plan"
-	onBuild   = "build"
-	onInputs  = "inputs"
-	onEvents  = "events"
-	onClosure = "closure"
-	onNars    = "nars"
-	onCancel  = "cancel"
+	onInfo     = "info"
+	onPlan     = "plan"
+	onBuild    = "build"
+	onInputs   = "inputs"
+	onManifest = "manifest"
+	onChunks   = "chunks"
+	onEvents   = "events"
+	onClosure  = "closure"
+	onNars     = "nars"
+	onCancel   = "cancel"
 )
 
 // route names the request's route.
@@ -119,7 +121,7 @@ func (x *exchange) route() string {
 	switch {
 	case x.r.Method == http.MethodDelete:
 		return onCancel
-	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onNars:
+	case last == onInfo, last == onPlan, last == onInputs, last == onManifest, last == onChunks, last == onEvents, last == onClosure, last == onNars:
 		return last
 	}
 	return onBuild
@@ -135,7 +137,7 @@ func (x *exchange) ask() *http.Response {
 	}
 	req.ContentLength = x.r.ContentLength
 	lane := x.im.honest.session.Control()
-	if r := x.route(); r == onInputs || r == onNars {
+	if r := x.route(); r == onInputs || r == onNars || r == onManifest || r == onChunks {
 		lane = x.im.honest.session.Bulk()
 	}
 	resp, err := lane.RoundTrip(req)

@@ -281,6 +281,18 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 		e.begin(c, 2, src)
 		rest(t, e, c, 2, end)
 	})
+	t.Run("client and its identity", func(t *testing.T) {
+		e, c := begun(t)
+		if _, err := c.Cancel(bt.ID(1)); err != nil {
+			t.Fatal(err)
+		}
+		c.ID = key.ID{99}
+		e.begin(c, 2, src)
+		rest(t, e, c, 2, end)
+		if got := e.uploads(); len(got) != 1 || got[".taken"] != 1 {
+			t.Errorf("what is left is %v", got)
+		}
+	})
 	t.Run("source changes", func(t *testing.T) {
 		e, c := begun(t)
 		changed := bt.Source("src", text+"more")

@@ -34,7 +34,7 @@ const (
 	spoolShare = 64 << 30
 	// manifestsShare and manifestBytesShare bound the manifests that are kept for
 	// it.
-	manifestsShare     = 1024
+	manifestsShare     = 512
 	manifestBytesShare = 128 << 20
 	// fills is how many NARs are put together from what is here, or verified, at
 	// once.

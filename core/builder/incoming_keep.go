@@ -147,6 +147,18 @@ func (in *incoming) makeRoom(from sender, beginning string, more uint64) error {
 	return nil
 }
 
+// dropOthers removes what clients with the same ticket had begun to send of an
+// input that was taken. in.disk is held.
+func (in *incoming) dropOthers(a *intake) error {
+	dirs, err := os.ReadDir(in.dir)
+	for _, d := range dirs {
+		if k := (kept{dir: d.Name(), base: a.info.Path.Base()}); d.IsDir() && a.from.shares(k.dir) && in.idle(&k) {
+			err = errors.Join(err, in.removeKept(&k))
+		}
+	}
+	return err
+}
+
 // dropIdle removes the spools that nobody is filling.
 func (in *incoming) dropIdle() { _ = in.prune(func(k *kept) bool { return !k.taken }) }
 

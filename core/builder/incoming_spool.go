@@ -274,5 +274,5 @@ func (a *intake) end(taken bool) error {
 	if err := os.Rename(a.manifest(), a.name+endTaken); err != nil {
 		return fmt.Errorf("keep the manifest of %s: %w", a.info.Path, err)
 	}
-	return removeAll(a.spool(), a.journal())
+	return errors.Join(removeAll(a.spool(), a.journal()), a.in.dropOthers(a))
 }

@@ -541,7 +541,7 @@ type rig struct {
 const testID = wire.BuildID("aaaaaaaaaaaaaaaaaaaaaaaaaa")
 
 // largeBytes of a source take several requests.
-const largeBytes = 3 * requestBytes / 2
+const largeBytes = requestBytes + 300<<10
 
 // noise does not compress.
 func noise(n int) []byte {
