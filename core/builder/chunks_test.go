@@ -473,7 +473,10 @@ func TestHostileChunks(t *testing.T) {
 		}, wire.CodeInputIncomplete},
 		{"of a derivation", func(c *bt.Client, id wire.BuildID) error { _, err := c.PutManifest(id, 1, cut.Manifest); return err }, wire.CodeInputSize},
 		{"of nothing", func(c *bt.Client, id wire.BuildID) error { _, err := c.PutManifest(id, 7, cut.Manifest); return err }, wire.CodeInputUnasked},
-		{"of another build", func(c *bt.Client, _ wire.BuildID) error { _, err := c.PutManifest(bt.ID(99), 0, cut.Manifest); return err }, wire.CodeNotFound},
+		{"of another build", func(c *bt.Client, _ wire.BuildID) error {
+			_, err := c.PutManifest(bt.ID(99), 0, cut.Manifest)
+			return err
+		}, wire.CodeNotFound},
 		{"ordinal", chunks(raw(uint32(len(cut.Chunks)), 1, 0)), wire.CodeInputChunk},
 		{"highest ordinal", chunks(raw(1<<32-1, 1, 0)), wire.CodeInputChunk},
 		{"another chunk", chunks(slices.Concat([]byte{0, 0, 0, 1}, cut.Frames(0)[4:])), wire.CodeInputChunk},

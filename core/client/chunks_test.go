@@ -3,6 +3,8 @@ package client
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -116,6 +118,31 @@ func TestSourceChangesWhileItIsSent(t *testing.T) {
 		_, err := r.build(t)
 		if !errors.Is(err, errChanged) || !strings.Contains(err.Error(), "large") {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// FuzzMissingChunks: whatever a builder asks for, it is rising ranges of chunks
+// that there are.
+func FuzzMissingChunks(f *testing.F) {
+	f.Add(`{"missing":[[0,2],[5,3]]}`)
+	f.Add(`{}`)
+	f.Add(`{"missing":[[0,9],[8,1]]}`)
+	f.Add(`{"missing":[[-1,2]]}`)
+	f.Add(`{"missing":[[1,9223372036854775807]]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		tr := &transport{handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })}
+		api := &API{Control: tr, Bulk: tr, Base: "https://builder/"}
+		missing, err := api.PutManifest(t.Context(), testID, 0, nil, 8)
+		if err != nil {
+			return
+		}
+		next := 0
+		for _, r := range missing {
+			if r[0] < next || r[1] < 1 || r[0]+r[1] > 8 {
+				t.Errorf("accepted %v", missing)
+			}
+			next = r[0] + r[1]
 		}
 	})
 }
