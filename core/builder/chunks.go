@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -19,6 +20,15 @@ import (
 // beyond it although they were there: what is under way when a connection ends,
 // a few times over.
 const maxInVain = 64 << 20
+
+const (
+	// maxTurns bounds the requests with manifests and chunks that are read at
+	// once, each with 600 KiB of buffers, in all and for a ticket or trusted
+	// client. A client has four or so for each build.
+	maxTurns   = 128
+	turnsShare = 32
+	turnWait   = 10 * time.Second
+)
 
 // largeInput is a request about an input that comes in chunks.
 type largeInput struct {
@@ -61,6 +71,15 @@ func isChunked(info *nix.PathInfo) bool {
 // the build ends it. The body is read with a deadline that moves.
 func (in *largeInput) during(w http.ResponseWriter, r *http.Request, work func(ctx context.Context, body io.Reader) error) error {
 	b := in.b
+	// What reads from its client, perhaps slowly, takes memory and a file.
+	if r.Method == http.MethodPut {
+		wait, cancel := context.WithTimeout(r.Context(), turnWait)
+		defer cancel()
+		if !b.s.turns.enter(wait, b.place.group) {
+			return errBusy
+		}
+		defer b.s.turns.leave(b.place.group)
+	}
 	if !b.attend(1) {
 		return wire.Errorf(wire.CodeRate, "%d requests of this build at once", maxReaders).WithHint("try again in a moment")
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/zeebo/blake3"
 
@@ -38,7 +39,7 @@ func (a *intake) prepare(fresh string) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(a.name), 0o700); err != nil {
-		return fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return a.failed(err)
 	}
 	known := a.knownManifest()
 	if !known {
@@ -48,13 +49,13 @@ func (a *intake) prepare(fresh string) error {
 	}
 	f, err := os.OpenFile(a.spool(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return a.failed(err)
 	}
 	if err := errors.Join(f.Truncate(int64(size)), f.Close()); err != nil {
-		return fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return a.failed(err)
 	}
 	if err := os.Rename(fresh, a.manifest()); err != nil {
-		return fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return a.failed(err)
 	}
 	a.touch()
 	return nil
@@ -77,6 +78,14 @@ func (a *intake) knownManifest() bool {
 		return false
 	}
 	return [32]byte(sum.Sum(nil)) == a.sum
+}
+
+// failed says what the disk did not let be done.
+func (a *intake) failed(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeDisk, "there is no room for %s", a.info.Path), err)
+	}
+	return fmt.Errorf("hold %s: %w", a.info.Path, err)
 }
 
 // touch notes on the disk when the input was last of use. The mark is lost with
@@ -106,11 +115,11 @@ func (a *intake) resume(ctx context.Context) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return a.failed(err)
 	}
 	spool, err := os.Open(a.spool())
 	if err != nil {
-		return fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return a.failed(err)
 	}
 	defer spool.Close()
 	buf := chunkBuffers.Get().(*chunkBuffer)
@@ -126,7 +135,7 @@ func (a *intake) resume(ctx context.Context) error {
 		off, size := a.list.span(i)
 		p := buf[:size]
 		if _, err := spool.ReadAt(p, off); err != nil {
-			return fmt.Errorf("hold %s: %w", a.info.Path, err)
+			return a.failed(err)
 		}
 		chunk.Mask(p, off, a.list.within(off, size))
 		if chunk.Sum(p) == a.list.ids[i] {
@@ -199,11 +208,11 @@ func (a *intake) writer() (*writer, error) {
 		return nil, errIncomplete(a.info.Path) // ended meanwhile
 	}
 	if err != nil {
-		return nil, fmt.Errorf("hold %s: %w", a.info.Path, err)
+		return nil, a.failed(err)
 	}
 	journal, err := os.OpenFile(a.journal(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("hold %s: %w", a.info.Path, errors.Join(err, spool.Close()))
+		return nil, a.failed(errors.Join(err, spool.Close()))
 	}
 	return &writer{a, spool, journal}, nil
 }
@@ -224,7 +233,7 @@ func (w *writer) keep(ctx context.Context, id chunk.ID, masked []byte) (bool, er
 			return false, context.Cause(ctx)
 		}
 		if err := w.put(int(i), masked); err != nil {
-			return false, fmt.Errorf("hold %s: %w", w.a.info.Path, err)
+			return false, w.a.failed(err)
 		}
 		note, done = binary.BigEndian.AppendUint32(note, i), append(done, i)
 	}
@@ -232,7 +241,7 @@ func (w *writer) keep(ctx context.Context, id chunk.ID, masked []byte) (bool, er
 		return false, nil
 	}
 	if _, err := w.journal.Write(note); err != nil {
-		return false, fmt.Errorf("hold %s: %w", w.a.info.Path, err)
+		return false, w.a.failed(err)
 	}
 	w.a.got(done...)
 	return true, nil

@@ -119,6 +119,7 @@ type Service struct {
 	sessions  turnstile
 	disk      reserved
 	incoming  *incoming
+	turns     turnstile // of requests with parts of large inputs
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
@@ -141,6 +142,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
 		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
+		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
 		builds:    make(map[wire.BuildID]*build),
 		clients:   cfg.Clients,
 		indexes:   make(map[wire.BuildID]*index),

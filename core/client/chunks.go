@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -20,11 +21,12 @@ const (
 	// requestsAtOnce of them fill the window of a connection.
 	requestBytes   = 4 << 20
 	requestsAtOnce = 4
-	// groupBytes is up to where large paths travel side by side, so that many of
-	// them do not cost their round trips one after another. Larger ones come one
-	// by one: what is complete counts when the connection ends.
-	groupBytes  = 4 << 20
-	pathsAtOnce = 8
+	// sideBySide is how many bytes of large paths travel at a time, if it is more
+	// than one path, so that many of them do not cost their round trips one after
+	// another. Larger ones come one by one: what is complete counts when the
+	// connection ends.
+	sideBySide  = 4 << 20
+	pathsAtOnce = 16
 	// maxAgain is how often chunks may be missing that the builder has taken.
 	maxAgain = 3
 )
@@ -71,32 +73,48 @@ type chunkSender struct {
 	slot chan struct{} // of requestsAtOnce
 }
 
-// sendGroup sends large paths side by side, and ends them in their order, in
-// which references come first.
-func (c *chunkSender) sendGroup(ctx context.Context, indexes []int) (build wire.Build, err error) {
-	g, ctx := errgroup.WithContext(ctx)
+// sendPaths sends large paths, and ends each once those that it refers to are
+// ended.
+func (c *chunkSender) sendPaths(ctx context.Context, indexes []int) (wire.Build, error) {
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(pathsAtOnce)
-	turn := make(chan struct{})
-	close(turn)
+	room := semaphore.NewWeighted(sideBySide)
+	ended := make(map[int]chan struct{}, len(indexes))
 	for _, i := range indexes {
-		before, mine := turn, make(chan struct{})
-		turn = mine
+		ended[i] = make(chan struct{})
+	}
+	var mu sync.Mutex
+	var last wire.Build
+	for _, i := range indexes {
+		weight := int64(min(c.in.Wire[i].NarSize, sideBySide))
+		if room.Acquire(gctx, weight) != nil {
+			break // another has failed, and says why
+		}
 		g.Go(func() error {
-			b, err := c.sendPath(ctx, i, before)
+			defer room.Release(weight)
+			build, err := c.sendPath(gctx, i, ended)
 			if err != nil {
 				return err
 			}
-			build = b // the turns are an order
-			close(mine)
+			close(ended[i])
+			mu.Lock()
+			defer mu.Unlock()
+			// Of answers that overtake each other the newest wants least.
+			if last.ID == "" || len(build.Wanted) < len(last.Wanted) {
+				last = build
+			}
 			return nil
 		})
 	}
-	return build, g.Wait()
+	err := g.Wait()
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return last, err
 }
 
-// sendPath sends what the builder lacks of a path, and ends it when its turn has
-// come.
-func (c *chunkSender) sendPath(ctx context.Context, i int, turn <-chan struct{}) (wire.Build, error) {
+// sendPath sends what the builder lacks of a path, and ends it.
+func (c *chunkSender) sendPath(ctx context.Context, i int, ended map[int]chan struct{}) (wire.Build, error) {
 	path, size := c.in.Paths[i], c.in.Wire[i].NarSize
 	nar, err := c.s.Files.OpenNar(ctx, path)
 	if err != nil {
@@ -117,10 +135,16 @@ func (c *chunkSender) sendPath(ctx context.Context, i int, turn <-chan struct{})
 		if err := c.sendChunks(ctx, i, nar, cut, again > 0); err != nil {
 			return wire.Build{}, err
 		}
-		select {
-		case <-turn:
-		case <-ctx.Done():
-			return wire.Build{}, context.Cause(ctx)
+		for _, r := range c.in.Wire[i].References {
+			first, ok := ended[r]
+			if !ok || r == i {
+				continue
+			}
+			select {
+			case <-first:
+			case <-ctx.Done():
+				return wire.Build{}, context.Cause(ctx)
+			}
 		}
 		build, err := c.s.API.FinishInput(ctx, c.id, i, len(c.in.Paths))
 		if wire.CodeOf(err) == wire.CodeInputIncomplete && again < maxAgain {

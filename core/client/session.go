@@ -238,7 +238,7 @@ func (s *Session) send(ctx context.Context, id wire.BuildID, in *Inputs, build w
 	for _, b := range in.batches(build.Wanted) {
 		var err error
 		if b.large {
-			build, err = large.sendGroup(ctx, b.indexes)
+			build, err = large.sendPaths(ctx, b.indexes)
 		} else {
 			build, err = s.sendFrames(ctx, id, in, b.indexes, t.add)
 		}

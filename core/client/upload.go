@@ -32,15 +32,13 @@ func (in *Inputs) isLarge(i int) bool {
 // batches splits the wanted paths, keeping their order.
 func (in *Inputs) batches(wanted []int) []batch {
 	var out []batch
-	var size uint64
 	for _, i := range wanted {
 		large := in.isLarge(i)
-		n := len(out)
-		if n == 0 || out[n-1].large != large || large && size+in.Wire[i].NarSize > groupBytes {
-			out, size = append(out, batch{large: large}), 0
+		if n := len(out); n == 0 || out[n-1].large != large {
+			out = append(out, batch{large: large})
 		}
 		b := &out[len(out)-1]
-		b.indexes, size = append(b.indexes, i), size+in.Wire[i].NarSize
+		b.indexes = append(b.indexes, i)
 	}
 	return out
 }
