@@ -39,7 +39,11 @@ const (
 	RouteNarInfo = "/v1/cache/narinfo/{hash}"
 	RouteNar     = "/v1/cache/nar/{narhash}"
 	RouteNars    = "/v1/cache/nars"
-	RouteLog     = "/v1/cache/log/{drv}"
+
+	RouteManifests = "/v1/cache/manifests"
+	RouteChunks    = "/v1/cache/chunks"
+
+	RouteLog = "/v1/cache/log/{drv}"
 )
 
 // BuildID names a build: 16 random bytes that the client chose, as 26
