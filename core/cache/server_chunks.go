@@ -46,7 +46,7 @@ func (s *Server) ServeChunks(ctx context.Context, w http.ResponseWriter, items [
 	defer s.busy.Add(-1)
 	w.Header().Set("Content-Type", wire.TypeFrames)
 	w.WriteHeader(http.StatusOK)
-	out := &chunkWriter{w: w, buf: chunkBuffers.Get().(*[writeFrom + frameRoom]byte), left: wire.MaxChunkBytesRequest}
+	out := &chunkWriter{w: w, rc: http.NewResponseController(w), buf: chunkBuffers.Get().(*[writeFrom + frameRoom]byte), left: wire.MaxChunkBytesRequest}
 	defer chunkBuffers.Put(out.buf)
 	if goodput < paysBelow {
 		out.pace = s.paces.of(client)
@@ -76,7 +76,7 @@ func (s *Server) chunks(ctx context.Context, out *chunkWriter, item ChunkItem) e
 		first, last := int(r[0]), int(r[0])+int(r[1])
 		// A manifest that is still being made is known to the client as far as
 		// it was sent.
-		st, err := follow(ctx, e, last, out.flush)
+		st, err := follow(ctx, e, last, out.idle)
 		if err != nil {
 			if ctx.Err() != nil || s.ctx.Err() != nil {
 				return err
@@ -120,6 +120,7 @@ func (s *Server) wrong(e *entry, k int, err error) {
 // where their bytes are read to.
 type chunkWriter struct {
 	w       io.Writer
+	rc      *http.ResponseController
 	buf     *[writeFrom + frameRoom]byte
 	n       int
 	left    int64 // chunk bytes that may still be asked for
@@ -231,6 +232,14 @@ func (c *chunkWriter) flush() error {
 	_, err := c.w.Write(c.buf[:c.n])
 	c.n = 0
 	return err
+}
+
+// idle sends what there is before a wait.
+func (c *chunkWriter) idle() error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	return c.rc.Flush()
 }
 
 // paces are what is known of the links to clients. Two generations bound them.
