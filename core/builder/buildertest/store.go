@@ -27,6 +27,8 @@ type Store struct {
 	// OnBuild, if set, runs for every derivation that is built, before its
 	// outputs appear; an error fails the build. Closing the session ends ctx.
 	OnBuild func(ctx context.Context, drv nix.Path, sink daemon.Sink) error
+	// Contents, if set, makes what is in an output, by the name of its path.
+	Contents func(name string) string
 	// OnImport, if set, may fail an import as the daemon would.
 	OnImport func(nix.PathInfo) error
 
