@@ -334,14 +334,14 @@ func TestIndexFile(t *testing.T) {
 	if err != nil || !got.of(k.info) || !bytes.Equal(got.skeleton, k.skeleton) || fmt.Sprint(got.manifest) != fmt.Sprint(k.manifest) {
 		t.Fatalf("got %+v, %v", got, err)
 	}
-	for i := range b.Len() {
+	for i := 0; i < b.Len(); i += 1 + 40*min(1, i/100) { // all of the first, some of the others
 		b.Bytes()[i] ^= 0x40
 		if _, err := decodeKnown(bytes.NewReader(b.Bytes()), n); err == nil {
 			t.Errorf("byte %d may be anything", i)
 		}
 		b.Bytes()[i] ^= 0x40
 	}
-	for i := range int64(200) {
+	for i := range int64(50) {
 		if _, err := decodeKnown(bytes.NewReader(b.Bytes()), n-i-1); err == nil {
 			t.Errorf("the last %d bytes may be missing", i+1)
 		}

@@ -137,8 +137,9 @@
 // what its manifest says, come as the frame "unavailable"; asking for the
 // manifest again tells whether it is gone for good. A NAR may stand in a request
 // several times, and so may a chunk; each time counts. A request of more than
-// [MaxChunksRequest] chunks or [MaxChunkBytesRequest] bytes of them before
-// compression fails with [CodeTooLarge]; an empty range is a [CodeBadRequest].
+// [MaxChunksRequest] chunks fails with [CodeTooLarge], and the answer to one of
+// more than [MaxChunkBytesRequest] bytes of them, before compression, is cut off
+// there; an empty range is a [CodeBadRequest].
 //
 // Either request may be repeated at any time, and several may be under way.
 //
