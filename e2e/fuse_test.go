@@ -142,14 +142,14 @@ type fuseBuilder struct {
 	pattern  []byte
 }
 
-func (f *fuseBuilder) Fetch(ctx context.Context, ranges []wire.NarRange) (cache.Stream, error) {
+func (f *fuseBuilder) Fetch(ctx context.Context, ranges []cache.NarRange) (cache.Stream, error) {
 	return &fuseStream{f: f, ctx: ctx, ranges: ranges, next: 0}, nil
 }
 
 type fuseStream struct {
 	f         *fuseBuilder
 	ctx       context.Context
-	ranges    []wire.NarRange
+	ranges    []cache.NarRange
 	next      int
 	off, left int64
 }
