@@ -124,11 +124,17 @@ func (f *ChunkFetcher) Received() uint64 {
 	return f.received
 }
 
-// Flush waits until the chunk store has what came over the wire.
-func (f *ChunkFetcher) Flush() {
+// Flush waits until the chunk store has what came over the wire, or ctx is done.
+func (f *ChunkFetcher) Flush(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.putsDone.Broadcast()
+	})
+	defer stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.putting {
+	for f.putting && ctx.Err() == nil {
 		f.putsDone.Wait()
 	}
 }

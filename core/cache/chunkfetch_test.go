@@ -463,7 +463,7 @@ func TestChunkFetchWarm(t *testing.T) {
 	if err := fetchAll(t, f, first, wholes(first)); err != nil {
 		t.Fatal(err)
 	}
-	f.Flush()
+	f.Flush(t.Context())
 
 	t.Run("same", func(t *testing.T) {
 		srv := newChunkServer(first...)
@@ -518,7 +518,7 @@ func TestChunkStoreFails(t *testing.T) {
 		if err := fetchAll(t, f, nars, wholes(nars)); err != nil {
 			t.Fatal(err)
 		}
-		f.Flush()
+		f.Flush(t.Context())
 		if n := warnings.Load(); n != 1 {
 			t.Errorf("%d warnings", n)
 		}
@@ -531,7 +531,7 @@ func TestChunkStoreFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		close(store.slow)
-		f.Flush()
+		f.Flush(t.Context())
 	})
 }
 
