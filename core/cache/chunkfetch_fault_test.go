@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -66,6 +67,7 @@ func TestChunkFaults(t *testing.T) {
 		}
 	}
 	const ever = 1 << 30
+	whole, other := newNar(0, 1, 2<<20), newNar(1, 2, 100_000)
 	for name, c := range map[string]struct {
 		set  func(*faults)
 		want error // nil: it succeeds
@@ -130,8 +132,9 @@ func TestChunkFaults(t *testing.T) {
 		}, ErrStream, "chunk 3 of the NAR"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNar(0, 1, 2<<20)
-			other := newNar(1, 2, 100_000)
+			n := new(testNar)
+			*n = *whole
+			n.man = slices.Clone(whole.man)
 			synctest.Test(t, func(t *testing.T) {
 				fl := &faults{srv: newChunkServer(n, other), nar: n}
 				c.set(fl)

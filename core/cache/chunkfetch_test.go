@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,8 +38,10 @@ func newNar(k int, seed uint64, size int) *testNar {
 	p := newPath(k, int64(size))
 	n := &testNar{info: p.info, data: make([]byte, size)}
 	rng := rand.New(rand.NewPCG(seed, 7))
-	for i := range n.data {
-		n.data[i] = byte(rng.Uint32())
+	for i := 0; i < size; i += 8 {
+		var word [8]byte
+		binary.LittleEndian.PutUint64(word[:], rng.Uint64())
+		copy(n.data[i:], word[:])
 	}
 	n.info.NarHash = nix.SumHash(fmt.Appendf(nil, "%d %d %d", k, seed, size))
 	for i := range 3 {
@@ -509,7 +512,7 @@ func TestChunkFetchWarm(t *testing.T) {
 
 // A chunk store that is full or slow keeps nobody waiting.
 func TestChunkStoreFails(t *testing.T) {
-	nars := []*testNar{newNar(0, 1, 60<<20)}
+	nars := []*testNar{newNar(0, 1, maxBlocks*blockSize+8<<20)}
 	t.Run("full", func(t *testing.T) {
 		store := newMemChunks()
 		store.full = errors.New("no space left on device")
