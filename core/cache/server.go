@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -19,12 +22,17 @@ type Infos interface {
 // NarOpener produces NARs from a store's files.
 type NarOpener interface {
 	OpenNar(ctx context.Context, path nix.Path) (Nar, error)
+	// RestoreNar makes what OpenNar made before, from its Skeleton.
+	RestoreNar(ctx context.Context, path nix.Path, skeleton []byte) (Nar, error)
 }
 
 // Nar is the archive of one store path; *nar.Layout is one. Safe for concurrent
 // use but for Close.
 type Nar interface {
+	io.ReaderAt
 	Size() int64
+	// Skeleton is what RestoreNar needs.
+	Skeleton() []byte
 	// CopyRange writes n bytes from off on, in large pieces.
 	CopyRange(w io.Writer, off, n int64) (int64, error)
 	Close() error
@@ -35,20 +43,37 @@ type ServerConfig struct {
 	Infos Infos
 	Nars  NarOpener
 	Key   nix.SecretKey
-	// Scans is how many NARs are opened at once, default 4: opening one walks
-	// its whole tree.
+	// Index keeps what was found out about NARs; nil keeps it in memory only.
+	Index *Index
+	Now   func() time.Time
+	Log   *slog.Logger // default: none
+	// Scans is how many NARs are opened and cut at once for requests, default 4:
+	// opening one walks its whole tree.
 	Scans int
 }
 
 const defaultScans = 4
 
 // Server is the builder's side of the cache: it finds closures, signs narinfos
-// and sends NARs. Who may read what is decided before it is called. Nothing is
-// copied: infos come from the Nix daemon and NARs from the store's files.
+// and sends NARs and their chunks. Who may read what is decided before it is
+// called. Nothing is copied: infos come from the Nix daemon, bytes from the
+// store's files, and the Index says only where they are.
 type Server struct {
-	cfg  ServerConfig
-	sigs signatures
-	nars openNars
+	cfg        ServerConfig
+	sigs       signatures
+	nars       openNars
+	entries    entries
+	suspects   suspects
+	background background
+	paces      paces
+	busy       atomic.Int64  // requests that are being answered
+	scans      chan struct{} // holds one for each NAR that is cut for a request
+
+	ctx    context.Context // ends with Close
+	stop   context.CancelFunc
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup
 }
 
 // NewServer makes a Server.
@@ -56,11 +81,28 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Scans <= 0 {
 		cfg.Scans = defaultScans
 	}
-	return &Server{cfg: cfg, nars: openNars{open: cfg.Nars.OpenNar, scans: make(chan struct{}, cfg.Scans)}}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg: cfg, scans: make(chan struct{}, cfg.Scans),
+		nars: openNars{open: cfg.Nars.OpenNar, scans: make(chan struct{}, cfg.Scans)},
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s
 }
 
-// Close closes what is kept open for later requests.
-func (s *Server) Close() { s.nars.close() }
+// Close ends what runs in the background and closes what is kept open for later
+// requests.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.stop()
+	s.wg.Wait()
+	s.entries.close()
+	s.nars.close()
+}
 
 // Closure returns the infos of everything that can be reached from the roots,
 // references before referrers. It fails when any of it is not valid or it has
