@@ -24,7 +24,6 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/nix"
-	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 	"github.com/drv-thru/drv-thru/fusecache"
 )

@@ -21,9 +21,9 @@ const (
 	manifestNars  = 4096
 	// manifestPiece is how many chunks of a manifest are announced at once.
 	manifestPiece = 64
-	// keepEntries bounds the chunks of the manifests that are kept, when they
+	// keepManifests bounds the chunks of the manifests that are kept, when they
 	// are not in use; some 50 bytes each.
-	keepEntries = 256 << 10
+	keepManifests = 256 << 10
 	// maxEntries bounds one manifest in memory, whatever size the NAR is said
 	// to have: 200 GB of average chunks.
 	maxEntries = 4 << 20
@@ -135,7 +135,7 @@ func (f *ChunkFetcher) forget(m *gotManifest) {
 
 // tidy keeps the memory of manifests in bounds.
 func (f *ChunkFetcher) tidy() {
-	for f.entries > keepEntries {
+	for f.entries > keepManifests {
 		var oldest *gotManifest
 		for _, m := range f.manifests {
 			if m.users == 0 && m.ended() && (oldest == nil || m.used < oldest.used) {
