@@ -2,15 +2,18 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/chunk"
+	"github.com/drv-thru/drv-thru/core/chunk/pack"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/nix/nar"
@@ -71,12 +74,23 @@ func (a *app) openChunks(size int64, note func(string)) *chunkCache {
 	if size == 0 {
 		return c
 	}
-	store, err := a.openStore(size)
+	dir, err := a.cacheDir()
+	var store *pack.Store
+	if err == nil {
+		dir = filepath.Join(dir, chunkDir)
+		store, err = pack.Open(dir, pack.Config{MaxBytes: size, Now: time.Now, Rand: rand.Reader, Free: pack.FileSystemSpace})
+	}
 	if err != nil {
 		note("importing without the chunk cache: " + err.Error())
 		return c
 	}
-	c.store, c.close = store, func() { _ = store.Close() }
+	// What is in it is read while Nix is asked what it has.
+	var wg sync.WaitGroup
+	wg.Go(func() { store.Has(chunk.ID{}) })
+	c.store, c.close = store, func() {
+		wg.Wait()
+		_ = store.Close()
+	}
 	return c
 }
 
