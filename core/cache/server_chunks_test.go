@@ -96,7 +96,7 @@ func (g *gatedNar) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // add makes path i: a directory of files with these contents.
-func (s *diskStore) add(t *testing.T, i int, files map[string]string, refs ...int) nix.PathInfo {
+func (s *diskStore) add(t testing.TB, i int, files map[string]string, refs ...int) nix.PathInfo {
 	t.Helper()
 	info := nix.PathInfo{Path: storePath(i)}
 	for _, r := range refs {
@@ -117,7 +117,7 @@ func (s *diskStore) add(t *testing.T, i int, files map[string]string, refs ...in
 	return info
 }
 
-func (s *diskStore) nar(t *testing.T, p nix.Path) []byte {
+func (s *diskStore) nar(t testing.TB, p nix.Path) []byte {
 	t.Helper()
 	l, err := nar.Scan(t.Context(), s.file(p))
 	if err != nil {
@@ -146,7 +146,7 @@ func noise(seed uint64, n int) string {
 
 // chunkEnv is a server over a store on disk, with an index.
 type chunkEnv struct {
-	t     *testing.T
+	t     testing.TB
 	store *diskStore
 	index *Index
 	dir   string
@@ -154,7 +154,7 @@ type chunkEnv struct {
 	s     *Server
 }
 
-func newChunkEnv(t *testing.T) *chunkEnv {
+func newChunkEnv(t testing.TB) *chunkEnv {
 	t.Helper()
 	e := &chunkEnv{t: t, dir: t.TempDir(), store: &diskStore{
 		root: t.TempDir(), infos: make(map[nix.Path]nix.PathInfo), opened: make(map[nix.Path]int),
