@@ -53,8 +53,6 @@ func (s *Service) routes() {
 		"GET " + wire.RouteEvents:     s.getEvents,
 		"GET " + wire.RouteClosure:    s.getClosure,
 		"GET " + wire.RouteNarInfo:    s.getNarInfo,
-		"GET " + wire.RouteNar:        s.getNar,
-		"POST " + wire.RouteNars:      s.postNars,
 		"POST " + wire.RouteManifests: s.postManifests,
 		"POST " + wire.RouteChunks:    s.postChunks,
 		"GET " + wire.RouteLog:        s.getLog,

@@ -11,17 +11,6 @@ type Closure struct {
 	Roots []string `json:"roots"`
 }
 
-// NarsRequest asks POST /v1/cache/nars for several NARs in one answer.
-type NarsRequest struct {
-	Nars []NarRange `json:"nars"` // at most MaxNarsRequest
-}
-
-// NarRange is a NAR from an offset to its end.
-type NarRange struct {
-	NarHash string `json:"nar_hash"` // 52 characters of Nix's base32
-	Offset  uint64 `json:"offset,omitempty"`
-}
-
 // ManifestsRequest asks POST /v1/cache/manifests for the manifests of several
 // NARs in one answer.
 type ManifestsRequest struct {

@@ -41,16 +41,14 @@
 //	DELETE /v1/builds/{id}               → Build
 //	GET    /v1/cache/closure?build={id}  → Closure
 //	GET    /v1/cache/narinfo/{hash}      → narinfo text
-//	GET    /v1/cache/nar/{narhash}       → NAR bytes; single Range allowed
-//	POST   /v1/cache/nars                NarsRequest → NAR frames
 //	POST   /v1/cache/manifests           ManifestsRequest → manifests
 //	POST   /v1/cache/chunks              ChunksRequest → chunk frames
 //	GET    /v1/cache/log/{drv}           → log text
 //
 // {id} is a [BuildID] that the client chose, so a request that is repeated
 // after a lost answer attaches to the same build and spends nothing twice.
-// {hash} is the 32-character hash part of a store path, {narhash} the 52
-// characters of a SHA-256 in Nix's base32, {drv} a derivation's base name.
+// {hash} is the 32-character hash part of a store path, {drv} a derivation's base
+// name.
 //
 // # A build
 //
@@ -104,14 +102,8 @@
 //
 // Closure lists the narinfo of every path in the closure of a finished build's
 // outputs, references first, each signed by the builder's Nix key in addition
-// to the signatures that its daemon holds. NARs are uncompressed and their size
-// is known in advance. POST /v1/cache/nars answers with the named NARs in the
-// order asked for:
-//
-//	offset  size  field
-//	0       4     index into NarsRequest.Nars, big endian
-//	4       8     size of what follows, or 2⁶⁴-1: this NAR cannot be had
-//	12      size  the NAR from its stated offset to its end
+// to the signatures that its daemon holds. NARs are uncompressed, so that their
+// size is known in advance, and come in chunks.
 //
 // # Chunks
 //

@@ -66,7 +66,6 @@ func documents(t testing.TB) map[string]any {
 		"event-log-bytes":   &Event{Seq: 5, Time: when, Type: EventLog, Log: &Log{Activity: 7, Bytes: []byte{0, 0xff}, More: true, Level: 1, PostBuild: true}},
 		"event-finished":    &Event{Seq: 6, Time: when, Type: EventFinished, Result: result},
 		"closure":           &Closure{NarInfos: []string{"StorePath: " + out + "\n"}, Roots: []string{out}},
-		"nars-request":      &NarsRequest{Nars: []NarRange{{NarHash: sum, Offset: 5}, {NarHash: sum}}},
 		"manifests-request": &ManifestsRequest{Nars: []string{sum, sum}},
 		"chunks-request": &ChunksRequest{Goodput: 125_000_000, Nars: []NarChunks{
 			{NarHash: sum, Chunks: []ChunkRange{{0, 3}, {7, 1}}}, {NarHash: sum, Chunks: []ChunkRange{{1<<32 - 1, 1}}}}},

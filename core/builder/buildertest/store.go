@@ -270,6 +270,3 @@ type memNar struct{ *bytes.Reader }
 
 func (m memNar) Skeleton() []byte { return nil }
 func (m memNar) Close() error     { return nil }
-func (m memNar) CopyRange(w io.Writer, off, n int64) (int64, error) {
-	return io.Copy(w, io.NewSectionReader(m, off, n))
-}
