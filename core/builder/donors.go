@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"slices"
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/chunk"
+	"github.com/drv-thru/drv-thru/core/nix"
 )
 
 const (
@@ -23,7 +23,9 @@ const (
 )
 
 // donorStore has the inputs that are complete.
-type donorStore = cache.NarOpener
+type donorStore interface {
+	OpenNar(ctx context.Context, path nix.Path) (cache.Nar, error)
+}
 
 // fill takes the chunks that were written before, then those that the sender
 // has sent as part of other inputs. A donor that has changed or is gone gives
@@ -183,10 +185,7 @@ func (d *donor) open(ctx context.Context, donors donorStore) (read func(p []byte
 		if err != nil {
 			return nil, nil, err
 		}
-		return func(p []byte, off int64) error {
-			_, err := f.ReadAt(p, off)
-			return err
-		}, func() { _ = f.Close() }, nil
+		return func(p []byte, off int64) error { return readFull(f, p, off) }, func() { _ = f.Close() }, nil
 	}
 	path, err := d.kept.path()
 	if err != nil {
@@ -196,23 +195,13 @@ func (d *donor) open(ctx context.Context, donors donorStore) (read func(p []byte
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(p []byte, off int64) error {
-		if off > math.MaxInt64-int64(len(p)) || off+int64(len(p)) > n.Size() {
-			return fmt.Errorf("%s has another size than its manifest says", path)
-		}
-		_, err := n.CopyRange(&fill{p}, off, int64(len(p)))
-		return err
-	}, func() { _ = n.Close() }, nil
+	return func(p []byte, off int64) error { return readFull(n, p, off) }, func() { _ = n.Close() }, nil
 }
 
-// fill is a writer into a slice of the right size.
-type fill struct{ rest []byte }
-
-func (f *fill) Write(p []byte) (int, error) {
-	n := copy(f.rest, p)
-	f.rest = f.rest[n:]
-	if n < len(p) {
-		return n, io.ErrShortWrite
+func readFull(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil // though it may be the end
 	}
-	return n, nil
+	return err
 }

@@ -160,36 +160,46 @@ func (in *incoming) dropOthers(a *intake) error {
 }
 
 // dropIdle removes the spools that nobody is filling.
-func (in *incoming) dropIdle() { _ = in.prune(func(k *kept) bool { return !k.taken }) }
+func (in *incoming) dropIdle() { _, _ = in.prune(func(k *kept) bool { return !k.taken }, false) }
 
-// tidy removes what was not of use for the time that things are kept, and what
-// an end of the process at the wrong moment left.
-func (in *incoming) tidy() error {
+// tidy removes what was not of use for the time that things are kept, what is not
+// complete if the disk is full, and what an end of the process at the wrong
+// moment left. With dryRun it only tells.
+func (in *incoming) tidy(full, dryRun bool) ([]Garbage, error) {
 	limit := in.now().Add(-in.keep)
-	return in.prune(func(k *kept) bool { return !k.used.After(limit) })
+	return in.prune(func(k *kept) bool { return full && !k.taken || !k.used.After(limit) }, dryRun)
 }
 
-func (in *incoming) prune(drop func(*kept) bool) error {
+func (in *incoming) prune(drop func(*kept) bool, dryRun bool) (gone []Garbage, failed error) {
 	in.disk.Lock()
 	defer in.disk.Unlock()
 	all, stray, err := in.list(func(string) bool { return true })
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var failed error
 	for i := range all {
-		if k := &all[i]; in.idle(k) && drop(k) {
+		k := &all[i]
+		if !in.idle(k) || !drop(k) {
+			continue
+		}
+		g := Garbage{GarbageUpload, k.base, k.manifest}
+		if !k.taken {
+			g.Bytes += diskUse(in.name(k) + endSpool)
+		}
+		gone = append(gone, g)
+		if !dryRun {
 			failed = errors.Join(failed, in.removeKept(k))
 		}
 	}
-	for _, name := range stray {
-		failed = errors.Join(failed, removeAll(name))
+	if dryRun {
+		return gone, nil
 	}
+	failed = errors.Join(failed, removeAll(stray...))
 	dirs, err := os.ReadDir(in.dir)
 	for _, d := range dirs {
 		if d.IsDir() {
 			_ = os.Remove(filepath.Join(in.dir, d.Name())) // fails unless it is empty
 		}
 	}
-	return errors.Join(failed, err)
+	return gone, errors.Join(failed, err)
 }

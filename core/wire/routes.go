@@ -39,12 +39,12 @@ const (
 	RouteInputManifest = "/v1/builds/{id}/inputs/{index}/manifest"
 	RouteInputChunks   = "/v1/builds/{id}/inputs/{index}/chunks"
 
-	RouteEvents  = "/v1/builds/{id}/events"
-	RouteClosure = "/v1/cache/closure"
-	RouteNarInfo = "/v1/cache/narinfo/{hash}"
-	RouteNar     = "/v1/cache/nar/{narhash}"
-	RouteNars    = "/v1/cache/nars"
-	RouteLog     = "/v1/cache/log/{drv}"
+	RouteEvents    = "/v1/builds/{id}/events"
+	RouteClosure   = "/v1/cache/closure"
+	RouteNarInfo   = "/v1/cache/narinfo/{hash}"
+	RouteManifests = "/v1/cache/manifests"
+	RouteChunks    = "/v1/cache/chunks"
+	RouteLog       = "/v1/cache/log/{drv}"
 )
 
 // BuildID names a build: 16 random bytes that the client chose, as 26
