@@ -65,7 +65,7 @@ func TestCutOverlap(t *testing.T) {
 // borders are where the largest size strikes, because others move with it.
 func TestStraddle(t *testing.T) {
 	refs := randomRefs(4, 3)
-	for before := range RefLen + 1 {
+	for _, before := range []int{0, 1, 16, 31, 32} {
 		nar := plant(make([]byte, 3*MaxSize), refs, MaxSize-before, 2*MaxSize-before)
 		m := check(t, nar, refs)
 		if len(m.Chunks) < 3 || m.Chunks[1].Offset != MaxSize || m.Chunks[2].Offset != 2*MaxSize {

@@ -149,8 +149,8 @@ func BenchmarkOpen(b *testing.B) {
 			s.Has(chunk.ID{})
 			runtime.GC()
 			runtime.ReadMemStats(&after)
-			if len(s.index) != n {
-				b.Fatal(len(s.index), n)
+			if s.index.n != n {
+				b.Fatal(s.index.n, n)
 			}
 			s.Close()
 		}

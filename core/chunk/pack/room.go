@@ -3,7 +3,6 @@ package pack
 import (
 	"fmt"
 	"os"
-	"strings"
 )
 
 // reserve is what a file system is left with at least: 256 MiB, and a
@@ -55,7 +54,7 @@ func (s *Store) makeRoom() error {
 // onDisk is the size of a pack and its index.
 func onDisk(f found) int64 {
 	size := f.info.Size()
-	if info, err := os.Stat(strings.TrimSuffix(f.path, packSuffix) + indexSuffix); err == nil {
+	if info, err := os.Stat(indexOf(f.path)); err == nil {
 		size += info.Size()
 	}
 	return size
@@ -68,7 +67,7 @@ func remove(path string) error {
 		return err
 	}
 	defer locked.Close()
-	index := strings.TrimSuffix(path, packSuffix) + indexSuffix
+	index := indexOf(path)
 	_ = os.Remove(index + ".new")
 	_ = os.Remove(index)
 	return os.Remove(path)
@@ -126,7 +125,7 @@ func (s *Store) GC(keep int64, dry bool) (Usage, error) {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	u.Chunks = len(s.index)
+	u.Chunks = s.index.n
 	return u, nil
 }
 
