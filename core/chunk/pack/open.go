@@ -157,8 +157,10 @@ func (s *Store) extend(p *pack, size int64) {
 	end, _ := load(p.file, nil, size, from, func(e entry) { entries = append(entries, e) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.end = end
-	s.learn(p, entries)
+	if s.packs[p.slot] == p {
+		p.end = end
+		s.learn(p, entries)
+	}
 }
 
 // learn adds entries to the index; mu is held.
@@ -190,6 +192,9 @@ func (s *Store) seat(p *pack) bool {
 func (s *Store) drop(p *pack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.packs[p.slot] != p {
+		return
+	}
 	s.index.remove(func(at place) bool { return at.pack == p.slot })
 	s.packs[p.slot] = nil
 	_ = p.file.Close()
@@ -280,7 +285,10 @@ func (s *Store) begin() error {
 	return s.create()
 }
 
+// known is the pack at path, if this process has it open.
 func (s *Store) known(path string) *pack {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	for _, p := range s.packs {
 		if p != nil && p.path == path {
 			return p

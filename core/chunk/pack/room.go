@@ -39,6 +39,9 @@ func (s *Store) makeRoom() error {
 			if remove(f.path) != nil {
 				continue
 			}
+			if p := s.known(f.path); p != nil {
+				s.drop(p)
+			}
 			total -= onDisk(f)
 			listed = append(listed[:i], listed[i+1:]...)
 			removed = true
@@ -60,7 +63,9 @@ func onDisk(f found) int64 {
 	return size
 }
 
-// remove deletes a pack to which nobody appends; those who read it still can.
+// remove deletes a pack to which nobody appends. It is truncated too, because
+// other processes may have it open for long, and their chunks would keep the
+// space; they find them missing.
 func remove(path string) error {
 	locked, err := lock(path)
 	if err != nil {
@@ -70,7 +75,11 @@ func remove(path string) error {
 	index := indexOf(path)
 	_ = os.Remove(index + ".new")
 	_ = os.Remove(index)
-	return os.Remove(path)
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	_ = locked.Truncate(0)
+	return nil
 }
 
 // Usage is what a store consists of.
