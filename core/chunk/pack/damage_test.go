@@ -153,6 +153,25 @@ func TestStrike(t *testing.T) {
 	all(t, open(t, dir, config(c)), first, last)
 }
 
+// A lost index is written anew when that is worth it.
+func TestIndexLost(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, config(c))
+	put(t, s, 1000, 1100)
+	s.Close()
+	path := files(t, dir, indexSuffix)[0]
+	want := mustRead(t, path)
+	for name, p := range map[string][]byte{"none": nil, "a part": want[:50*entrySize], "noise": data(1)} {
+		mustWrite(t, path, p)
+		s = open(t, dir, config(c))
+		all(t, s, 1000, 1100)
+		s.Close()
+		if !bytes.Equal(mustRead(t, path), want) {
+			t.Errorf("%s: the index is not repaired", name)
+		}
+	}
+}
+
 func FuzzLoad(f *testing.F) {
 	var pack, index []byte
 	for i := range 3 {

@@ -85,6 +85,7 @@ func (s *Store) scan() {
 	if len(known) == 0 {
 		s.expect(listed)
 	}
+	defer func() { s.scratch = nil }()
 	// From the oldest on, so that of two copies the newer counts.
 	for _, f := range slices.Backward(listed) {
 		p := known[f.path]
@@ -125,9 +126,10 @@ func (s *Store) add(f found) {
 	p := &pack{path: f.path, file: file}
 	p.used.Store(f.info.ModTime().UnixNano())
 	index := readIndex(indexOf(p.path), f.info.Size())
-	entries := make([]entry, 0, len(index)/entrySize)
+	entries := s.scratch[:0]
 	end, indexed := load(file, index, f.info.Size(), 0, func(e entry) { entries = append(entries, e) })
-	if len(entries)-indexed > 1000 {
+	s.scratch = entries
+	if len(entries)-indexed > 32 {
 		// The index is damaged or lost. Unless somebody is at work there, it
 		// is written anew, for later sessions.
 		if locked, err := lock(f.path); err == nil {
@@ -230,12 +232,14 @@ func readIndex(path string, size int64) []byte {
 		return nil
 	}
 	defer file.Close()
-	// A sound index is smaller than its pack.
-	index, err := io.ReadAll(io.LimitReader(file, size))
+	info, err := file.Stat()
 	if err != nil {
 		return nil
 	}
-	return index
+	// A sound index is smaller than its pack.
+	index := make([]byte, min(info.Size(), size))
+	n, _ := io.ReadFull(file, index)
+	return index[:n]
 }
 
 func encode(entries []entry) []byte {

@@ -78,8 +78,9 @@ type Store struct {
 	// writeAt is (*os.File).WriteAt, except in tests.
 	writeAt func(f *os.File, p []byte, off int64) (int, error)
 
-	refreshing sync.Mutex
 	refreshed  atomic.Int64 // when, by cfg.Now in nanoseconds
+	refreshing sync.Mutex
+	scratch    []entry // used while refreshing
 
 	// mu guards what lookups need; it is never held while anything waits for
 	// the disk.
