@@ -3,7 +3,6 @@
 package pack
 
 import (
-	"encoding/binary"
 	mathrand "math/rand/v2"
 	"os"
 	"path/filepath"
@@ -111,12 +110,13 @@ func BenchmarkPut(b *testing.B) {
 func BenchmarkOpen(b *testing.B) {
 	dir := b.TempDir()
 	n := 0
+	random := mathrand.NewChaCha8([32]byte{})
 	for p := range packShare {
 		var index []byte
 		end := int64(0)
 		for end < 10<<30/packShare {
 			var e entry
-			binary.LittleEndian.PutUint64(e.id[:], uint64(n)*0x9e3779b97f4a7c15+1)
+			random.Read(e.id[:])
 			n++
 			e.off, e.size = uint32(end), 49<<10
 			index = e.append(index)
