@@ -10,6 +10,12 @@ import (
 // jump.
 const gram = 4
 
+// farthest is how far the window moves when its end is in no reference.
+const farthest = RefLen - gram + 1
+
+// hashing is Knuth's multiplier.
+const hashing = 0x9e3779b1
+
 // matcher finds references the way Wu and Manber's search for many patterns
 // does: it looks at the last four bytes of a 32-byte window. A table tells how
 // far these are at least from the end of a reference that contains them; when
@@ -29,7 +35,7 @@ func newMatcher(refs []Ref) *matcher {
 	size := min(20, max(12, bits.Len(uint(len(refs)*RefLen*16-1))))
 	m := &matcher{refs: refs, heads: make([]uint64, len(refs)), jump: make([]uint8, 1<<size), shift: uint(32 - size)}
 	for i := range m.jump {
-		m.jump[i] = RefLen - gram + 1
+		m.jump[i] = farthest
 	}
 	for i := range refs {
 		r := refs[i][:]
@@ -42,7 +48,7 @@ func newMatcher(refs []Ref) *matcher {
 	return m
 }
 
-func (m *matcher) slot(v uint32) uint32 { return v * 0x9e3779b1 >> m.shift }
+func (m *matcher) slot(v uint32) uint32 { return v * hashing >> m.shift }
 
 // mask replaces the references in p by the filler, from left to right, and
 // calls found for each until it returns false. It returns where it stopped
@@ -52,7 +58,12 @@ func (m *matcher) mask(p []byte, found func(at int, ref uint32) bool) int {
 	jump, shift := m.jump, m.shift
 	for i+RefLen <= len(p) {
 		v := binary.LittleEndian.Uint32(p[i+RefLen-gram:])
-		if j := int(jump[v*0x9e3779b1>>shift]); j > 0 {
+		if j := int(jump[v*hashing>>shift]); j == farthest {
+			// Adding what the table says would make each step wait for the
+			// one before.
+			i += farthest
+			continue
+		} else if j > 0 {
 			i += j
 			continue
 		}
