@@ -58,7 +58,7 @@ func fakeBuilder() {
 			st.Started = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 			st.Relays = []admin.Relay{{URL: "http://relay.example:7411"}}
 		},
-		Now: time.Now, Rand: randomBytes{},
+		Now: time.Now, Rand: new(randomBytes),
 	})}
 	go func() {
 		<-ctx.Done()
@@ -67,13 +67,14 @@ func fakeBuilder() {
 	_ = srv.Serve(l)
 }
 
-// randomBytes are the same each time, so that scripts know the ticket.
-type randomBytes struct{}
+// randomBytes are the same in each process, so that scripts know the tickets.
+type randomBytes struct{ read byte }
 
-func (randomBytes) Read(p []byte) (int, error) {
+func (r *randomBytes) Read(p []byte) (int, error) {
 	for i := range p {
-		p[i] = byte(i)
+		p[i] = byte(i) + r.read
 	}
+	r.read++
 	return len(p), nil
 }
 
