@@ -30,7 +30,12 @@ in
           maxBuildTime = "1d2h3m4s";
           maxUploadBytes = "unlimited";
           cache = "store";
+          policy = "few";
         };
+      };
+      policies = {
+        nightly = { module = "/etc/drv-thru/nightly.wasm"; mode = "monitor"; };
+        few.settings.ticket.builds_hour = 3;
       };
       relays = [ "https://relay.example.org" "http://[2001:db8::1]:7411/path" ];
       embeddedRelay = {
