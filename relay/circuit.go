@@ -52,9 +52,10 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, addr netip.Addr) e
 		done()
 		return nil
 	}
+	s.metrics.opened.Inc()
 	go func() {
 		defer done()
-		s.splice(client, builder)
+		s.metrics.ended.WithLabelValues(s.splice(client, builder)).Inc()
 	}()
 	return nil
 }
