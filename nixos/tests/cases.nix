@@ -230,7 +230,6 @@ in
     "relay.stunListen bare" = relay { stunListen = "3478"; };
     "relay.trustedProxies name" = relay { trustedProxies = [ "proxy.example.org" ]; };
     "relay.access word" = relay { access = "closed"; };
-    "relay.allowedBuilders key" = relay { access = "allowlist"; allowedBuilders = [ "attic-1:${key}" ]; };
     "relay.tokenFiles store" = relay { access = "token"; tokenFiles = [ "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-tokens" ]; };
     "relay.maxBytesPerSecond small" = relay { maxBytesPerSecond = "15K"; };
     "relay.maxCircuits 0" = relay { maxCircuits = 0; };
