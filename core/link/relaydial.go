@@ -30,8 +30,9 @@ type Network struct {
 	Agent string
 }
 
-// open does a WebSocket handshake at a relay for one of its routes.
-func (n Network) open(ctx context.Context, relay, route string) (*wsconn.Socket, error) {
+// open does a WebSocket handshake at a relay for one of its routes, with a
+// token unless that is "". It also returns where the relay answers STUN.
+func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsconn.Socket, stun string, err error) {
 	o := wsconn.DialOptions{
 		Protocols:   []string{wire.RelayProtocol},
 		Proxy:       n.Proxy,
@@ -40,19 +41,46 @@ func (n Network) open(ctx context.Context, relay, route string) (*wsconn.Socket,
 	if n.TLS != nil {
 		o.TLS = n.TLS.Clone()
 	}
+	o.Header = http.Header{}
 	if n.Agent != "" {
-		o.Header = http.Header{wire.HeaderAgent: {n.Agent}}
+		o.Header.Set(wire.HeaderAgent, n.Agent)
+	}
+	if token != "" {
+		o.Header.Set("Authorization", "Bearer "+token)
 	}
 	ws, resp, err := wsconn.Dial(ctx, relay+route+errorsQuery, o)
 	if err != nil {
-		return nil, &RelayError{relay, handshakeError(ctx, resp, err)}
+		return nil, "", &RelayError{relay, handshakeError(ctx, resp, err)}
 	}
 	if ws.Subprotocol() != wire.RelayProtocol {
 		_ = ws.CloseNow()
-		return nil, &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
+		return nil, "", &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
 	}
-	return ws, nil
+	if resp != nil { // a browser shows none
+		stun = relaySTUN(relay, resp.Header.Get(wire.HeaderRelaySTUN))
+	}
+	return ws, stun, nil
 }
+
+// relaySTUN is the host and port at which a relay says that it answers STUN,
+// "" for nowhere.
+func relaySTUN(relay, place string) string {
+	u, err := url.Parse(relay)
+	if err != nil || len(place) > maxSTUNPlace {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(place)
+	if err != nil || port == "" {
+		return ""
+	}
+	if host == "" {
+		host = u.Hostname()
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// maxSTUNPlace is a DNS name of 253 characters and a port.
+const maxSTUNPlace = 253 + 6
 
 // handshakeError finds the best that can be said about a failed handshake.
 func handshakeError(ctx context.Context, resp *http.Response, err error) error {
@@ -82,7 +110,7 @@ func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
 
 func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
-	ws, err := d.network.open(ctx, d.relay, route)
+	ws, _, err := d.network.open(ctx, d.relay, route, "")
 	if err != nil {
 		return nil, err
 	}
