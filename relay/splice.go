@@ -46,8 +46,15 @@ type spliced struct {
 	speed           *rate.Limiter // both directions; nil is no limit
 	last            atomic.Int64  // when something moved, Unix nanoseconds
 	up, down        flow
-	why             atomic.Pointer[string]
+	why             atomic.Pointer[ending]
 	gone            context.Context
+}
+
+// ending is why a circuit ends, and how an end that is still there is told.
+type ending struct {
+	why    string
+	code   websocket.StatusCode
+	reason string
 }
 
 // flow is one direction of a circuit.
@@ -76,20 +83,26 @@ func (s *Server) splice(client, builder *wsconn.Socket) string {
 	}()
 	c.pump(&c.down)
 	<-back
-	return *c.why.Load()
+	return c.why.Load().why
 }
 
-// because notes why the circuit ends, unless that is known.
-func (c *spliced) because(why string) { c.why.CompareAndSwap(nil, &why) }
+// because notes how the circuit ends, unless that is known, and returns it.
+func (c *spliced) because(e ending) *ending {
+	c.why.CompareAndSwap(nil, &e)
+	return c.why.Load()
+}
+
+// closeBoth ends a circuit whose ends are both there.
+func (c *spliced) closeBoth(e ending) {
+	end := c.because(e)
+	for _, ws := range []*wsconn.Socket{c.client, c.builder} {
+		go ws.CloseWithin(farewell, end.code, end.reason)
+	}
+}
 
 // dismiss tells both ends that the relay goes.
 func (c *spliced) dismiss() {
-	c.because(endClosing)
-	var wg sync.WaitGroup
-	for _, ws := range []*wsconn.Socket{c.client, c.builder} {
-		wg.Go(func() { ws.CloseWithin(farewell, websocket.StatusGoingAway, string(wire.CodeRelayClosing)) })
-	}
-	wg.Wait()
+	c.closeBoth(ending{endClosing, websocket.StatusGoingAway, string(wire.CodeRelayClosing)})
 }
 
 // watch cuts the circuit when nothing moves or one end stalls, until stopped.
@@ -118,10 +131,7 @@ func (c *spliced) watch() (stop func()) {
 			timer.Reset(left)
 			return
 		}
-		c.because(why)
-		for _, ws := range []*wsconn.Socket{c.client, c.builder} {
-			go ws.CloseWithin(farewell, wire.RelayCloseTimeout, "")
-		}
+		c.closeBoth(ending{why, wire.RelayCloseTimeout, ""})
 	})
 	close(ready)
 	return func() { timer.Stop() }
@@ -156,17 +166,17 @@ func (c *spliced) pump(f *flow) {
 
 // ended closes what is left of a circuit of which one end failed with err.
 func (c *spliced) ended(left, failed *wsconn.Socket, err error) {
+	end := ending{endLost, wire.RelayCloseBroken, ""}
 	switch {
 	case errors.Is(err, errText):
-		c.because(endText)
+		end.why = endText
 	case errors.Is(err, websocket.ErrMessageTooBig):
-		c.because(endLarge)
-	case closeCode(err) == websocket.StatusNormalClosure:
-		c.because(endClean)
-	default:
-		c.because(endLost)
+		end.why = endLarge
+	case websocket.CloseStatus(err) == websocket.StatusNormalClosure:
+		end = ending{endClean, websocket.StatusNormalClosure, ""}
 	}
-	_ = left.Close(closeCode(err), "")
+	told := c.because(end)
+	_ = left.Close(told.code, told.reason)
 	_ = failed.CloseNow()
 }
 
