@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -104,6 +106,27 @@ type relayDialer struct {
 	network Network
 	relay   string
 	builder key.ID
+	// brief tells that the last circuit did not last.
+	brief atomic.Bool
+}
+
+// lasting is how long a circuit lasts at a relay that means well.
+const lasting = time.Minute
+
+// unsteady is asked when there is a choice: a relay that opens circuits and
+// spoils them must not be taken again and again.
+func (d *relayDialer) unsteady() bool { return d.brief.Load() }
+
+// watched tells its dialer how long it lasted.
+type watched struct {
+	net.Conn
+	d      *relayDialer
+	opened time.Time
+}
+
+func (c *watched) Close() error {
+	c.d.brief.Store(time.Since(c.opened) < lasting)
+	return c.Conn.Close()
 }
 
 func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
@@ -114,7 +137,7 @@ func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &circuit{wsconn.New(ws, wire.RelayMaxMessage), d.path()}, nil
+	return &circuit{&watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, d.path()}, nil
 }
 
 // relayCause makes a [*wire.Error] of what a relay says at the end of a
