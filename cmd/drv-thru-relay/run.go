@@ -84,8 +84,8 @@ func (f *flags) set() *flag.FlagSet {
 	count(&l.HalfOpenPerBuilder, "max-half-open-per-builder", 64, "circuits at once that one builder has not come for yet")
 	count(&l.Connections, "max-connections", 4_096, "connections at once that have asked for nothing yet")
 	count(&l.ConnectionsPerAddress, "max-connections-per-address", 256, "connections at once that have asked for nothing yet, from one address")
-	fs.Var((*bytes)(&l.BytesPerSecond), "max-bytes-per-second", "`SIZE` that all circuits together may carry in a second, such as 100M")
-	fs.Var((*bytes)(&l.CircuitBytesPerSecond), "max-circuit-bytes-per-second", "`SIZE` that one circuit may carry in a second")
+	fs.Var((*speed)(&l.BytesPerSecond), "max-bytes-per-second", "`SIZE` that all circuits together may carry in a second, such as 100M")
+	fs.Var((*speed)(&l.CircuitBytesPerSecond), "max-circuit-bytes-per-second", "`SIZE` that one circuit may carry in a second")
 	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", 50, "new connections per second from one address")
 	count(&l.HandshakeBurst, "handshake-burst", 500, "new connections at once from one address")
 	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "STUN answers per second to one address")
@@ -149,20 +149,20 @@ func (p *positive) Set(s string) error {
 	return nil
 }
 
-// bytes is a flag for a number of bytes a second.
-type bytes int64
+// speed is a flag for a number of bytes a second.
+type speed int64
 
 // leastSpeed is below what is of use to a circuit.
 const leastSpeed = 16 << 10
 
-func (b *bytes) String() string {
+func (b *speed) String() string {
 	if *b == 0 {
 		return "unlimited"
 	}
 	return ticket.Size(*b).String()
 }
 
-func (b *bytes) Set(text string) error {
+func (b *speed) Set(text string) error {
 	n, err := ticket.ParseSize(text)
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func (b *bytes) Set(text string) error {
 	if n != 0 && n < leastSpeed {
 		return errors.New("want at least 16K")
 	}
-	*b = bytes(n)
+	*b = speed(n)
 	return nil
 }
 
