@@ -7,9 +7,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
@@ -61,6 +64,43 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 	go func() { failed(e.relay.Serve(private)) }()
 	go func() { failed(e.public.Serve(l)) }()
 	return e, nil
+}
+
+// setRelayToken takes a --relay-token-file.
+func (c *serveConfig) setRelayToken(text string) error {
+	at := strings.LastIndexByte(text, '=')
+	if at < 1 || at == len(text)-1 {
+		return usagef("--relay-token-file %s: want URL=FILE", text)
+	}
+	if c.RelayTokenFiles == nil {
+		c.RelayTokenFiles = make(map[string]string)
+	}
+	c.RelayTokenFiles[text[:at]] = text[at+1:]
+	return nil
+}
+
+// relayToken reads the tokens of relays that let in only builders they know.
+// Each goes to its own relay alone.
+func (c *serveConfig) relayToken() (func(relay string) string, error) {
+	tokens := make(map[string]string)
+	for text, path := range c.RelayTokenFiles {
+		relay, err := link.RelayURL(text)
+		if err != nil {
+			return nil, usagef("relay_token_files: %s", err)
+		}
+		if !slices.ContainsFunc(c.Relays, func(r string) bool {
+			u, err := link.RelayURL(r)
+			return err == nil && u == relay
+		}) {
+			return nil, usagef("there is a token for %s, which is none of the relays", relay)
+		}
+		token, err := key.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("token of relay %s: %w", relay, err)
+		}
+		tokens[relay] = strings.TrimSpace(string(token))
+	}
+	return func(relay string) string { return tokens[relay] }, nil
 }
 
 // clientsOnly keeps other builders out.
