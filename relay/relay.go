@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,11 +143,28 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 
 // Serve answers connections of l, which may be plain or TLS, until Shutdown,
 // and then returns [http.ErrServerClosed].
-func (s *Server) Serve(l net.Listener) error {
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, s) }
+
+// ServeClients is [Server.Serve] for a listener at which no builder can
+// register: the relay inside a builder, which registers elsewhere.
+func (s *Server) ServeClients(l net.Listener) error { return s.serve(l, clientsOnly(s)) }
+
+// clientsOnly keeps builders out.
+func clientsOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.RouteRelayListen || strings.HasPrefix(r.URL.Path, "/v1/accept/") {
+			wire.WriteError(w, wire.Errorf(wire.CodeNotFound, "this relay serves one builder only"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) serve(l net.Listener, h http.Handler) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // WebSockets are HTTP/1.1
 	srv := &http.Server{
-		Handler:           s,
+		Handler:           h,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Minute,

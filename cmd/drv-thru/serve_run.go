@@ -149,7 +149,6 @@ func (e *embeddedRelay) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
 	defer cancel()
 	_ = e.relay.Shutdown(ctx) // what is left was cut
-	_ = e.public.Close()
 }
 
 // announce prints who and where the builder is, once a relay knows it.
