@@ -34,6 +34,7 @@ type serveConfig struct {
 	RecentBuilds       int                      `json:"recent_builds_limit"`
 	TrustedClients     map[string]trustedClient `json:"trusted_clients"`
 	Relays             []string                 `json:"relays"`
+	RelayTokenFiles    map[string]string        `json:"relay_token_files"` // URL → file
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
 	AdminSocket        string                   `json:"admin_socket"`

@@ -103,8 +103,12 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		defer embedded.stop()
 		relays, tickets = append(relays, embedded.own), append(tickets, embedded.urls...)
 	}
+	token, err := cfg.relayToken()
+	if err != nil {
+		return err
+	}
 	circuits, err := link.Listen(link.ListenConfig{
-		Identity: identity, Relays: relays, Log: log,
+		Identity: identity, Relays: relays, Token: token, Log: log,
 		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
 	})
 	if err != nil {
@@ -154,7 +158,6 @@ func (e *embeddedRelay) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
 	defer cancel()
 	_ = e.relay.Shutdown(ctx) // what is left was cut
-	_ = e.public.Close()
 }
 
 // announce prints who and where the builder is, once a relay knows it.
