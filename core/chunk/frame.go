@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -165,6 +166,9 @@ func NewFrameReader(r io.Reader) *FrameReader {
 	return &FrameReader{r: bufio.NewReaderSize(r, 128<<10)}
 }
 
+// Reset makes the reader read frames from rd.
+func (r *FrameReader) Reset(rd io.Reader) { r.r.Reset(rd) }
+
 // Next appends the next chunk, which has this size, to dst. The chunk has not
 // been compared with its ID. Wire is the number of bytes of the frame. The
 // error is ErrUnavailable when the sender does not have the chunk, after which
@@ -189,7 +193,7 @@ func (r *FrameReader) Next(dst []byte, size uint32) (p []byte, wire int, err err
 	}
 	at := len(dst)
 	if h&frameZstd == 0 {
-		dst = append(dst, make([]byte, n)...)
+		dst = slices.Grow(dst, n)[:at+n]
 		if err := r.full(dst[at:]); err != nil {
 			return dst[:at], 0, err
 		}
