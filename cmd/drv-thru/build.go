@@ -40,12 +40,17 @@ type buildFlags struct {
 	noSubstitute bool
 }
 
-func (f *buildFlags) register(fs *flag.FlagSet) {
+// registerRoute makes the flags that say whom to build with and as whom.
+func (f *buildFlags) registerRoute(fs *flag.FlagSet) {
 	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` to build with; - reads it from standard input")
 	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
 	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
 	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+}
+
+func (f *buildFlags) register(fs *flag.FlagSet) {
+	f.registerRoute(fs)
 	fs.StringVar(&f.file, "f", "", "evaluate `FILE`; installables are attribute paths in it")
 	fs.StringVar(&f.file, "file", "", "same as -f `FILE`")
 	fs.StringVar(&f.expr, "expr", "", "evaluate the Nix `EXPRESSION`; installables are attribute paths in it")
@@ -138,6 +143,26 @@ func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
 			return usagef("--%s takes two words", name)
 		}
 	}
+	if err := f.checkRoute(); err != nil {
+		return err
+	}
+	switch {
+	case f.file != "" && f.expr != "":
+		return usagef("-f and --expr exclude each other")
+	case f.file == "-" && f.ticket == "-":
+		return usagef("standard input can be the ticket or the file, not both; put the ticket into DRV_THRU_TICKET")
+	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
+		return usagef("--import is auto, fuse or http, not %q", f.importMode)
+	case f.outLink == "":
+		return usagef("--out-link needs a name; --no-link makes no link")
+	case f.json && f.printPaths:
+		return usagef("--json and --print-out-paths exclude each other")
+	}
+	return nil
+}
+
+// checkRoute makes sure that at most one builder is named.
+func (f *buildFlags) checkRoute() error {
 	ways := 0
 	for _, w := range []string{f.ticket, f.builder, f.server} {
 		if w != "" {
@@ -149,16 +174,6 @@ func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
 		return usagef("--ticket, --builder and --server exclude each other")
 	case f.server == "" && len(f.relays) > 0 && f.ticket == "":
 		return usagef("--relay-url goes with --server")
-	case f.file != "" && f.expr != "":
-		return usagef("-f and --expr exclude each other")
-	case f.file == "-" && f.ticket == "-":
-		return usagef("standard input can be the ticket or the file, not both; put the ticket into DRV_THRU_TICKET")
-	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
-		return usagef("--import is auto, fuse or http, not %q", f.importMode)
-	case f.outLink == "":
-		return usagef("--out-link needs a name; --no-link makes no link")
-	case f.json && f.printPaths:
-		return usagef("--json and --print-out-paths exclude each other")
 	}
 	return nil
 }

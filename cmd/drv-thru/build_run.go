@@ -166,7 +166,7 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 	if r.route == nil {
 		return &usageError{
 			text: "this has to be built elsewhere, and the command line does not say by whom",
-			hint: "give --ticket TICKET, or --server ID with --relay-url URL",
+			hint: "give --ticket TICKET, --builder NAME (see: drv-thru builders list), or --server ID with --relay-url URL",
 		}
 	}
 	return r.elsewhere(ctx, lookup)
@@ -252,6 +252,9 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	}
 	trust, err := lookup.wait()
 	if err != nil {
+		return err
+	}
+	if err := r.route.checkKey(info.SigningKey); err != nil {
 		return err
 	}
 	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
