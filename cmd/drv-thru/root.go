@@ -41,6 +41,10 @@ var commands = []func(*app) *ffcli.Command{
 	newTicketCommand,
 	newPolicyCommand,
 	newStatusCommand,
+	newBuildsCommand,
+	newPauseCommand,
+	newResumeCommand,
+	newDrainCommand,
 	newGCCommand,
 }
 

@@ -28,11 +28,14 @@ type Tickets interface {
 	Tickets(ctx context.Context) ([]builder.TicketRecord, error)
 	CreateTicket(ctx context.Context, t builder.TicketRecord) error
 	RevokeTicket(ctx context.Context, id ticket.ID, now time.Time) error
+	Usage(ctx context.Context, q builder.UsageQuery) (builder.Usages, error)
 }
 
 // Service is the part of builder.Service that the owner steers.
 type Service interface {
 	Status() builder.Status
+	Builds() []builder.BuildStatus
+	Events(ctx context.Context, id wire.BuildID, w io.Writer, follow bool, flush func() error) error
 	Cancel(ctx context.Context, id wire.BuildID, why string) error
 	CancelTicket(ctx context.Context, id ticket.ID) int
 	Pause(on bool)
@@ -88,17 +91,20 @@ func NewHandler(cfg Config) http.Handler {
 	s := &server{cfg}
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(*http.Request) (any, error){
-		"GET /v1/status":            s.status,
-		"GET /v1/tickets":           s.tickets,
-		"POST /v1/tickets":          s.create,
-		"GET /v1/tickets/{id}":      s.ticket,
-		"GET /v1/tickets/{id}/text": s.reveal,
-		"DELETE /v1/tickets/{id}":   s.revoke,
-		"DELETE /v1/builds/{id}":    s.cancel,
-		"POST /v1/queue/{action}":   s.steer,
-		"POST /v1/gc":               s.collectGarbage,
-		"GET /v1/policies":          s.policies,
-		"GET /v1/decisions":         s.decisions,
+		"GET /v1/status":             s.status,
+		"GET /v1/tickets":            s.tickets,
+		"POST /v1/tickets":           s.create,
+		"GET /v1/tickets/{id}":       s.ticket,
+		"GET /v1/tickets/{id}/text":  s.reveal,
+		"DELETE /v1/tickets/{id}":    s.revoke,
+		"GET /v1/tickets/{id}/usage": s.usage,
+		"GET /v1/builds":             s.builds,
+		"GET /v1/builds/{id}":        s.build,
+		"DELETE /v1/builds/{id}":     s.cancel,
+		"POST /v1/queue/{action}":    s.steer,
+		"POST /v1/gc":                s.collectGarbage,
+		"GET /v1/policies":           s.policies,
+		"GET /v1/decisions":          s.decisions,
 		"/": func(r *http.Request) (any, error) {
 			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
 		},
@@ -113,6 +119,7 @@ func NewHandler(cfg Config) http.Handler {
 			_ = json.NewEncoder(w).Encode(answer) // the peer is gone if this fails
 		})
 	}
+	mux.HandleFunc("GET /v1/builds/{id}/events", s.events)
 	return mux
 }
 
@@ -279,10 +286,6 @@ func (s *server) revoke(r *http.Request) (any, error) {
 		answer.Cancelled = s.cfg.Service.CancelTicket(r.Context(), t.ID)
 	}
 	return answer, nil
-}
-
-func (s *server) cancel(r *http.Request) (any, error) {
-	return struct{}{}, s.cfg.Service.Cancel(r.Context(), wire.BuildID(r.PathValue("id")), "by the builder's owner")
 }
 
 func (s *server) collectGarbage(r *http.Request) (any, error) {
