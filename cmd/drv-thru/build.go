@@ -31,7 +31,7 @@ type buildFlags struct {
 	outLink            string
 	noLink             bool
 	printPaths, json   bool
-	dryRun             bool
+	dryRun, detach     bool
 	keepGoing, rebuild bool
 	logs, plain        bool
 	verbose            bool
@@ -60,15 +60,22 @@ func (f *buildFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.refresh, "refresh", false, "take nothing that was downloaded before for fresh")
 	fs.Var(&f.overrides, "override-input", "`INPUT FLAKE`: use FLAKE for the flake input INPUT (repeatable)")
 	fs.StringVar(&f.system, "system", "", "evaluate for this `SYSTEM`")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be sent, built and fetched")
+	fs.BoolVar(&f.keepGoing, "keep-going", false, "build what can still be built after a failure")
+	fs.BoolVar(&f.keepGoing, "k", false, "same as --keep-going")
+	fs.BoolVar(&f.rebuild, "rebuild", false, "build again what is built already, and compare")
+	fs.BoolVar(&f.detach, "detach", false, "leave once the builder has everything it needs, and print the build's ID")
+	f.registerResult(fs)
+}
+
+// registerResult makes the flags that say how a build is shown and what becomes
+// of its outputs.
+func (f *buildFlags) registerResult(fs *flag.FlagSet) {
 	fs.StringVar(&f.outLink, "o", "result", "`NAME` of the link to the result")
 	fs.StringVar(&f.outLink, "out-link", "result", "same as -o `NAME`")
 	fs.BoolVar(&f.noLink, "no-link", false, "make no link to the result")
 	fs.BoolVar(&f.printPaths, "print-out-paths", false, "print the paths of the outputs")
 	fs.BoolVar(&f.json, "json", false, "print what was built as JSON")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be sent, built and fetched")
-	fs.BoolVar(&f.keepGoing, "keep-going", false, "build what can still be built after a failure")
-	fs.BoolVar(&f.keepGoing, "k", false, "same as --keep-going")
-	fs.BoolVar(&f.rebuild, "rebuild", false, "build again what is built already, and compare")
 	fs.BoolVar(&f.logs, "L", false, "show the logs of all builds")
 	fs.BoolVar(&f.logs, "print-build-logs", false, "same as -L")
 	fs.BoolVar(&f.plain, "no-nom", false, "plain lines, also on a terminal")
@@ -151,6 +158,14 @@ func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
 		return usagef("-f and --expr exclude each other")
 	case f.file == "-" && f.ticket == "-":
 		return usagef("standard input can be the ticket or the file, not both; put the ticket into DRV_THRU_TICKET")
+	case f.detach && (f.dryRun || f.printPaths):
+		return usagef("--detach excludes --dry-run and --print-out-paths")
+	}
+	return f.checkResult()
+}
+
+func (f *buildFlags) checkResult() error {
+	switch {
 	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
 		return usagef("--import is auto, fuse or http, not %q", f.importMode)
 	case f.outLink == "":

@@ -35,6 +35,9 @@ func (a *app) env(name string) string {
 // commands makes the subcommands, in the order of the help.
 var commands = []func(*app) *ffcli.Command{
 	newBuildCommand,
+	newAttachCommand,
+	newLogCommand,
+	newCancelCommand,
 	newBuildersCommand,
 	newKeyCommand,
 	newServeCommand,
