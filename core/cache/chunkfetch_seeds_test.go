@@ -16,8 +16,6 @@ type oneSeed struct {
 	nar    *testNar
 	asked  atomic.Int32
 	closed atomic.Int32
-	// change, if set, is applied to the seed when it has been looked through.
-	change func([]byte)
 }
 
 func (s *oneSeed) Seeds(context.Context, nix.Path) ([]Seed, error) {
