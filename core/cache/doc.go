@@ -1,7 +1,7 @@
 // Package cache is a builder's store as a signed Nix binary cache. The client
 // side is [View], an [io/fs.FS] in the layout that Nix reads from file:// and
-// http:// caches; package fusecache mounts it. The builder side signs narinfos
-// and produces NARs from the store; nothing is ever copied to disk.
+// http:// caches; package fusecache mounts it. The builder side, [Server], signs
+// narinfos and sends the chunks of NARs from the store's own files.
 //
 // # What a View shows
 //
@@ -52,4 +52,17 @@
 // when the retries of a broken transfer are used up, it fails, and [View.Err]
 // says why: Nix only sees an input/output error, and Nix 2.8 not even that (its
 // LocalBinaryCacheStore ignores it and complains of a truncated NAR).
+//
+// # The builder's side
+//
+// A NAR's chunks are found by reading it once (package chunk), in the background
+// when a build ends or when they are first asked for, and then sent while they
+// are found. The [Index] keeps what was found out: the manifest, and the NAR
+// without the contents of its files, by which any range of it can be read from
+// those. The NAR itself is never copied. Every chunk is compared with its ID
+// before it leaves: what does not fit is not sent, its index entry is dropped,
+// and the NAR is read again, this time with its hash. An index file has a
+// checksum and is worth no more than the time to make it again: one that is
+// damaged, of another format, of a path that is gone or built again, or over the
+// quota is removed.
 package cache
