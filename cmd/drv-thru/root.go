@@ -38,6 +38,7 @@ var commands = []func(*app) *ffcli.Command{
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,
+	newPolicyCommand,
 	newStatusCommand,
 	newGCCommand,
 }

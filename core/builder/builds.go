@@ -52,7 +52,10 @@ type build struct {
 	inVain  uint64  // bytes of chunks that were sent but not needed
 	session Session // holds temporary roots until the links do
 	// policyRequest is kept for the second question.
-	policyRequest PolicyRequest
+	policyRequest *PolicyRequest
+	// revived are the limits of a build that was admitted before the builder
+	// restarted; nil for any other.
+	revived *ticket.Limits
 
 	readers int         // event streams
 	away    *time.Timer // runs while there are none

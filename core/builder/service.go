@@ -32,6 +32,8 @@ type TrustedClient struct {
 	Name   string
 	Limits ticket.Limits
 	Cache  CacheAccess
+	// Policy is the name of its policy in the configuration; "" is the default.
+	Policy string
 }
 
 // Config makes a Service. Fields without a stated default are required.
@@ -128,6 +130,8 @@ type Service struct {
 	disk      reserved
 	incoming  *incoming
 	turns     turnstile // of requests with parts of large inputs
+	// admissions are decided one after another where they share a counter.
+	admissions turns
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc

@@ -187,8 +187,11 @@ func (e *Error) Error() string {
 	if title == "" {
 		title = e.Code.Title()
 	}
-	if e.Detail == "" {
+	switch {
+	case e.Detail == "":
 		return title
+	case e.Code == CodePolicyDenied: // denied by policy "name": reason
+		return title + " " + e.Detail
 	}
 	return title + ": " + e.Detail
 }
