@@ -87,8 +87,11 @@ func (p *policyLab) build(ticket string, e lab.Expr) *lab.Cmd {
 func (p *policyLab) denied(t *testing.T, name, ticket string, e lab.Expr, reason string) {
 	t.Helper()
 	before := ticketNamed(t, p.builder, name).Used
-	text := fails(t, p.build(ticket, e), wire.ExitDenied)
-	says(t, text, "error: denied by policy "+reason)
+	c := p.client.StartBuild(ticket, "--no-link", "--impure", "--expr", string(e))
+	if got := lab.ExitCode(c.Wait(longest)); got != wire.ExitDenied {
+		t.Fatalf("exit code %d, want %d:\n%s", got, wire.ExitDenied, c.Output())
+	}
+	says(t, c.Output(), "error: denied by policy "+reason)
 	spent(t, p.builder, name, before)
 }
 
@@ -157,19 +160,19 @@ func TestPolicyExamples(t *testing.T) {
 	t.Run("at-once", func(t *testing.T) {
 		const settings = `{"at_once":1,"friends":[]}`
 		gate := lab.NewGate(t, p.host, "at-once")
-		first := p.client.StartBuild(p.ticket("one", "examples-at-once", settings), "-L", "--no-link", "--impure", "--expr", string(lab.Waiting(gate, "at-once")))
+		ticket := p.ticket("one", "examples-at-once", settings, "--max-upload-bytes", "2M", "--uses", "3")
+		first := p.client.StartBuild(ticket, "-L", "--no-link", "--impure", "--expr", string(lab.Waiting(gate, "at-once")))
 		first.WaitFor(`waiting at at-once`, longest)
-		two := p.ticket("two", "examples-at-once", settings, "--max-upload-bytes", "2M")
-		p.denied(t, "two", two, lab.Hello("two at once"), `"examples-at-once": you have 1 builds under way, 1 at once are allowed`)
+		p.denied(t, "one", ticket, lab.Hello("two at once"), `"examples-at-once": you have 1 builds under way, 1 at once are allowed`)
 		gate.Open()
 		if err := first.Wait(longest); err != nil {
 			t.Fatalf("%v\n%s", err, first.Output())
 		}
 		// Strangers may send half as much.
 		p.source(strings.Repeat("0123456789abcdef", 100_000))
-		text := fails(t, p.client.BuildCmd(two, "--no-link", "-f", "source").In("/home/alice"), wire.ExitDenied)
+		text := fails(t, p.client.BuildCmd(ticket, "--no-link", "-f", "source").In("/home/alice"), wire.ExitDenied)
 		says(t, text, "error: upload limit exceeded", "1M")
-		spent(t, p.builder, "two", 0)
+		spent(t, p.builder, "one", 1)
 	})
 	t.Run("flake-sources", func(t *testing.T) {
 		p.source("a source that is known")
@@ -231,7 +234,7 @@ func TestPolicyForItsOwner(t *testing.T) {
 	must(t, p.build(watched, lab.Hello("watched")))
 	says(t, p.builder.Admin("policy", "log"), "would deny")
 
-	kept := p.builder.Ticket("--name", "kept", "--policy", path, "--policy-settings", `{"client":{"builds":1}}`)
+	kept := p.builder.Ticket("--name", "kept", "--policy", path, "--policy-settings", `{"ticket":{"builds":0}}`)
 	p.host.Run(lab.BuilderUser, "rm", path)
-	p.denied(t, "kept", kept, lab.Hello("kept"), `"builtin": this client has 3 builds, 1 are allowed`)
+	p.denied(t, "kept", kept, lab.Hello("kept"), `"builtin": this ticket has 0 builds, 0 are allowed`)
 }
