@@ -30,7 +30,7 @@
           };
 
           # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-DvEUnIv/U20mhB1nI9C6/Em4ouCie/a7vuxTSqgfgvE=";
+          vendorHash = "sha256-rSO2y6ikkVg+vdIdk4WS3Q51FWdIJNYVWtnH12Pi93I=";
 
           subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
           env.CGO_ENABLED = 0;
