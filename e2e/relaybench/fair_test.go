@@ -73,8 +73,7 @@ func BenchmarkFair(b *testing.B) {
 		}
 		peak := resident(b, "relay")
 		for _, c := range conns {
-			_ = c.Close()
-			_ = c.Close()
+			wg.Go(func() { _ = c.Close() })
 		}
 		wg.Wait()
 		mean := float64(sum) / circuits
