@@ -40,6 +40,7 @@ var commands = []func(*app) *ffcli.Command{
 	newTicketCommand,
 	newPolicyCommand,
 	newStatusCommand,
+	newGCCommand,
 }
 
 // run is the program without its process: it returns the exit code.

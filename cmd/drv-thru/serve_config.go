@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/policy/builtin"
@@ -32,12 +34,15 @@ type serveConfig struct {
 	RecentBuilds       int                      `json:"recent_builds_limit"`
 	TrustedClients     map[string]trustedClient `json:"trusted_clients"`
 	Relays             []string                 `json:"relays"`
+	RelayTokenFiles    map[string]string        `json:"relay_token_files"` // URL → file
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
 	AdminSocket        string                   `json:"admin_socket"`
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
 	MaxOutputBytes     ticket.Size              `json:"max_output_bytes"`
+	MaxIndexBytes      ticket.Size              `json:"max_index_bytes"`
+	MaxLogBytes        ticket.Size              `json:"max_log_bytes"`
 	MinFree            ticket.Size              `json:"min_free"`
 	Cores              int                      `json:"cores"`
 	MaxSilentTime      ticket.Duration          `json:"max_silent_time"`
@@ -67,7 +72,10 @@ const (
 )
 
 func defaultServeConfig() serveConfig {
-	return serveConfig{MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree}
+	return serveConfig{
+		MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree,
+		MaxIndexBytes: cache.DefaultIndexBytes, MaxLogBytes: builder.DefaultKeepLogs,
+	}
 }
 
 // readConfig reads a configuration file on top of c.
@@ -220,6 +228,15 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		clients[t.PublicKey] = tc
 	}
 	return clients, nil
+}
+
+// unlimited is the number of bytes that a size stands for where "unlimited" means
+// as many as there are.
+func unlimited(s ticket.Size) int64 {
+	if s == 0 {
+		return math.MaxInt64
+	}
+	return int64(s)
 }
 
 // parallelFills is how many store paths are prepared for sending at once: as

@@ -37,6 +37,7 @@ type Service interface {
 	CancelTicket(ctx context.Context, id ticket.ID) int
 	Pause(on bool)
 	Drain(on bool)
+	CollectGarbage(ctx context.Context, dryRun bool) ([]builder.Garbage, error)
 }
 
 // Policies decide on tickets.
@@ -95,6 +96,7 @@ func NewHandler(cfg Config) http.Handler {
 		"DELETE /v1/tickets/{id}":   s.revoke,
 		"DELETE /v1/builds/{id}":    s.cancel,
 		"POST /v1/queue/{action}":   s.steer,
+		"POST /v1/gc":               s.collectGarbage,
 		"GET /v1/policies":          s.policies,
 		"GET /v1/decisions":         s.decisions,
 		"/": func(r *http.Request) (any, error) {
@@ -281,6 +283,14 @@ func (s *server) revoke(r *http.Request) (any, error) {
 
 func (s *server) cancel(r *http.Request) (any, error) {
 	return struct{}{}, s.cfg.Service.Cancel(r.Context(), wire.BuildID(r.PathValue("id")), "by the builder's owner")
+}
+
+func (s *server) collectGarbage(r *http.Request) (any, error) {
+	gone, err := s.cfg.Service.CollectGarbage(r.Context(), r.URL.Query().Get("dry_run") == "true")
+	if gone == nil {
+		gone = []builder.Garbage{}
+	}
+	return gone, err
 }
 
 func (s *server) steer(r *http.Request) (any, error) {
