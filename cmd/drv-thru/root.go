@@ -35,6 +35,7 @@ func (a *app) env(name string) string {
 // commands makes the subcommands, in the order of the help.
 var commands = []func(*app) *ffcli.Command{
 	newBuildCommand,
+	newMountCommand,
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,
