@@ -29,8 +29,10 @@ type incoming struct {
 	signingKey string
 	// trusted tells that the local Nix lets the user name trusted keys.
 	trusted bool
-	wanted  []nix.Path
-	sum     *summary
+	// helper imports because the local Nix would not; nil: it does.
+	helper *importHelp
+	wanted []nix.Path
+	sum    *summary
 
 	closure wire.Closure
 	infos   []nix.PathInfo // same indexes as closure's narinfos
@@ -137,7 +139,7 @@ type passage struct {
 // open begins to make a passage; what it is for may still be asked meanwhile.
 func (in *incoming) open() (*passage, error) {
 	p := &passage{
-		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set},
+		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set, helper: in.helper},
 		progress: newImportProgress(in.view),
 	}
 	if in.trusted {

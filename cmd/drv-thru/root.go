@@ -36,6 +36,7 @@ func (a *app) env(name string) string {
 var commands = []func(*app) *ffcli.Command{
 	newBuildCommand,
 	newMountCommand,
+	newImportHelperCommand,
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,
