@@ -17,6 +17,7 @@ in
     nix.settings = {
       trusted-public-keys = list [ ];
       extra-trusted-public-keys = option types.anything [ ];
+      substituters = list [ ];
       trusted-users = list [ ];
       extra-trusted-users = option types.anything [ ];
       allowed-users = list [ "*" ];
@@ -27,6 +28,7 @@ in
     networking.firewall.allowedTCPPorts = option (types.listOf types.anything) [ ];
     programs.fuse.enable = option types.bool false;
     systemd.services = option (types.attrsOf types.anything) { };
+    systemd.sockets = option (types.attrsOf types.anything) { };
     systemd.tmpfiles.rules = list [ ];
     users.groups = option
       (types.attrsOf (types.submodule {
