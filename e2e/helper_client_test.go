@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drv-thru/drv-thru/core/cache"
-	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/fusecache"
 	"github.com/drv-thru/drv-thru/fusecache/helper"
 )
@@ -181,12 +180,10 @@ func (r *linkTree) OnAdd(ctx context.Context) {
 	}
 }
 
-type narRange = wire.NarRange
-
 // fickle gives other bytes of a NAR each time.
 type fickle struct{ nars map[string][][]byte }
 
-func (f *fickle) Fetch(_ context.Context, ranges []narRange) (cache.Stream, error) {
+func (f *fickle) Fetch(_ context.Context, ranges []cache.NarRange) (cache.Stream, error) {
 	var b bytes.Buffer
 	var sizes []int
 	for _, r := range ranges {

@@ -63,6 +63,7 @@ let
       ]);
       CacheDirectory = "drv-thru-mount";
       CacheDirectoryMode = "0700";
+      Environment = "XDG_CACHE_HOME=%C/drv-thru-mount";
       Restart = "on-failure";
       RestartSec = 5;
       RestartPreventExitStatus = "2 3";

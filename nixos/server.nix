@@ -67,6 +67,8 @@ let
     keep_outputs = cfg.keepOutputs;
     reattach_grace = cfg.reattachGrace;
     max_output_bytes = cfg.maxOutputBytes;
+    max_index_bytes = cfg.maxIndexBytes;
+    max_log_bytes = cfg.maxLogBytes;
     min_free = if cfg.minFree == null then "unlimited" else cfg.minFree;
     cores = cfg.cores;
     max_silent_time = cfg.maxSilentTime;
@@ -187,6 +189,18 @@ in
       default = "unlimited";
       example = "50G";
       description = "How many bytes the outputs of one build may have, whoever asked for it.";
+    };
+    maxIndexBytes = mkOption {
+      type = own.size;
+      default = "1G";
+      example = "5G";
+      description = "How many bytes may be kept of what is known about NARs, so that serving one again takes no reading it first.";
+    };
+    maxLogBytes = mkOption {
+      type = own.size;
+      default = "4G";
+      example = "500M";
+      description = "How many bytes the logs of ended builds may take. The oldest go first.";
     };
     minFree = mkOption {
       type = types.nullOr own.reserve;

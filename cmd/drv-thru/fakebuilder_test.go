@@ -82,5 +82,11 @@ func (fakeService) Cancel(_ context.Context, id wire.BuildID, _ string) error {
 	return wire.Errorf(wire.CodeNotFound, "no build %s", id)
 }
 func (fakeService) CancelTicket(context.Context, ticket.ID) int { return 3 }
-func (fakeService) Pause(bool)                                  {}
-func (fakeService) Drain(bool)                                  {}
+func (fakeService) CollectGarbage(_ context.Context, dryRun bool) ([]builder.Garbage, error) {
+	return []builder.Garbage{
+		{What: builder.GarbageOutputs, Name: "cccccccccccccccccccccccccc", Bytes: 5 << 30},
+		{What: builder.GarbageLog, Name: "cccccccccccccccccccccccccc", Bytes: 3 << 20},
+	}, nil
+}
+func (fakeService) Pause(bool) {}
+func (fakeService) Drain(bool) {}

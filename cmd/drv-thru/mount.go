@@ -52,8 +52,8 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
-	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for what was read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
-	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps nothing")
+	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
+	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
 	fs.DurationVar(&f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
 	return &ffcli.Command{
@@ -85,6 +85,7 @@ type mountConfig struct {
 	allowOther  bool
 	cacheDir    string // "": keep nothing
 	cacheBytes  int64
+	chunkBytes  int64
 	readTimeout time.Duration
 	verbose     bool
 }
@@ -125,6 +126,9 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 	cfg := &mountConfig{
 		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, verbose: f.verbose,
 	}
+	if cfg.chunkBytes, err = a.cacheSize(); err != nil {
+		return nil, err
+	}
 	if f.cacheSize == "0" {
 		return cfg, nil
 	}
@@ -144,19 +148,11 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 // mountCacheDir is where a mount keeps what was read by default; "" when there is
 // no place for it.
 func (a *app) mountCacheDir(r *route) string {
-	// systemd's CacheDirectory=.
-	if dir := a.env("CACHE_DIRECTORY"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, r.builder.String())
+	base, err := a.cacheDir()
+	if err != nil {
+		return ""
 	}
-	base := a.env("XDG_CACHE_HOME")
-	if !filepath.IsAbs(base) {
-		home := a.env("HOME")
-		if home == "" {
-			return ""
-		}
-		base = filepath.Join(home, ".cache")
-	}
-	return filepath.Join(base, "drv-thru", "mount", r.builder.String())
+	return filepath.Join(base, "mount", r.builder.String())
 }
 
 // readTicketFile reads a ticket from a file.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -50,8 +51,15 @@ func (a *app) mount(ctx context.Context, cfg *mountConfig) (err error) {
 	if err := r.first(ctx, firstConnect); err != nil {
 		return err
 	}
+	chunks := a.openChunks(cfg.chunkBytes, func(text string) { log.Warn(text) })
+	defer chunks.close()
+	fetcher := cache.NewChunkFetcher(cache.ChunkConfig{
+		Transport: r, Header: r.header(), Base: strings.TrimSuffix(link.BaseURL, "/"),
+		Store: chunks.store, Seeds: chunks.seeds, Now: time.Now, Warn: func(text string) { log.Warn(text) },
+	})
+	defer fetcher.Close()
 	view, err := cache.NewView(nil, cache.ViewConfig{
-		Fetcher:     &cache.HTTPFetcher{Transport: r, Header: r.header(), Base: baseURL()},
+		Fetcher:     fetcher,
 		Lookup:      r.lookup,
 		ReadTimeout: cfg.readTimeout,
 	})
@@ -87,9 +95,6 @@ func notify(state string) {
 	// Whether it hears it is its own matter.
 	_, _ = daemon.SdNotify(false, state)
 }
-
-// baseURL is link.BaseURL without its slash.
-func baseURL() string { return link.BaseURL[:len(link.BaseURL)-1] }
 
 // dialRemote opens a session with the builder.
 func dialRemote(ctx context.Context, r *route, log *slog.Logger) (*link.Session, *client.API, error) {

@@ -41,6 +41,7 @@ var commands = []func(*app) *ffcli.Command{
 	newServeCommand,
 	newTicketCommand,
 	newStatusCommand,
+	newGCCommand,
 }
 
 // run is the program without its process: it returns the exit code.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
@@ -32,6 +34,8 @@ type serveConfig struct {
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
 	MaxOutputBytes     ticket.Size              `json:"max_output_bytes"`
+	MaxIndexBytes      ticket.Size              `json:"max_index_bytes"`
+	MaxLogBytes        ticket.Size              `json:"max_log_bytes"`
 	MinFree            ticket.Size              `json:"min_free"`
 	Cores              int                      `json:"cores"`
 	MaxSilentTime      ticket.Duration          `json:"max_silent_time"`
@@ -58,7 +62,10 @@ const (
 )
 
 func defaultServeConfig() serveConfig {
-	return serveConfig{MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree}
+	return serveConfig{
+		MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree,
+		MaxIndexBytes: cache.DefaultIndexBytes, MaxLogBytes: builder.DefaultKeepLogs,
+	}
 }
 
 // readConfig reads a configuration file on top of c.
@@ -200,6 +207,15 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		clients[t.PublicKey] = tc
 	}
 	return clients, nil
+}
+
+// unlimited is the number of bytes that a size stands for where "unlimited" means
+// as many as there are.
+func unlimited(s ticket.Size) int64 {
+	if s == 0 || s > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(s)
 }
 
 // parallelFills is how many store paths are prepared for sending at once: as

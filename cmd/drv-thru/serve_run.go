@@ -19,6 +19,7 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/builder/nixstore"
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -220,12 +221,19 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 		cores = settings.cores
 	}
 	builds := filepath.Join(cfg.DataDir, "builds")
+	index, err := cache.OpenIndex(cache.IndexConfig{
+		Dir: filepath.Join(cfg.DataDir, "index"), MaxBytes: unlimited(cfg.MaxIndexBytes), Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	return builder.New(ctx, builder.Config{
 		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
 		Store: store, Records: db, Dir: builds, Now: time.Now, Log: log,
 		FreeDisk: func() (uint64, error) { return freeDisk(nix.StoreDir, builds) },
 		Slots:    cfg.MaxConcurrent, Systems: systems, Features: settings.features,
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
+		Index: index, KeepLogs: unlimited(cfg.MaxLogBytes),
 		KeepOutputs: cfg.KeepOutputs.Std(), ReattachGrace: cfg.ReattachGrace.Std(), MaxSilentTime: cfg.MaxSilentTime.Std(),
 		MaxOutputBytes: cfg.MaxOutputBytes, MinFree: uint64(cfg.MinFree), Cores: cores, RecentBuilds: cfg.RecentBuilds,
 		ParallelFills: cfg.parallelFills(),

@@ -396,4 +396,21 @@ func (b *build) end(result *wire.Result) {
 	}
 	b.s.cfg.Log.Info("build ended", attrs...)
 	close(b.done)
+	b.prepareOutputs()
+}
+
+// prepareOutputs has the NARs that were built here cut before the client asks
+// for them. What came from a cache it has likely nearer.
+func (b *build) prepareOutputs() {
+	x, err := b.s.indexOf(b.s.ctx, b)
+	if x == nil || err != nil {
+		return // the client will be told why
+	}
+	infos := make([]nix.PathInfo, 0, len(x.infos))
+	for _, info := range x.infos {
+		if info.Ultimate {
+			infos = append(infos, info)
+		}
+	}
+	b.s.cache.Prepare(infos)
 }

@@ -28,6 +28,8 @@ type Observer interface {
 type Transfer struct {
 	Upload      bool
 	Done, Total int64
+	// Wire is how many bytes went over the wire for Done; 0 means as many.
+	Wire int64
 	// Paths is how many store paths Total stands for.
 	Paths int
 }

@@ -41,14 +41,14 @@
 //	DELETE /v1/builds/{id}               → Build
 //	GET    /v1/cache/closure?build={id}  → Closure
 //	GET    /v1/cache/narinfo/{hash}      → narinfo text
-//	GET    /v1/cache/nar/{narhash}       → NAR bytes; single Range allowed
-//	POST   /v1/cache/nars                NarsRequest → NAR frames
+//	POST   /v1/cache/manifests           ManifestsRequest → manifests
+//	POST   /v1/cache/chunks              ChunksRequest → chunk frames
 //	GET    /v1/cache/log/{drv}           → log text
 //
 // {id} is a [BuildID] that the client chose, so a request that is repeated
 // after a lost answer attaches to the same build and spends nothing twice.
-// {hash} is the 32-character hash part of a store path, {narhash} the 52
-// characters of a SHA-256 in Nix's base32, {drv} a derivation's base name.
+// {hash} is the 32-character hash part of a store path, {drv} a derivation's base
+// name.
 //
 // # A build
 //
@@ -102,14 +102,38 @@
 //
 // Closure lists the narinfo of every path in the closure of a finished build's
 // outputs, references first, each signed by the builder's Nix key in addition
-// to the signatures that its daemon holds. NARs are uncompressed and their size
-// is known in advance. POST /v1/cache/nars answers with the named NARs in the
-// order asked for:
+// to the signatures that its daemon holds. NARs are uncompressed, so that their
+// size is known in advance, and come in chunks.
 //
-//	offset  size  field
-//	0       4     index into NarsRequest.Nars, big endian
-//	4       8     size of what follows, or 2⁶⁴-1: this NAR cannot be had
-//	12      size  the NAR from its stated offset to its end
+// # Chunks
+//
+// A NAR is a sequence of chunks that its contents alone determine, with the hash
+// parts of the store paths that it refers to masked: package chunk has the rules
+// and the formats of manifests and frames. The references of a NAR are those of
+// its path's narinfo and the path's own hash part.
+//
+// POST /v1/cache/manifests answers, for each NAR in the order asked for, with one
+// byte and what follows it:
+//
+//	0  the NAR's manifest: chunk.Encoder's stream, which tells its own end
+//	1  nothing: this NAR cannot be had
+//
+// A manifest that the builder does not have yet is sent while it is being made,
+// so its first chunks can be asked for before its last are known. With
+// Accept-Encoding: zstd the whole answer may come in Content-Encoding: zstd.
+//
+// POST /v1/cache/chunks answers with one frame for each chunk, in the order asked
+// for. Chunks are named by their NAR and their place in its manifest, never by
+// their contents, so that asking tells nothing about what others have. A NAR or
+// ordinal that cannot be had, and a chunk that the builder finds to be no longer
+// what its manifest says, come as the frame "unavailable"; asking for the
+// manifest again tells whether it is gone for good. A NAR may stand in a request
+// several times, and so may a chunk; each time counts. A request of more than
+// [MaxChunksRequest] chunks fails with [CodeTooLarge], and the answer to one of
+// more than [MaxChunkBytesRequest] bytes of them, before compression, is cut off
+// there; an empty range is a [CodeBadRequest].
+//
+// Either request may be repeated at any time, and several may be under way.
 //
 // # Errors
 //

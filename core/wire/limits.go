@@ -29,15 +29,20 @@ const (
 	MaxLogPiece = 256 << 10
 	// MaxNarInfo bounds one narinfo.
 	MaxNarInfo = 8 << 20
-	// MaxNarsRequest bounds the NARs named in one NarsRequest.
+	// MaxNarsRequest bounds the NARs named in one ManifestsRequest.
 	MaxNarsRequest = 16_384
+	// MaxChunksRequest and MaxChunkBytesRequest bound the chunks that one
+	// ChunksRequest names: requests are short, so that the next one may take
+	// another path, and what a lost one costs is little.
+	MaxChunksRequest     = 4096
+	MaxChunkBytesRequest = 16 << 20
 	// MaxLabel bounds what a client calls an installable.
 	MaxLabel = 1024
-	// InputFrameHeader and NarFrameHeader are the sizes of the frame headers.
+	// InputFrameHeader is the size of an input frame's header.
 	InputFrameHeader = 12
-	NarFrameHeader   = 12
-	// NarUnavailable stands in a NAR frame's size for a NAR that cannot be had.
-	NarUnavailable = 1<<64 - 1
+	// ManifestFollows and ManifestUnavailable are the bytes before a manifest.
+	ManifestFollows     = 0
+	ManifestUnavailable = 1
 )
 
 // Times of the protocol.

@@ -42,6 +42,8 @@ in
       keepOutputs = "7d";
       reattachGrace = "10m";
       maxOutputBytes = "50G";
+      maxIndexBytes = "2G";
+      maxLogBytes = "unlimited";
       minFree = "500M";
       cores = 8;
       maxSilentTime = "1h30m";
@@ -235,6 +237,8 @@ in
     "server.keepOutputs empty" = server { keepOutputs = ""; };
     "server.reattachGrace order" = server { reattachGrace = "5s2m"; };
     "server.maxOutputBytes zero" = server { maxOutputBytes = "0G"; };
+    "server.maxIndexBytes zero" = server { maxIndexBytes = "0"; };
+    "server.maxLogBytes unit" = server { maxLogBytes = "4GB"; };
     "server.minFree unlimited" = server { minFree = "unlimited"; };
     "server.minFree number" = server { minFree = 5; };
     "server.cores negative" = server { cores = -1; };

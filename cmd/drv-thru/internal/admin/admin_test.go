@@ -26,6 +26,12 @@ func (s *service) Status() builder.Status {
 }
 func (s *service) Pause(on bool) { s.paused = on }
 func (s *service) Drain(on bool) { s.draining = on }
+func (s *service) CollectGarbage(_ context.Context, dryRun bool) ([]builder.Garbage, error) {
+	if dryRun {
+		return []builder.Garbage{{What: builder.GarbageLog, Name: "a", Bytes: 5}}, nil
+	}
+	return nil, nil
+}
 func (s *service) CancelTicket(context.Context, ticket.ID) int {
 	s.cancelled = true
 	return 2
@@ -158,5 +164,15 @@ func TestSocket(t *testing.T) {
 	}
 	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket stays: %v", err)
+	}
+}
+
+func TestCollectGarbage(t *testing.T) {
+	c, _, _ := start(t)
+	if got, err := c.CollectGarbage(t.Context(), true); err != nil || len(got) != 1 || got[0].Bytes != 5 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := c.CollectGarbage(t.Context(), false); err != nil || len(got) != 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

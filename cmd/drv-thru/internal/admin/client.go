@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -144,6 +145,16 @@ func (c *Client) Revoke(ctx context.Context, id string, cancel bool) (*Revoked, 
 // Cancel ends a build.
 func (c *Client) Cancel(ctx context.Context, id wire.BuildID) error {
 	return c.call(ctx, http.MethodDelete, "/v1/builds/"+url.PathEscape(string(id)), nil, &struct{}{})
+}
+
+// CollectGarbage removes what has had its time, or with dryRun only tells.
+func (c *Client) CollectGarbage(ctx context.Context, dryRun bool) (gone []builder.Garbage, err error) {
+	path := "/v1/gc"
+	if dryRun {
+		path += "?dry_run=true"
+	}
+	err = c.call(ctx, http.MethodPost, path, nil, &gone)
+	return gone, err
 }
 
 // Steer pauses, resumes, drains or undrains.

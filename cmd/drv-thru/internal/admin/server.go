@@ -33,6 +33,7 @@ type Service interface {
 	CancelTicket(ctx context.Context, id ticket.ID) int
 	Pause(on bool)
 	Drain(on bool)
+	CollectGarbage(ctx context.Context, dryRun bool) ([]builder.Garbage, error)
 }
 
 // Config makes a server; every field is required.
@@ -66,6 +67,7 @@ func NewHandler(cfg Config) http.Handler {
 		"DELETE /v1/tickets/{id}":   s.revoke,
 		"DELETE /v1/builds/{id}":    s.cancel,
 		"POST /v1/queue/{action}":   s.steer,
+		"POST /v1/gc":               s.collectGarbage,
 		"/": func(r *http.Request) (any, error) {
 			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
 		},
@@ -231,6 +233,14 @@ func (s *server) revoke(r *http.Request) (any, error) {
 
 func (s *server) cancel(r *http.Request) (any, error) {
 	return struct{}{}, s.cfg.Service.Cancel(r.Context(), wire.BuildID(r.PathValue("id")), "by the builder's owner")
+}
+
+func (s *server) collectGarbage(r *http.Request) (any, error) {
+	gone, err := s.cfg.Service.CollectGarbage(r.Context(), r.URL.Query().Get("dry_run") == "true")
+	if gone == nil {
+		gone = []builder.Garbage{}
+	}
+	return gone, err
 }
 
 func (s *server) steer(r *http.Request) (any, error) {
