@@ -95,7 +95,7 @@ func TestImportHelperAbuse(t *testing.T) {
 		if answer != "" {
 			abuser.WaitFor(answer, longest)
 		}
-		re := regexp.MustCompile(`(?m)^.*level=WARN.* uid=1000 .*` + log)
+		re := regexp.MustCompile(`(?m)^.*level=WARN msg=` + log)
 		within(t, longest, name+" is logged", func() bool { return re.MatchString(p.Output()[logged:]) })
 		if err := abuser.Wait(longest); err != nil && lab.ExitCode(err) > 0 {
 			t.Errorf("%s: %v: %s", name, err, abuser.Output())
@@ -112,7 +112,7 @@ func TestImportHelperAbuse(t *testing.T) {
 			t.Helper()
 			req := importing(good.path)
 			change(req)
-			try(name, abuseConfig{Request: req}, "^refused "+code, "code="+code)
+			try(name, abuseConfig{Request: req}, "^refused "+code, "refused uid=1000 .*code="+code)
 		}
 		for name, other := range map[string]string{
 			"another key":            trusted.ToPublicKey().String(),
@@ -140,7 +140,7 @@ func TestImportHelperAbuse(t *testing.T) {
 		} {
 			refused(path, "path", func(r *helper.Request) { r.Paths = []string{good.path, path} })
 		}
-		try("8,193 paths", abuseConfig{Request: importing(good.path), Repeat: helper.MaxPaths + 1}, "^refused paths", "code=paths")
+		try("8,193 paths", abuseConfig{Request: importing(good.path), Repeat: helper.MaxPaths + 1}, "^refused paths", "refused uid=1000 .*code=paths")
 		refused("no paths", "paths", func(r *helper.Request) { r.Paths = nil })
 		refused("another version", "version", func(r *helper.Request) { r.Version = 2 })
 		refused("another operation", "request", func(r *helper.Request) { r.Op = "build" })
@@ -151,19 +151,19 @@ func TestImportHelperAbuse(t *testing.T) {
 			"endless":   {0xff, 0xff, 0xff, 0xff},
 			"cut short": {0, 0, 1, 0, '{'},
 		} {
-			try(name, abuseConfig{Raw: raw}, "^refused request", "code=request")
+			try(name, abuseConfig{Raw: raw}, "^refused request", "refused uid=1000 .*code=request")
 		}
-		try("silence", abuseConfig{Silent: true}, "^refused request", "code=request")
+		try("silence", abuseConfig{Silent: true}, "^refused request", "refused uid=1000 .*code=request")
 	})
 
 	t.Run("clients that leave or fall silent", func(t *testing.T) {
 		infos := map[string][]string{good.hash: {good.text()}}
 		for _, at := range []string{"device", "ready", "read"} {
-			try("leaves at "+at, abuseConfig{Request: importing(good.path), LeaveAt: at, NarInfos: infos}, "", `(code=client|msg="import failed")`)
+			try("leaves at "+at, abuseConfig{Request: importing(good.path), LeaveAt: at, NarInfos: infos}, "", `(refused uid=1000 .*code=client|"import failed" uid=1000)`)
 		}
-		try("deaf at device", abuseConfig{Request: importing(good.path), Deaf: "device"}, "^(?s).*refused client", "code=client")
+		try("deaf at device", abuseConfig{Request: importing(good.path), Deaf: "device"}, "^(?s).*refused client", "refused uid=1000 .*code=client")
 		for _, at := range []string{"ready", "read"} {
-			try("deaf at "+at, abuseConfig{Request: importing(good.path), Deaf: at, NarInfos: infos}, "(?m)^failed .*for too long", `msg="import failed"`)
+			try("deaf at "+at, abuseConfig{Request: importing(good.path), Deaf: at, NarInfos: infos}, "(?m)^failed .*for too long", `"import failed" uid=1000`)
 		}
 		// Two that hang are as many as one user may have.
 		hung := []*lab.Process{}
@@ -186,7 +186,7 @@ func TestImportHelperAbuse(t *testing.T) {
 			t.Helper()
 			try(name, abuseConfig{
 				Request: importing(path.path), NarInfos: map[string][]string{path.hash: infos}, Nars: map[string][][]byte{path.narHash: nars},
-			}, "(?m)^failed ", `msg="import failed"`)
+			}, "(?m)^failed ", `"import failed" uid=1000`)
 		}
 		bad := func(k int) signedPath { return newSignedPath(t, k, "evil") }
 		unsigned := bad(2)
@@ -203,7 +203,7 @@ func TestImportHelperAbuse(t *testing.T) {
 		lies("another NAR", honest, []string{honest.text()}, [][]byte{evil})
 		lies("half a NAR", honest, []string{honest.text()}, [][]byte{honest.nar[:len(honest.nar)/2]})
 		// A symbolic link leads nowhere, least of all to what root may read.
-		try("links", abuseConfig{Request: importing(good.path), Link: "/root/secret", NarInfos: map[string][]string{good.hash: nil}}, "(?m)^failed ", `msg="import failed"`)
+		try("links", abuseConfig{Request: importing(good.path), Link: "/root/secret", NarInfos: map[string][]string{good.hash: nil}}, "(?m)^failed ", `"import failed" uid=1000`)
 		saysNot(t, p.Output(), "top secret")
 	})
 
