@@ -130,3 +130,38 @@ func TestMountStale(t *testing.T) {
 	says(t, text, "ticket")
 	busy.Kill()
 }
+
+// A builder that stands still fails reads in time, and whoever waits for it can be
+// killed; when it goes on, so do reads.
+func TestMountFrozenBuilder(t *testing.T) {
+	s := lab.NewPair(t, lab.Trixie, lab.Trixie)
+	c := s.Client.Host
+	ticket := s.Builder.Ticket("--uses", "unlimited")
+	path := s.Client.BuildExpr(ticket, lab.Blob(160, "frozen"))[0]
+	mount := startMount(t, c, lab.RootUser, ticket, "--read-timeout", "3s", "--cache-size", "0")
+	info := c.Run(lab.RootUser, "cat", mountDir+"/"+narFile(path))
+	_, nar, _ := strings.Cut(info, "\nURL: ")
+	nar, _, _ = strings.Cut(nar, "\n")
+	nar = mountDir + "/" + nar
+
+	// More than fits into the mount's memory is still to come.
+	reader := func() *lab.Process {
+		p := c.Start(lab.RootUser, "sh", "-c", "exec 3<"+nar+" && head -c 1000000 <&3 >/dev/null && echo begun && kill -STOP $$; exec cat <&3 >/dev/null")
+		p.WaitFor("begun", longest)
+		return p
+	}
+	doomed, failing := reader(), reader()
+	s.Builder.Signal(syscall.SIGSTOP)
+	doomed.Signal(syscall.SIGCONT)
+	doomed.Signal(syscall.SIGKILL)
+	if err := doomed.Wait(longest); err == nil {
+		t.Error("it has read all")
+	}
+	failing.Signal(syscall.SIGCONT)
+	if err := failing.Wait(longest); lab.ExitCode(err) != 1 || !strings.Contains(failing.Output(), "Input/output error") {
+		t.Errorf("a read that cannot be answered: %v, %q", err, tailOf(failing.Output()))
+	}
+	s.Builder.Signal(syscall.SIGCONT)
+	eventually(t, "it can be read again", func() bool { return c.Command(lab.RootUser, "cmp", "-n", "120000000", nar, nar).Run() == nil })
+	stopMount(t, c, mount)
+}
