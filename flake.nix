@@ -30,7 +30,7 @@
           };
 
           # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-/JzJ2WvmCLVeWdcrUejvWyx7EULu4qjYaPtjiORHyRc=";
+          vendorHash = "sha256-rOsWCLW6uOY2JXgDs3VR0MdUI1tyodijgKe1KD7boQo=";
 
           subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
           env.CGO_ENABLED = 0;

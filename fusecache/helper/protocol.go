@@ -19,6 +19,10 @@ import (
 // DefaultSocket is where the helper listens.
 const DefaultSocket = "/run/drv-thru-import-helper.socket"
 
+// DefaultPath is where the helper looks for nix: NixOS, Nix's installer,
+// distributions.
+const DefaultPath = "/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/bin:/usr/bin:/bin"
+
 // Limits of the protocol.
 const (
 	// Version is that of the protocol.

@@ -17,10 +17,6 @@ import (
 // DefaultDir is where the helper makes what it mounts on.
 const DefaultDir = "/run/drv-thru-import-helper"
 
-// DefaultPath is where the helper looks for nix: NixOS, Nix's installer,
-// distributions.
-const DefaultPath = "/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/local/bin:/usr/bin:/bin"
-
 // Config makes a Server. Fields without a stated default are required.
 type Config struct {
 	// KeyFiles are the lists of keys that users may name. They are read at each
