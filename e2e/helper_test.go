@@ -72,6 +72,15 @@ func TestImportHelper(t *testing.T) {
 		}
 		p.WaitFor("msg=imported uid=", longest)
 
+		// Where nothing can be mounted, it imports over loopback HTTP.
+		c.Shell(lab.RootUser, "mv /dev/fuse /dev/gone")
+		over := client.BuildExpr(ticket, lab.Wide(5, "http"))
+		c.Shell(lab.RootUser, "mv /dev/gone /dev/fuse")
+		says(t, p.Output(), "open /dev/fuse", "code=mount")
+		if valid := c.Paths(); !slices.Contains(valid, over[0]) {
+			t.Errorf("%s was not imported over HTTP", over[0])
+		}
+
 		// It is for --import auto alone.
 		c.Delete(c.Closure(paths...)...)
 		for _, mode := range []string{"fuse", "http"} {

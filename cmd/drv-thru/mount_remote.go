@@ -310,7 +310,7 @@ func (r *remote) ask(ctx context.Context, hash string) (string, error) {
 	case err == nil:
 		r.remember(hash, text)
 	case errors.Is(err, fs.ErrNotExist), ctx.Err() != nil:
-	case errors.Is(err, client.ErrConnection), within.Err() != nil:
+	case errors.Is(err, client.ErrConnection), within.Err() != nil, denied(err):
 		r.failed(err)
 	default:
 		r.log.Warn("the builder does not answer about a path", "hash", hash, "err", err)
