@@ -110,6 +110,7 @@ const (
 	onPlan      = "plan"
 	onBuild     = "build"
 	onInputs    = "inputs"
+	onSending   = "manifest or chunks of an input"
 	onEvents    = "events"
 	onClosure   = "closure"
 	onManifests = "manifests"
@@ -123,6 +124,8 @@ func (x *exchange) route() string {
 	switch {
 	case x.r.Method == http.MethodDelete:
 		return onCancel
+	case strings.Contains(x.r.URL.Path, "/inputs/"):
+		return onSending
 	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onManifests, last == onChunks:
 		return last
 	}
@@ -139,7 +142,7 @@ func (x *exchange) ask() *http.Response {
 	}
 	req.ContentLength = x.r.ContentLength
 	lane := x.im.honest.session.Control()
-	if r := x.route(); r == onInputs || r == onManifests || r == onChunks {
+	if r := x.route(); r == onInputs || r == onSending || r == onManifests || r == onChunks {
 		lane = x.im.honest.session.Bulk()
 	}
 	resp, err := lane.RoundTrip(req)

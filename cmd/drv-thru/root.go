@@ -40,6 +40,7 @@ var commands = []func(*app) *ffcli.Command{
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,
+	newPolicyCommand,
 	newStatusCommand,
 	newGCCommand,
 }

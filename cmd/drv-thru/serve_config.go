@@ -9,15 +9,21 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/policy/builtin"
 )
+
+// policyName is what a policy may be called.
+var policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // serveConfig is serve's configuration: the file's, with the flags on top.
 type serveConfig struct {
@@ -28,6 +34,7 @@ type serveConfig struct {
 	RecentBuilds       int                      `json:"recent_builds_limit"`
 	TrustedClients     map[string]trustedClient `json:"trusted_clients"`
 	Relays             []string                 `json:"relays"`
+	RelayTokenFiles    map[string]string        `json:"relay_token_files"` // URL → file
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
 	AdminSocket        string                   `json:"admin_socket"`
@@ -42,6 +49,8 @@ type serveConfig struct {
 	Systems            []string                 `json:"systems"`
 	AllowTrustedDaemon bool                     `json:"allow_trusted_daemon"`
 	AllowUnsandboxed   bool                     `json:"allow_unsandboxed"`
+	// Policies by name; see docs/policies.md.
+	Policies map[string]policies.Policy `json:"policies"`
 }
 
 // trustedClient is a client that needs no ticket.
@@ -50,6 +59,7 @@ type trustedClient struct {
 	MaxBuildTime   *ticket.Duration `json:"max_build_time"`
 	MaxUploadBytes *ticket.Size     `json:"max_upload_bytes"`
 	Cache          string           `json:"cache"`
+	Policy         string           `json:"policy"`
 }
 
 const (
@@ -155,6 +165,14 @@ func (c *serveConfig) check(a *app) error {
 	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
 		c.EmbeddedRelay = defaultEmbeddedRelay
 	}
+	for name, p := range c.Policies {
+		if !policyName.MatchString(name) {
+			return usagef("policy %q: a name is letters, digits, - and _", name)
+		}
+		if err := p.Check(); err != nil {
+			return usagef("policy %q: %s", name, err)
+		}
+	}
 	_, err = c.clients()
 	return err
 }
@@ -188,7 +206,7 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		if other, twice := clients[t.PublicKey]; twice {
 			return nil, usagef("trusted clients %q and %q have the same public_key", other.Name, name)
 		}
-		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Limits: ticket.Limits{
+		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Policy: t.Policy, Limits: ticket.Limits{
 			MaxBuildTime: ticket.DefaultMaxBuildTime, MaxUploadBytes: ticket.DefaultMaxUploadBytes,
 		}}
 		if t.MaxBuildTime != nil {
@@ -196,6 +214,9 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		}
 		if t.MaxUploadBytes != nil {
 			tc.Limits.MaxUploadBytes = *t.MaxUploadBytes
+		}
+		if _, known := c.Policies[t.Policy]; !known && t.Policy != "" && t.Policy != builtin.Name {
+			return nil, usagef("trusted client %q: there is no policy %q", name, t.Policy)
 		}
 		switch tc.Cache {
 		case "":

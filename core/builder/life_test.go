@@ -588,26 +588,22 @@ func TestDiskIsPromisedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r, w := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		_, err := a.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(0))+"/inputs", r)
-		done <- err
-	}()
-	frame := bt.Frame(0, src.Nar)
-	if _, err := w.Write(frame[:1<<20]); err != nil {
+	cut := bt.Cut(src)
+	missing, err := a.PutManifest(bt.ID(0), 0, cut.Manifest)
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.Send(bt.ID(1), frame)
+	_, err = b.PutManifest(bt.ID(1), 0, cut.Manifest)
 	wantCode(t, err, wire.CodeDisk)
-	if _, err := w.Write(frame[1<<20:]); err != nil {
+	for _, body := range cut.Requests(missing) {
+		if err := a.PutChunks(bt.ID(0), 0, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.Finish(bt.ID(0), 0); err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Send(bt.ID(1), frame); err != nil {
+	if _, _, err := b.SendLarge(bt.ID(1), 0, src); err != nil {
 		t.Error(err)
 	}
 }

@@ -65,6 +65,8 @@ func (s *Service) retain() {
 	var swept time.Time
 	for {
 		_, err := s.forget(s.ctx, false)
+		_, tidyErr := s.incoming.tidy(s.enoughDisk() != nil, false)
+		err = errors.Join(err, tidyErr)
 		if now := time.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
 			_, sweepErr := s.sweep(s.ctx, false)
@@ -95,6 +97,7 @@ const (
 	GarbageOutputs = "outputs"   // roots of a build's outputs
 	GarbageLog     = "log"       // events of a build
 	GarbageBuild   = "build"     // the record of a build and its events
+	GarbageUpload  = "upload"    // of a large input: what came of it, or its manifest
 	GarbageIndex   = "index"     // index of a path that is not valid any more
 	GarbageLeft    = "left over" // what no build knows of
 )
@@ -105,7 +108,8 @@ func (s *Service) CollectGarbage(ctx context.Context, dryRun bool) ([]Garbage, e
 	all, err := s.forget(ctx, dryRun)
 	left, leftErr := s.leftOver(dryRun)
 	swept, sweepErr := s.sweep(ctx, dryRun)
-	return slices.Concat(all, left, swept), errors.Join(err, leftErr, sweepErr)
+	sent, sentErr := s.incoming.tidy(s.enoughDisk() != nil, dryRun)
+	return slices.Concat(all, left, swept, sent), errors.Join(err, leftErr, sweepErr, sentErr)
 }
 
 // sweep drops the index of paths that were collected.

@@ -44,12 +44,17 @@ type handler func(w http.ResponseWriter, r *http.Request, c *caller) error
 func (s *Service) routes() {
 	s.mux = http.NewServeMux()
 	for pattern, h := range map[string]handler{
-		"GET " + wire.RouteInfo:       s.getInfo,
-		"POST " + wire.RoutePlan:      s.postPlan,
-		"PUT " + wire.RouteBuild:      s.putBuild,
-		"GET " + wire.RouteBuild:      s.getBuild,
-		"DELETE " + wire.RouteBuild:   s.deleteBuild,
-		"PUT " + wire.RouteInputs:     s.putInputs,
+		"GET " + wire.RouteInfo:     s.getInfo,
+		"POST " + wire.RoutePlan:    s.postPlan,
+		"PUT " + wire.RouteBuild:    s.putBuild,
+		"GET " + wire.RouteBuild:    s.getBuild,
+		"DELETE " + wire.RouteBuild: s.deleteBuild,
+		"PUT " + wire.RouteInputs:   s.putInputs,
+
+		"POST " + wire.RouteInput:        s.postInput,
+		"PUT " + wire.RouteInputManifest: s.putManifest,
+		"PUT " + wire.RouteInputChunks:   s.putChunks,
+
 		"GET " + wire.RouteEvents:     s.getEvents,
 		"GET " + wire.RouteClosure:    s.getClosure,
 		"GET " + wire.RouteNarInfo:    s.getNarInfo,

@@ -81,7 +81,7 @@ func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) 
 		return nil, false, err
 	}
 	b.mu.Lock()
-	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, PolicyRequest{}
+	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, nil
 	b.mu.Unlock()
 	return cl.roots, idle, nil
 }
@@ -183,6 +183,7 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 	if err := b.checkOutputs(ctx, result); err != nil {
 		return preferCause(ctx, err)
 	}
+	b.countOutputs(ctx, result)
 	// They are kept until their time is over.
 	if err := b.addRoots(ctx, session, "out-", outputPaths(result)); err != nil {
 		return preferCause(ctx, err)
@@ -338,6 +339,25 @@ func (b *build) checkOutputs(ctx context.Context, result *wire.Result) error {
 	return nil
 }
 
+// countOutputs notes the NAR bytes of the outputs for the usage of ticket and
+// client.
+func (b *build) countOutputs(ctx context.Context, result *wire.Result) {
+	if len(result.Outputs) == 0 {
+		return
+	}
+	infos, err := b.s.cfg.Store.PathInfos(ctx, outputPaths(result))
+	if err != nil {
+		return // the daemon is gone, which the build will notice
+	}
+	var sum uint64
+	for _, info := range infos {
+		sum += info.NarSize
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rec.OutputBytes = sum
+}
+
 func smallest(a, b ticket.Size) ticket.Size {
 	if a == 0 || b != 0 && b < a {
 		return b
@@ -380,6 +400,7 @@ func (b *build) end(result *wire.Result) {
 	if running != nil {
 		<-running.done // it was cancelled with the build, but may still add a path
 	}
+	b.dropIntakes()
 	b.dropSession()
 	// The build is over whether or not the service is stopping.
 	if err := b.s.cfg.Records.UpdateBuild(context.WithoutCancel(b.s.ctx), rec); err != nil {

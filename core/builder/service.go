@@ -32,6 +32,8 @@ type TrustedClient struct {
 	Name   string
 	Limits ticket.Limits
 	Cache  CacheAccess
+	// Policy is the name of its policy in the configuration; "" is the default.
+	Policy string
 }
 
 // Config makes a Service. Fields without a stated default are required.
@@ -46,6 +48,9 @@ type Config struct {
 	// Dir is where builds keep their events and roots, below it one directory
 	// each. The Nix daemon must be able to reach it.
 	Dir string
+	// UploadDir is where large inputs gather, and the manifests of those that
+	// came are kept; by default "uploads" beside Dir.
+	UploadDir string
 	// Now is the wall clock.
 	Now func() time.Time
 	// FreeDisk returns the free bytes of the fullest disk that builds write to.
@@ -123,6 +128,10 @@ type Service struct {
 	sessions  turnstile
 	answers   turnstile
 	disk      reserved
+	incoming  *incoming
+	turns     turnstile // of requests with parts of large inputs
+	// admissions are decided one after another where they share a counter.
+	admissions turns
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
@@ -147,6 +156,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
 		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
+		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
 		answers:   turnstile{budget: budget{most: maxAnswers, share: answerShare}},
 		builds:    make(map[wire.BuildID]*build),
 		clients:   cfg.Clients,
@@ -159,6 +169,10 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make builds directory: %w", err)
+	}
+	var err error
+	if s.incoming, err = newIncoming(cfg.UploadDir, &cfg, s.reserveDisk); err != nil {
+		return nil, err
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, fmt.Errorf("take over earlier builds: %w", err)
@@ -193,6 +207,9 @@ func setDefaults(cfg *Config) {
 		cfg.Peer = tlsPeer
 	}
 	cfg.Dir = filepath.Clean(cfg.Dir)
+	if cfg.UploadDir == "" {
+		cfg.UploadDir = filepath.Join(filepath.Dir(cfg.Dir), "uploads")
+	}
 }
 
 func tlsPeer(r *http.Request) (key.ID, error) {

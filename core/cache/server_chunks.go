@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +16,6 @@ import (
 )
 
 const (
-	frameHeader = 4
-	frameZstd   = 1 << 31
 	// writeFrom is the size from which on what has gathered is written: each
 	// write is a TLS record or several and a wake-up of the peer.
 	writeFrom = 256 << 10
@@ -146,7 +143,7 @@ func (c *chunkWriter) chunk(st *state, k int) (wrong, err error) {
 		return nil, err
 	}
 	size := int(ch.Size)
-	body := c.buf[c.n+frameHeader : c.n+frameHeader+size]
+	body := c.buf[c.n+chunk.FrameHeader : c.n+chunk.FrameHeader+size]
 	pack := c.pace != nil && c.pace.Pays()
 	if pack {
 		body = c.scratch[:size]
@@ -157,23 +154,23 @@ func (c *chunkWriter) chunk(st *state, k int) (wrong, err error) {
 	} else if err := readChunk(st, k, body); err != nil {
 		return err, nil
 	}
-	head := uint32(size)
+	compressed := false
 	if pack {
 		begun := time.Now()
-		packed, smaller := chunk.Compress(c.buf[c.n+frameHeader:c.n+frameHeader], body)
+		packed, smaller := chunk.Compress(c.buf[c.n+chunk.FrameHeader:c.n+chunk.FrameHeader], body)
 		n := size
 		if smaller {
 			n = len(packed)
-			copy(c.buf[c.n+frameHeader:], packed) // where it is already, unless it had to grow
-			head = frameZstd | uint32(n)
+			copy(c.buf[c.n+chunk.FrameHeader:], packed) // where it is already, unless it had to grow
+			compressed = true
 		} else {
-			copy(c.buf[c.n+frameHeader:], body)
+			copy(c.buf[c.n+chunk.FrameHeader:], body)
 		}
 		c.pace.Compressed(size, n, time.Since(begun))
 		size = n
 	}
-	binary.BigEndian.PutUint32(c.buf[c.n:], head)
-	c.n += frameHeader + size
+	chunk.PutFrameHeader(c.buf[c.n:], size, compressed)
+	c.n += chunk.FrameHeader + size
 	return nil, nil
 }
 
@@ -201,8 +198,8 @@ func (c *chunkWriter) none(n int) error {
 		if err := c.room(); err != nil {
 			return err
 		}
-		binary.BigEndian.PutUint32(c.buf[c.n:], 0)
-		c.n += frameHeader
+		chunk.PutFrameHeader(c.buf[c.n:], 0, false)
+		c.n += chunk.FrameHeader
 	}
 	return nil
 }

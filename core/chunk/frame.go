@@ -12,9 +12,21 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+// FrameHeader is the size of what precedes a frame's payload.
+const FrameHeader = 4
+
+// PutFrameHeader writes the header of a frame whose payload has n bytes, for
+// those who lay frames out themselves; 0 is a chunk that cannot be had.
+func PutFrameHeader(dst []byte, n int, compressed bool) {
+	head := uint32(n)
+	if compressed {
+		head |= frameZstd
+	}
+	binary.BigEndian.PutUint32(dst, head)
+}
+
 const (
-	frameHeader = 4
-	frameZstd   = 1 << 31
+	frameZstd = 1 << 31
 	// gather is how much a FrameWriter collects before it writes: small writes
 	// cost a packet, a TLS record and two wake-ups each.
 	gather = 256 << 10
@@ -114,9 +126,9 @@ func (w *FrameWriter) Zstd(masked []byte) (int, error) {
 	if !smaller {
 		return len(masked), w.Raw(masked)
 	}
-	n := len(buf) - at - frameHeader
+	n := len(buf) - at - FrameHeader
 	w.buf = buf
-	binary.BigEndian.PutUint32(buf[at:], frameZstd|uint32(n))
+	PutFrameHeader(buf[at:], n, true)
 	return n, w.full()
 }
 
@@ -142,7 +154,7 @@ func (w *FrameWriter) Flush() error {
 // appending never moves it.
 func (w *FrameWriter) grown() []byte {
 	if w.buf == nil {
-		w.buf = make([]byte, 0, gather+2*(frameHeader+MaxSize))
+		w.buf = make([]byte, 0, gather+2*(FrameHeader+MaxSize))
 	}
 	return w.buf
 }
@@ -174,7 +186,7 @@ func (r *FrameReader) Reset(rd io.Reader) { r.r.Reset(rd) }
 // error is ErrUnavailable when the sender does not have the chunk, after which
 // reading can go on; io.EOF at the end; any other ends the stream.
 func (r *FrameReader) Next(dst []byte, size uint32) (p []byte, wire int, err error) {
-	var head [frameHeader]byte
+	var head [FrameHeader]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {
 		if err == io.EOF {
 			return dst, 0, err
@@ -185,7 +197,7 @@ func (r *FrameReader) Next(dst []byte, size uint32) (p []byte, wire int, err err
 	n := int(h &^ frameZstd)
 	switch {
 	case h == 0:
-		return dst, frameHeader, ErrUnavailable
+		return dst, FrameHeader, ErrUnavailable
 	case size == 0 || size > MaxSize:
 		return dst, 0, fmt.Errorf("read frame: a chunk of %d bytes", size)
 	case n == 0 || n > int(size) || h&frameZstd == 0 && n != int(size):
@@ -197,7 +209,7 @@ func (r *FrameReader) Next(dst []byte, size uint32) (p []byte, wire int, err err
 		if err := r.full(dst[at:]); err != nil {
 			return dst[:at], 0, err
 		}
-		return dst, frameHeader + n, nil
+		return dst, FrameHeader + n, nil
 	}
 	if cap(r.payload) < n {
 		r.payload = make([]byte, MaxSize)
@@ -206,7 +218,7 @@ func (r *FrameReader) Next(dst []byte, size uint32) (p []byte, wire int, err err
 		return dst, 0, err
 	}
 	dst, err = Decompress(dst, r.payload[:n], size)
-	return dst, frameHeader + n, err
+	return dst, FrameHeader + n, err
 }
 
 func (r *FrameReader) full(p []byte) error {

@@ -104,7 +104,7 @@ func FuzzFrame(f *testing.F) {
 		r := NewFrameReader(bytes.NewReader(in))
 		for _, size := range []uint32{one, two, two} {
 			p, wire, err := r.Next(nil, size)
-			if err == nil && (len(p) != int(size) || wire > int(size)+frameHeader || size > MaxSize) {
+			if err == nil && (len(p) != int(size) || wire > int(size)+FrameHeader || size > MaxSize) {
 				t.Fatal(len(p), wire, size)
 			}
 			if cap(p) > 2*MaxSize {

@@ -61,10 +61,15 @@ func collect(t testing.TB, nar []byte, refs []Ref) (*Manifest, []byte) {
 func naive(nar []byte, refs []Ref) (masked []byte, substs []Subst) {
 	masked = bytes.Clone(nar)
 	index := map[Ref]uint32{}
+	var first [256]bool
 	for i, r := range refs {
-		index[r] = uint32(i)
+		index[r], first[r[0]] = uint32(i), true
 	}
 	for i := 0; i+RefLen <= len(nar); {
+		if !first[nar[i]] {
+			i++
+			continue
+		}
 		ref, ok := index[Ref(nar[i:])]
 		if !ok || len(substs) == MaxSubsts {
 			i++

@@ -49,6 +49,13 @@ func TestManifestStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.check.substs = MaxSubsts - 1
+	if _, err := d.Next(); !errors.Is(err, ErrManifest) {
+		t.Fatalf("more than MaxSubsts: %v", err)
+	}
+	if d, err = NewDecoder(bytes.NewReader(encoded), m.Size); err != nil {
+		t.Fatal(err)
+	}
 	for range m.Chunks {
 		if _, err := d.Next(); err != nil {
 			t.Fatal(err)

@@ -17,20 +17,25 @@ import (
 // cost a wake-up of the relay each.
 const sendBuf = 256 << 10
 
-// batch is what one request carries: either small paths, compressed together,
-// or large ones as they are.
+// batch is what is sent together: small paths in one compressed request, or
+// large ones in chunks, each with requests of its own.
 type batch struct {
 	indexes []int
-	packed  bool
+	large   bool
+}
+
+// isLarge tells whether a path travels in chunks.
+func (in *Inputs) isLarge(i int) bool {
+	return in.Wire[i].NarSize >= wire.ChunkedInput && !in.Paths[i].IsDrv()
 }
 
 // batches splits the wanted paths, keeping their order.
 func (in *Inputs) batches(wanted []int) []batch {
 	var out []batch
 	for _, i := range wanted {
-		packed := in.Wire[i].NarSize < smallNar
-		if n := len(out); n == 0 || out[n-1].packed != packed {
-			out = append(out, batch{packed: packed})
+		large := in.isLarge(i)
+		if n := len(out); n == 0 || out[n-1].large != large {
+			out = append(out, batch{large: large})
 		}
 		b := &out[len(out)-1]
 		b.indexes = append(b.indexes, i)
@@ -46,16 +51,12 @@ func (in *Inputs) size(wanted []int) (sum int64) {
 	return sum
 }
 
-// sendBatch sends one batch. sent is told of NAR bytes that were handed to the
+// sendFrames sends small paths. sent is told of NAR bytes that were handed to the
 // transport.
-func (s *Session) sendBatch(ctx context.Context, id wire.BuildID, in *Inputs, b batch, sent func(int64)) (wire.Build, error) {
-	src := &frames{ctx: ctx, files: s.Files, in: in, todo: b.indexes, sent: sent}
-	var body io.ReadCloser = src
-	length := in.size(b.indexes) + int64(len(b.indexes))*wire.InputFrameHeader
-	if b.packed {
-		body, length = packFrames(src), -1
-	}
-	build, err := s.API.Inputs(ctx, id, body, length, b.packed, len(in.Paths))
+func (s *Session) sendFrames(ctx context.Context, id wire.BuildID, in *Inputs, indexes []int, sent func(int64)) (wire.Build, error) {
+	src := &frames{ctx: ctx, files: s.Files, in: in, todo: indexes, sent: sent}
+	body := packFrames(src)
+	build, err := s.API.Inputs(ctx, id, body, len(in.Paths))
 	_ = body.Close()
 	// What failed on this side hides behind the transport's error.
 	if lerr := src.failed(); lerr != nil {

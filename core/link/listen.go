@@ -26,6 +26,9 @@ type ListenConfig struct {
 	Identity key.Secret
 	// Relays are the URLs of the relays to register at; see [RelayURL].
 	Relays []string
+	// Token returns what the owner of a relay (its URL in plain form) gave out
+	// for registering there; "" is nothing. Nil has no tokens.
+	Token func(relay string) string
 	// Network says how to reach them.
 	Network Network
 	// Backlog is how many circuits may be on their way to Accept; further ones
@@ -164,6 +167,8 @@ type RelayStatus struct {
 	URL string
 	// Connected tells whether the builder is registered there now.
 	Connected bool
+	// STUN is the host and port at which the relay answers STUN, "" for nowhere.
+	STUN string
 	// Since is when that began.
 	Since time.Time
 	// Err is why it is not, or nil before the first attempt ended.
@@ -235,7 +240,7 @@ func (l *Listener) accept(relay string, id wire.CircuitID) {
 	defer l.work.Done()
 	ctx, cancel := context.WithTimeout(l.ctx, wire.RelayAcceptTimeout)
 	defer cancel()
-	ws, err := l.cfg.Network.open(ctx, relay, strings.Replace(wire.RouteRelayAccept, "{circuit}", string(id), 1))
+	ws, _, err := l.cfg.Network.open(ctx, relay, strings.Replace(wire.RouteRelayAccept, "{circuit}", string(id), 1), "")
 	if err != nil {
 		l.log.Debug("circuit was lost", slog.Any("error", err))
 		l.mu.Lock()

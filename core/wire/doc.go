@@ -37,6 +37,9 @@
 //	PUT    /v1/builds/{id}               BuildRequest → Build
 //	GET    /v1/builds/{id}               → Build
 //	PUT    /v1/builds/{id}/inputs        input frames → Build
+//	PUT    …/inputs/{index}/manifest     chunk manifest → MissingChunks
+//	PUT    …/inputs/{index}/chunks       numbered chunk frames → nothing
+//	POST   …/inputs/{index}              → Build
 //	GET    /v1/builds/{id}/events?from=N → Event, one JSON document a line
 //	DELETE /v1/builds/{id}               → Build
 //	GET    /v1/cache/closure?build={id}  → Closure
@@ -63,7 +66,8 @@
 // This and the other documents may be compressed (Content-Encoding: zstd, window
 // of at most 8 MiB).
 //
-// PUT …/inputs then carries them, in any number of requests one after another.
+// PUT …/inputs then carries the .drv files of any size and what is smaller than
+// [ChunkedInput], in any number of requests one after another.
 // The body is a sequence of frames, optionally compressed as a whole
 // (Content-Encoding: zstd):
 //
@@ -77,6 +81,45 @@
 // refuses the first path that does not match. Paths of complete frames stay:
 // after a lost connection, a repeated PUT /v1/builds/{id} answers with what is
 // still wanted. A newer inputs request of a build ends an older one.
+//
+// # Large inputs
+//
+// What is not a .drv file and has a NAR of [ChunkedInput] bytes or more is sent
+// in chunks (package chunk: content-defined, named by their contents). {index}
+// is the path's index in Closure.
+//
+// PUT …/{index}/manifest states the chunks of the NAR, in which the hash parts of
+// the path's references and of the path itself are masked: the manifest's
+// references are exactly those. The builder answers with the chunks that it
+// lacks. It knows again what came before with the same ticket or from the same
+// client, and nothing else, so that a manifest tells nobody what others have.
+// That are the chunks of earlier uploads, complete or not, for as long as it
+// keeps them (the time that it keeps outputs, or less when its disk is full).
+// The request may be repeated at any time and then answers with what is still
+// missing.
+//
+// PUT …/{index}/chunks carries some of them, at most [MaxInputChunkBytes] in a
+// request, any number of requests at once and in any order:
+//
+//	offset  size  field
+//	0       4     ordinal of the chunk in the manifest, big endian
+//	4       …     chunk frame
+//
+// Each chunk is compared with its ID and then kept, whatever becomes of the
+// request, of the connection or of the builder's process. One that is there
+// already is ignored.
+//
+// POST …/{index} ends it: the builder verifies the NAR as a whole, as it does
+// with those that come in frames, and adds it to its store. Before that its
+// references must be there. While chunks are missing the answer is
+// [CodeInputIncomplete], and the manifest is to be sent again. A NAR that is not
+// what the closure states ends the build.
+//
+// An upload limit counts what the paths weigh, as their NAR sizes, however many
+// of their chunks were there already; and beside that, chunks that were sent in
+// vain.
+//
+// # Waiting and building
 //
 // Once it has all inputs, the builder checks what would be built against the
 // limits, and waits for a slot; what is built already needs none. A client

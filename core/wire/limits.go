@@ -38,6 +38,20 @@ const (
 	MaxChunkBytesRequest = 16 << 20
 	// MaxLabel bounds what a client calls an installable.
 	MaxLabel = 1024
+	// ChunkedInput is the NAR size from which on an input travels in chunks; a
+	// .drv file never does.
+	ChunkedInput = 256 << 10
+	// MaxInputChunks bounds the chunks of one input: 64 GiB of the usual ones.
+	MaxInputChunks = 1 << 20
+	// MaxInputManifest bounds an input's manifest.
+	MaxInputManifest = 64 << 20
+	// MaxInputChunkBytes bounds the chunks, as they are uncompressed, that one
+	// request carries.
+	MaxInputChunkBytes = 8 << 20
+	// MaxMissingChunks bounds the MissingChunks document.
+	MaxMissingChunks = 16 << 20
+	// ChunkOrdinal is the size of the number before each chunk of an input.
+	ChunkOrdinal = 4
 	// InputFrameHeader is the size of an input frame's header.
 	InputFrameHeader = 12
 	// ManifestFollows and ManifestUnavailable are the bytes before a manifest.

@@ -30,10 +30,15 @@ const (
 
 // Routes, as net/http patterns without the method.
 const (
-	RouteInfo      = "/v1/info"
-	RoutePlan      = "/v1/plan"
-	RouteBuild     = "/v1/builds/{id}"
-	RouteInputs    = "/v1/builds/{id}/inputs"
+	RouteInfo   = "/v1/info"
+	RoutePlan   = "/v1/plan"
+	RouteBuild  = "/v1/builds/{id}"
+	RouteInputs = "/v1/builds/{id}/inputs"
+
+	RouteInput         = "/v1/builds/{id}/inputs/{index}"
+	RouteInputManifest = "/v1/builds/{id}/inputs/{index}/manifest"
+	RouteInputChunks   = "/v1/builds/{id}/inputs/{index}/chunks"
+
 	RouteEvents    = "/v1/builds/{id}/events"
 	RouteClosure   = "/v1/cache/closure"
 	RouteNarInfo   = "/v1/cache/narinfo/{hash}"

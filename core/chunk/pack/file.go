@@ -71,7 +71,8 @@ func (p *pack) place(e entry) place {
 	return place{pack: p.slot, off: e.off + entrySize, size: e.size}
 }
 
-func (p *pack) indexPath() string { return strings.TrimSuffix(p.path, packSuffix) + indexSuffix }
+// indexOf is where the index of the pack at path is.
+func indexOf(path string) string { return strings.TrimSuffix(path, packSuffix) + indexSuffix }
 
 // load calls found for the entries of a pack file of the given size from the
 // record at from on, by its index as far as that goes. It returns where the last
@@ -127,7 +128,7 @@ func (p *pack) strike(id chunk.ID, at place) {
 	if e, ok := parseEntry(head[:], off); ok && e.id == id {
 		_, _ = file.WriteAt(struck, off)
 	}
-	index, err := os.OpenFile(p.indexPath(), os.O_RDWR, 0)
+	index, err := os.OpenFile(indexOf(p.path), os.O_RDWR, 0)
 	if err != nil {
 		return
 	}

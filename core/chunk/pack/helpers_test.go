@@ -50,7 +50,8 @@ type numbered struct {
 
 var made sync.Map // of numbered, by number
 
-// number is the same chunk for the same number everywhere; sizes vary.
+// number is the same chunk for the same number everywhere. Sizes vary; from 1000 on
+// they are small.
 func number(i int) numbered {
 	if n, ok := made.Load(i); ok {
 		return n.(numbered)
@@ -58,7 +59,11 @@ func number(i int) numbered {
 	var seed [32]byte
 	binary.LittleEndian.PutUint64(seed[:], uint64(i))
 	r := mathrand.NewChaCha8(seed)
-	p := make([]byte, 1+r.Uint64()%(chunk.MaxSize/2))
+	most := uint64(chunk.MaxSize / 2)
+	if i >= 1000 {
+		most = 4 << 10
+	}
+	p := make([]byte, 1+r.Uint64()%most)
 	r.Read(p)
 	n := numbered{chunk.Sum(p), p}
 	made.Store(i, n)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,6 +82,10 @@ func (s *Store) scan() {
 	}
 	own := s.own
 	s.mu.RUnlock()
+	if len(known) == 0 {
+		s.expect(listed)
+	}
+	defer func() { s.scratch = nil }()
 	// From the oldest on, so that of two copies the newer counts.
 	for _, f := range slices.Backward(listed) {
 		p := known[f.path]
@@ -101,6 +104,19 @@ func (s *Store) scan() {
 	}
 }
 
+// expect makes room for what these packs hold, about.
+func (s *Store) expect(listed []found) {
+	n := int64(0)
+	for _, f := range listed {
+		if info, err := os.Stat(indexOf(f.path)); err == nil {
+			n += min(info.Size(), f.info.Size()) / entrySize
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.reserve(int(min(n, 1<<20)))
+}
+
 // add opens a pack that is new to this process.
 func (s *Store) add(f found) {
 	file, err := os.Open(f.path)
@@ -109,24 +125,24 @@ func (s *Store) add(f found) {
 	}
 	p := &pack{path: f.path, file: file}
 	p.used.Store(f.info.ModTime().UnixNano())
-	index := readIndex(p.indexPath(), f.info.Size())
-	entries := make([]entry, 0, len(index)/entrySize)
+	index := readIndex(indexOf(p.path), f.info.Size())
+	entries := s.scratch[:0]
 	end, indexed := load(file, index, f.info.Size(), 0, func(e entry) { entries = append(entries, e) })
-	if len(entries)-indexed > 1000 {
+	s.scratch = entries
+	if len(entries)-indexed > 32 {
 		// The index is damaged or lost. Unless somebody is at work there, it
 		// is written anew, for later sessions.
 		if locked, err := lock(f.path); err == nil {
-			_ = writeIndex(p.indexPath(), encode(entries))
+			_ = writeIndex(indexOf(p.path), encode(entries))
 			_ = locked.Close()
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.index) == 0 {
-		s.index = make(map[chunk.ID]place, len(entries))
+	if !s.seat(p) {
+		_ = file.Close()
+		return
 	}
-	p.slot = uint32(len(s.packs))
-	s.packs = append(s.packs, p)
 	p.end = end
 	s.learn(p, entries)
 }
@@ -143,25 +159,45 @@ func (s *Store) extend(p *pack, size int64) {
 	end, _ := load(p.file, nil, size, from, func(e entry) { entries = append(entries, e) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.end = end
-	s.learn(p, entries)
+	if s.packs[p.slot] == p {
+		p.end = end
+		s.learn(p, entries)
+	}
 }
 
 // learn adds entries to the index; mu is held.
 func (s *Store) learn(p *pack, entries []entry) {
+	s.index.reserve(len(entries))
 	for _, e := range entries {
 		if !e.struck() {
-			s.index[e.id] = p.place(e)
+			s.index.set(e.id, p.place(e))
 		}
 	}
 	p.entries += len(entries)
+}
+
+// seat gives a pack its slot, if one is free; mu is held.
+func (s *Store) seat(p *pack) bool {
+	slot := slices.Index(s.packs, nil)
+	if slot < 0 {
+		if len(s.packs) == maxSlots {
+			return false
+		}
+		slot = len(s.packs)
+		s.packs = append(s.packs, nil)
+	}
+	p.slot, s.packs[slot] = uint32(slot), p
+	return true
 }
 
 // drop forgets a pack that was removed.
 func (s *Store) drop(p *pack) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.index, func(_ chunk.ID, at place) bool { return at.pack == p.slot })
+	if s.packs[p.slot] != p {
+		return
+	}
+	s.index.remove(func(at place) bool { return at.pack == p.slot })
 	s.packs[p.slot] = nil
 	_ = p.file.Close()
 }
@@ -196,12 +232,14 @@ func readIndex(path string, size int64) []byte {
 		return nil
 	}
 	defer file.Close()
-	// A sound index is smaller than its pack.
-	index, err := io.ReadAll(io.LimitReader(file, size))
+	info, err := file.Stat()
 	if err != nil {
 		return nil
 	}
-	return index
+	// A sound index is smaller than its pack.
+	index := make([]byte, min(info.Size(), size))
+	n, _ := io.ReadFull(file, index)
+	return index[:n]
 }
 
 func encode(entries []entry) []byte {
@@ -251,7 +289,10 @@ func (s *Store) begin() error {
 	return s.create()
 }
 
+// known is the pack at path, if this process has it open.
 func (s *Store) known(path string) *pack {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	for _, p := range s.packs {
 		if p != nil && p.path == path {
 			return p
@@ -272,18 +313,18 @@ func (s *Store) adopt(p *pack) error {
 		_ = locked.Close()
 		return err
 	}
-	index := readIndex(p.indexPath(), info.Size())
+	index := readIndex(indexOf(p.path), info.Size())
 	var entries []entry
 	end, _ := load(locked, index, info.Size(), 0, func(e entry) { entries = append(entries, e) })
 	whole := encode(entries)
 	if !bytes.Equal(whole, index) {
-		err = writeIndex(p.indexPath(), whole)
+		err = writeIndex(indexOf(p.path), whole)
 	}
 	if err == nil && end < info.Size() {
 		err = locked.Truncate(end)
 	}
 	if err == nil {
-		p.index, err = os.OpenFile(p.indexPath(), os.O_RDWR, 0)
+		p.index, err = os.OpenFile(indexOf(p.path), os.O_RDWR, 0)
 	}
 	if err != nil {
 		_ = locked.Close()
@@ -314,15 +355,19 @@ func (s *Store) create() error {
 		_ = file.Close()
 		return err
 	}
-	if p.index, err = os.OpenFile(p.indexPath(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+	if p.index, err = os.OpenFile(indexOf(p.path), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
 		_ = file.Close()
 		_ = p.locked.Close()
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.slot = uint32(len(s.packs))
-	s.packs = append(s.packs, p)
+	if !s.seat(p) {
+		_ = p.index.Close()
+		_ = p.locked.Close()
+		_ = file.Close()
+		return errors.New("too many packs")
+	}
 	s.own, s.indexed = p, 0
 	return nil
 }

@@ -3,7 +3,6 @@ package pack
 import (
 	"fmt"
 	"os"
-	"strings"
 )
 
 // reserve is what a file system is left with at least: 256 MiB, and a
@@ -40,6 +39,9 @@ func (s *Store) makeRoom() error {
 			if remove(f.path) != nil {
 				continue
 			}
+			if p := s.known(f.path); p != nil {
+				s.drop(p)
+			}
 			total -= onDisk(f)
 			listed = append(listed[:i], listed[i+1:]...)
 			removed = true
@@ -55,23 +57,29 @@ func (s *Store) makeRoom() error {
 // onDisk is the size of a pack and its index.
 func onDisk(f found) int64 {
 	size := f.info.Size()
-	if info, err := os.Stat(strings.TrimSuffix(f.path, packSuffix) + indexSuffix); err == nil {
+	if info, err := os.Stat(indexOf(f.path)); err == nil {
 		size += info.Size()
 	}
 	return size
 }
 
-// remove deletes a pack to which nobody appends; those who read it still can.
+// remove deletes a pack to which nobody appends. It is truncated too, because
+// other processes may have it open for long, and their chunks would keep the
+// space; they find them missing.
 func remove(path string) error {
 	locked, err := lock(path)
 	if err != nil {
 		return err
 	}
 	defer locked.Close()
-	index := strings.TrimSuffix(path, packSuffix) + indexSuffix
+	index := indexOf(path)
 	_ = os.Remove(index + ".new")
 	_ = os.Remove(index)
-	return os.Remove(path)
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	_ = locked.Truncate(0)
+	return nil
 }
 
 // Usage is what a store consists of.
@@ -126,7 +134,7 @@ func (s *Store) GC(keep int64, dry bool) (Usage, error) {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	u.Chunks = len(s.index)
+	u.Chunks = s.index.n
 	return u, nil
 }
 

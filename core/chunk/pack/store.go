@@ -78,14 +78,15 @@ type Store struct {
 	// writeAt is (*os.File).WriteAt, except in tests.
 	writeAt func(f *os.File, p []byte, off int64) (int, error)
 
-	refreshing sync.Mutex
 	refreshed  atomic.Int64 // when, by cfg.Now in nanoseconds
+	refreshing sync.Mutex
+	scratch    []entry // used while refreshing
 
 	// mu guards what lookups need; it is never held while anything waits for
 	// the disk.
 	mu    sync.RWMutex
-	index map[chunk.ID]place
-	packs []*pack // by place.pack; nil when gone
+	index table
+	packs []*pack // by slot; nil when gone
 	own   *pack   // the one that Put appends to
 	buf   []byte  // what follows own.end
 
@@ -97,12 +98,6 @@ type Store struct {
 	stopped bool   // nothing more is stored
 }
 
-// place says where a chunk is.
-type place struct {
-	pack      uint32
-	off, size uint32 // of its bytes
-}
-
 // Open opens the store in dir, which is made when there is something to store.
 // It reads nothing yet.
 func Open(dir string, cfg Config) (*Store, error) {
@@ -112,7 +107,6 @@ func Open(dir string, cfg Config) (*Store, error) {
 	return &Store{
 		dir: dir, cfg: cfg,
 		writeAt: (*os.File).WriteAt,
-		index:   map[chunk.ID]place{},
 		stopped: cfg.MaxBytes < minBytes,
 	}, nil
 }
@@ -123,7 +117,7 @@ func (s *Store) Has(id chunk.ID) bool {
 	s.refresh()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	_, ok := s.index[id]
+	_, ok := s.index.get(id)
 	return ok
 }
 
@@ -132,7 +126,7 @@ func (s *Store) Has(id chunk.ID) bool {
 func (s *Store) Get(id chunk.ID, dst []byte) ([]byte, bool) {
 	s.refresh()
 	s.mu.RLock()
-	at, ok := s.index[id]
+	at, ok := s.index.get(id)
 	if !ok {
 		s.mu.RUnlock()
 		return dst, false
@@ -175,9 +169,7 @@ func (s *Store) use(p *pack) {
 // forget drops a damaged chunk from memory and strikes it out on disk.
 func (s *Store) forget(id chunk.ID, at place, p *pack) {
 	s.mu.Lock()
-	if s.index[id] == at {
-		delete(s.index, id)
-	}
+	s.index.forget(id, at)
 	s.mu.Unlock()
 	p.strike(id, at)
 }
@@ -208,7 +200,7 @@ func (s *Store) put(id chunk.ID, masked []byte) error {
 		}
 	}
 	s.mu.Lock()
-	if _, ok := s.index[id]; ok {
+	if _, ok := s.index.get(id); ok {
 		s.mu.Unlock()
 		return nil
 	}
@@ -217,7 +209,7 @@ func (s *Store) put(id chunk.ID, masked []byte) error {
 	n := len(s.entries)
 	s.entries = e.append(s.entries)
 	s.buf = append(append(s.buf, s.entries[n:]...), masked...)
-	s.index[id] = s.own.place(e)
+	s.index.set(id, s.own.place(e))
 	s.own.entries++
 	s.mu.Unlock()
 	if len(s.buf) < gather {
@@ -271,11 +263,7 @@ func (s *Store) stop() {
 		return
 	}
 	s.mu.Lock()
-	for id, at := range s.index {
-		if s.packs[at.pack] == s.own && int64(at.off) >= s.own.end {
-			delete(s.index, id)
-		}
-	}
+	s.index.remove(func(at place) bool { return s.packs[at.pack] == s.own && int64(at.off) >= s.own.end })
 	s.buf = s.buf[:0]
 	s.mu.Unlock()
 	s.entries = s.entries[:0]
@@ -317,7 +305,7 @@ func (s *Store) Close() error {
 			_ = p.file.Close()
 		}
 	}
-	clear(s.index)
+	s.index = table{}
 	s.packs = nil
 	return err
 }

@@ -99,14 +99,24 @@ func TestShared(t *testing.T) {
 	b.Close()
 	c.add(stale)
 	all(t, a, 0, 20)
-	// What one removes, the other no longer has.
+	// What one removes, the other no longer has, nor does it hold its space.
+	d := open(t, dir, config(c))
+	all(t, d, 0, 20)
+	held := d.packs[0].file
 	if _, err := a.GC(0, false); err != nil {
 		t.Fatal(err)
 	}
+	if info, err := held.Stat(); err != nil || info.Size() != 0 {
+		t.Fatal(info.Size(), err)
+	}
+	if have := present(t, d, 0, 20); have != nil {
+		t.Fatal(have)
+	}
+	d.Close()
 	if have := present(t, a, 0, 20); have != nil {
 		t.Fatal(have)
 	}
-	d := open(t, dir, config(c))
+	d = open(t, dir, config(c))
 	put(t, d, 0, 10)
 	put(t, a, 10, 20)
 	d.Close()

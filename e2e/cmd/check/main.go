@@ -35,6 +35,7 @@ var checks = []check{
 	{name: "flake", run: (*runner).vendorHash},
 	{name: "unit", run: (*runner).unit},
 	{name: "wasm", run: (*runner).wasm},
+	{name: "policy", run: (*runner).policies},
 	{name: "e2e", run: (*runner).e2e},
 	{name: "bench", optional: true, run: (*runner).bench},
 }

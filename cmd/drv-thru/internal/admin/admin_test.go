@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
@@ -48,6 +50,13 @@ func start(t *testing.T) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
+	decider, err := policies.New(t.Context(), policies.Config{
+		Dir: filepath.Join(dir, "policies"), Log: slog.New(slog.DiscardHandler), Now: time.Now, Record: db.AddDecision,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(decider.Close)
 	svc := &service{}
 	path := filepath.Join(dir, "s")
 	l, err := Listen(path)
@@ -55,7 +64,7 @@ func start(t *testing.T) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
-		Tickets: db, Service: svc, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
+		Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
 		Describe: func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
 	})}
 	go srv.Serve(l)

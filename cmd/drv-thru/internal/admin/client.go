@@ -11,9 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -162,4 +165,16 @@ func (c *Client) Steer(ctx context.Context, action string) (*Status, error) {
 	st := new(Status)
 	err := c.call(ctx, http.MethodPost, "/v1/queue/"+url.PathEscape(action), nil, st)
 	return st, err
+}
+
+// Policies lists the builder's policies by name.
+func (c *Client) Policies(ctx context.Context) (all []policies.Info, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/policies", nil, &all)
+	return all, err
+}
+
+// Decisions returns the newest n decisions of policies, the newest first.
+func (c *Client) Decisions(ctx context.Context, n int) (all []state.Decision, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/decisions?n="+strconv.Itoa(n), nil, &all)
+	return all, err
 }

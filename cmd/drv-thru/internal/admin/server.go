@@ -9,13 +9,17 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/policy"
 )
 
 // Tickets is where tickets are kept.
@@ -36,10 +40,25 @@ type Service interface {
 	CollectGarbage(ctx context.Context, dryRun bool) ([]builder.Garbage, error)
 }
 
+// Policies decide on tickets.
+type Policies interface {
+	// Pin chooses the policy of a ticket that is being made.
+	Pin(ctx context.Context, n policies.Choice, t *builder.TicketRecord) error
+	List(ctx context.Context) []policies.Info
+}
+
+// Decisions are what policies have decided.
+type Decisions interface {
+	// Decisions returns the newest n, the newest first.
+	Decisions(ctx context.Context, n int) ([]state.Decision, error)
+}
+
 // Config makes a server; every field is required.
 type Config struct {
-	Tickets Tickets
-	Service Service
+	Tickets   Tickets
+	Service   Service
+	Policies  Policies
+	Decisions Decisions
 	// Builder and Relays go into the texts of tickets.
 	Builder key.ID
 	Relays  []string
@@ -48,6 +67,16 @@ type Config struct {
 	Now      func() time.Time
 	Rand     io.Reader
 }
+
+const (
+	// maxNewTicket has room for a module in base64.
+	maxNewTicket = wire.MaxDocument + policy.MaxModule*4/3 + 4
+	// maxDecisions bounds an answer's decisions, and statusDenials those of a
+	// status, which are looked for among as many of the newest as recentDecisions.
+	maxDecisions    = 1000
+	statusDenials   = 5
+	recentDecisions = 50
+)
 
 // maxName bounds a ticket's name.
 const maxName = 200
@@ -68,6 +97,8 @@ func NewHandler(cfg Config) http.Handler {
 		"DELETE /v1/builds/{id}":    s.cancel,
 		"POST /v1/queue/{action}":   s.steer,
 		"POST /v1/gc":               s.collectGarbage,
+		"GET /v1/policies":          s.policies,
+		"GET /v1/decisions":         s.decisions,
 		"/": func(r *http.Request) (any, error) {
 			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
 		},
@@ -115,10 +146,26 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-func (s *server) status(*http.Request) (any, error) {
-	st := &Status{Status: s.cfg.Service.Status(), Endpoint: s.cfg.Builder}
+func (s *server) status(r *http.Request) (any, error) {
+	st := &Status{Status: s.cfg.Service.Status(), Endpoint: s.cfg.Builder, Denials: []state.Decision{}}
 	s.cfg.Describe(st)
-	return st, nil
+	recent, err := s.cfg.Decisions.Decisions(r.Context(), recentDecisions)
+	for _, d := range recent {
+		if d.Verdict == string(policy.Deny) && len(st.Denials) < statusDenials {
+			st.Denials = append(st.Denials, d)
+		}
+	}
+	return st, err
+}
+
+func (s *server) policies(r *http.Request) (any, error) { return s.cfg.Policies.List(r.Context()), nil }
+
+func (s *server) decisions(r *http.Request) (any, error) {
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil || n < 1 {
+		n = maxDecisions
+	}
+	return s.cfg.Decisions.Decisions(r.Context(), min(n, maxDecisions))
 }
 
 func (s *server) tickets(r *http.Request) (any, error) {
@@ -175,7 +222,7 @@ func (s *server) ticket(r *http.Request) (any, error) {
 
 func (s *server) create(r *http.Request) (any, error) {
 	var n NewTicket
-	dec := json.NewDecoder(io.LimitReader(r.Body, wire.MaxDocument))
+	dec := json.NewDecoder(io.LimitReader(r.Body, maxNewTicket))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&n); err != nil {
 		return nil, wire.Errorf(wire.CodeBadRequest, "%s", err)
@@ -199,6 +246,9 @@ func (s *server) create(r *http.Request) (any, error) {
 	}
 	if n.Expires > 0 {
 		t.Expires = now.Add(n.Expires.Std())
+	}
+	if err := s.cfg.Policies.Pin(r.Context(), n.Policy, &t); err != nil {
+		return nil, err
 	}
 	if err := s.cfg.Tickets.CreateTicket(r.Context(), t); err != nil {
 		return nil, err

@@ -1,11 +1,15 @@
 package admin
 
 import (
+	"encoding/json"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/policy/builtin"
 )
 
 // Status is the running builder.
@@ -17,6 +21,8 @@ type Status struct {
 	Systems    []string  `json:"systems"`
 	Started    time.Time `json:"started"`
 	Relays     []Relay   `json:"relays"`
+	// Denials are the newest by policies, newest first.
+	Denials []state.Decision `json:"denials"`
 	builder.Status
 }
 
@@ -40,6 +46,15 @@ type Ticket struct {
 	Limits  ticket.Limits `json:"limits"`
 	Bind    key.ID        `json:"bind_client,omitzero"`
 	Revoked time.Time     `json:"revoked,omitzero"`
+	Policy  TicketPolicy  `json:"policy"`
+}
+
+// TicketPolicy is what decides on a ticket's builds.
+type TicketPolicy struct {
+	Name string `json:"name"`
+	// Hash is the pinned module's BLAKE3; "" is the built-in one.
+	Hash     string          `json:"hash,omitempty"`
+	Settings json.RawMessage `json:"settings,omitempty"` // instead of the configuration's
 }
 
 // NewTicket asks for a ticket.
@@ -49,6 +64,7 @@ type NewTicket struct {
 	MaxUses int64           `json:"max_uses"`
 	Limits  ticket.Limits   `json:"limits"`
 	Bind    key.ID          `json:"bind_client,omitzero"`
+	Policy  policies.Choice `json:"policy,omitzero"`
 }
 
 // TicketText is a ticket with its secret: Text is what its holder needs.
@@ -72,8 +88,12 @@ func ticketOf(t builder.TicketRecord, now time.Time) Ticket {
 	case t.UsesLeft() == 0:
 		state = "used"
 	}
+	pinned := TicketPolicy{Name: t.Policy.Name, Hash: t.Policy.Hash, Settings: t.Policy.Settings}
+	if pinned.Name == "" {
+		pinned.Name = builtin.Name
+	}
 	return Ticket{
 		ID: t.ID, Name: t.Name, State: state, Created: t.Created, Expires: t.Expires, MaxUses: t.MaxUses,
-		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked,
+		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked, Policy: pinned,
 	}
 }
