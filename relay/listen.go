@@ -68,10 +68,7 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr)
 		done()
 		return nil
 	}
-	go func() {
-		defer done()
-		s.serveBuilder(ws, host, shown, log)
-	}()
+	go s.serveBuilder(ws, host, shown, log, done)
 	return nil
 }
 
@@ -100,11 +97,15 @@ func (s *Server) uncountRegistration(addr netip.Addr) {
 	s.mu.Unlock()
 }
 
-func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, log *slog.Logger) {
-	defer ws.CloseNow()
+// serveBuilder takes a listen socket through its registration and then leaves
+// it to a goroutine of its own, whose stack is small: a relay has thousands.
+func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, log *slog.Logger, done func()) {
 	farewell := context.AfterFunc(s.closing, func() { _ = ws.Close(websocket.StatusGoingAway, "") })
-	defer farewell()
-
+	end := func() {
+		farewell()
+		_ = ws.CloseNow()
+		done()
+	}
 	id, err := s.register(ws, host)
 	if err == nil && !s.currentAccess().admits(id, shown) {
 		err = accessError()
@@ -117,6 +118,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		}
 		_ = ws.Close(code, string(wire.CodeOf(err)))
 		log.Debug("registration refused", slog.Any("error", err))
+		end()
 		return
 	}
 	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
@@ -126,15 +128,21 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 	s.add(reg)
 	log.Info("builder registered", slog.String("endpoint", id.String()))
 
-	err = reg.send(wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()})
-	if err == nil {
-		stop := reg.keepalive()
-		err = s.follow(reg)
-		stop()
+	left := func(err error) {
+		s.remove(reg)
+		s.metrics.left.Inc()
+		log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+		end()
 	}
-	s.remove(reg)
-	s.metrics.left.Inc()
-	log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+	if err := reg.send(wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()}); err != nil {
+		left(err)
+		return
+	}
+	stop := reg.keepalive()
+	go s.follow(reg, func(err error) {
+		stop()
+		left(err)
+	})
 }
 
 // registrationError is err with a code for the metrics.
@@ -234,24 +242,36 @@ func (s *Server) remove(reg *registration) {
 }
 
 // follow reads a registered builder's messages until its socket ends.
-func (s *Server) follow(reg *registration) error {
+func (s *Server) follow(reg *registration, left func(error)) {
 	for {
-		m, err := readControl(context.Background(), reg.ws)
-		if err != nil {
-			if errors.Is(err, wire.ErrRelayMessage) {
-				_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRequest))
-			}
-			return err
-		}
-		reg.heard.Store(time.Now().UnixNano())
-		if reg.messages.Add(1) > maxMessages {
-			_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
-			return wire.CodeRelayRate.Err()
-		}
-		if m.Type == wire.RelayRefuse {
-			s.refused(reg, m.Circuit)
+		reg.ws.Wait()
+		if err := s.hear(reg); err != nil {
+			left(err)
+			return
 		}
 	}
+}
+
+// hear reads one message.
+//
+//go:noinline
+func (s *Server) hear(reg *registration) error {
+	m, err := readControl(context.Background(), reg.ws)
+	if err != nil {
+		if errors.Is(err, wire.ErrRelayMessage) {
+			_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRequest))
+		}
+		return err
+	}
+	reg.heard.Store(time.Now().UnixNano())
+	if reg.messages.Add(1) > maxMessages {
+		_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
+		return wire.CodeRelayRate.Err()
+	}
+	if m.Type == wire.RelayRefuse {
+		s.refused(reg, m.Circuit)
+	}
+	return nil
 }
 
 // send writes a message. A builder that does not take it in time is given up,

@@ -60,13 +60,13 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	h := &holder{rwc: conn}
 	w.s.hold, w.s.local, w.s.remote = h, conn.LocalAddr(), conn.RemoteAddr()
 	held := &heldConn{Conn: conn, h: h}
+	reader := bufio.NewReaderSize(held, acceptReadBuffer)
 	if len(early) > 0 {
 		held.early = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
+	} else if w.s.idle = newWaiter(conn); w.s.idle != nil {
+		w.s.buffered = reader
 	}
-	return held, bufio.NewReadWriter(
-		bufio.NewReaderSize(held, acceptReadBuffer),
-		bufio.NewWriterSize(held, acceptWriteBuffer),
-	), nil
+	return held, bufio.NewReadWriter(reader, bufio.NewWriterSize(held, acceptWriteBuffer)), nil
 }
 
 // heldConn is a connection that is written through its holder.
