@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -208,8 +209,17 @@ func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, err
 		_ = ws.Close(websocket.StatusUnsupportedData, "")
 		return wire.RelayMessage{}, errBinary
 	}
+	if bytes.Equal(data, pong) {
+		return wire.RelayMessage{Type: wire.RelayPong}, nil
+	}
 	return wire.ParseRelayMessage(data)
 }
+
+// What nearly all messages of listen sockets are.
+var (
+	ping = wire.RelayMessage{Type: wire.RelayPing}.Encode()
+	pong = wire.RelayMessage{Type: wire.RelayPong}.Encode()
+)
 
 // add makes reg the builder's registration; one with proof replaces another.
 func (s *Server) add(reg *registration) {
@@ -276,7 +286,9 @@ func (s *Server) hear(reg *registration) error {
 
 // send writes a message. A builder that does not take it in time is given up,
 // which its reader finds out.
-func (reg *registration) send(m wire.RelayMessage) error {
+func (reg *registration) send(m wire.RelayMessage) error { return reg.write(m.Encode()) }
+
+func (reg *registration) write(message []byte) error {
 	ctx, cancel := context.WithTimeout(reg.gone, sendTimeout)
 	defer cancel()
 	select {
@@ -285,7 +297,7 @@ func (reg *registration) send(m wire.RelayMessage) error {
 		return ctx.Err()
 	}
 	defer func() { reg.turn <- struct{}{} }()
-	return reg.ws.WriteMessage(ctx, websocket.MessageText, m.Encode())
+	return reg.ws.WriteMessage(ctx, websocket.MessageText, message)
 }
 
 // keepalive pings the builder until stopped, and cuts it off when it is silent.
@@ -301,7 +313,7 @@ func (reg *registration) keepalive() (stop func()) {
 			return
 		}
 		reg.messages.Store(0)
-		if reg.send(wire.RelayMessage{Type: wire.RelayPing}) == nil {
+		if reg.write(ping) == nil {
 			timer.Reset(min(wire.RelayKeepalive, left))
 		}
 	})

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// acceptReadBuffer holds a frame's header; what is longer is read past it.
-	acceptReadBuffer = 512
+	// acceptReadBuffer holds a frame's header and a short message; what is longer
+	// is read past it.
+	acceptReadBuffer = 128
 	// acceptWriteBuffer holds a frame's header until its payload comes.
 	acceptWriteBuffer = 64
 )
