@@ -225,12 +225,12 @@ func (s *Server) add(reg *registration) {
 }
 
 func (s *Server) remove(reg *registration) {
-	reg.leave()
 	s.mu.Lock()
 	if s.builders[reg.id] == reg {
 		delete(s.builders, reg.id)
 	}
 	s.mu.Unlock()
+	reg.leave()
 }
 
 // follow reads a registered builder's messages until its socket ends.

@@ -233,7 +233,7 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 // unlimited is the number of bytes that a size stands for where "unlimited" means
 // as many as there are.
 func unlimited(s ticket.Size) int64 {
-	if s == 0 || s > math.MaxInt64 {
+	if s == 0 {
 		return math.MaxInt64
 	}
 	return int64(s)

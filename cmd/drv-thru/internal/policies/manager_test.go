@@ -236,16 +236,16 @@ func TestModuleChanges(t *testing.T) {
 // TestKeptModule: a module that came with its ticket needs no file of the owner's.
 func TestKeptModule(t *testing.T) {
 	dir := t.TempDir()
-	m, r := start(t, dir, nil)
+	made, _ := start(t, dir, nil)
 	tk := newTicket(1)
 	choice := Choice{Name: "own", Module: builtin.Limits, Settings: json.RawMessage(`{"ticket":{"builds":1}}`)}
-	if err := m.Pin(t.Context(), choice, tk); err != nil {
+	if err := made.Pin(t.Context(), choice, tk); err != nil {
 		t.Fatal(err)
 	}
 	if !tk.Policy.Kept || tk.Policy.Name != "own" {
 		t.Fatalf("%+v", tk.Policy)
 	}
-	m, r = start(t, dir, map[string]Policy{"own": {Mode: Monitor}}) // another policy of that name
+	m, r := start(t, dir, map[string]Policy{"own": {Mode: Monitor}}) // another policy of that name
 	if _, err := m.ask(t, tk, 0); err != nil {
 		t.Error(err)
 	}
