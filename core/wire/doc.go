@@ -44,6 +44,8 @@
 //	GET    /v1/cache/nar/{narhash}       → NAR bytes; single Range allowed
 //	POST   /v1/cache/nars                NarsRequest → NAR frames
 //	GET    /v1/cache/log/{drv}           → log text
+//	POST   /v1/path                      PathRequest → PathAnswer
+//	GET    /v1/path                      → nothing
 //
 // {id} is a [BuildID] that the client chose, so a request that is repeated
 // after a lost answer attaches to the same build and spends nothing twice.
@@ -110,6 +112,22 @@
 //	0       4     index into NarsRequest.Nars, big endian
 //	4       8     size of what follows, or 2⁶⁴-1: this NAR cannot be had
 //	12      size  the NAR from its stated offset to its end
+//
+// # Direct paths
+//
+// A client that reached the builder through a relay may ask for a way around
+// it: with POST /v1/path each end tells the other the addresses at which it may
+// be reached (path.go). Both then send punch packets from the very UDP sockets
+// that QUIC (RFC 9000) uses, and the client connects to an address that one came
+// from: HTTP/3 (RFC 9114) in a session with the same two certificates. Where the
+// builder listens on TCP, HTTP/2 in TLS does as well. All paths lead to the same
+// handlers, and any request may take any of them. GET /v1/path is answered with
+// nothing: it measures a path.
+//
+// An end sends packets to no more than [MaxCandidates] addresses of one list,
+// few to each and few in all; to none that are loopback, link-local, multicast
+// or broadcast, to none with a port below 1024, and to private ones only in
+// networks that it is itself connected to.
 //
 // # Errors
 //
