@@ -52,17 +52,31 @@ type connKey struct{}
 // PeerFromContext is [PeerID] for code that has only the request's context;
 // false outside of a request to a server of this package.
 func PeerFromContext(ctx context.Context) (key.ID, bool) {
-	c, ok := ctx.Value(connKey{}).(*tls.Conn)
-	if !ok {
+	var state tls.ConnectionState
+	switch c := ctx.Value(connKey{}).(type) {
+	case *tls.Conn:
+		state = c.ConnectionState()
+	case directPeer:
+		state = c.tlsState()
+	default:
 		return key.ID{}, false
 	}
-	id, err := key.PeerID(c.ConnectionState())
+	id, err := key.PeerID(state)
 	return id, err == nil
+}
+
+// directPeer is a connection that is no net.Conn.
+type directPeer interface {
+	tlsState() tls.ConnectionState
+	path() Path
 }
 
 // PathOf returns the path that a request came by, from its context; the zero
 // Path if the server's listener is none of this package's.
 func PathOf(ctx context.Context) Path {
+	if p, ok := ctx.Value(connKey{}).(directPeer); ok {
+		return p.path()
+	}
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	for c != nil {
 		switch t := c.(type) {

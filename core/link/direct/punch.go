@@ -100,6 +100,9 @@ func (p *Punch) Run(ctx context.Context) {
 	}
 }
 
+// Cancel ends an exchange that is not run.
+func (p *Punch) Cancel() { p.end() }
+
 func (p *Punch) end() {
 	p.e.mu.Lock()
 	delete(p.e.punches, p.token)

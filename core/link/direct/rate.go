@@ -20,7 +20,7 @@ func (b *Bucket) Take(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.since.IsZero() {
-		b.used = max(0, b.used-now.Sub(b.since).Seconds()*b.PerSecond)
+		b.used = max(0, b.used-max(0, now.Sub(b.since).Seconds())*b.PerSecond)
 	}
 	b.since = now
 	if b.used+1 > b.Burst {
