@@ -28,6 +28,9 @@ type serveFlags struct {
 	relays             listFlag
 	embeddedRelay      optionalFlag
 	embeddedRelayURLs  listFlag
+	listen             string
+	announce           listFlag
+	stun               listFlag
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
 	verbose            bool
@@ -65,6 +68,9 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.Var(&f.relays, "relay", "`URL` of a relay to be found at; repeatable")
 	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
 	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay; repeatable (default: this machine's addresses)")
+	fs.StringVar(&f.listen, "listen", "", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
+	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it; repeatable")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server; repeatable (default: port 3478 of the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
 	fs.BoolVar(&f.verbose, "verbose", false, "log more")
@@ -133,6 +139,11 @@ func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 			cfg.EmbeddedRelay = f.embeddedRelay.value
 		}
 	}
+	if f.listen != "" {
+		cfg.Listen = f.listen
+	}
+	cfg.Announce = append(cfg.Announce, f.announce...)
+	cfg.STUN = append(cfg.STUN, f.stun...)
 	cfg.AllowTrustedDaemon = cfg.AllowTrustedDaemon || f.allowTrustedDaemon
 	cfg.AllowUnsandboxed = cfg.AllowUnsandboxed || f.allowUnsandboxed
 	return &cfg, cfg.check(a)

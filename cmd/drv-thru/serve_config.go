@@ -28,6 +28,9 @@ type serveConfig struct {
 	Relays             []string                 `json:"relays"`
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
+	Listen             string                   `json:"listen"`
+	Announce           []string                 `json:"announce"`
+	STUN               []string                 `json:"stun"`
 	AdminSocket        string                   `json:"admin_socket"`
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
@@ -147,6 +150,9 @@ func (c *serveConfig) check(a *app) error {
 	}
 	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
 		c.EmbeddedRelay = defaultEmbeddedRelay
+	}
+	if _, err := c.direct(); err != nil {
+		return err
 	}
 	_, err = c.clients()
 	return err

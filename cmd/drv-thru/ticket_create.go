@@ -25,6 +25,7 @@ type ticketCreateFlags struct {
 	systems       listFlag
 	noFixedOutput bool
 	bind          string
+	direct        bool
 }
 
 func newTicketCreateCommand(a *app) *ffcli.Command {
@@ -42,6 +43,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	fs.Var(&f.systems, "system", "`SYSTEM` that may be built for; repeatable (default: all of the builder's)")
 	fs.BoolVar(&f.noFixedOutput, "no-fixed-output", false, "build no fixed-output derivations: they have the network of this machine")
 	fs.StringVar(&f.bind, "bind-client", "", "endpoint `ID` of the only client that may use it (see: drv-thru key show)")
+	fs.BoolVar(&f.direct, "direct", false, "put this machine's own addresses into it instead of relays")
 	return &ffcli.Command{
 		Name:       "create",
 		ShortUsage: "drv-thru ticket create [flags]",
@@ -59,7 +61,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 }
 
 func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
-	n := admin.NewTicket{Name: f.name, Expires: f.expires, Limits: ticket.Limits{
+	n := admin.NewTicket{Direct: f.direct, Name: f.name, Expires: f.expires, Limits: ticket.Limits{
 		MaxBuildTime: f.buildTime, MaxUploadBytes: f.upload, MaxOutputBytes: f.output,
 		Systems: f.systems, NoFixedOutput: f.noFixedOutput,
 	}}

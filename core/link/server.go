@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"log"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // NewServer makes the builder's HTTP server: TLS 1.3 with the builder's key,
@@ -45,6 +47,18 @@ func PeerID(r *http.Request) (key.ID, error) {
 		return key.ID{}, fmt.Errorf("request without TLS")
 	}
 	return key.PeerID(*r.TLS)
+}
+
+// NoDirect answers for a builder that takes no direct connections.
+func NoDirect(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+wire.RoutePath, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", wire.TypeJSON)
+		_ = json.NewEncoder(w).Encode(wire.PathAnswer{Disabled: true}) // the peer is gone if this fails
+	})
+	mux.HandleFunc("GET "+wire.RoutePath, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.Handle("/", next)
+	return mux
 }
 
 type connKey struct{}

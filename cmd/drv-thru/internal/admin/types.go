@@ -5,6 +5,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
@@ -17,6 +18,8 @@ type Status struct {
 	Systems    []string  `json:"systems"`
 	Started    time.Time `json:"started"`
 	Relays     []Relay   `json:"relays"`
+	// Direct is nil when the builder takes no direct connections.
+	Direct *link.DirectStatus `json:"direct,omitempty"`
 	builder.Status
 }
 
@@ -49,6 +52,8 @@ type NewTicket struct {
 	MaxUses int64           `json:"max_uses"`
 	Limits  ticket.Limits   `json:"limits"`
 	Bind    key.ID          `json:"bind_client,omitzero"`
+	// Direct asks for the builder's own addresses in place of its relays.
+	Direct bool `json:"direct,omitempty"`
 }
 
 // TicketText is a ticket with its secret: Text is what its holder needs.
