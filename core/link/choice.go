@@ -33,6 +33,8 @@ const (
 	// judgeAfter is how long an answer may take before its path's speed is
 	// compared, and how often that is done.
 	judgeAfter = 500 * time.Millisecond
+	// moveAgain is how often a request moves to a path that is not in use.
+	moveAgain = 10 * time.Second
 )
 
 // way is one open way to the builder: the lanes through relays, or a direct path.
@@ -262,7 +264,8 @@ func direction(up bool) int {
 }
 
 // slower reports whether another way is so much faster than w that what comes by
-// w had better be asked for again.
+// w had better be asked for again. What another was once must be tried again
+// first, with one request at a time: it may be the builder that is slow.
 func (s *Session) slower(w *way) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,7 +275,15 @@ func (s *Session) slower(w *way) bool {
 		if other == w || !other.ready() {
 			continue
 		}
-		if rate, measured := other.down.moving(now); measured && rate > worse*mine {
+		rate, measured := other.down.estimate()
+		if !measured || rate <= worse*mine {
+			continue
+		}
+		if other.down.moving(now) {
+			return true
+		}
+		if now.Sub(s.lastMove) >= moveAgain {
+			s.lastMove = now
 			return true
 		}
 	}

@@ -98,10 +98,9 @@ func (m *meter) estimate() (rate float64, measured bool) {
 	return rate, m.allBytes > 0 && (m.allBusy >= trialTime || m.allBytes >= trialBytes)
 }
 
-// moving returns the goodput if bytes come at this time.
-func (m *meter) moving(now time.Time) (rate float64, ok bool) {
-	rate, ok = m.estimate()
+// moving reports whether bytes come at this time.
+func (m *meter) moving(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return rate, ok && now.Sub(m.last) < fresh
+	return !m.last.IsZero() && now.Sub(m.last) < fresh
 }

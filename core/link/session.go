@@ -73,6 +73,7 @@ type Session struct {
 	// lastBulk is what was chosen last, for downloads and for uploads.
 	lastBulk    [2]*way
 	baseWarmed  time.Time
+	lastMove    time.Time
 	firstDirect chan struct{} // closed by the first direct way, nil from then on
 	search      search
 }
