@@ -39,6 +39,7 @@ var commands = []func(*app) *ffcli.Command{
 	newServeCommand,
 	newTicketCommand,
 	newStatusCommand,
+	newDoctorCommand,
 }
 
 // run is the program without its process: it returns the exit code.
