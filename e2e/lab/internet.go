@@ -206,21 +206,24 @@ func (s *Site) Readdress(to string) {
 	s.Address = to
 }
 
-// Throttle limits what the host sends to others than the internet's machine, in
-// bits a second as tc writes them; "" lifts it.
-func (s *Site) Throttle(rate string) {
+// Throttle limits what the host sends, in bits a second as tc writes them, to
+// everybody or only to others than the internet's machine; "" lifts it.
+func (s *Site) Throttle(rate string, everybody bool) {
 	s.in.t.Helper()
 	s.in.script(s.host.pid, "tc qdisc del dev "+s.link+" root 2>/dev/null || true")
-	if rate == "" {
-		return
-	}
-	// What is not told apart goes by the slow class.
-	s.in.script(s.host.pid, `
+	switch {
+	case rate == "":
+	case everybody:
+		s.in.script(s.host.pid, "tc qdisc add dev "+s.link+" root tbf rate "+rate+" burst 64k latency 50ms")
+	default:
+		// What is not told apart goes by the slow class.
+		s.in.script(s.host.pid, `
 		tc qdisc add dev `+s.link+` root handle 1: htb default 20
 		tc class add dev `+s.link+` parent 1: classid 1:10 htb rate 10gbit
 		tc class add dev `+s.link+` parent 1: classid 1:20 htb rate `+rate+` burst 15k
 		tc filter add dev `+s.link+` parent 1: protocol ip u32 match ip dst `+internet4+`0/29 flowid 1:10
 		tc filter add dev `+s.link+` parent 1: protocol arp u32 match u32 0 0 flowid 1:10`)
+	}
 }
 
 // wire connects two network namespaces.
