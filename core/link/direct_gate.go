@@ -84,12 +84,36 @@ type arrival struct {
 	timer   *time.Timer
 }
 
+// limit begins the time in which a connection has to prove itself. Its client may
+// do so on another one: the second of its connections may have nothing to ask for
+// a while.
+func (d *DirectListener) limit(a *arrival, state tls.ConnectionState, end func()) {
+	id, err := key.PeerID(state)
+	if err != nil {
+		end()
+		return
+	}
+	if d.knows(id) {
+		a.settle()
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.timer = time.AfterFunc(strangerTime, func() {
+		if !d.knows(id) {
+			a.expel(end)
+		}
+	})
+}
+
 // settle takes away the time limit.
 func (a *arrival) settle() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.welcome = true
-	a.timer.Stop()
+	if a.timer != nil {
+		a.timer.Stop()
+	}
 }
 
 func (a *arrival) settled() bool {
@@ -104,19 +128,11 @@ func (a *arrival) expel(end func()) {
 	}
 }
 
-// arrive settles a connection of a client that is known already: the second of
-// its connections may have nothing to ask for a while.
-func (d *DirectListener) arrive(a *arrival, state tls.ConnectionState) {
-	id, err := key.PeerID(state)
-	if err != nil {
-		return
-	}
+func (d *DirectListener) knows(id key.ID) bool {
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	since, known := d.known[id]
-	d.mu.Unlock()
-	if known && time.Since(since) < knownClientFor {
-		a.settle()
-	}
+	return known && time.Since(since) < knownClientFor
 }
 
 // welcome reports whether a request may go on to the handlers: on a direct
@@ -184,7 +200,7 @@ type gate struct {
 	net.Listener
 	tls    *tls.Config
 	limit  *limiter
-	arrive func(*arrival, tls.ConnectionState)
+	arrive func(*arrival, tls.ConnectionState, func())
 	conns  chan net.Conn
 	slots  chan struct{}
 	done   chan struct{}
@@ -281,10 +297,7 @@ func (g *gate) shake(ctx context.Context, c net.Conn, at netip.AddrPort, leave f
 		_ = raw.Close()
 		return
 	}
-	raw.arrived.timer = time.AfterFunc(strangerTime, func() { raw.arrived.expel(func() { _ = raw.Close() }) })
-	if g.arrive != nil {
-		g.arrive(&raw.arrived, conn.ConnectionState())
-	}
+	g.arrive(&raw.arrived, conn.ConnectionState(), func() { _ = raw.Close() })
 	select {
 	case g.conns <- conn:
 	case <-g.done:

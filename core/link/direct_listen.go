@@ -323,8 +323,7 @@ func (d *DirectListener) Serve(srv *http.Server) error {
 		MaxHeaderBytes: 1 << 20, // net/http's
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
 			p := &quicPeer{conn: c}
-			p.arrived.timer = time.AfterFunc(strangerTime, func() { p.arrived.expel(func() { p.close() }) })
-			d.arrive(&p.arrived, c.ConnectionState().TLS)
+			d.limit(&p.arrived, c.ConnectionState().TLS, p.close)
 			return context.WithValue(ctx, connKey{}, p)
 		},
 		Logger: slog.New(slog.DiscardHandler),
@@ -340,7 +339,7 @@ func (d *DirectListener) Serve(srv *http.Server) error {
 	})
 	stop := context.AfterFunc(d.ctx, func() { _ = h3.Close() })
 	defer stop()
-	d.tcp.arrive = d.arrive
+	d.tcp.arrive = d.limit
 	d.work.Go(func() { d.tcp.run(d.ctx) })
 	err := srv.Serve(d.tcp)
 	if d.ctx.Err() != nil {

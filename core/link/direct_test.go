@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/direct"
 	"github.com/drv-thru/drv-thru/core/link/linktest"
 )
 
@@ -252,7 +253,7 @@ func TestStrangers(t *testing.T) {
 
 func TestArrivals(t *testing.T) {
 	ended := false
-	a := &arrival{timer: time.NewTimer(time.Hour)}
+	a := &arrival{}
 	a.expel(func() { ended = true })
 	if !ended {
 		t.Error("a stranger stays")
@@ -346,4 +347,14 @@ func TestNobodyWaitsForClose(t *testing.T) {
 	case <-ctx.Done():
 		t.Fatal("Close hangs")
 	}
+}
+
+func openEndpoint(t testing.TB) *direct.Endpoint {
+	t.Helper()
+	e, err := direct.Open(netip.MustParseAddrPort("127.0.0.1:0"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
 }
