@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -234,7 +235,8 @@ func (s *Session) forBulk(up bool) *way {
 		}
 	}
 	if best == nil {
-		return ways[0] // all are being measured
+		// All are being measured.
+		return slices.MinFunc(ways, func(a, b *way) int { return a.meter(up).flying() - b.meter(up).flying() })
 	}
 	for _, w := range ways {
 		if w == best || w.meter(up).flying() > 0 || best.meter(up).flying() == 0 {
@@ -276,10 +278,12 @@ func (s *Session) slower(w *way) bool {
 			continue
 		}
 		rate, measured := other.down.estimate()
-		if !measured || rate <= worse*mine {
+		switch {
+		case !measured && other.down.flying() == 0:
+			// Nobody knows yet: one request tells.
+		case !measured || rate <= worse*mine:
 			continue
-		}
-		if other.down.moving(now) {
+		case other.down.moving(now):
 			return true
 		}
 		if now.Sub(s.lastMove) >= moveAgain {

@@ -35,6 +35,8 @@ const (
 	slept = 4 * time.Second
 	// settle is how long the network has after a change to come to rest.
 	settle = 100 * time.Millisecond
+	// observeWait is how long an exchange waits for what STUN servers see.
+	observeWait = 500 * time.Millisecond
 	// resolveTime bounds looking up the names of STUN servers.
 	resolveTime = 2 * time.Second
 )
@@ -103,10 +105,14 @@ func (f *search) run(looked chan<- struct{}) {
 		if w == nil {
 			// The exchange needs the builder.
 			if _, _, err := f.s.control.conn(ctx); err == nil {
+				// Servers that do not answer must not hold up what needs none.
+				patience := time.NewTimer(observeWait)
 				select {
 				case <-observed:
+				case <-patience.C:
 				case <-ctx.Done():
 				}
+				patience.Stop()
 				w = f.find(ctx)
 			}
 		}
@@ -358,18 +364,27 @@ func (f *search) tryFind(ctx context.Context) (*way, error) {
 
 // first waits for a way, and for one by TCP a little longer.
 func (f *search) first(ctx context.Context, found <-chan *way) *way {
-	var best *way
+	var best *way // by QUIC
 	var enough <-chan time.Time
+	noTCP := false
 	for {
 		select {
 		case w := <-found:
-			if best != nil {
-				defer best.lose()
-			}
-			if w.path().Kind == PathDirectTCP || best != nil {
+			switch {
+			case w == nil && best != nil:
+				return best
+			case w == nil:
+				noTCP = true
+			case w.path().Kind == PathDirectTCP || best != nil:
+				if best != nil {
+					best.lose()
+				}
 				return w
+			case noTCP:
+				return w
+			default:
+				best, enough = w, time.After(preferTCP)
 			}
-			best, enough = w, time.After(preferTCP)
 		case <-enough:
 			return best
 		case <-ctx.Done():

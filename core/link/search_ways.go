@@ -52,18 +52,22 @@ func offer(ctx context.Context, w *way, to chan<- *way) {
 	select {
 	case to <- w:
 	case <-ctx.Done():
-		w.lose()
+		if w != nil {
+			w.lose()
+		}
 	}
 }
 
-// viaTCP connects to all addresses at once and offers the first that works.
+// viaTCP connects to all addresses at once and offers the first that works, or
+// nil when none does.
 func (f *search) viaTCP(ctx context.Context, addrs []netip.AddrPort, found chan<- *way) {
 	if f.s.cfg.Direct.quicOnly {
-		return
+		addrs = nil
 	}
 	trying, stop := context.WithCancel(ctx)
 	defer stop()
 	var once sync.Once
+	offered := false
 	var work sync.WaitGroup
 	for _, at := range addrs {
 		work.Go(func() {
@@ -77,10 +81,14 @@ func (f *search) viaTCP(ctx context.Context, addrs []netip.AddrPort, found chan<
 				w.lose()
 				return
 			}
+			offered = true
 			offer(ctx, w, found)
 		})
 	}
 	work.Wait()
+	if !offered {
+		offer(ctx, nil, found)
+	}
 }
 
 // dialTCP opens a way by TCP: a connection for small requests and one for bulk.

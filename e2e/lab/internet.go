@@ -141,7 +141,8 @@ func (in *Internet) Plug(h *Host, n Network, v6 bool) *Site {
 		in.script(h.pid, "ip link set net0 up\nip addr add "+outer+bits+" dev net0 nodad\nip route add default via "+gateway)
 		if n == NoUDP {
 			in.rules(h.pid, `table inet site { chain i { type filter hook input priority filter; meta l4proto udp drop; }
-				chain o { type filter hook output priority filter; meta l4proto udp drop; } }`)
+				chain o { type filter hook output priority filter; meta l4proto udp drop; }
+			}`)
 		}
 		return s
 	}
