@@ -35,7 +35,7 @@ const (
 	// compared, and how often that is done.
 	judgeAfter = 500 * time.Millisecond
 	// moveAgain is how often a request moves to a path that is not in use.
-	moveAgain = 10 * time.Second
+	moveAgain = 3 * time.Second
 )
 
 // way is one open way to the builder: the lanes through relays, or a direct path.
@@ -401,6 +401,7 @@ func (f *flight) judge(ctx context.Context) {
 			case <-tick.C:
 				if f.s.slower(f.w) {
 					f.s.log.Debug("moving to a faster path", "from", f.w.path().String())
+					f.m.condemn()
 					f.cancel(errMoved)
 					return
 				}

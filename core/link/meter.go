@@ -95,7 +95,14 @@ func (m *meter) estimate() (rate float64, measured bool) {
 	if rate == 0 && m.allBusy > 0 {
 		rate = float64(m.allBytes) / m.allBusy.Seconds()
 	}
-	return rate, m.allBytes > 0 && (m.allBusy >= trialTime || m.allBytes >= trialBytes)
+	return rate, m.allBusy >= trialTime || m.allBytes >= trialBytes
+}
+
+// condemn ends a measurement early: the path was too slow to wait for.
+func (m *meter) condemn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.allBusy = max(m.allBusy, trialTime)
 }
 
 // moving reports whether bytes come at this time.
