@@ -30,7 +30,7 @@
           };
 
           # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-DvEUnIv/U20mhB1nI9C6/Em4ouCie/a7vuxTSqgfgvE=";
+          vendorHash = "sha256-mVKD8YbbTyrpoczCZHEONpTl1sT6aLw6fYMibOXI7T0=";
 
           subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
           env.CGO_ENABLED = 0;

@@ -24,7 +24,6 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/nix"
-	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 	"github.com/drv-thru/drv-thru/fusecache"
 )
@@ -142,14 +141,14 @@ type fuseBuilder struct {
 	pattern  []byte
 }
 
-func (f *fuseBuilder) Fetch(ctx context.Context, ranges []wire.NarRange) (cache.Stream, error) {
+func (f *fuseBuilder) Fetch(ctx context.Context, ranges []cache.NarRange) (cache.Stream, error) {
 	return &fuseStream{f: f, ctx: ctx, ranges: ranges, next: 0}, nil
 }
 
 type fuseStream struct {
 	f         *fuseBuilder
 	ctx       context.Context
-	ranges    []wire.NarRange
+	ranges    []cache.NarRange
 	next      int
 	off, left int64
 }

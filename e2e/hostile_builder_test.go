@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/nar"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 )
@@ -175,41 +177,28 @@ func (f *fraud) verify(t *testing.T) {
 // a builder that stops in the middle does not make it hang.
 func TestHostileBuilderNars(t *testing.T) {
 	f := newFraud(t, lab.Roots...)
-	flip := on(onNars, func(x *exchange) bool {
-		return nars(x, func(n narFrame) bool {
-			if !n.large() {
-				return n.pass()
+	const sixth = 5 // of some sixty chunks
+	flip := on(onChunks, func(x *exchange) bool {
+		return chunks(x, func(c chunkFrame) bool {
+			if c.ordinal == sixth {
+				c.payload[len(c.payload)/2] ^= 1
 			}
-			at := int(n.size / 2)
-			return n.send(n.size, func(b []byte) {
-				if at >= 0 && at < len(b) {
-					b[at] ^= 1
-				}
-				at -= len(b)
-			})
+			return c.pass()
 		})
 	})
-	// half sends half of a NAR, and no more of it however often it is asked for.
+	// half sends the first chunks, and no more however often they are asked for.
 	half := func(end func(*exchange)) func(*exchange) bool {
-		return on(onNars, func(x *exchange) bool {
-			return nars(x, func(n narFrame) bool {
-				if n.large() {
-					n.send(n.size/2, func([]byte) {})
+		return on(onChunks, func(x *exchange) bool {
+			return chunks(x, func(c chunkFrame) bool {
+				if c.ordinal < sixth {
+					return c.pass()
 				}
 				end(x)
 				return false
 			})
 		})
 	}
-	junk := func(nar func(size int) []byte) func(*exchange) bool {
-		return on(onNars, func(x *exchange) bool {
-			return nars(x, func(n narFrame) bool {
-				_, _ = x.Write(n.head)
-				_, err := x.Write(append(nar(int(n.size)), make([]byte, n.size)...)[:n.size])
-				return err == nil
-			})
-		})
-	}
+	junk := func(nar func(size int) []byte) func(*exchange) bool { return (&forger{nar: nar}).tamper }
 	running := make(map[string]*attempt)
 	slow := map[string]deceit{
 		"truncated":    {tamper: half(func(*exchange) {}), says: "importing again.*unexpected EOF"},
@@ -228,8 +217,10 @@ func TestHostileBuilderNars(t *testing.T) {
 		}
 	}
 	for name, d := range map[string]deceit{
-		"flipped":      {tamper: flip, says: "did not import.*hash mismatch"},
-		"flipped-http": {tamper: flip, says: "did not import.*hash mismatch", args: []string{"--import", "http"}},
+		"flipped":      {tamper: flip, says: "import the outputs: .*malformed answer.*chunk 5 of the NAR"},
+		"flipped-http": {tamper: flip, says: "import the outputs: .*malformed answer.*chunk 5 of the NAR", args: []string{"--import", "http"}},
+		"other":        {tamper: junk(blankNar), says: "did not import.*hash mismatch"},
+		"other-http":   {tamper: junk(blankNar), says: "did not import.*hash mismatch", args: []string{"--import", "http"}},
 		"zeros":        {tamper: junk(func(int) []byte { return nil }), says: "did not import.*(NAR|archive)"},
 		"dotdot":       {tamper: junk(func(int) []byte { return dirNar("..") }), says: "did not import.*(NAR|file name)"},
 		"slash":        {tamper: junk(func(int) []byte { return dirNar("../../../../home/alice/x") }), says: "did not import.*(NAR|file name)"},
@@ -254,6 +245,15 @@ func TestHostileBuilderNars(t *testing.T) {
 			v.BuildExpr(im.ticket, lab.Blob(3, name+string(root)))
 		}
 	}
+}
+
+// blankNar is a NAR of one file of zeros, of that size in all.
+func blankNar(size int) []byte {
+	var b bytes.Buffer
+	if err := nar.WriteFile(&b, make([]byte, size-int(nar.FileSize(0, false))), false); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
 }
 
 // whole checks the store as Nix does. Only paths of the given ending may be
@@ -344,19 +344,19 @@ func TestHostileBuilderClosure(t *testing.T) {
 		"size-huge": {tamper: own(func(list []nix.PathInfo) []nix.PathInfo {
 			list[0].NarSize = math.MaxInt64
 			return list
-		}), says: "absurd|bytes of a NAR where"},
+		}), says: "absurd|of a NAR of|too large"},
 		"size-larger": {tamper: own(func(list []nix.PathInfo) []nix.PathInfo {
 			for i := range list {
 				list[i].NarSize += 8
 			}
 			return list
-		}), says: "bytes of a NAR where"},
+		}), says: "of a NAR of|more than the NAR"},
 		"size-smaller": {tamper: own(func(list []nix.PathInfo) []nix.PathInfo {
 			for i := range list {
 				list[i].NarSize -= 8
 			}
 			return list
-		}), says: "bytes of a NAR where"},
+		}), says: "of a NAR of|more than the NAR"},
 		"hash-of-another": {tamper: own(func(list []nix.PathInfo) []nix.PathInfo {
 			for i := range list {
 				list[i].NarHash = nix.SumHash([]byte{byte(i)})
@@ -444,10 +444,11 @@ func TestHostileBuilderAnswers(t *testing.T) {
 		})
 	}
 	frames := func(change func(head []byte)) func(*exchange) bool {
-		return on(onNars, func(x *exchange) bool {
-			return nars(x, func(n narFrame) bool { change(n.head); return n.pass() })
+		return on(onChunks, func(x *exchange) bool {
+			return chunks(x, func(c chunkFrame) bool { change(c.head[:]); return c.pass() })
 		})
 	}
+	unavailable := []byte{wire.ManifestUnavailable, wire.ManifestUnavailable, wire.ManifestUnavailable}
 	for name, d := range map[string]deceit{
 		"info-html":        {tamper: raw(onInfo, 200, "text/html", "<html>log in first</html>"), says: protocol},
 		"info-large":       {tamper: raw(onInfo, 200, wire.TypeJSON, `{"software":"`+strings.Repeat("x", 2<<20)+`"}`), says: protocol},
@@ -494,14 +495,19 @@ func TestHostileBuilderAnswers(t *testing.T) {
 		"closure-missing": {tamper: raw(onClosure, 404, wire.TypeProblem, `{"code":"request.not_found","detail":"gone"}`), says: "not found: gone"},
 		"closure-junk":    {tamper: raw(onClosure, 200, wire.TypeJSON, `{"narinfos":{}}`), says: protocol},
 
-		"frame-index":       {tamper: frames(func(h []byte) { h[3]++ }), says: "malformed answer"},
-		"frame-size":        {tamper: frames(func(h []byte) { binary.BigEndian.PutUint64(h[4:], binary.BigEndian.Uint64(h[4:])+8) }), says: "malformed answer"},
-		"frame-size-huge":   {tamper: frames(func(h []byte) { binary.BigEndian.PutUint64(h[4:], math.MaxInt64) }), says: "malformed answer"},
-		"frame-unavailable": {tamper: frames(func(h []byte) { binary.BigEndian.PutUint64(h[4:], wire.NarUnavailable) }), says: "no longer has this path"},
-		"frames-refused":    {tamper: raw(onNars, 404, wire.TypeProblem, `{"code":"request.not_found","detail":"gone"}`), says: "not found: gone"},
-		"frames-html":       {tamper: raw(onNars, 200, "text/html", strings.Repeat("<html>", 100)), says: "malformed answer"},
-		"problem-large":     {tamper: raw(onBuild, 403, wire.TypeProblem, `{"code":"ticket.expired","detail":"`+strings.Repeat("x", 100<<20)+`"}`), says: "without saying why|ticket expired"},
-		"problem-unknown":   {tamper: raw(onBuild, 418, wire.TypeProblem, `{"code":"made.up","detail":"a teapot"}`), says: "made.up.*teapot"},
+		"frame-size":           {tamper: frames(func(h []byte) { h[3] ^= 8 }), says: "malformed answer"},
+		"frame-size-huge":      {tamper: frames(func(h []byte) { binary.BigEndian.PutUint32(h, 1<<31-1) }), says: "malformed answer"},
+		"frame-compressed":     {tamper: frames(func(h []byte) { h[0] ^= 0x80 }), says: "malformed answer"},
+		"frame-unavailable":    {tamper: frames(func(h []byte) { clear(h) }), says: "no longer has this path|malformed answer"},
+		"chunks-refused":       {tamper: raw(onChunks, 404, wire.TypeProblem, `{"code":"request.not_found","detail":"gone"}`), says: "not found: gone"},
+		"chunks-html":          {tamper: raw(onChunks, 200, "text/html", strings.Repeat("<html>", 100)), says: "malformed answer"},
+		"chunks-none":          {tamper: raw(onChunks, 200, wire.TypeFrames, ""), says: "unexpected EOF"},
+		"manifest-unavailable": {tamper: raw(onManifests, 200, wire.TypeFrames, string(unavailable)), says: "no longer has this path"},
+		"manifest-refused":     {tamper: raw(onManifests, 404, wire.TypeProblem, `{"code":"request.not_found","detail":"gone"}`), says: "not found: gone"},
+		"manifest-html":        {tamper: raw(onManifests, 200, "text/html", strings.Repeat("<html>", 100)), says: "malformed answer"},
+		"manifest-of-another":  {tamper: (&forger{nar: func(int) []byte { return nil }, extra: 1}).tamper, says: "malformed answer.*manifest.*NAR"},
+		"problem-large":        {tamper: raw(onBuild, 403, wire.TypeProblem, `{"code":"ticket.expired","detail":"`+strings.Repeat("x", 100<<20)+`"}`), says: "without saying why|ticket expired"},
+		"problem-unknown":      {tamper: raw(onBuild, 418, wire.TypeProblem, `{"code":"made.up","detail":"a teapot"}`), says: "made.up.*teapot"},
 	} {
 		t.Run(name, func(t *testing.T) { f.start(t, lab.Sid, d).finish(t) })
 	}
@@ -569,7 +575,7 @@ func TestHostileBuilderInterrupted(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		},
 	} {
-		for _, route := range []string{onInfo, onBuild, onInputs, onEvents, onClosure, onNars} {
+		for _, route := range []string{onInfo, onBuild, onInputs, onEvents, onClosure, onManifests, onChunks} {
 			if route == onInfo && way != "dropped" {
 				continue // nothing has begun: the user may as well be told
 			}

@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/binary"
 	"net/http"
 	"regexp"
 	"strings"
@@ -77,10 +76,6 @@ func (s *siege) foreignCache(t *testing.T) {
 		"narinfo of nothing":       "/v1/cache/narinfo/" + strings.Repeat("0", nix.HashPartLen),
 		"narinfo with a wildcard":  "/v1/cache/narinfo/%25",
 		"narinfo with dots":        "/v1/cache/narinfo/..%2f..%2finfo",
-		"NAR of an output":         "/v1/cache/nar/" + outNar.Nix32(),
-		"NAR of a source":          "/v1/cache/nar/" + s.victimInputs[0].NarHash.Nix32(),
-		"NAR of a derivation":      "/v1/cache/nar/" + drv.NarHash.Nix32(),
-		"NAR of nothing":           "/v1/cache/nar/" + strings.Repeat("0", 52),
 		"log":                      "/v1/cache/log/" + drv.Path.Base(),
 		"log outside of the store": "/v1/cache/log/..%2f..%2f..%2fetc%2fpasswd",
 		"a file":                   "/v1/cache/../../etc/passwd",
@@ -91,24 +86,39 @@ func (s *siege) foreignCache(t *testing.T) {
 			t.Errorf("%s: %d %q %s %.200q", what, a.status, a.code, a.text, a.body)
 		}
 	}
-	req := wire.NarsRequest{Nars: []wire.NarRange{
-		{NarHash: outNar.Nix32()}, {NarHash: drv.NarHash.Nix32()}, {NarHash: "../secret.key"}, {NarHash: outNar.Nix32(), Offset: 1 << 63},
+	// What others built cannot be told from what nobody has.
+	req := wire.ManifestsRequest{Nars: []string{
+		outNar.Nix32(), s.victimInputs[0].NarHash.Nix32(), drv.NarHash.Nix32(), "../secret.key", strings.Repeat("0", 52),
 	}}
-	a := s.attacker.ask(http.MethodPost, wire.RouteNars, document(t, &req))
-	var want []byte
-	for i := range req.Nars {
-		want = frame(want, uint32(i), wire.NarUnavailable, nil)
+	a := s.attacker.ask(http.MethodPost, wire.RouteManifests, document(t, &req))
+	if want := bytes.Repeat([]byte{wire.ManifestUnavailable}, len(req.Nars)); !bytes.Equal(a.body, want) {
+		t.Errorf("manifests: %d %q %.200q", a.status, a.code, a.body)
 	}
-	if !bytes.Equal(a.body, want) {
-		t.Errorf("NARs: %d %q %.200q", a.status, a.code, a.body)
+	var chunks wire.ChunksRequest
+	for _, hash := range req.Nars {
+		chunks.Nars = append(chunks.Nars, wire.NarChunks{NarHash: hash, Chunks: []wire.ChunkRange{{0, 1}, {1<<32 - 1, 1}}})
 	}
-	// The same request of the owner has it.
-	a = s.victim.ask(http.MethodPost, wire.RouteNars, document(t, &req))
-	if nar := fileNar("of the victim"); len(a.body) < 12 || binary.BigEndian.Uint64(a.body[4:]) != uint64(len(nar)) {
-		t.Errorf("the owner's NAR: %d %q %.200q", a.status, a.code, a.body)
+	a = s.attacker.ask(http.MethodPost, wire.RouteChunks, document(t, &chunks))
+	if want := make([]byte, 4*2*len(req.Nars)); !bytes.Equal(a.body, want) {
+		t.Errorf("chunks: %d %q %.200q", a.status, a.code, a.body)
 	}
-	if a := s.attacker.ask(http.MethodPost, wire.RouteNars, document(t, &wire.NarsRequest{Nars: make([]wire.NarRange, wire.MaxNarsRequest+1)})); a.code != wire.CodeTooLarge {
+	// The same requests of the owner have it: one chunk, and nothing behind it.
+	a = s.victim.ask(http.MethodPost, wire.RouteManifests, document(t, &req))
+	if len(a.body) == 0 || a.body[0] != wire.ManifestFollows {
+		t.Errorf("the owner's manifest: %d %q %.200q", a.status, a.code, a.body)
+	}
+	chunks.Goodput = 1 << 40 // so that nothing is compressed
+	a = s.victim.ask(http.MethodPost, wire.RouteChunks, document(t, &chunks))
+	if nar := fileNar("of the victim"); len(a.body) < 4+len(nar) || !bytes.Equal(a.body[4:4+len(nar)], nar) {
+		t.Errorf("the owner's chunk: %d %q %.200q", a.status, a.code, a.body)
+	}
+	if a := s.attacker.ask(http.MethodPost, wire.RouteManifests, document(t, &wire.ManifestsRequest{Nars: make([]string, wire.MaxNarsRequest+1)})); a.code != wire.CodeTooLarge {
 		t.Errorf("too many NARs: %d %q", a.status, a.code)
+	}
+	if a := s.attacker.ask(http.MethodPost, wire.RouteChunks, document(t, &wire.ChunksRequest{
+		Nars: []wire.NarChunks{{NarHash: outNar.Nix32(), Chunks: []wire.ChunkRange{{0, wire.MaxChunksRequest}, {0, 1}}}},
+	})); a.code != wire.CodeTooLarge {
+		t.Errorf("too many chunks: %d %q", a.status, a.code)
 	}
 }
 

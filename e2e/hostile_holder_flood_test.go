@@ -42,8 +42,8 @@ func TestHostileHolderBombs(t *testing.T) {
 		"zeros":      {in, wire.CodeInputUnasked, bomb(t, "\xff\xff\xff\xff", "\x00", much, "")},
 		"nar":        {in, wire.CodeInputNar, bomb(t, head, "\x00", much, "")},
 		"after":      {in, wire.CodeInputUnasked, bomb(t, string(in.frames(0)), string(in.frames(0)), much, "")},
-		"large":      {large, wire.CodeInputNar, bomb(t, string(large.frames(0)[:wire.InputFrameHeader]), "\x00", much, "")},
-		"large-name": {large, wire.CodeInputNar, bomb(t, string(large.frames(0)[:wire.InputFrameHeader+8]), "\xff", much, "")},
+		"large":      {large, wire.CodeInputSize, bomb(t, string(large.frames(0)[:wire.InputFrameHeader]), "\x00", much, "")},
+		"large-name": {large, wire.CodeInputSize, bomb(t, string(large.frames(0)[:wire.InputFrameHeader+8]), "\xff", much, "")},
 		"junk":       {in, wire.CodeBadRequest, []byte("junk")},
 		"window":     {in, wire.CodeBadRequest, []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8}},
 		"cut-short":  {in, wire.CodeBadRequest, bomb(t, string(in.frames(0)[:20]), "x", 0, "")[:12]},
@@ -80,7 +80,7 @@ func TestHostileHolderSlow(t *testing.T) {
 	defer cancel()
 
 	// Uploads that stop after a byte of their first NAR.
-	in := with("slow", addressed("slow", fileNar(strings.Repeat("slow", 1<<20))))
+	in := with("slow", addressed("slow", fileNar(strings.Repeat("slow", 50_000))))
 	var builds []wire.BuildID
 	for range 30 {
 		id := newBuildID(t)

@@ -176,7 +176,7 @@ type attack struct {
 	want   wire.Code
 	inputs closure
 	edit   func(*wire.BuildRequest) // nil: an honest document
-	// body is what is sent, by default all of inputs.
+	// body is what is sent in frames; nil: all of inputs, in frames and chunks.
 	body []byte
 }
 
@@ -192,9 +192,10 @@ func (s *siege) run(t *testing.T, p *peer, a attack) {
 	build, got := p.putBuild(id, req)
 	if got.code == "" {
 		if a.body == nil {
-			a.body = a.inputs.frames(build.Wanted...)
+			got = p.send(id, a.inputs, build.Wanted...)
+		} else {
+			got = p.putInputs(id, bytes.NewReader(a.body))
 		}
-		got = p.putInputs(id, bytes.NewReader(a.body))
 		if got.code == "" {
 			got.code, got.text = wire.CodeOf(p.result(id)), "the build's result"
 		}

@@ -3,16 +3,19 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -103,14 +106,16 @@ type exchange struct {
 
 // The routes, as tests name them.
 const (
-	onInfo    = "info"
-	onPlan    = "plan"
-	onBuild   = "build"
-	onInputs  = "inputs"
-	onEvents  = "events"
-	onClosure = "closure"
-	onNars    = "nars"
-	onCancel  = "cancel"
+	onInfo      = "info"
+	onPlan      = "plan"
+	onBuild     = "build"
+	onInputs    = "inputs"
+	onSending   = "manifest or chunks of an input"
+	onEvents    = "events"
+	onClosure   = "closure"
+	onManifests = "manifests"
+	onChunks    = "chunks"
+	onCancel    = "cancel"
 )
 
 // route names the request's route.
@@ -119,7 +124,9 @@ func (x *exchange) route() string {
 	switch {
 	case x.r.Method == http.MethodDelete:
 		return onCancel
-	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onNars:
+	case strings.Contains(x.r.URL.Path, "/inputs/"):
+		return onSending
+	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onManifests, last == onChunks:
 		return last
 	}
 	return onBuild
@@ -135,7 +142,7 @@ func (x *exchange) ask() *http.Response {
 	}
 	req.ContentLength = x.r.ContentLength
 	lane := x.im.honest.session.Control()
-	if r := x.route(); r == onInputs || r == onNars {
+	if r := x.route(); r == onInputs || r == onSending || r == onManifests || r == onChunks {
 		lane = x.im.honest.session.Bulk()
 	}
 	resp, err := lane.RoundTrip(req)
@@ -270,42 +277,123 @@ func events(x *exchange, change func(*wire.Event) *wire.Event) bool {
 	}
 }
 
-// nars changes the answer with NARs: frame is called for each and sends it, or
-// something else; it returns false to end the answer.
-func nars(x *exchange, frame func(f narFrame) bool) bool {
-	resp := x.ask()
-	defer resp.Body.Close()
-	x.begin(resp)
-	for {
-		var head [wire.NarFrameHeader]byte
-		if _, err := io.ReadFull(resp.Body, head[:]); err != nil {
-			return true
-		}
-		size := binary.BigEndian.Uint64(head[4:])
-		f := narFrame{x: x, head: head[:], size: size, body: io.LimitReader(resp.Body, int64(size))}
-		if !frame(f) {
-			return true
-		}
-		_, _ = io.Copy(io.Discard, f.body)
+// document reads the request's document, which can be passed on all the same.
+func (x *exchange) document(v any) {
+	body, err := io.ReadAll(x.r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	x.r.Body = io.NopCloser(bytes.NewReader(body))
+	if err := json.Unmarshal(body, v); err != nil {
+		panic(err)
 	}
 }
 
-// narFrame is one NAR of an answer.
-type narFrame struct {
-	x    *exchange
-	head []byte
-	size uint64
-	body io.Reader
+// chunks changes the answer with chunks: frame is called for each and sends it,
+// or something else; it returns false to end the answer.
+func chunks(x *exchange, frame func(f chunkFrame) bool) bool {
+	var req wire.ChunksRequest
+	x.document(&req)
+	resp := x.ask()
+	defer resp.Body.Close()
+	x.begin(resp)
+	for _, n := range req.Nars {
+		for _, r := range n.Chunks {
+			for i := r[0]; i < r[0]+r[1]; i++ {
+				f := chunkFrame{x: x, ordinal: int(i)}
+				if _, err := io.ReadFull(resp.Body, f.head[:]); err != nil {
+					return true
+				}
+				// The highest bit tells that it is compressed.
+				f.payload = make([]byte, binary.BigEndian.Uint32(f.head[:])&(1<<31-1))
+				if _, err := io.ReadFull(resp.Body, f.payload); err != nil {
+					return true
+				}
+				if !frame(f) {
+					return true
+				}
+			}
+		}
+	}
+	return true
 }
 
-// large tells the one NAR that is worth tampering with in the middle, when it is
-// asked for from its beginning.
-func (f narFrame) large() bool { return f.size > 2<<20 && f.size != wire.NarUnavailable }
-
-// send sends n bytes of the frame, edited, and its head before them.
-func (f narFrame) send(n uint64, change func([]byte)) bool {
-	_, _ = f.x.Write(f.head)
-	return f.x.copy(io.LimitReader(f.body, int64(n)), change) == nil
+// chunkFrame is one chunk of an answer.
+type chunkFrame struct {
+	x       *exchange
+	ordinal int // in its NAR's manifest
+	head    [4]byte
+	payload []byte
 }
 
-func (f narFrame) pass() bool { return f.send(f.size, func([]byte) {}) }
+func (f chunkFrame) pass() bool {
+	_, err := f.x.Write(append(f.head[:], f.payload...))
+	return err == nil
+}
+
+// A forger makes up whole NARs, manifests and all. It learns their sizes from
+// the closure.
+type forger struct {
+	nar func(size int) []byte
+	// extra is by how many bytes what it makes up is too long.
+	extra int
+
+	mu   sync.Mutex
+	nars map[string][][]byte // chunks, by NAR hash
+}
+
+func (f *forger) tamper(x *exchange) bool {
+	switch x.route() {
+	case onClosure:
+		return infos(x, nil, func(list []nix.PathInfo) []nix.PathInfo {
+			for _, info := range list {
+				f.forge(info)
+			}
+			return list
+		})
+	case onManifests:
+		var req wire.ManifestsRequest
+		x.document(&req)
+		for _, hash := range req.Nars {
+			m := chunk.Manifest{}
+			for _, data := range f.chunks(hash) {
+				m.Chunks = append(m.Chunks, chunk.Chunk{ID: chunk.Sum(data), Size: uint32(len(data)), Offset: m.Size})
+				m.Size += int64(len(data))
+			}
+			_, _ = x.Write([]byte{wire.ManifestFollows})
+			_ = m.Write(x) // the client may be gone
+		}
+		return true
+	case onChunks:
+		var req wire.ChunksRequest
+		x.document(&req)
+		w := chunk.NewFrameWriter(x)
+		for _, n := range req.Nars {
+			for _, r := range n.Chunks {
+				for i := r[0]; i < r[0]+r[1]; i++ {
+					_ = w.Raw(f.chunks(n.NarHash)[i])
+				}
+			}
+		}
+		_ = w.Flush()
+		return true
+	}
+	return false
+}
+
+func (f *forger) chunks(hash string) [][]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.nars[hash]
+}
+
+func (f *forger) forge(info nix.PathInfo) {
+	size := int(info.NarSize) + f.extra
+	data := append(f.nar(size), make([]byte, size)...)[:size]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.nars == nil {
+		f.nars = make(map[string][][]byte)
+	}
+	f.nars[info.NarHash.Nix32()] = slices.Collect(slices.Chunk(data, 64<<10))
+}

@@ -19,9 +19,11 @@ import (
 // BenchmarkImport measures what it costs to bring outputs home that the builder
 // has built before: relay, builder, client and both Nix daemons are separate
 // processes, stores lie on tmpfs. Each round deletes the client's copy and
-// imports it three times: from a raw binary cache on the client's own tmpfs, the
+// imports it five times: from a raw binary cache on the client's own tmpfs, the
 // least that Nix itself needs; from the builder's store over ssh-ng; and with
-// drv-thru build through the relay. It reports the medians of the rounds and the
+// drv-thru build through the relay: cold, when the builder does not know yet
+// which chunks there are; again, with an empty chunk store; and warm, with the
+// chunk store that this has filled. It reports the medians of the rounds and the
 // ratios of the medians.
 func BenchmarkImport(b *testing.B) {
 	p := newImportPair(b)
@@ -31,19 +33,22 @@ func BenchmarkImport(b *testing.B) {
 	}{{"blob", lab.BlobExpr}, {"big", lab.BigExpr}, {"wide", lab.WideExpr}} {
 		b.Run(c.name, func(b *testing.B) {
 			closure := p.build(c.expr)
-			var raw, ssh, ours []time.Duration
+			ways := []string{"raw", "ssh-ng", "cold", "repeat", "warm"}
+			took := make(map[string][]time.Duration)
 			for b.Loop() {
-				raw = append(raw, p.timed(closure, p.copyFrom(p.raw, closure)))
-				ssh = append(ssh, p.timed(closure, p.copyFrom(p.sshStore, closure)))
-				ours = append(ours, p.timed(closure, p.again()))
+				for _, way := range ways {
+					took[way] = append(took[way], p.timed(closure, p.prepare(way, closure)))
+				}
 			}
-			b.ReportMetric(0, "ns/op") // means nothing: three imports are one op
-			r, s, o := median(raw), median(ssh), median(ours)
-			b.ReportMetric(r.Seconds(), "raw-s")
-			b.ReportMetric(s.Seconds(), "ssh-ng-s")
-			b.ReportMetric(o.Seconds(), "drv-thru-s")
-			b.ReportMetric(o.Seconds()/r.Seconds(), "x-raw")
-			b.ReportMetric(o.Seconds()/s.Seconds(), "x-ssh-ng")
+			b.ReportMetric(0, "ns/op") // means nothing: five imports are one op
+			raw, ssh := median(took["raw"]).Seconds(), median(took["ssh-ng"]).Seconds()
+			for _, way := range ways {
+				b.ReportMetric(median(took[way]).Seconds(), way+"-s")
+			}
+			for _, way := range ways[2:] {
+				b.ReportMetric(median(took[way]).Seconds()/raw, way+"-x-raw")
+				b.ReportMetric(median(took[way]).Seconds()/ssh, way+"-x-ssh-ng")
+			}
 		})
 	}
 }
@@ -121,7 +126,36 @@ func (p *importPair) build(expr lab.Expr) []string {
 
 // again builds what is built there already.
 func (p *importPair) again() *lab.Cmd {
-	return p.client.BuildCmd(p.ticket, "--no-link", p.drv+"^*")
+	return p.client.BuildCmd(p.ticket, "--no-link", p.drv+"^*").AddEnv("XDG_CACHE_HOME=" + clientCache)
+}
+
+// builderIndex is what the builder knows of its store.
+const builderIndex = "/var/lib/drv-thru/state/index"
+
+// clientCache is where the client's chunk store is: on its tmpfs, too.
+const clientCache = "/nix/client-cache"
+
+// prepare returns what imports the closure one way, when it is ready for that.
+func (p *importPair) prepare(way string, closure []string) *lab.Cmd {
+	p.t.Helper()
+	switch way {
+	case "raw":
+		return p.copyFrom(p.raw, closure)
+	case "ssh-ng":
+		return p.copyFrom(p.sshStore, closure)
+	case "cold":
+		if err := p.builder.Stop(longest); err != nil {
+			p.t.Fatal(err)
+		}
+		p.builder.Host.Run(lab.RootUser, "rm", "-rf", builderIndex)
+		p.builder.Start()
+		p.builder.WaitFor("registered at relay", longest)
+	}
+	if way != "warm" {
+		p.client.Host.Run(lab.RootUser, "rm", "-rf", clientCache)
+		p.client.Host.Run(lab.RootUser, "install", "-d", "-o", lab.Alice, clientCache)
+	}
+	return p.again()
 }
 
 func (p *importPair) copyFrom(store string, closure []string) *lab.Cmd {

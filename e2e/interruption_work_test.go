@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -121,8 +123,7 @@ func (w *work) expr(t *testing.T) lab.Expr {
 		var srcs strings.Builder
 		for i := range sourceCount {
 			name := fmt.Sprintf("source-%d", i)
-			line := fmt.Sprintf("%s %s\n", w.name, name)
-			c.WriteFile(lab.Alice, w.dir+"/"+name, strings.Repeat(line, sourceBytes/len(line)))
+			c.WriteFile(lab.Alice, w.dir+"/"+name, noise(w.name+name, sourceBytes))
 			fmt.Fprintf(&srcs, `(builtins.path { path = ./%s; name = "%[1]s"; }) `, name)
 		}
 		return lab.Expr(fmt.Sprintf(`derivation { name = %q; system = %q; builder = "/bin/sh"; srcs = [ %s];
@@ -141,6 +142,14 @@ func (w *work) expr(t *testing.T) lab.Expr {
 	default:
 		return lab.Blob(blobBytes>>20, w.name)
 	}
+}
+
+// noise are bytes that neither compress nor repeat themselves, the same for the
+// same seed.
+func noise(seed string, n int) string {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(b)
+	return string(b)
 }
 
 func (w *work) command() *lab.Cmd {

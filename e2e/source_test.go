@@ -53,10 +53,12 @@ func TestSourceNeedsItsHash(t *testing.T) {
 			t.Errorf("a guess is answered with %q: %s", a.code, a.text)
 		}
 		// Its name alone does not show it either.
-		for _, route := range []string{"/v1/cache/narinfo/" + src.Path.Hash(), "/v1/cache/nar/" + src.NarHash.Nix32()} {
-			if a := p.ask(http.MethodGet, route, nil); a.code != wire.CodeNotFound {
-				t.Errorf("%s: answered with %d %q", route, a.status, a.code)
-			}
+		if a := p.ask(http.MethodGet, "/v1/cache/narinfo/"+src.Path.Hash(), nil); a.code != wire.CodeNotFound {
+			t.Errorf("its narinfo: answered with %d %q", a.status, a.code)
+		}
+		nars := document(t, &wire.ManifestsRequest{Nars: []string{src.NarHash.Nix32()}})
+		if a := p.ask(http.MethodPost, wire.RouteManifests, nars); !bytes.Equal(a.body, []byte{wire.ManifestUnavailable}) {
+			t.Errorf("its manifest: answered with %d %q %q", a.status, a.code, a.body)
 		}
 		if h.Has(string(whole[1].Path)) {
 			t.Error("the derivation of a build without its source was taken")

@@ -37,7 +37,7 @@ type valve struct {
 
 const valveChunk = 32 << 10
 
-func newValve(t *testing.T, relay *lab.Relay) *valve {
+func newValve(t testing.TB, relay *lab.Relay) *valve {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -64,7 +64,7 @@ func newValve(t *testing.T, relay *lab.Relay) *valve {
 }
 
 // ticket is a ticket whose holder comes through the valve.
-func (v *valve) ticket(t *testing.T, text string) string {
+func (v *valve) ticket(t testing.TB, text string) string {
 	t.Helper()
 	tk, err := ticket.Parse(text)
 	if err != nil {

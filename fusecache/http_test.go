@@ -20,12 +20,12 @@ type zeroBuilder struct{ size, bad uint64 }
 
 type zeroStream struct {
 	b      *zeroBuilder
-	ranges []wire.NarRange
+	ranges []cache.NarRange
 	next   int
 	left   uint64
 }
 
-func (b *zeroBuilder) Fetch(_ context.Context, ranges []wire.NarRange) (cache.Stream, error) {
+func (b *zeroBuilder) Fetch(_ context.Context, ranges []cache.NarRange) (cache.Stream, error) {
 	return &zeroStream{b: b, ranges: ranges}, nil
 }
 

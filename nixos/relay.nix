@@ -1,5 +1,5 @@
 # services.drv-thru.relay: where builders and clients meet.
-{ config, lib, ... }:
+{ config, lib, pkgs, ... }:
 let
   inherit (lib) mkOption types;
   own = import ./types.nix lib;
@@ -7,7 +7,20 @@ let
   cfg = config.services.drv-thru.relay;
   package = config.services.drv-thru.package;
   port = own.portOf cfg.listen;
+  stunPort =
+    if cfg.stunListen == "off" || (cfg.stunListen == null && cfg.trustedProxies != [ ]) then null
+    else if cfg.stunListen == null then port
+    else own.portOf cfg.stunListen;
+  lowPort = lib.any (p: p != null && p < 1024) [ port stunPort ];
   tls = cfg.tlsCert != null && cfg.tlsKey != null;
+
+  acme = cfg.acmeDomains != [ ];
+  # Credentials by their names.
+  tokens = builtins.listToAttrs (builtins.genList
+    (n: { name = "tokens-${toString n}"; value = builtins.elemAt cfg.tokenFiles n; })
+    (builtins.length cfg.tokenFiles));
+  credentials = lib.optionals tls [ "cert.pem:${cfg.tlsCert}" "key.pem:${cfg.tlsKey}" ]
+    ++ lib.mapAttrsToList (name: file: "${name}:${file}") tokens;
 
   # For ExecStart=, where % and $ have a meaning.
   quote = flag: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON flag);
@@ -16,7 +29,18 @@ let
   flags = lib.concatLists [
     (flag "listen" cfg.listen)
     (lib.optionals tls [ "--tls-cert=%d/cert.pem" "--tls-key=%d/key.pem" ])
+    (flag "stun-listen" cfg.stunListen)
+    (flag "metrics" cfg.metrics)
+    (lib.concatMap (flag "acme-domain") cfg.acmeDomains)
+    (flag "acme-email" cfg.acmeEmail)
+    (flag "acme-directory" cfg.acmeDirectory)
+    (lib.optional acme "--acme-dir=%S/drv-thru-relay")
     (lib.concatMap (flag "hostname") cfg.hostNames)
+    (lib.concatMap (flag "trusted-proxies") cfg.trustedProxies)
+    (flag "access" cfg.access)
+    (lib.optional (cfg.access == "allowlist")
+      (quote "--allowlist=${pkgs.writeText "drv-thru-relay-allowlist" (builtins.concatStringsSep "\n" cfg.allowedBuilders)}"))
+    (map (n: "--token-file=%d/${n}") (builtins.attrNames tokens))
     (flag "log-level" cfg.logLevel)
     (lib.optional cfg.logAddresses "--log-addresses")
     (flag "drain-timeout" cfg.drainTimeout)
@@ -25,8 +49,15 @@ let
     (flag "max-circuits" cfg.maxCircuits)
     (flag "max-circuits-per-builder" cfg.maxCircuitsPerBuilder)
     (flag "max-circuits-per-address" cfg.maxCircuitsPerAddress)
+    (flag "max-half-open-per-builder" cfg.maxHalfOpenPerBuilder)
+    (flag "max-connections" cfg.maxConnections)
+    (flag "max-connections-per-address" cfg.maxConnectionsPerAddress)
+    (flag "max-bytes-per-second" cfg.maxBytesPerSecond)
+    (flag "max-circuit-bytes-per-second" cfg.maxCircuitBytesPerSecond)
     (flag "handshake-rate" cfg.handshakeRate)
     (flag "handshake-burst" cfg.handshakeBurst)
+    (flag "stun-rate" cfg.stunRate)
+    (flag "half-open-timeout" cfg.halfOpenTimeout)
     (flag "idle-timeout" cfg.idleTimeout)
     (map quote cfg.extraFlags)
   ];
@@ -50,7 +81,66 @@ in
     openFirewall = mkOption {
       type = types.bool;
       default = false;
-      description = "Whether to open the relay's port.";
+      description = "Whether to open the relay's port, for TCP and for STUN.";
+    };
+    stunListen = mkOption {
+      type = types.nullOr own.stunAddress;
+      default = null;
+      example = ":3478";
+      description = ''
+        Where the relay answers STUN (UDP), or "off". With null, at the same address and port
+        as `listen`, and not at all behind `trustedProxies`.
+      '';
+    };
+    metrics = mkOption {
+      type = types.nullOr own.listenAddress;
+      default = null;
+      example = "127.0.0.1:9411";
+      description = "Where the relay serves Prometheus metrics. With null, nowhere.";
+    };
+    acmeDomains = mkOption {
+      type = types.listOf own.hostName;
+      default = [ ];
+      example = [ "relay.example.org" ];
+      description = ''
+        The names for which the relay gets certificates itself, by ACME: they have to lead to
+        port 443 of this machine, and the relay to listen there.
+      '';
+    };
+    acmeEmail = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "admin@example.org";
+      description = "Where the certificate authority may write to.";
+    };
+    acmeDirectory = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "https://acme-staging-v02.api.letsencrypt.org/directory";
+      description = "The certificate authority's directory. With null, that of Let's Encrypt.";
+    };
+    trustedProxies = mkOption {
+      type = types.listOf own.network;
+      default = [ ];
+      example = [ "127.0.0.1" "10.0.0.0/8" ];
+      description = "The proxies whose X-Forwarded-For is believed.";
+    };
+    access = mkOption {
+      type = types.enum [ "open" "allowlist" "token" ];
+      default = "open";
+      description = "Who may register builders: everybody, `allowedBuilders`, or whoever has a token of `tokenFiles`.";
+    };
+    allowedBuilders = mkOption {
+      type = types.listOf own.endpointId;
+      default = [ ];
+      example = [ "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfq" ];
+      description = "The endpoint IDs of the builders that may register.";
+    };
+    tokenFiles = mkOption {
+      type = types.listOf own.secretFile;
+      default = [ ];
+      example = [ "/run/secrets/relay-tokens" ];
+      description = "Files with the tokens of builders that may register, one a line. They are read at the start, as root.";
     };
     tlsCert = mkOption {
       type = types.nullOr own.file;
@@ -95,12 +185,33 @@ in
     maxCircuits = count 8192 "circuits there may be at once; a client uses two";
     maxCircuitsPerBuilder = count 1024 "circuits there may be at once to one builder";
     maxCircuitsPerAddress = count 256 "circuits there may be at once from one address";
+    maxHalfOpenPerBuilder = count 64 "circuits there may be at once that one builder has not come for yet";
+    maxConnections = count 4096 "connections there may be at once that have asked for nothing yet";
+    maxConnectionsPerAddress = count 256 "connections there may be at once that have asked for nothing yet, from one address";
+    maxBytesPerSecond = mkOption {
+      type = own.speed;
+      default = "unlimited";
+      example = "100M";
+      description = "What all circuits together may carry in a second.";
+    };
+    maxCircuitBytesPerSecond = mkOption {
+      type = own.speed;
+      default = "unlimited";
+      example = "20M";
+      description = "What one circuit may carry in a second.";
+    };
     handshakeRate = count 50 "new connections one address may make in a second";
     handshakeBurst = count 500 "new connections one address may make at once";
+    stunRate = count 20 "STUN answers one address may get in a second";
+    halfOpenTimeout = mkOption {
+      type = own.timeout;
+      default = "10s";
+      description = "How long a builder has to come for a circuit.";
+    };
     idleTimeout = mkOption {
       type = own.timeout;
       default = "2m";
-      description = "How long a circuit may carry nothing.";
+      description = "How long a circuit may carry nothing, or take over one message.";
     };
     extraFlags = mkOption {
       type = types.listOf types.str;
@@ -116,16 +227,29 @@ in
         assertion = (cfg.tlsCert == null) == (cfg.tlsKey == null);
         message = "services.drv-thru.relay: tlsCert and tlsKey go together. Set both, or neither for plain HTTP behind a proxy.";
       }
+      {
+        assertion = !(acme && tls);
+        message = "services.drv-thru.relay: certificates come from tlsCert and tlsKey or by ACME. Drop them, or acmeDomains.";
+      }
+      {
+        assertion = (cfg.access == "allowlist") == (cfg.allowedBuilders != [ ]);
+        message = "services.drv-thru.relay: access = \"allowlist\" and allowedBuilders go together.";
+      }
+      {
+        assertion = (cfg.access == "token") == (cfg.tokenFiles != [ ]);
+        message = "services.drv-thru.relay: access = \"token\" and tokenFiles go together.";
+      }
     ];
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ port ];
+    networking.firewall.allowedUDPPorts = lib.mkIf (cfg.openFirewall && stunPort != null) [ stunPort ];
 
     systemd.services.drv-thru-relay = {
       description = "drv-thru's relay";
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
-      serviceConfig = import ./hardening.nix { lowPort = port < 1024; } // {
+      serviceConfig = import ./hardening.nix { inherit lowPort; } // {
         Type = "exec";
         DynamicUser = true;
         ExecStart = lib.concatStringsSep " " ([ "${package}/bin/drv-thru-relay" ] ++ flags);
@@ -134,8 +258,11 @@ in
         RestartPreventExitStatus = 2;
         TimeoutStopSec = own.seconds cfg.drainTimeout + 10;
         RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
-      } // lib.optionalAttrs tls {
-        LoadCredential = [ "cert.pem:${cfg.tlsCert}" "key.pem:${cfg.tlsKey}" ];
+      } // lib.optionalAttrs (credentials != [ ]) {
+        LoadCredential = credentials;
+      } // lib.optionalAttrs acme {
+        StateDirectory = "drv-thru-relay";
+        StateDirectoryMode = "0700";
       };
     };
   };

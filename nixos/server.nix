@@ -44,6 +44,32 @@ let
         path of this machine's store (`store`).
       '';
     };
+    policy = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "nightly";
+      description = "The policy that decides on its builds, by its name in {option}`services.drv-thru.server.policies`.";
+    };
+  };
+
+  policyOptions.options = {
+    module = mkOption {
+      type = types.nullOr own.secretFile;
+      default = null;
+      example = "/etc/drv-thru/nightly.wasm";
+      description = "The WebAssembly module. With null, it is the built-in one.";
+    };
+    settings = mkOption {
+      type = types.attrsOf types.anything;
+      default = { };
+      example = { ticket.builds_hour = 3; };
+      description = "What the module is told; what it makes of it is its own.";
+    };
+    mode = mkOption {
+      type = types.enum [ "enforce" "monitor" ];
+      default = "enforce";
+      description = "Whether its decisions hold, or are recorded only.";
+    };
   };
 
   # The keys of cmd/drv-thru's configuration file.
@@ -54,11 +80,12 @@ let
     output_cache_max_parallel_fills = cfg.outputCacheMaxParallelFills;
     recent_builds_limit = cfg.recentBuildsLimit;
     trusted_clients = lib.mapAttrs
-      (_: client: {
+      (_: client: lib.filterAttrs (_: value: value != null) {
         public_key = client.publicKey;
         max_build_time = client.maxBuildTime;
         max_upload_bytes = client.maxUploadBytes;
         cache = client.cache;
+        policy = client.policy;
       })
       cfg.trustedClients;
     relays = cfg.relays;
@@ -70,10 +97,19 @@ let
     keep_outputs = cfg.keepOutputs;
     reattach_grace = cfg.reattachGrace;
     max_output_bytes = cfg.maxOutputBytes;
+    max_index_bytes = cfg.maxIndexBytes;
+    max_log_bytes = cfg.maxLogBytes;
     min_free = if cfg.minFree == null then "unlimited" else cfg.minFree;
     cores = cfg.cores;
     max_silent_time = cfg.maxSilentTime;
     systems = if cfg.systems == [ ] then null else cfg.systems;
+    policies = if cfg.policies == { } then null else lib.mapAttrs
+      (_: policy: lib.filterAttrs (_: value: value != null && value != { }) {
+        module = policy.module;
+        settings = policy.settings;
+        mode = policy.mode;
+      })
+      cfg.policies;
   };
 
   # The trusted clients by key, where a key has more than one.
@@ -141,6 +177,17 @@ in
         }
       '';
       description = "Clients that need no ticket, by a name of your choice.";
+    };
+    policies = mkOption {
+      type = types.attrsOf (types.submodule policyOptions);
+      default = { };
+      example = lib.literalExpression ''
+        {
+          nightly.module = "/etc/drv-thru/nightly.wasm";
+          few.settings.ticket.builds_hour = 3;
+        }
+      '';
+      description = "Programs that decide what a ticket may build, for `drv-thru ticket create --policy`.";
     };
     relays = mkOption {
       type = types.listOf own.relayUrl;
@@ -211,6 +258,18 @@ in
       default = "unlimited";
       example = "50G";
       description = "How many bytes the outputs of one build may have, whoever asked for it.";
+    };
+    maxIndexBytes = mkOption {
+      type = own.size;
+      default = "1G";
+      example = "5G";
+      description = "How many bytes may be kept of what is known about NARs, so that serving one again takes no reading it first.";
+    };
+    maxLogBytes = mkOption {
+      type = own.size;
+      default = "4G";
+      example = "500M";
+      description = "How many bytes the logs of ended builds may take. The oldest go first.";
     };
     minFree = mkOption {
       type = types.nullOr own.reserve;

@@ -47,6 +47,15 @@ rec {
   listenAddress = text "listenAddress" "address to listen on, such as \":7411\", \"192.0.2.1:443\" or \"[::1]:7411\""
     (matches "${address}:${port}");
 
+  stunAddress = text "stunAddress" "address to listen on, such as \":3478\", or \"off\""
+    (x: x == "off" || listenAddress.check x);
+
+  network = text "network" "address or network, such as \"127.0.0.1\" or \"10.0.0.0/8\""
+    (matches "[0-9]{1,3}(\\.[0-9]{1,3}){3}(/[0-9]{1,2})?|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(/[0-9]{1,3})?");
+
+  speed = text "speed" "size in a second of at least \"16K\", such as \"100M\", or \"unlimited\""
+    (x: x == "unlimited" || matches "[0-9]{1,6}T|[0-9]{1,9}G|[0-9]{1,12}M|(1[6-9]|[2-9][0-9]|[1-9][0-9]{2,14})K" x && !isNull x);
+
   hostName = text "hostName" "host name, with or without a port"
     (matches "${address}(:${port})?");
 

@@ -98,7 +98,7 @@ func (m *Module) run(ctx context.Context, stdin []byte, now time.Time) *run {
 	defer kill(nil)
 	r.stdout = output{name: "standard output", limit: MaxStdout, kill: kill}
 	r.stderr = output{name: "standard error", limit: MaxStderr, kill: kill}
-	r.memory = memory{kill: kill}
+	r.memory = memory{kill: kill, spare: &m.host.spare}
 
 	began := m.host.cfg.Clock()
 	err := m.start(wall, r, stdin, now)

@@ -12,11 +12,12 @@ import (
 
 const goldenRequest = `{"abi":"ticket-policy/1","now":1700000000,"event":"build",` +
 	`"ticket":{"id":"t","name":"ci","limits":{"max_build_seconds":1800,"max_upload_bytes":1073741824,"max_output_bytes":2147483648,` +
-	`"systems":["x86_64-linux","aarch64-linux"],"no_fixed_output":true}},` +
+	`"systems":["x86_64-linux","aarch64-linux"],"no_fixed_output":true},` +
+	`"name_usage":{"builds":0,"builds_hour":0,"builds_day":0,"active":0,"upload_bytes":0,"output_bytes":0,"build_seconds":0}},` +
 	`"usage":{"builds":0,"builds_hour":0,"builds_day":0,"active":0,"upload_bytes":0,"output_bytes":0,"build_seconds":0},` +
 	`"client":{"id":"c","name":"","usage":{"builds":0,"builds_hour":0,"builds_day":0,"active":0,"upload_bytes":0,"output_bytes":0,"build_seconds":0}},` +
 	`"request":{"roots":[{"name":"hello","system":"x86_64-linux","outputs":["out"]}],"roots_truncated":false,"to_build":[],"to_build_count":0,` +
-	`"to_build_truncated":false,"closure_paths":0,"upload_bytes":0,"rebuild":false},"settings":{"a":[1,null]}}`
+	`"to_build_truncated":false,"sources":[],"sources_truncated":false,"closure_paths":0,"upload_bytes":0,"rebuild":false},"settings":{"a":[1,null]}}`
 
 func TestRequestGolden(t *testing.T) {
 	r := testRequest()

@@ -51,8 +51,9 @@ type Config struct {
 
 // Host runs policies. It is safe for concurrent use.
 type Host struct {
-	cfg  Config
-	gate gate
+	cfg   Config
+	gate  gate
+	spare sync.Pool // see memory
 }
 
 // NewHost returns a host. It holds nothing that needs closing; modules do.

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/tetratelabs/wazero/experimental"
 )
@@ -38,9 +39,16 @@ func (o *output) String() string { return string(o.data) }
 // trap, a loop) would hide why.
 type memory struct {
 	kill    context.CancelCauseFunc
+	spare   *sync.Pool // of *[]byte, zeroed, with a capacity of spareMemory
+	taken   *[]byte
 	data    []byte
 	largest uint64
 }
+
+// spareMemory is what an instance begins with room for. It is used again: fresh
+// memory, copied each time that it grows, costs more than a small program's
+// decision.
+const spareMemory = 1 << 20
 
 // Allocate implements [experimental.MemoryAllocator].
 func (m *memory) Allocate(_, _ uint64) experimental.LinearMemory { return m }
@@ -51,9 +59,18 @@ func (m *memory) Reallocate(size uint64) []byte {
 		m.kill(errorf(CodeMemory, "asked for %d bytes of memory, more than %d", size, MaxMemory))
 		return nil
 	}
+	if m.data == nil && size <= spareMemory {
+		m.taken, _ = m.spare.Get().(*[]byte)
+		if m.taken == nil {
+			m.taken = new([]byte)
+			*m.taken = make([]byte, spareMemory)
+		}
+		m.data = *m.taken
+	}
 	if size > uint64(cap(m.data)) {
 		grown := make([]byte, size, min(max(size, 2*uint64(cap(m.data))), MaxMemory))
 		copy(grown, m.data)
+		m.giveBack()
 		m.data = grown
 	}
 	m.data = m.data[:size]
@@ -62,7 +79,19 @@ func (m *memory) Reallocate(size uint64) []byte {
 }
 
 // Free implements [experimental.LinearMemory].
-func (m *memory) Free() { m.data = nil }
+func (m *memory) Free() {
+	m.giveBack()
+	m.data = nil
+}
+
+// giveBack returns the spare memory as it was.
+func (m *memory) giveBack() {
+	if m.taken != nil {
+		clear((*m.taken)[:min(m.largest, spareMemory)])
+		m.spare.Put(m.taken)
+		m.taken = nil
+	}
+}
 
 // clock is the monotonic clock of one instance: a microsecond passes with every
 // look at it, and a sleep takes no time but counts.

@@ -37,6 +37,12 @@ func LimitsOf(l ticket.Limits) Limits {
 	return out
 }
 
+// Native writes limits the way a builder holds them.
+func (l Limits) Native() ticket.Limits {
+	out, _ := l.Apply(ticket.Limits{}) // nothing is wider than no limit
+	return out
+}
+
 // seconds never rounds a limit down to 0, which would mean none.
 func seconds(d ticket.Duration) Limit {
 	if d <= 0 {

@@ -22,7 +22,7 @@ type Request struct {
 	Now      Count           `json:"now"` // seconds since 1970, UTC
 	Event    Event           `json:"event"`
 	Ticket   Ticket          `json:"ticket"`
-	Usage    Usage           `json:"usage"`
+	Usage    Usage           `json:"usage"` // of the ticket
 	Client   Client          `json:"client"`
 	Request  Build           `json:"request"`
 	Settings json.RawMessage `json:"settings,omitempty"` // as the owner wrote them
@@ -34,6 +34,8 @@ type Ticket struct {
 	ID     string `json:"id"`
 	Name   string `json:"name"`
 	Limits Limits `json:"limits"`
+	// NameUsage is that of all tickets of this name, this one included.
+	NameUsage Usage `json:"name_usage"`
 }
 
 // Client is who asks.
@@ -61,15 +63,24 @@ type Build struct {
 	ToBuild          []Planned `json:"to_build"`
 	ToBuildCount     Count     `json:"to_build_count"`
 	ToBuildTruncated bool      `json:"to_build_truncated"` // an allowlist must then deny
+	Sources          []Source  `json:"sources"`
+	SourcesTruncated bool      `json:"sources_truncated"`
 	ClosurePaths     Count     `json:"closure_paths"`
 	UploadBytes      Count     `json:"upload_bytes"`
 	Rebuild          bool      `json:"rebuild"`
 }
 
+// Source is an input that is no derivation: a file or directory that the client
+// has, or rarely a path that was built. Its contents are what its hash says.
+type Source struct {
+	Path    string `json:"path"`     // store path without the store: "hash-name"
+	NarHash string `json:"nar_hash"` // as in flake.lock: "sha256-" and base64
+}
+
 // Root is a derivation whose outputs the client wants.
 type Root struct {
-	Name    string   `json:"name"` // without hash and ".drv"
-	System  string   `json:"system"`
+	Name    string   `json:"name"`   // without hash and ".drv"
+	System  string   `json:"system"` // may be empty before EventStart
 	Outputs []string `json:"outputs"`
 }
 
@@ -112,8 +123,12 @@ func (r *Request) check() error {
 // Time returns Now.
 func (r Request) Time() time.Time { return time.Unix(int64(r.Now), 0).UTC() }
 
-// Encode writes the request, cutting first its derivations and then its roots
-// where it would pass [MaxStdin], and says so in it. An empty ABI is filled in.
+// maxListed is more elements than have room in a request.
+const maxListed = MaxStdin / 16
+
+// Encode writes the request, cutting first its derivations, then its sources and
+// then its roots where it would pass [MaxStdin], and says so in it. An empty ABI
+// is filled in.
 func (r Request) Encode() ([]byte, error) {
 	if r.ABI == "" {
 		r.ABI = ABI
@@ -125,22 +140,25 @@ func (r Request) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, &Error{Code: CodeBadRequest, Detail: err.Error(), Err: err}
 	}
-	plan, roots := withoutNils(r.Request)
-	planCut, rootsCut := r.Request.ToBuildTruncated, r.Request.RootsTruncated
-	encode := func(planned, rooted int) []byte {
-		r.Request.ToBuild, r.Request.Roots = plan[:planned], roots[:rooted]
-		r.Request.ToBuildTruncated = planCut || planned < len(plan)
-		r.Request.RootsTruncated = rootsCut || rooted < len(roots)
+	given := r.Request
+	plan, sources, roots := withoutNils(given)
+	encode := func(planned, sourced, rooted int) []byte {
+		b := &r.Request
+		b.ToBuild, b.Sources, b.Roots = plan[:planned], sources[:sourced], roots[:rooted]
+		b.ToBuildTruncated = given.ToBuildTruncated || planned < len(given.ToBuild)
+		b.SourcesTruncated = given.SourcesTruncated || sourced < len(given.Sources)
+		b.RootsTruncated = given.RootsTruncated || rooted < len(given.Roots)
 		var data []byte
 		data, err = json.Marshal(r)
 		return data
 	}
-	data := encode(len(plan), len(roots))
+	data := encode(len(plan), len(sources), len(roots))
 	if err == nil && len(data) > MaxStdin {
-		room := MaxStdin - len(encode(0, 0)) - len("falsefalse") + len("truetrue")
+		room := MaxStdin - len(encode(0, 0, 0)) // "false" has more room than "true"
 		rooted := fitting(roots, &room)
+		sourced := fitting(sources, &room)
 		planned := fitting(plan, &room)
-		data = encode(planned, rooted)
+		data = encode(planned, sourced, rooted)
 	}
 	switch {
 	case err != nil:
@@ -180,14 +198,17 @@ func fitting[T any](list []T, room *int) int {
 	return len(list)
 }
 
-// withoutNils copies the lists so that empty ones are [] rather than null.
-func withoutNils(b Build) ([]Planned, []Root) {
-	plan, roots := append([]Planned{}, b.ToBuild...), append([]Root{}, b.Roots...)
+// withoutNils copies the lists, up to maxListed, so that empty ones are [] rather
+// than null.
+func withoutNils(b Build) ([]Planned, []Source, []Root) {
+	plan := append([]Planned{}, b.ToBuild[:min(len(b.ToBuild), maxListed)]...)
+	sources := append([]Source{}, b.Sources[:min(len(b.Sources), maxListed)]...)
+	roots := append([]Root{}, b.Roots[:min(len(b.Roots), maxListed)]...)
 	for i := range plan {
 		plan[i].Features = append([]string{}, plan[i].Features...)
 	}
 	for i := range roots {
 		roots[i].Outputs = append([]string{}, roots[i].Outputs...)
 	}
-	return plan, roots
+	return plan, sources, roots
 }

@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -52,9 +50,10 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, addr netip.Addr) e
 		done()
 		return nil
 	}
+	s.metrics.opened.Inc()
 	go func() {
 		defer done()
-		s.splice(client, builder)
+		s.metrics.ended.WithLabelValues(s.splice(client, builder)).Inc()
 	}()
 	return nil
 }
@@ -182,12 +181,4 @@ func (s *Server) refused(reg *registration, id wire.CircuitID) {
 	delete(s.pending, id)
 	s.mu.Unlock()
 	p.failed <- wire.CodeRelayRefused
-}
-
-// closeCode is what the other end of a circuit is told after err.
-func closeCode(err error) websocket.StatusCode {
-	if websocket.CloseStatus(err) == websocket.StatusNormalClosure {
-		return websocket.StatusNormalClosure
-	}
-	return wire.RelayCloseBroken
 }

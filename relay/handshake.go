@@ -16,8 +16,12 @@ import (
 // handshake wraps a route: rate limit, version, and refusals in the form that
 // the peer can see. The route returns why it refuses, or nil when it has
 // answered.
-func (s *Server) handshake(route func(http.ResponseWriter, *http.Request, netip.Addr) error) http.HandlerFunc {
+func (s *Server) handshake(name string, route func(http.ResponseWriter, *http.Request, netip.Addr) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		s.metrics.handshakes.WithLabelValues(name).Inc()
+		if s.cfg.STUN != "" {
+			w.Header().Set(wire.HeaderRelaySTUN, s.cfg.STUN)
+		}
 		addr := group(s.cfg.ClientAddr(r))
 		err := s.admit(r, addr)
 		if err == nil {
@@ -25,6 +29,7 @@ func (s *Server) handshake(route func(http.ResponseWriter, *http.Request, netip.
 		}
 		if err != nil {
 			s.logFor(r).Debug("refused", slog.String("route", r.Pattern), slog.String("code", string(wire.CodeOf(err))))
+			s.metrics.refusal(name, err)
 			refuse(w, r, err)
 		}
 	}

@@ -25,10 +25,23 @@ type Limits struct {
 	HandshakesPerSecond float64
 	// HandshakeBurst is how many of them may come at once: 500.
 	HandshakeBurst int
+	// Connections is how many connections may have asked for nothing yet: 4,096.
+	Connections int
+	// ConnectionsPerAddress is how many of them may come from one address: 256.
+	ConnectionsPerAddress int
+	// BytesPerSecond is what all circuits together may carry, both directions
+	// counted: unlimited.
+	BytesPerSecond int64
+	// CircuitBytesPerSecond is what one circuit may carry: unlimited.
+	CircuitBytesPerSecond int64
+	// STUNPerSecond is the rate of STUN answers to one address: 20, with
+	// twice as many at once.
+	STUNPerSecond float64
 	// HalfOpen is how long a builder has to come for a circuit: 10 s.
 	HalfOpen time.Duration
 	// Idle is how long a circuit may move nothing in either direction before
-	// it is cut: 2 minutes. Peers send pings every few seconds.
+	// it is cut, and how long one message may take: 2 minutes. Peers send pings
+	// every few seconds, so below about 2 KB/s a circuit is of no use.
 	Idle time.Duration
 }
 
@@ -45,6 +58,11 @@ func (l Limits) withDefaults() Limits {
 	def(&l.CircuitsPerAddress, 256)
 	def(&l.HalfOpenPerBuilder, 64)
 	def(&l.HandshakeBurst, 500)
+	def(&l.Connections, 4_096)
+	def(&l.ConnectionsPerAddress, 256)
+	if l.STUNPerSecond == 0 {
+		l.STUNPerSecond = 20
+	}
 	if l.HandshakesPerSecond == 0 {
 		l.HandshakesPerSecond = 50
 	}
@@ -78,7 +96,11 @@ func (c counter) drop(a netip.Addr) {
 	}
 }
 
-// rateLimiter is a token bucket for each address.
+// maxBuckets bounds a rateLimiter's memory, about 6 MB.
+const maxBuckets = 1 << 16
+
+// rateLimiter is a token bucket for each address. It remembers a bounded number
+// of them: beyond, one that is forgotten starts with a full bucket again.
 type rateLimiter struct {
 	perSecond, burst float64
 
@@ -113,6 +135,12 @@ func (l *rateLimiter) allow(a netip.Addr) bool {
 	}
 	b, ok := l.buckets[a]
 	if !ok {
+		if len(l.buckets) >= maxBuckets {
+			for k := range l.buckets { // begins anywhere
+				delete(l.buckets, k)
+				break
+			}
+		}
 		b.tokens = l.burst
 	} else {
 		b.tokens = min(l.burst, b.tokens+now.Sub(b.at).Seconds()*l.perSecond)

@@ -32,6 +32,8 @@ const (
 type registration struct {
 	id key.ID
 	ws *wsconn.Socket
+	// shown is what let the builder in.
+	shown credential
 	// turn holds a token while nobody writes.
 	turn chan struct{}
 	// gone ends when the builder cannot be reached by this socket any more.
@@ -48,6 +50,10 @@ type registration struct {
 // listen answers GET /v1/listen. It returns while the socket lives on, so that
 // net/http's memory for the request goes.
 func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr) error {
+	shown := credentialOf(r)
+	if !s.currentAccess().admitsToken(shown) {
+		return accessError()
+	}
 	if err := s.countRegistration(addr); err != nil {
 		return err
 	}
@@ -64,7 +70,7 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr)
 	}
 	go func() {
 		defer done()
-		s.serveBuilder(ws, host, log)
+		s.serveBuilder(ws, host, shown, log)
 	}()
 	return nil
 }
@@ -94,13 +100,17 @@ func (s *Server) uncountRegistration(addr netip.Addr) {
 	s.mu.Unlock()
 }
 
-func (s *Server) serveBuilder(ws *wsconn.Socket, host string, log *slog.Logger) {
+func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, log *slog.Logger) {
 	defer ws.CloseNow()
 	farewell := context.AfterFunc(s.closing, func() { _ = ws.Close(websocket.StatusGoingAway, "") })
 	defer farewell()
 
 	id, err := s.register(ws, host)
+	if err == nil && !s.currentAccess().admits(id, shown) {
+		err = accessError()
+	}
 	if err != nil {
+		s.metrics.refusal("listen", registrationError(err))
 		code := websocket.StatusCode(wire.RelayCloseProof)
 		if errors.Is(err, context.DeadlineExceeded) {
 			code = wire.RelayCloseTimeout
@@ -109,7 +119,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, log *slog.Logger) 
 		log.Debug("registration refused", slog.Any("error", err))
 		return
 	}
-	reg := &registration{id: id, ws: ws, turn: make(chan struct{}, 1)}
+	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
 	reg.turn <- struct{}{}
 	reg.gone, reg.leave = context.WithCancel(context.Background())
 	reg.heard.Store(time.Now().UnixNano())
@@ -123,7 +133,21 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, log *slog.Logger) 
 		stop()
 	}
 	s.remove(reg)
+	s.metrics.left.Inc()
 	log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+}
+
+// registrationError is err with a code for the metrics.
+func registrationError(err error) error {
+	switch {
+	case wire.CodeOf(err) != "":
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return wire.CodeRelayNoAnswer.Err()
+	case errors.Is(err, wire.ErrRelayMessage), errors.Is(err, errBinary):
+		return wire.CodeRelayRequest.Err()
+	}
+	return wire.CodeRelayLost.Err() // it left
 }
 
 // register challenges the builder and checks its answer.
@@ -165,6 +189,8 @@ func (s *Server) goesBy(name, requested string) bool {
 	return slices.Contains(s.cfg.Hosts, name) || slices.Contains(s.cfg.Hosts, bare)
 }
 
+var errBinary = errors.New("binary message on a listen socket")
+
 func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, error) {
 	typ, data, err := ws.Read(ctx)
 	if err != nil {
@@ -172,7 +198,7 @@ func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, err
 	}
 	if typ != websocket.MessageText {
 		_ = ws.Close(websocket.StatusUnsupportedData, "")
-		return wire.RelayMessage{}, errors.New("binary message on a listen socket")
+		return wire.RelayMessage{}, errBinary
 	}
 	return wire.ParseRelayMessage(data)
 }
@@ -184,8 +210,10 @@ func (s *Server) add(reg *registration) {
 	s.builders[reg.id] = reg
 	if old != nil {
 		s.work.Add(1) // not from zero: reg's own is counted
+		s.metrics.replaced.Inc()
 	}
 	s.mu.Unlock()
+	s.metrics.registered.Inc()
 	if old == nil {
 		return
 	}
@@ -197,12 +225,12 @@ func (s *Server) add(reg *registration) {
 }
 
 func (s *Server) remove(reg *registration) {
-	reg.leave()
 	s.mu.Lock()
 	if s.builders[reg.id] == reg {
 		delete(s.builders, reg.id)
 	}
 	s.mu.Unlock()
+	reg.leave()
 }
 
 // follow reads a registered builder's messages until its socket ends.

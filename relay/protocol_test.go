@@ -247,14 +247,15 @@ func TestEndsOfACircuit(t *testing.T) {
 	for name, c := range map[string]struct {
 		do            func(*wsconn.Socket)
 		here, thereIs websocket.StatusCode // 0: lost without a word
+		counted       string
 	}{
-		"clean close": {func(s *wsconn.Socket) { _ = s.Close(websocket.StatusNormalClosure, "") }, 0, websocket.StatusNormalClosure},
-		"lost":        {func(s *wsconn.Socket) { _ = s.CloseNow() }, 0, wire.RelayCloseBroken},
+		"clean close": {func(s *wsconn.Socket) { _ = s.Close(websocket.StatusNormalClosure, "") }, 0, websocket.StatusNormalClosure, "clean"},
+		"lost":        {func(s *wsconn.Socket) { _ = s.CloseNow() }, 0, wire.RelayCloseBroken, "lost"},
 		"text": {func(s *wsconn.Socket) { _ = s.Write(context.Background(), websocket.MessageText, []byte("hi")) },
-			websocket.StatusUnsupportedData, wire.RelayCloseBroken},
+			websocket.StatusUnsupportedData, wire.RelayCloseBroken, "text"},
 		"oversize": {func(s *wsconn.Socket) {
 			_ = s.Write(context.Background(), websocket.MessageBinary, make([]byte, wire.RelayMaxMessage+1))
-		}, websocket.StatusMessageTooBig, wire.RelayCloseBroken},
+		}, websocket.StatusMessageTooBig, wire.RelayCloseBroken, "large"},
 	} {
 		for _, side := range []string{"client", "builder"} {
 			t.Run(name+" of "+side, func(t *testing.T) {
@@ -286,6 +287,7 @@ func TestEndsOfACircuit(t *testing.T) {
 					if st := w.relay.Stats(); st.Circuits != 0 {
 						t.Errorf("relay counts %+v", st)
 					}
+					counted(t, w.relay, 1, "circuits_ended_total", c.counted)
 					_ = here.CloseNow()
 					_ = there.CloseNow()
 					_ = listen.CloseNow()

@@ -18,8 +18,12 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -35,9 +39,17 @@ type Config struct {
 	Hosts []string
 	// Limits bound what peers may use; zero fields have defaults.
 	Limits Limits
+	// Access says which builders may register; see [Server.SetAccess].
+	Access Access
 	// ClientAddr tells who sent a request, for limits by address; nil takes
-	// the peer of the TCP connection.
+	// the peer of the TCP connection. See [ForwardedBy].
 	ClientAddr func(*http.Request) netip.Addr
+	// Proxy reports an address that many peers come from, so that limits on
+	// the connections of one address do not count there; nil knows none.
+	Proxy func(netip.Addr) bool
+	// STUN is where the relay answers STUN ("host:port", or ":port" for the
+	// relay's own host), to be told to peers; "" is nowhere.
+	STUN string
 	// Log gets what happens; nil discards it.
 	Log *slog.Logger
 	// LogAddresses puts the addresses of peers into the log.
@@ -48,11 +60,16 @@ type Config struct {
 
 // Server is a relay. Make it with [New].
 type Server struct {
-	cfg    Config
-	limits Limits
-	log    *slog.Logger
-	mux    *http.ServeMux
-	rate   rateLimiter
+	cfg      Config
+	limits   Limits
+	log      *slog.Logger
+	mux      *http.ServeMux
+	rate     rateLimiter
+	metrics  *metrics
+	stunRate rateLimiter
+	conns    pendingConns
+	speed    *rate.Limiter // of all circuits; nil is no limit
+	buffers  atomic.Int64  // of circuits, in use
 	// work counts the goroutines of registrations and circuits.
 	work sync.WaitGroup
 	// closing ends when Shutdown begins, aborted when its patience is over.
@@ -68,6 +85,8 @@ type Server struct {
 	circuitsTo      map[key.ID]int
 	circuitsBy      counter
 	servers         []*http.Server
+	packets         []*net.UDPConn
+	access          Access
 }
 
 // New makes a relay.
@@ -97,24 +116,26 @@ func New(cfg Config) *Server {
 		circuitsBy:      counter{},
 	}
 	s.rate = rateLimiter{perSecond: s.limits.HandshakesPerSecond, burst: float64(s.limits.HandshakeBurst)}
+	s.access = cfg.Access
+	s.metrics = newMetrics(s)
+	s.stunRate = rateLimiter{perSecond: s.limits.STUNPerSecond, burst: max(1, 2*s.limits.STUNPerSecond)}
+	s.speed = newSpeed(s.limits.BytesPerSecond)
+	s.conns = pendingConns{
+		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: cfg.Proxy,
+		refused: func(limit string) { s.metrics.conns.WithLabelValues(limit).Inc() },
+		conn:    map[net.Conn]netip.Addr{}, by: counter{},
+	}
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.aborted, s.abort = context.WithCancel(context.Background())
-	s.mux.HandleFunc("GET "+wire.RouteRelayListen, s.handshake(s.listen))
-	s.mux.HandleFunc("GET "+wire.RouteRelayDial, s.handshake(s.dial))
-	s.mux.HandleFunc("GET "+wire.RouteRelayAccept, s.handshake(s.accept))
+	s.mux.HandleFunc("GET "+wire.RouteRelayListen, s.handshake("listen", s.listen))
+	s.mux.HandleFunc("GET "+wire.RouteRelayDial, s.handshake("dial", s.dial))
+	s.mux.HandleFunc("GET "+wire.RouteRelayAccept, s.handshake("accept", s.accept))
 	s.mux.HandleFunc("GET /healthz", s.health)
+	s.mux.HandleFunc("GET /readyz", s.ready)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		wire.WriteError(w, wire.Errorf(wire.CodeNotFound, "this is a drv-thru relay; it has no page here"))
 	})
 	return s
-}
-
-func peerAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ap.Addr()
 }
 
 // ServeHTTP answers one request.
@@ -122,15 +143,33 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 
 // Serve answers connections of l, which may be plain or TLS, until Shutdown,
 // and then returns [http.ErrServerClosed].
-func (s *Server) Serve(l net.Listener) error {
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, s) }
+
+// ServeClients is [Server.Serve] for a listener at which no builder can
+// register: the relay inside a builder, which registers elsewhere.
+func (s *Server) ServeClients(l net.Listener) error { return s.serve(l, clientsOnly(s)) }
+
+// clientsOnly keeps builders out.
+func clientsOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == wire.RouteRelayListen || strings.HasPrefix(r.URL.Path, "/v1/accept/") {
+			wire.WriteError(w, wire.Errorf(wire.CodeNotFound, "this relay serves one builder only"))
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) serve(l net.Listener, h http.Handler) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // WebSockets are HTTP/1.1
 	srv := &http.Server{
-		Handler:           s,
+		Handler:           h,
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         s.conns.state,
 		// It would name addresses.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
@@ -148,13 +187,16 @@ func (s *Server) Serve(l net.Listener) error {
 }
 
 // Shutdown takes no new work, tells every builder that the relay goes, and
-// waits for the circuits that are open. Those that are left when ctx ends are
-// cut, and ctx's error is returned.
+// waits for the circuits that are open. Both ends of those that are left when
+// ctx ends are told so too before they are closed, and ctx's error is returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.close()
-	servers := s.servers
+	servers, packets := s.servers, s.packets
 	s.mu.Unlock()
+	for _, c := range packets {
+		_ = c.Close()
+	}
 	for _, srv := range servers {
 		// Closes listeners and idle connections; circuits are not its own.
 		if srv.Shutdown(ctx) != nil {
@@ -180,6 +222,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = io.WriteString(w, "ok\n")
+}
+
+// ready answers whether the relay takes new work.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+	if s.closing.Err() != nil {
+		wire.WriteError(w, closingError())
+		return
+	}
+	s.health(w, r)
 }
 
 // Stats is what a relay does at the moment.

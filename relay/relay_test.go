@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -499,22 +500,34 @@ func TestShutdownCutsWhatIsLeft(t *testing.T) {
 		s := w.session(secret(1), secret(2))
 		result := make(chan error, 1)
 		go func() {
-			_, err := do(s.Control(), http.MethodGet, "", nil)
+			_, err := do(s.Control(), http.MethodPost, "", io.MultiReader(strings.NewReader("cannot be sent again")))
 			result <- err
 		}()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		begin := time.Now()
+		status := func() int {
+			rec := httptest.NewRecorder()
+			w.relay.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/readyz", nil))
+			return rec.Code
+		}
+		if got := status(); got != http.StatusOK {
+			t.Errorf("/readyz answers %d", got)
+		}
 		if err := w.relay.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		if took := time.Since(begin); took != 5*time.Second {
+		if got := status(); got != http.StatusServiceUnavailable {
+			t.Errorf("/readyz answers %d afterwards", got)
+		}
+		if took := time.Since(begin); took < 5*time.Second || took > 8*time.Second {
 			t.Errorf("took %s", took)
 		}
-		if err := <-result; err == nil {
-			t.Error("the request succeeds")
+		if err := <-result; !errors.Is(err, wire.CodeRelayClosing.Err()) {
+			t.Errorf("the request ends with %v", err)
 		}
+		counted(t, w.relay, 1, "circuits_ended_total", "closing")
 	})
 }
 

@@ -4,90 +4,224 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const (
+	// bigBuffers is how many buffers for whole messages may be in use at once:
+	// 268 MiB. Beyond, circuits move what a small one holds: slower, but nobody
+	// waits for peers that hold theirs.
+	bigBuffers = 1024
+	// farewell is how long telling an end that the relay goes may take.
+	farewell = 2 * time.Second
 )
 
 var errText = errors.New("text message on a circuit")
 
-// splice joins two ends until both are closed.
-func (s *Server) splice(client, builder *wsconn.Socket) {
-	cut := func() {
-		_ = client.CloseNow()
-		_ = builder.CloseNow()
-	}
-	stop := context.AfterFunc(s.aborted, cut)
-	defer stop()
+var smallBuffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
-	var moved atomic.Bool
-	var idle *time.Timer
-	ready := make(chan struct{})
-	idle = time.AfterFunc(s.limits.Idle, func() {
-		<-ready
-		if !moved.Swap(false) {
-			cut()
-			return
-		}
-		idle.Reset(s.limits.Idle)
-	})
-	close(ready)
-	defer idle.Stop()
+// newSpeed limits bytes per second; nil is no limit. A piece of a message
+// always fits the burst.
+func newSpeed(perSecond int64) *rate.Limiter {
+	if perSecond <= 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(perSecond), wsconn.MessageSize)
+}
+
+// spliced is a circuit whose two ends are joined.
+type spliced struct {
+	s               *Server
+	client, builder *wsconn.Socket
+	speed           *rate.Limiter // both directions; nil is no limit
+	last            atomic.Int64  // when something moved, Unix nanoseconds
+	up, down        flow
+	why             atomic.Pointer[ending]
+	gone            context.Context
+}
+
+// ending is why a circuit ends, and how an end that is still there is told.
+type ending struct {
+	why    string
+	code   websocket.StatusCode
+	reason string
+}
+
+// flow is one direction of a circuit.
+type flow struct {
+	src, dst *wsconn.Socket
+	bytes    prometheus.Counter
+	// busy is since when a piece is under way, 0 while there is none.
+	busy atomic.Int64
+	// held means that a limit on bytes per second holds the flow up.
+	held atomic.Bool
+}
+
+// splice joins two ends until both are closed, and returns why they are.
+func (s *Server) splice(client, builder *wsconn.Socket) string {
+	c := &spliced{s: s, client: client, builder: builder, speed: newSpeed(s.limits.CircuitBytesPerSecond), gone: s.aborted}
+	c.up = flow{src: client, dst: builder, bytes: s.metrics.toBuilder}
+	c.down = flow{src: builder, dst: client, bytes: s.metrics.toClient}
+	c.last.Store(time.Now().UnixNano())
+	defer context.AfterFunc(s.aborted, c.dismiss)()
+	defer c.watch()()
 
 	back := make(chan struct{})
 	go func() {
 		defer close(back)
-		pump(client, builder, &moved)
+		c.pump(&c.up)
 	}()
-	pump(builder, client, &moved)
+	c.pump(&c.down)
 	<-back
+	return c.why.Load().why
 }
 
-// pump moves messages from src to dst until one of them ends, then ends the
-// other. It holds a buffer only between the head of a message and the end of
-// writing it.
-func pump(src, dst *wsconn.Socket, moved *atomic.Bool) {
+// because notes how the circuit ends, unless that is known, and returns it.
+func (c *spliced) because(e ending) *ending {
+	c.why.CompareAndSwap(nil, &e)
+	return c.why.Load()
+}
+
+// closeBoth ends a circuit whose ends are both there.
+func (c *spliced) closeBoth(e ending) {
+	end := c.because(e)
+	for _, ws := range []*wsconn.Socket{c.client, c.builder} {
+		go ws.CloseWithin(farewell, end.code, end.reason)
+	}
+}
+
+// dismiss tells both ends that the relay goes.
+func (c *spliced) dismiss() {
+	c.closeBoth(ending{endClosing, websocket.StatusGoingAway, string(wire.CodeRelayClosing)})
+}
+
+// watch cuts the circuit when nothing moves or one end stalls, until stopped.
+// It is a timer and no goroutine, as idle circuits have to be cheap.
+func (c *spliced) watch() (stop func()) {
+	var timer *time.Timer
+	idle := c.s.limits.Idle
+	ready := make(chan struct{})
+	timer = time.AfterFunc(idle, func() {
+		<-ready
+		now := time.Now().UnixNano()
+		left := idle - time.Duration(now-c.last.Load())
+		why, held := endIdle, false
+		for _, f := range []*flow{&c.up, &c.down} {
+			held = held || f.held.Load()
+			if since := f.busy.Load(); since != 0 {
+				if l := idle - time.Duration(now-since); l <= left {
+					left, why = l, endStalled
+				}
+			}
+		}
+		if left <= 0 && held && why == endIdle {
+			left = idle
+		}
+		if left > 0 {
+			timer.Reset(left)
+			return
+		}
+		c.closeBoth(ending{why, wire.RelayCloseTimeout, ""})
+	})
+	close(ready)
+	return func() { timer.Stop() }
+}
+
+// pump moves messages one way until an end fails, then ends the other.
+func (c *spliced) pump(f *flow) {
 	for {
-		typ, r, err := src.Reader(context.Background())
+		typ, r, err := f.src.Reader(context.Background())
 		if err == nil && typ != websocket.MessageBinary {
-			_ = src.Close(websocket.StatusUnsupportedData, "")
+			_ = f.src.Close(websocket.StatusUnsupportedData, "")
 			err = errText
 		}
 		if err != nil {
-			_ = dst.Close(closeCode(err), "")
-			_ = src.CloseNow()
+			c.ended(f.dst, f.src, err)
 			return
 		}
-		for {
-			readErr, writeErr := move(r, dst)
+		for err == nil {
+			var writeErr error
+			err, writeErr = c.move(f, r)
 			if writeErr != nil {
-				_ = src.Close(closeCode(writeErr), "")
-				_ = dst.CloseNow()
+				c.ended(f.src, f.dst, writeErr)
 				return
 			}
-			moved.Store(true)
-			if readErr == io.EOF {
-				break
-			}
-			if readErr != nil {
-				_ = dst.Close(closeCode(readErr), "")
-				_ = src.CloseNow()
-				return
-			}
+		}
+		if err != io.EOF {
+			c.ended(f.dst, f.src, err)
+			return
 		}
 	}
 }
 
-// move passes on at most a buffer of one message.
-func move(r io.Reader, dst *wsconn.Socket) (readErr, writeErr error) {
-	buf := wsconn.GetBuffer()
-	defer wsconn.PutBuffer(buf)
-	n, readErr := r.Read(buf[:wsconn.MessageSize])
+// ended closes what is left of a circuit of which one end failed with err.
+func (c *spliced) ended(left, failed *wsconn.Socket, err error) {
+	end := ending{endLost, wire.RelayCloseBroken, ""}
+	switch {
+	case errors.Is(err, errText):
+		end.why = endText
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		end.why = endLarge
+	case websocket.CloseStatus(err) == websocket.StatusNormalClosure:
+		end = ending{endClean, websocket.StatusNormalClosure, ""}
+	}
+	told := c.because(end)
+	_ = left.Close(told.code, told.reason)
+	_ = failed.CloseNow()
+}
+
+// move passes on a piece of a message. It holds a buffer only until the piece
+// is written, and then lets others have their turn: with many circuits that
+// all have something to move, each moves as much as the others.
+func (c *spliced) move(f *flow, r io.Reader) (readErr, writeErr error) {
+	f.busy.Store(time.Now().UnixNano())
+	n, readErr, writeErr := c.s.piece(f.dst, r)
+	f.busy.Store(0)
+	if n == 0 || writeErr != nil {
+		return readErr, writeErr
+	}
+	c.last.Store(time.Now().UnixNano())
+	f.bytes.Add(float64(n))
+	if c.speed != nil || c.s.speed != nil {
+		f.held.Store(true)
+		for _, l := range []*rate.Limiter{c.speed, c.s.speed} {
+			if l != nil && !l.AllowN(time.Now(), n) {
+				c.s.metrics.throttled.Inc()
+				_ = l.WaitN(c.gone, n) // fails only when the relay goes
+			}
+		}
+		c.last.Store(time.Now().UnixNano())
+		f.held.Store(false)
+	}
+	runtime.Gosched()
+	return readErr, nil
+}
+
+func (s *Server) piece(dst *wsconn.Socket, r io.Reader) (n int, readErr, writeErr error) {
+	var buf []byte
+	if s.buffers.Add(1) <= bigBuffers {
+		b := wsconn.GetBuffer()
+		defer wsconn.PutBuffer(b)
+		buf = b[:wsconn.MessageSize]
+	} else {
+		b := smallBuffers.Get().(*[16 << 10]byte)
+		defer smallBuffers.Put(b)
+		buf = b[:]
+	}
+	defer s.buffers.Add(-1)
+	n, readErr = r.Read(buf)
 	if n > 0 {
 		writeErr = dst.WriteMessage(context.Background(), websocket.MessageBinary, buf[:n])
 	}
-	return readErr, writeErr
+	return n, readErr, writeErr
 }

@@ -43,7 +43,7 @@ func TestNixOSFlags(t *testing.T) {
 		set.Visit(func(f *flag.Flag) { unset[f.Name] = false })
 		switch name {
 		case "relayDefaults":
-			if f.limits != defaults.limits || f.listen != defaults.listen || f.drain != defaults.drain || f.logLevel != defaults.logLevel {
+			if f.limits != defaults.limits || f.listen != defaults.listen || f.drain != defaults.drain || f.access != defaults.access || f.logLevel != defaults.logLevel {
 				t.Errorf("the module's defaults are\n%+v\nthe relay's are\n%+v", f, defaults)
 			}
 		case "relayQuoted":

@@ -10,14 +10,17 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +49,10 @@ func TestScripts(t *testing.T) {
 			"get":      cmdGet,
 			"makecert": cmdMakeCert,
 			"session":  cmdSession,
+			"reload":   cmdReload,
+			"metrics":  cmdMetrics,
+			"cert":     cmdCert,
+			"writeid":  cmdWriteID,
 		},
 	})
 }
@@ -56,7 +63,108 @@ type processKey struct{}
 type process struct {
 	cmd  *exec.Cmd
 	rest chan string
-	log  *strings.Builder
+	log  *output
+}
+
+// output is what a process has written so far.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// eventually polls until ok, which returns what is still wrong.
+func eventually(ts *testscript.TestScript, ok func() string) {
+	deadline := time.Now().Add(time.Minute)
+	for {
+		wrong := ok()
+		if wrong == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s\n%s", wrong, ts.Value(processKey{}).(*process).log)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// reload TEXT sends SIGHUP and waits for a text in the log.
+func cmdReload(ts *testscript.TestScript, neg bool, args []string) {
+	p := ts.Value(processKey{}).(*process)
+	before := len(p.log.String())
+	ts.Check(p.cmd.Process.Signal(syscall.SIGHUP))
+	eventually(ts, func() string {
+		if strings.Contains(p.log.String()[before:], args[0]) {
+			return ""
+		}
+		return "the log does not say " + args[0]
+	})
+}
+
+// metrics TEXT… looks for lines of the metrics.
+func cmdMetrics(ts *testscript.TestScript, neg bool, args []string) {
+	p := ts.Value(processKey{}).(*process)
+	_, rest, ok := strings.Cut(p.log.String(), "msg=metrics address=")
+	if !ok {
+		ts.Fatalf("no metrics:\n%s", p.log)
+	}
+	address, _, _ := strings.Cut(rest, "\n")
+	for _, path := range []string{"/readyz", "/metrics"} {
+		resp, err := http.Get("http://" + address + path)
+		ts.Check(err)
+		body, err := io.ReadAll(resp.Body)
+		ts.Check(err)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			ts.Fatalf("%s: %s", path, resp.Status)
+		}
+		for _, want := range args {
+			if path == "/metrics" && !strings.Contains("\n"+string(body), "\n"+want+"\n") {
+				ts.Fatalf("no %q in\n%s", want, body)
+			}
+		}
+	}
+}
+
+// cert NAME waits until the relay shows a certificate for a name.
+func cmdCert(ts *testscript.TestScript, neg bool, args []string) {
+	eventually(ts, func() string {
+		_, address, _ := strings.Cut(ts.Getenv("URL"), "://")
+		c, err := tls.Dial("tcp", address, insecure())
+		if err != nil {
+			return err.Error()
+		}
+		defer c.Close()
+		if names := c.ConnectionState().PeerCertificates[0].DNSNames; !slices.Equal(names, args) {
+			return fmt.Sprintf("the certificate is for %q", names)
+		}
+		return ""
+	})
+}
+
+// identity is the builder and the client of every session.
+func identity() key.Secret {
+	s, err := key.NewSecret(strings.NewReader(strings.Repeat("7", 32)))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// writeid FILE writes the ID of whoever registers in session.
+func cmdWriteID(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte("# builders\n"+identity().ID().String()+" mine\n"), 0o644))
 }
 
 // start ARGS… runs drv-thru-relay and sets $URL to what it prints.
@@ -64,7 +172,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	path, err := exec.LookPath("drv-thru-relay")
 	ts.Check(err)
 	p := ts.Value(processKey{}).(*process)
-	*p = process{cmd: exec.Command(path, args...), rest: make(chan string, 1), log: &strings.Builder{}}
+	*p = process{cmd: exec.Command(path, args...), rest: make(chan string, 1), log: &output{}}
 	p.cmd.Dir = ts.Getenv("WORK")
 	p.cmd.Stderr = p.log
 	out, err := p.cmd.StdoutPipe()
@@ -136,20 +244,20 @@ func cmdSession(ts *testscript.TestScript, neg bool, args []string) {
 			return new(net.Dialer).DialContext(ctx, n, target)
 		}
 	}
-	err := trySession(address, network)
+	err := trySession(address, ts.Getenv("TOKEN"), network)
 	if (err != nil) != neg {
 		ts.Fatalf("session: %v", err)
 	}
 }
 
-func trySession(address string, network link.Network) error {
+func trySession(address, token string, network link.Network) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	builder, err := key.NewSecret(rand.Reader)
-	if err != nil {
-		return err
-	}
-	l, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{address}, Network: network})
+	builder := identity()
+	l, err := link.Listen(link.ListenConfig{
+		Identity: builder, Relays: []string{address}, Network: network,
+		Token: func(string) string { return token },
+	})
 	if err != nil {
 		return err
 	}

@@ -2,48 +2,72 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
-	"os"
-	"os/signal"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
+	"golang.org/x/crypto/acme/autocert"
 
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
 )
 
 // flags are the command line's.
 type flags struct {
-	listen       string
-	tlsCert      string
-	tlsKey       string
-	hosts        words
-	logLevel     slog.Level
-	logAddresses bool
-	drain        time.Duration
-	limits       relay.Limits
-	version      bool
+	listen         string
+	stunListen     string
+	metrics        string
+	tlsCert        string
+	tlsKey         string
+	acme           acmeFlags
+	hosts          words
+	trustedProxies prefixes
+	access         string
+	allowlists     words
+	tokenFiles     words
+	logLevel       slog.Level
+	logAddresses   bool
+	drain          time.Duration
+	limits         relay.Limits
+	version        bool
 }
+
+// The kinds of access.
+const (
+	accessOpen      = "open"
+	accessAllowlist = "allowlist"
+	accessToken     = "token"
+)
+
+// stunOff is the --stun-listen that turns STUN off.
+const stunOff = "off"
 
 func (f *flags) set() *flag.FlagSet {
 	fs := flag.NewFlagSet("drv-thru-relay", flag.ContinueOnError)
 	fs.StringVar(&f.listen, "listen", ":7411", "`ADDRESS` to listen on; port 0 takes a free one")
-	fs.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate chain in PEM; without it the relay speaks plain HTTP")
+	fs.StringVar(&f.stunListen, "stun-listen", "", "UDP `ADDRESS` to answer STUN on, or off; default: that of --listen, and off behind --trusted-proxies")
+	fs.StringVar(&f.metrics, "metrics", "", "`ADDRESS` to serve Prometheus metrics on; default: nowhere")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate chain in PEM, read again when it changes; without certificates the relay speaks plain HTTP")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with the certificate's key in PEM")
+	fs.Var(&f.acme.domains, "acme-domain", "`NAME` to get a certificate for by ACME; it has to lead to port 443 of this relay (repeatable)")
+	fs.StringVar(&f.acme.dir, "acme-dir", "", "`DIRECTORY` where certificates by ACME are kept; default: $STATE_DIRECTORY")
+	fs.StringVar(&f.acme.email, "acme-email", "", "`ADDRESS` that the certificate authority may write to")
+	fs.StringVar(&f.acme.directory, "acme-directory", autocert.DefaultACMEDirectory, "`URL` of the certificate authority")
 	fs.Var(&f.hosts, "hostname", "`NAME` by which builders know this relay, with or without a port (repeatable); default: the certificate's names")
+	fs.Var(&f.trustedProxies, "trusted-proxies", "`ADDRESSES` of proxies (CIDR, separated by commas) whose X-Forwarded-For is believed (repeatable)")
+	fs.StringVar(&f.access, "access", accessOpen, "`WHO` may register builders: open, allowlist or token")
+	fs.Var(&f.allowlists, "allowlist", "`FILE` with the endpoint IDs of --access allowlist, one a line (repeatable)")
+	fs.Var(&f.tokenFiles, "token-file", "`FILE` with the tokens of --access token, one a line (repeatable)")
 	fs.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` that is logged: debug, info, warn or error")
 	fs.BoolVar(&f.logAddresses, "log-addresses", false, "log the addresses of builders and clients")
 	fs.DurationVar(&f.drain, "drain-timeout", 5*time.Second, "how long open circuits may go on after SIGTERM")
@@ -57,11 +81,45 @@ func (f *flags) set() *flag.FlagSet {
 	count(&l.Circuits, "max-circuits", 8_192, "circuits at once; a client uses two")
 	count(&l.CircuitsPerBuilder, "max-circuits-per-builder", 1_024, "circuits at once to one builder")
 	count(&l.CircuitsPerAddress, "max-circuits-per-address", 256, "circuits at once from one address")
+	count(&l.HalfOpenPerBuilder, "max-half-open-per-builder", 64, "circuits at once that one builder has not come for yet")
+	count(&l.Connections, "max-connections", 4_096, "connections at once that have asked for nothing yet")
+	count(&l.ConnectionsPerAddress, "max-connections-per-address", 256, "connections at once that have asked for nothing yet, from one address")
+	fs.Var((*speed)(&l.BytesPerSecond), "max-bytes-per-second", "`SIZE` that all circuits together may carry in a second, such as 100M")
+	fs.Var((*speed)(&l.CircuitBytesPerSecond), "max-circuit-bytes-per-second", "`SIZE` that one circuit may carry in a second")
 	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", 50, "new connections per second from one address")
 	count(&l.HandshakeBurst, "handshake-burst", 500, "new connections at once from one address")
-	fs.DurationVar(&l.Idle, "idle-timeout", 2*time.Minute, "how long a circuit may carry nothing")
+	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "STUN answers per second to one address")
+	fs.DurationVar(&l.HalfOpen, "half-open-timeout", 10*time.Second, "how long a builder has to come for a circuit")
+	fs.DurationVar(&l.Idle, "idle-timeout", 2*time.Minute, "how long a circuit may carry nothing, or take over one message")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	return fs
+}
+
+// check finds what cannot be meant.
+func (f *flags) check() error {
+	files := f.tlsCert != "" || f.tlsKey != ""
+	switch {
+	case f.limits.HandshakesPerSecond <= 0 || f.limits.STUNPerSecond <= 0 || f.limits.Idle <= 0 || f.limits.HalfOpen <= 0 || f.drain <= 0:
+		return errors.New("--handshake-rate, --stun-rate, --idle-timeout, --half-open-timeout and --drain-timeout have to be above 0")
+	case (f.tlsCert == "") != (f.tlsKey == ""):
+		return errors.New("--tls-cert and --tls-key go together")
+	case files && len(f.acme.domains) > 0:
+		return errors.New("certificates come from files or by ACME, not both")
+	case len(f.acme.domains) > 0 && f.acme.dir == "":
+		return errors.New("--acme-domain needs --acme-dir, a directory that stays: certificate authorities give only a few certificates a week")
+	}
+	switch f.access {
+	case accessOpen, accessAllowlist, accessToken:
+	default:
+		return fmt.Errorf("--access is open, allowlist or token, not %q", f.access)
+	}
+	if (f.access == accessAllowlist) != (len(f.allowlists) > 0) {
+		return errors.New("--access allowlist and --allowlist go together")
+	}
+	if (f.access == accessToken) != (len(f.tokenFiles) > 0) {
+		return errors.New("--access token and --token-file go together")
+	}
+	return nil
 }
 
 // words is a flag that can be given several times.
@@ -89,6 +147,66 @@ func (p *positive) Set(s string) error {
 	}
 	*p = positive(n)
 	return nil
+}
+
+// speed is a flag for a number of bytes a second.
+type speed int64
+
+// leastSpeed is below what is of use to a circuit.
+const leastSpeed = 16 << 10
+
+func (b *speed) String() string {
+	if *b == 0 {
+		return "unlimited"
+	}
+	return ticket.Size(*b).String()
+}
+
+func (b *speed) Set(text string) error {
+	n, err := ticket.ParseSize(text)
+	if err != nil {
+		return err
+	}
+	if n != 0 && n < leastSpeed {
+		return errors.New("want at least 16K")
+	}
+	*b = speed(n)
+	return nil
+}
+
+// prefixes is a flag for networks.
+type prefixes []netip.Prefix
+
+func (p *prefixes) String() string {
+	texts := make([]string, len(*p))
+	for i, prefix := range *p {
+		texts[i] = prefix.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+func (p *prefixes) Set(text string) error {
+	for t := range strings.SplitSeq(text, ",") {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(t))
+		if err != nil {
+			a, addrErr := netip.ParseAddr(strings.TrimSpace(t))
+			if addrErr != nil {
+				return fmt.Errorf("%q is neither an address nor a network such as 10.0.0.0/8", t)
+			}
+			prefix = netip.PrefixFrom(a, a.BitLen())
+		}
+		*p = append(*p, prefix.Masked())
+	}
+	return nil
+}
+
+func (p prefixes) contains(a netip.Addr) bool {
+	for _, prefix := range p {
+		if prefix.Contains(a) {
+			return true
+		}
+	}
+	return false
 }
 
 // usageError is a command line that cannot be understood.
@@ -136,87 +254,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "error:", err)
 	return wire.ExitFailed
-}
-
-func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
-	if f.version {
-		fmt.Fprintf(stdout, "drv-thru-relay %s, protocol %s\n", version(), wire.RelayProtocol)
-		return nil
-	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: f.logLevel}))
-
-	var certs *tls.Config
-	switch {
-	case f.limits.HandshakesPerSecond <= 0 || f.limits.Idle <= 0 || f.drain <= 0:
-		return usageError{errors.New("--handshake-rate, --idle-timeout and --drain-timeout have to be above 0")}
-	case (f.tlsCert == "") != (f.tlsKey == ""):
-		return usageError{errors.New("--tls-cert and --tls-key go together")}
-	case f.tlsCert != "":
-		pair, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
-		if err != nil {
-			return fmt.Errorf("load the certificate: %w", err)
-		}
-		certs = &tls.Config{
-			Certificates: []tls.Certificate{pair},
-			MinVersion:   tls.VersionTLS12,
-			NextProtos:   []string{"http/1.1"},
-		}
-		if len(f.hosts) == 0 {
-			f.hosts = certNames(pair)
-		}
-	}
-	if len(f.hosts) == 0 {
-		log.Warn("without --hostname, another relay could register here with what builders sent to it")
-	}
-
-	l, err := net.Listen("tcp", f.listen)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	scheme := "http"
-	if certs != nil {
-		scheme = "https"
-		l = tls.NewListener(l, certs)
-	}
-	s := relay.New(relay.Config{Hosts: f.hosts, Limits: f.limits, Log: log, LogAddresses: f.logAddresses})
-	failed := make(chan error, 1)
-	go func() { failed <- s.Serve(l) }()
-	fmt.Fprintf(stdout, "relay ready at %s://%s\n", scheme, l.Addr())
-
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serve: %w", err)
-	case <-ctx.Done():
-	}
-	stop() // the next signal kills
-	log.Info("shutting down", slog.Int("circuits", s.Stats().Circuits))
-	drain, cancel := context.WithTimeout(context.Background(), f.drain)
-	defer cancel()
-	if err := s.Shutdown(drain); err != nil {
-		log.Info("open circuits were cut")
-	}
-	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve: %w", err)
-	}
-	return nil
-}
-
-// certNames returns the names of a certificate, none if it has a wildcard:
-// then it does not tell what the relay is called.
-func certNames(pair tls.Certificate) []string {
-	var names []string
-	for _, n := range pair.Leaf.DNSNames {
-		if strings.HasPrefix(n, "*") {
-			return nil
-		}
-		names = append(names, n)
-	}
-	for _, ip := range pair.Leaf.IPAddresses {
-		names = append(names, net.JoinHostPort(ip.String(), "443"))
-	}
-	return names
 }
 
 // flagPrinted reports whether the flag package has told the user of err.

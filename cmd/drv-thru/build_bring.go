@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/client"
@@ -21,6 +22,10 @@ const maxImports = 10
 // answers but never sends a whole path must not keep its client for long.
 const maxFruitless = 3
 
+// flushTime bounds how long a build that is done waits until the chunks of its
+// outputs are kept.
+const flushTime = 5 * time.Second
+
 // incoming is a build's outputs on their way into the local store.
 type incoming struct {
 	*buildRun
@@ -32,6 +37,7 @@ type incoming struct {
 	wanted  []nix.Path
 	sum     *summary
 
+	chunks  *chunkCache
 	closure wire.Closure
 	infos   []nix.PathInfo // same indexes as closure's narinfos
 	lacking int            // paths that were not here when the last attempt began
@@ -39,6 +45,8 @@ type incoming struct {
 
 // bring brings the outputs into the local store.
 func (in *incoming) bring(ctx context.Context) (err error) {
+	in.chunks = in.app.openChunks(in.cacheSize, in.view.Note)
+	defer in.chunks.close()
 	way, err := in.open()
 	if err != nil {
 		return err
@@ -131,6 +139,7 @@ func (in *incoming) check(ctx context.Context) error {
 type passage struct {
 	*exposure
 	importer *importer
+	fetcher  *cache.ChunkFetcher
 	progress *importProgress
 }
 
@@ -138,24 +147,32 @@ type passage struct {
 func (in *incoming) open() (*passage, error) {
 	p := &passage{
 		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set},
-		progress: newImportProgress(in.view),
 	}
 	if in.trusted {
 		p.importer.trustKey = in.signingKey
 	}
 	api := in.session.API
+	p.fetcher = cache.NewChunkFetcher(cache.ChunkConfig{
+		Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/"),
+		Store: in.chunks.store, Seeds: in.chunks.seeds, Warn: in.view.Note, Now: time.Now,
+	})
+	p.progress = newImportProgress(in.view, p.fetcher.Received)
 	view, err := cache.NewView(nil, cache.ViewConfig{
-		Fetcher:      &cache.HTTPFetcher{Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/")},
+		Fetcher:      p.fetcher,
 		SigningKey:   in.signingKey,
 		Realisations: in.realisations(),
 		Progress:     p.progress.piece,
 	})
 	if err != nil {
+		_ = p.fetcher.Close()
 		return nil, fmt.Errorf("the builder's answer about its outputs: %w", err)
 	}
 	p.exposure = p.importer.start(view)
 	return p, nil
 }
+
+// close takes the View away from Nix and ends all fetching.
+func (p *passage) close() error { return errors.Join(p.exposure.close(), p.fetcher.Close()) }
 
 // fetch has the local Nix import what is missing.
 func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Missing) error {
@@ -172,7 +189,8 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 	if err := way.view.Add(texts); err != nil {
 		return fmt.Errorf("the builder's answer about its outputs: %w", err)
 	}
-	defer func() { in.sum.received += way.view.Stats().Fetched }()
+	before := way.fetcher.Received()
+	defer func() { in.sum.received += way.fetcher.Received() - before }()
 	in.view.Phase("importing")
 	way.progress.begin(len(paths), missing.Bytes)
 	way.view.RunAhead(paths)
@@ -181,6 +199,9 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 	}
 	way.progress.end()
 	in.log.Debug("imported")
+	flush, cancel := context.WithTimeout(ctx, flushTime)
+	defer cancel()
+	way.fetcher.Flush(flush)
 	return nil
 }
 

@@ -11,14 +11,16 @@ import (
 // importProgress adds up what arrives of all NARs.
 type importProgress struct {
 	to client.Observer
+	// received tells how much has come over the wire.
+	received func() uint64
 
 	mu   sync.Mutex
 	nars map[nix.Path]uint64 // bytes so far
 	now  client.Transfer
 }
 
-func newImportProgress(to client.Observer) *importProgress {
-	return &importProgress{to: to, nars: make(map[nix.Path]uint64)}
+func newImportProgress(to client.Observer, received func() uint64) *importProgress {
+	return &importProgress{to: to, received: received, nars: make(map[nix.Path]uint64)}
 }
 
 // begin says what is expected.
@@ -37,6 +39,7 @@ func (i *importProgress) piece(p cache.Progress) {
 		i.now.Done = min(i.now.Done+int64(done-i.nars[p.Path]), i.now.Total)
 		i.nars[p.Path] = done
 	}
+	i.now.Wire = int64(i.received())
 	now := i.now
 	i.mu.Unlock()
 	i.to.Transfer(now)

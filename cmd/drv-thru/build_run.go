@@ -60,6 +60,8 @@ type buildRun struct {
 	store   *localStore
 	targets []target
 	log     *slog.Logger
+	// cacheSize bounds the chunk store.
+	cacheSize int64
 }
 
 // build is the command: flags are read, installables at least one.
@@ -74,6 +76,9 @@ func (a *app) build(ctx context.Context, f *buildFlags, installables []string) e
 		r.log = slog.New(slog.NewTextHandler(&lineWriter{p: p}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	var err error
+	if r.cacheSize, err = a.cacheSize(); err != nil {
+		return err
+	}
 	// A damaged ticket is told before anything else is done.
 	if r.route, err = a.route(f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), p.Line); err != nil {
 		return err

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
@@ -34,14 +37,28 @@ func fakeBuilder() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	decider, err := policies.New(ctx, policies.Config{
+		Policies: map[string]policies.Policy{
+			"half":   {Settings: json.RawMessage(`{"limits":{"max_build_seconds":900}}`)},
+			"strict": {Settings: json.RawMessage(`{"unknown":1}`)},
+			"watch":  {Settings: json.RawMessage(`{"unknown":1}`), Mode: policies.Monitor},
+			"file":   {Module: filepath.Join(filepath.Dir(path), "p.wasm")},
+		},
+		Dir: filepath.Join(filepath.Dir(path), "policies"), Log: slog.New(slog.DiscardHandler), Now: time.Now, Record: db.AddDecision,
+		Wall: time.Minute,
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: admin.NewHandler(admin.Config{
-		Tickets: db, Service: fakeService{}, Builder: key.ID{1}, Relays: []string{"http://relay.example:7411"},
+		Tickets: db, Service: fakeService{}, Policies: decider, Decisions: db, Builder: key.ID{1}, Relays: []string{"http://relay.example:7411"},
 		Describe: func(st *admin.Status) {
 			st.NixVersion, st.SigningKey, st.Systems = "2.34.8", "builder-1:AAAA", []string{"x86_64-linux"}
 			st.Started = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 			st.Relays = []admin.Relay{{URL: "http://relay.example:7411"}}
 		},
-		Now: time.Now, Rand: randomBytes{},
+		Now: time.Now, Rand: new(randomBytes),
 	})}
 	go func() {
 		<-ctx.Done()
@@ -50,13 +67,14 @@ func fakeBuilder() {
 	_ = srv.Serve(l)
 }
 
-// randomBytes are the same each time, so that scripts know the ticket.
-type randomBytes struct{}
+// randomBytes are the same in each process, so that scripts know the tickets.
+type randomBytes struct{ read byte }
 
-func (randomBytes) Read(p []byte) (int, error) {
+func (r *randomBytes) Read(p []byte) (int, error) {
 	for i := range p {
-		p[i] = byte(i)
+		p[i] = byte(i) + r.read
 	}
+	r.read++
 	return len(p), nil
 }
 
@@ -82,5 +100,11 @@ func (fakeService) Cancel(_ context.Context, id wire.BuildID, _ string) error {
 	return wire.Errorf(wire.CodeNotFound, "no build %s", id)
 }
 func (fakeService) CancelTicket(context.Context, ticket.ID) int { return 3 }
-func (fakeService) Pause(bool)                                  {}
-func (fakeService) Drain(bool)                                  {}
+func (fakeService) CollectGarbage(_ context.Context, dryRun bool) ([]builder.Garbage, error) {
+	return []builder.Garbage{
+		{What: builder.GarbageOutputs, Name: "cccccccccccccccccccccccccc", Bytes: 5 << 30},
+		{What: builder.GarbageLog, Name: "cccccccccccccccccccccccccc", Bytes: 3 << 20},
+	}, nil
+}
+func (fakeService) Pause(bool) {}
+func (fakeService) Drain(bool) {}

@@ -11,7 +11,7 @@ import (
 
 // Keys that the NixOS module leaves alone: the socket has its place, and a
 // machine that others build on gets no way around the two refusals.
-var notInNixOS = []string{"admin_socket", "allow_trusted_daemon", "allow_unsandboxed"}
+var notInNixOS = []string{"admin_socket", "allow_trusted_daemon", "allow_unsandboxed", "relay_token_files"}
 
 // nixosConfigs are the configurations that the NixOS module makes, which
 // nixos/tests/configs.json has and e2e compares with the module.

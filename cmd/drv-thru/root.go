@@ -38,8 +38,10 @@ var commands = []func(*app) *ffcli.Command{
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,
+	newPolicyCommand,
 	newStatusCommand,
 	newDoctorCommand,
+	newGCCommand,
 }
 
 // run is the program without its process: it returns the exit code.

@@ -26,6 +26,7 @@ type serveFlags struct {
 	adminSocket        string
 	trustedClients     listFlag
 	relays             listFlag
+	relayTokenFiles    listFlag
 	embeddedRelay      optionalFlag
 	embeddedRelayURLs  listFlag
 	listen             string
@@ -66,6 +67,7 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.adminSocket, "admin-socket", "", "`PATH` of the socket for ticket and status (default DATA-DIR/"+adminSocketName+")")
 	fs.Var(&f.trustedClients, "trusted-client", "`ID` of a client that needs no ticket; repeatable")
 	fs.Var(&f.relays, "relay", "`URL` of a relay to be found at; repeatable")
+	fs.Var(&f.relayTokenFiles, "relay-token-file", "`URL=FILE` with the token that the owner of the relay at URL gave out; repeatable")
 	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
 	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay; repeatable (default: this machine's addresses)")
 	fs.StringVar(&f.listen, "listen", "", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
@@ -132,6 +134,11 @@ func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 		cfg.TrustedClients["client-"+id.Short()] = trustedClient{PublicKey: id}
 	}
 	cfg.Relays = append(cfg.Relays, f.relays...)
+	for _, text := range f.relayTokenFiles {
+		if err := cfg.setRelayToken(text); err != nil {
+			return nil, err
+		}
+	}
 	cfg.EmbeddedRelayURLs = append(cfg.EmbeddedRelayURLs, f.embeddedRelayURLs...)
 	if f.embeddedRelay.given {
 		cfg.EmbeddedRelay = defaultEmbeddedRelay

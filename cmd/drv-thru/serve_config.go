@@ -6,16 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/policy/builtin"
 )
+
+// policyName is what a policy may be called.
+var policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // serveConfig is serve's configuration: the file's, with the flags on top.
 type serveConfig struct {
@@ -26,6 +34,7 @@ type serveConfig struct {
 	RecentBuilds       int                      `json:"recent_builds_limit"`
 	TrustedClients     map[string]trustedClient `json:"trusted_clients"`
 	Relays             []string                 `json:"relays"`
+	RelayTokenFiles    map[string]string        `json:"relay_token_files"` // URL → file
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
 	Listen             string                   `json:"listen"`
@@ -35,12 +44,16 @@ type serveConfig struct {
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
 	MaxOutputBytes     ticket.Size              `json:"max_output_bytes"`
+	MaxIndexBytes      ticket.Size              `json:"max_index_bytes"`
+	MaxLogBytes        ticket.Size              `json:"max_log_bytes"`
 	MinFree            ticket.Size              `json:"min_free"`
 	Cores              int                      `json:"cores"`
 	MaxSilentTime      ticket.Duration          `json:"max_silent_time"`
 	Systems            []string                 `json:"systems"`
 	AllowTrustedDaemon bool                     `json:"allow_trusted_daemon"`
 	AllowUnsandboxed   bool                     `json:"allow_unsandboxed"`
+	// Policies by name; see docs/policies.md.
+	Policies map[string]policies.Policy `json:"policies"`
 }
 
 // trustedClient is a client that needs no ticket.
@@ -49,6 +62,7 @@ type trustedClient struct {
 	MaxBuildTime   *ticket.Duration `json:"max_build_time"`
 	MaxUploadBytes *ticket.Size     `json:"max_upload_bytes"`
 	Cache          string           `json:"cache"`
+	Policy         string           `json:"policy"`
 }
 
 const (
@@ -61,7 +75,10 @@ const (
 )
 
 func defaultServeConfig() serveConfig {
-	return serveConfig{MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree}
+	return serveConfig{
+		MaxConcurrent: 1, RecentBuilds: 20, MinFree: defaultMinFree,
+		MaxIndexBytes: cache.DefaultIndexBytes, MaxLogBytes: builder.DefaultKeepLogs,
+	}
 }
 
 // readConfig reads a configuration file on top of c.
@@ -154,6 +171,14 @@ func (c *serveConfig) check(a *app) error {
 	if _, err := c.direct(); err != nil {
 		return err
 	}
+	for name, p := range c.Policies {
+		if !policyName.MatchString(name) {
+			return usagef("policy %q: a name is letters, digits, - and _", name)
+		}
+		if err := p.Check(); err != nil {
+			return usagef("policy %q: %s", name, err)
+		}
+	}
 	_, err = c.clients()
 	return err
 }
@@ -187,7 +212,7 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		if other, twice := clients[t.PublicKey]; twice {
 			return nil, usagef("trusted clients %q and %q have the same public_key", other.Name, name)
 		}
-		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Limits: ticket.Limits{
+		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Policy: t.Policy, Limits: ticket.Limits{
 			MaxBuildTime: ticket.DefaultMaxBuildTime, MaxUploadBytes: ticket.DefaultMaxUploadBytes,
 		}}
 		if t.MaxBuildTime != nil {
@@ -195,6 +220,9 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		}
 		if t.MaxUploadBytes != nil {
 			tc.Limits.MaxUploadBytes = *t.MaxUploadBytes
+		}
+		if _, known := c.Policies[t.Policy]; !known && t.Policy != "" && t.Policy != builtin.Name {
+			return nil, usagef("trusted client %q: there is no policy %q", name, t.Policy)
 		}
 		switch tc.Cache {
 		case "":
@@ -206,6 +234,15 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		clients[t.PublicKey] = tc
 	}
 	return clients, nil
+}
+
+// unlimited is the number of bytes that a size stands for where "unlimited" means
+// as many as there are.
+func unlimited(s ticket.Size) int64 {
+	if s == 0 {
+		return math.MaxInt64
+	}
+	return int64(s)
 }
 
 // parallelFills is how many store paths are prepared for sending at once: as

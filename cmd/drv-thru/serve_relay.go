@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
-	"time"
 
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
-	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
 )
 
@@ -23,7 +23,6 @@ const defaultEmbeddedRelay = ":7411"
 // loopback listener of its own.
 type embeddedRelay struct {
 	relay   *relay.Server
-	public  *http.Server
 	own     string   // the builder's own URL of it
 	urls    []string // what tickets say
 	address string
@@ -40,38 +39,63 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 		l.Close()
 		return nil, fmt.Errorf("embedded relay: %w", err)
 	}
-	e := &embeddedRelay{
-		relay: relay.New(relay.Config{Log: log}), own: "http://" + private.Addr().String(), address: l.Addr().String(),
+	config := relay.Config{Log: log}
+	// STUN at the relay's own port; without it, direct paths are harder to find.
+	packets, err := net.ListenPacket("udp", l.Addr().String())
+	if err == nil {
+		config.STUN = fmt.Sprintf(":%d", packets.LocalAddr().(*net.UDPAddr).Port)
+	} else {
+		log.Warn("the embedded relay answers no STUN", slog.Any("error", err))
+	}
+	e := &embeddedRelay{relay: relay.New(config), own: "http://" + private.Addr().String(), address: l.Addr().String()}
+	if packets != nil {
+		go func() { _ = e.relay.ServeSTUN(packets.(*net.UDPConn)) }()
 	}
 	if e.urls = cfg.EmbeddedRelayURLs; len(e.urls) == 0 {
 		if e.urls, err = reachableURLs(l.Addr()); err != nil {
 			return nil, errors.Join(err, l.Close(), private.Close())
 		}
 	}
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	e.public = &http.Server{
-		Handler:           clientsOnly(e.relay),
-		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
-	}
 	go func() { failed(e.relay.Serve(private)) }()
-	go func() { failed(e.public.Serve(l)) }()
+	go func() { failed(e.relay.ServeClients(l)) }()
 	return e, nil
 }
 
-// clientsOnly keeps other builders out.
-func clientsOnly(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == wire.RouteRelayListen || strings.HasPrefix(r.URL.Path, "/v1/accept/") {
-			wire.WriteError(w, wire.Errorf(wire.CodeNotFound, "this relay serves one builder only"))
-			return
+// setRelayToken takes a --relay-token-file.
+func (c *serveConfig) setRelayToken(text string) error {
+	at := strings.LastIndexByte(text, '=')
+	if at < 1 || at == len(text)-1 {
+		return usagef("--relay-token-file %s: want URL=FILE", text)
+	}
+	if c.RelayTokenFiles == nil {
+		c.RelayTokenFiles = make(map[string]string)
+	}
+	c.RelayTokenFiles[text[:at]] = text[at+1:]
+	return nil
+}
+
+// relayToken reads the tokens of relays that let in only builders they know.
+// Each goes to its own relay alone.
+func (c *serveConfig) relayToken() (func(relay string) string, error) {
+	tokens := make(map[string]string)
+	for text, path := range c.RelayTokenFiles {
+		relay, err := link.RelayURL(text)
+		if err != nil {
+			return nil, usagef("relay_token_files: %s", err)
 		}
-		h.ServeHTTP(w, r)
-	})
+		if !slices.ContainsFunc(c.Relays, func(r string) bool {
+			u, err := link.RelayURL(r)
+			return err == nil && u == relay
+		}) {
+			return nil, usagef("there is a token for %s, which is none of the relays", relay)
+		}
+		token, err := key.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("token of relay %s: %w", relay, err)
+		}
+		tokens[relay] = strings.TrimSpace(string(token))
+	}
+	return func(relay string) string { return tokens[relay] }, nil
 }
 
 // reachableURLs lists the addresses at which others may reach the listener.

@@ -16,9 +16,11 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/builder/nixstore"
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -75,7 +77,14 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	svc, err := newService(ctx, cfg, identity.ID(), signing, db, store, settings, info, log)
+	decider, err := policies.New(ctx, policies.Config{
+		Policies: cfg.Policies, Dir: filepath.Join(cfg.DataDir, "policies"), Log: log, Now: time.Now, Record: db.AddDecision,
+	})
+	if err != nil {
+		return err
+	}
+	defer decider.Close()
+	svc, err := newService(ctx, cfg, identity.ID(), signing, db, decider, store, settings, info, log)
 	if err != nil {
 		return err
 	}
@@ -94,8 +103,12 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		defer embedded.stop()
 		relays, tickets = append(relays, embedded.own), append(tickets, embedded.urls...)
 	}
+	token, err := cfg.relayToken()
+	if err != nil {
+		return err
+	}
 	circuits, err := link.Listen(link.ListenConfig{
-		Identity: identity, Relays: relays, Log: log,
+		Identity: identity, Relays: relays, Token: token, Log: log,
 		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
 	})
 	if err != nil {
@@ -117,7 +130,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 	adminServer := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: admin.NewHandler(admin.Config{
-			Tickets: db, Service: svc, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
+			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
 			Addresses: paths.addresses,
 			Describe: func(st *admin.Status) {
 				st.Software, st.NixVersion, st.Systems, st.Started = softwareName(), info.NixVersion, settings.systems, started
@@ -153,7 +166,6 @@ func (e *embeddedRelay) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
 	defer cancel()
 	_ = e.relay.Shutdown(ctx) // what is left was cut
-	_ = e.public.Close()
 }
 
 // announce prints who and where the builder is, once a relay knows it.
@@ -215,7 +227,8 @@ func signingKey(dir string, id key.ID) (nix.SecretKey, error) {
 	return secret, nil
 }
 
-func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.SecretKey, db *state.DB, store *nixstore.Store,
+func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.SecretKey, db *state.DB,
+	decider builder.Policy, store *nixstore.Store,
 	settings *nixSettings, info daemon.Info, log *slog.Logger,
 ) (*builder.Service, error) {
 	clients, err := cfg.clients()
@@ -231,12 +244,19 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 		cores = settings.cores
 	}
 	builds := filepath.Join(cfg.DataDir, "builds")
+	index, err := cache.OpenIndex(cache.IndexConfig{
+		Dir: filepath.Join(cfg.DataDir, "index"), MaxBytes: unlimited(cfg.MaxIndexBytes), Now: time.Now, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	return builder.New(ctx, builder.Config{
 		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
-		Store: store, Records: db, Dir: builds, Now: time.Now, Log: log,
+		Store: store, Records: db, Policy: decider, Dir: builds, Now: time.Now, Log: log,
 		FreeDisk: func() (uint64, error) { return freeDisk(nix.StoreDir, builds) },
 		Slots:    cfg.MaxConcurrent, Systems: systems, Features: settings.features,
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
+		Index: index, KeepLogs: unlimited(cfg.MaxLogBytes),
 		KeepOutputs: cfg.KeepOutputs.Std(), ReattachGrace: cfg.ReattachGrace.Std(), MaxSilentTime: cfg.MaxSilentTime.Std(),
 		MaxOutputBytes: cfg.MaxOutputBytes, MinFree: uint64(cfg.MinFree), Cores: cores, RecentBuilds: cfg.RecentBuilds,
 		ParallelFills: cfg.parallelFills(),

@@ -85,7 +85,10 @@ func (a *app) printStatus(st *admin.Status, now time.Time) error {
 	if err := a.printBuilds("active", st.Active, now); err != nil {
 		return err
 	}
-	return a.printBuilds("recent", st.Recent, now)
+	if err := a.printBuilds("recent", st.Recent, now); err != nil {
+		return err
+	}
+	return a.printDecisions("denied by policies", st.Denials, now)
 }
 
 func (a *app) printBuilds(title string, builds []builder.BuildStatus, now time.Time) error {

@@ -3,15 +3,23 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/policy"
 )
 
 type ticketCreateFlags struct {
@@ -26,6 +34,8 @@ type ticketCreateFlags struct {
 	noFixedOutput bool
 	bind          string
 	direct        bool
+	policy        string
+	settings      string
 }
 
 func newTicketCreateCommand(a *app) *ffcli.Command {
@@ -44,6 +54,8 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	fs.BoolVar(&f.noFixedOutput, "no-fixed-output", false, "build no fixed-output derivations: they have the network of this machine")
 	fs.StringVar(&f.bind, "bind-client", "", "endpoint `ID` of the only client that may use it (see: drv-thru key show)")
 	fs.BoolVar(&f.direct, "direct", false, "put this machine's own addresses into it instead of relays")
+	fs.StringVar(&f.policy, "policy", "", "`NAME` of a policy of the builder's configuration, or a FILE.wasm (default: the built-in one)")
+	fs.StringVar(&f.settings, "policy-settings", "", "`JSON` that the policy is given instead of the configuration's, or @FILE")
 	return &ffcli.Command{
 		Name:       "create",
 		ShortUsage: "drv-thru ticket create [flags]",
@@ -79,11 +91,20 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 		}
 		n.Bind = id
 	}
+	var err error
+	if n.Policy, err = readPolicyChoice(f.policy, f.settings); err != nil {
+		return err
+	}
 	client, err := a.admin(&f.adminFlags)
 	if err != nil {
 		return err
 	}
 	t, err := client.CreateTicket(ctx, n)
+	if denied := (*wire.Error)(nil); f.json && errors.As(err, &denied) {
+		return errors.Join(err, json.NewEncoder(a.stdout).Encode(struct {
+			Error *wire.Error `json:"error"`
+		}{denied}))
+	}
 	if err != nil {
 		return err
 	}
@@ -95,6 +116,69 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 	}
 	fmt.Fprintf(a.stderr, "ticket %s (%s): %s, %s\n", t.ID, t.Name, usesText(t.Ticket), expiresText(t.Ticket, time.Now()))
 	return nil
+}
+
+// readPolicyChoice reads --policy and --policy-settings.
+func readPolicyChoice(name, settings string) (c policies.Choice, err error) {
+	c.Name = name
+	if strings.HasSuffix(name, ".wasm") || strings.ContainsRune(name, filepath.Separator) {
+		if c.Module, err = readModule(name); err != nil {
+			return c, err
+		}
+		c.Name = strings.TrimSuffix(filepath.Base(name), ".wasm")
+	}
+	if settings == "" {
+		return c, nil
+	}
+	c.Settings, err = readSettings(settings)
+	return c, err
+}
+
+// readSettings reads JSON, or the file after an @.
+func readSettings(text string) (json.RawMessage, error) {
+	data := []byte(text)
+	if path, ok := strings.CutPrefix(text, "@"); ok {
+		var err error
+		if data, err = readBounded(path, policy.MaxSettings); err != nil {
+			return nil, fmt.Errorf("read settings: %w", err)
+		}
+	}
+	if err := policy.CheckSettings(data); err != nil {
+		return nil, &hintError{err, "settings are one JSON value, such as: '{\"ticket\":{\"builds_hour\":3}}'"}
+	}
+	return data, nil
+}
+
+// readModule reads a policy's module.
+func readModule(path string) ([]byte, error) {
+	module, err := policy.ReadModule(os.DirFS(filepath.Dir(path)), filepath.Base(path))
+	if err != nil {
+		return nil, policyError(err)
+	}
+	return module, nil
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return data, err
+}
+
+// policyError shows everything to the owner.
+func policyError(err error) error {
+	var e *policy.Error
+	if errors.As(err, &e) {
+		return &hintError{errors.New(e.Owner()), ""}
+	}
+	return err
 }
 
 func usesText(t admin.Ticket) string {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 )
 
 func newTicketListCommand(a *app) *ffcli.Command {
@@ -36,15 +38,23 @@ func newTicketListCommand(a *app) *ffcli.Command {
 				return json.NewEncoder(a.stdout).Encode(tickets)
 			}
 			now := time.Now()
-			rows := [][]string{{"ID", "NAME", "STATE", "USES", "EXPIRES"}}
+			rows := [][]string{{"ID", "NAME", "STATE", "USES", "EXPIRES", "POLICY"}}
 			for _, t := range tickets {
 				uses := fmt.Sprintf("%d/%d", t.Used, t.MaxUses)
 				if t.MaxUses == 0 {
 					uses = fmt.Sprintf("%d/unlimited", t.Used)
 				}
-				rows = append(rows, []string{t.ID.String(), t.Name, t.State, uses, cmp.Or(when(t.Expires, now), "never")})
+				rows = append(rows, []string{t.ID.String(), t.Name, t.State, uses, cmp.Or(when(t.Expires, now), "never"), policyText(t.Policy)})
 			}
 			return table(a.stdout, rows...)
 		},
 	}
+}
+
+// policyText is a policy's name with the beginning of its module's hash.
+func policyText(p admin.TicketPolicy) string {
+	if p.Hash == "" {
+		return p.Name
+	}
+	return p.Name + " " + p.Hash[:min(8, len(p.Hash))]
 }

@@ -160,6 +160,9 @@ func (s *Service) newBuild(c *caller, id wire.BuildID, req *wire.BuildRequest, c
 // admitOrForget admits the build, which is registered already, or puts back
 // what was there.
 func (s *Service) admitOrForget(ctx context.Context, c *caller, b, old *build, req *wire.BuildRequest) (*build, error) {
+	if old != nil {
+		b.revived = old.record().Limits
+	}
 	err := s.admit(ctx, c, b, req)
 	if err == nil || b.record().State.Ended() {
 		// An error that struck after the use was spent is the build's result.
@@ -205,15 +208,8 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 			return err
 		}
 	}
-	if b.limits, err = s.askPolicy(ctx, c, b, cl, bytes, req); err != nil {
-		return err
-	}
-	if len(wanted) == 0 {
-		if err := s.askToStart(ctx, b, planned); err != nil {
-			return err
-		}
-	}
-	if err := s.record(ctx, b); err != nil {
+	b.policyRequest = newPolicyRequest(c, b, cl, bytes, req)
+	if err := s.decideAndRecord(ctx, b, cl, wanted, planned); err != nil {
 		return err
 	}
 	// From here on the use is spent, so nothing that can be retried may fail.
@@ -278,24 +274,6 @@ func uploadsAtLeast(cl *closure, wanted []int) (bytes uint64) {
 
 func uploadLimit(bytes uint64, most ticket.Size) error {
 	return wire.Errorf(wire.CodeUploadLimit, "%d bytes would be sent, %s are allowed", bytes, most)
-}
-
-func (s *Service) askPolicy(ctx context.Context, c *caller, b *build, cl *closure, upload uint64, req *wire.BuildRequest) (ticket.Limits, error) {
-	if s.cfg.Policy == nil {
-		return b.limits, nil
-	}
-	b.policyRequest = PolicyRequest{
-		Client: c.client, ClientName: b.rec.ClientName, Ticket: c.ticket, Limits: b.limits, Roots: req.Roots,
-		Rebuild: req.Mode == wire.ModeCheck, ClosurePaths: len(cl.infos), UploadBytes: upload,
-	}
-	return s.cfg.Policy.Admit(ctx, b.policyRequest)
-}
-
-func (s *Service) askToStart(ctx context.Context, b *build, planned []Planned) error {
-	if s.cfg.Policy == nil {
-		return nil
-	}
-	return s.cfg.Policy.Start(ctx, b.policyRequest, planned)
 }
 
 func (s *Service) record(ctx context.Context, b *build) error {

@@ -47,19 +47,27 @@ type build struct {
 	toAdd   int    // inputs that are not in the store yet
 	sent    uint64 // NAR bytes of inputs that were accepted
 	upload  *upload
+	// intakes are the large inputs that are on their way.
+	intakes map[int]*intake
+	inVain  uint64  // bytes of chunks that were sent but not needed
 	session Session // holds temporary roots until the links do
 	// policyRequest is kept for the second question.
-	policyRequest PolicyRequest
+	policyRequest *PolicyRequest
+	// revived are the limits of a build that was admitted before the builder
+	// restarted; nil for any other.
+	revived *ticket.Limits
 
 	readers int         // event streams
 	away    *time.Timer // runs while there are none
 	arrived *time.Timer
 }
 
-// upload is a running inputs request.
+// upload is a running request that adds inputs.
 type upload struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{}
+	// reads tells that it may hang on its client, so that a newer one ends it.
+	reads bool
 }
 
 var errNoBuild = wire.Errorf(wire.CodeNotFound, "no such build")

@@ -222,37 +222,6 @@ func (s *Service) servedNar(ctx context.Context, hash nix.Hash) (*nix.PathInfo, 
 	return nil, nil
 }
 
-func (s *Service) getNar(w http.ResponseWriter, r *http.Request, c *caller) error {
-	info, err := s.reader(r.Context(), c).nar(r.PathValue("narhash"))
-	if err != nil {
-		return err
-	}
-	if info == nil {
-		return errNoPath
-	}
-	return cacheError(s.cache.ServeNar(w, r, *info))
-}
-
-func (s *Service) postNars(w http.ResponseWriter, r *http.Request, c *caller) error {
-	var req wire.NarsRequest
-	if err := s.readJSON(w, r, c, &req, 4*wire.MaxDocument); err != nil {
-		return err
-	}
-	if len(req.Nars) > wire.MaxNarsRequest {
-		return wire.Errorf(wire.CodeTooLarge, "%d NARs; at most %d", len(req.Nars), wire.MaxNarsRequest)
-	}
-	items := make([]cache.NarItem, len(req.Nars))
-	reader := s.reader(r.Context(), c)
-	for i, n := range req.Nars {
-		info, err := reader.nar(n.NarHash)
-		if err != nil {
-			return err
-		}
-		items[i] = cache.NarItem{Info: info, Offset: n.Offset}
-	}
-	return cacheError(s.cache.ServeNars(r.Context(), w, items))
-}
-
 func cacheError(err error) error {
 	if errors.Is(err, cache.ErrAborted) {
 		return brokenOff(err)

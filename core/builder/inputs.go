@@ -23,7 +23,7 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
-	ctx, done, err := b.beginUpload(r.Context())
+	ctx, done, err := b.beginUpload(r.Context(), true)
 	if err != nil {
 		return err
 	}
@@ -49,12 +49,13 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 
 var errNewerUpload = wire.Errorf(wire.CodeConflict, "another upload of this build has begun")
 
-// beginUpload makes this the build's only upload: an older one, which may hang
-// on a dead connection, is ended first.
-func (b *build) beginUpload(parent context.Context) (context.Context, func(), error) {
+// beginUpload makes this the build's only request that adds inputs. An older one
+// that reads from its client, and so may hang on a dead connection, is ended
+// first; another is waited for.
+func (b *build) beginUpload(parent context.Context, reads bool) (context.Context, func(), error) {
 	ctx, cancel := context.WithCancelCause(parent)
 	stop := context.AfterFunc(b.ctx, func() { cancel(context.Cause(b.ctx)) })
-	mine := &upload{cancel: cancel, done: make(chan struct{})}
+	mine := &upload{cancel: cancel, done: make(chan struct{}), reads: reads}
 	for {
 		b.mu.Lock()
 		if b.rec.State.Ended() {
@@ -75,7 +76,9 @@ func (b *build) beginUpload(parent context.Context) (context.Context, func(), er
 			break
 		}
 		b.mu.Unlock()
-		older.cancel(errNewerUpload)
+		if older.reads {
+			older.cancel(errNewerUpload)
+		}
 		select {
 		case <-older.done:
 		case <-ctx.Done():

@@ -79,7 +79,7 @@ func withSource(src bt.Object) []bt.Object {
 
 func TestHostileUploads(t *testing.T) {
 	honest := bt.Source("src", strings.Repeat("honest", 100))
-	large := bt.Source("src", strings.Repeat("honest", 1<<18)) // streams
+	large := bt.Source("src", strings.Repeat("large!", 50_000))
 	spoiled := func(o bt.Object, at int) []byte {
 		b := slices.Clone(o.Nar)
 		b[at] ^= 1
@@ -96,8 +96,6 @@ func TestHostileUploads(t *testing.T) {
 		code   wire.Code
 	}{
 		{"contents differ", honest, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, spoiled(honest, 120))} }, wire.CodeInputHash},
-		{"contents differ, large", large, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, spoiled(large, len(large.Nar)/2))} }, wire.CodeInputHash},
-		{"last byte differs, large", large, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, spoiled(large, len(large.Nar)-1))} }, wire.CodeInputNar},
 		{"magic", honest, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, spoiled(honest, 9))} }, wire.CodeInputNar},
 		{"not asked", honest, func(bt.Object) [][]byte { return [][]byte{bt.Frame(7, honest.Nar)} }, wire.CodeInputUnasked},
 		{"asked once", honest, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, honest.Nar), bt.Frame(0, honest.Nar)} }, wire.CodeInputUnasked},
@@ -106,7 +104,6 @@ func TestHostileUploads(t *testing.T) {
 			return [][]byte{bt.Frame(1, withSource(honest)[1].Nar), bt.Frame(0, honest.Nar)}
 		}, wire.CodeInputReferences},
 		{"breaks off", honest, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, honest.Nar)[:200]} }, wire.CodeBadRequest},
-		{"breaks off, large", large, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, large.Nar)[:1<<20]} }, wire.CodeBadRequest},
 		{"breaks off in a head", honest, func(bt.Object) [][]byte { return [][]byte{{0, 0, 0}} }, wire.CodeBadRequest},
 		{"stated size lies", lied(honest, func(i *nix.PathInfo) { i.NarSize += 8 }), func(bt.Object) [][]byte {
 			return [][]byte{bt.Frame(0, append(slices.Clone(honest.Nar), make([]byte, 8)...))}
@@ -118,6 +115,7 @@ func TestHostileUploads(t *testing.T) {
 		{"twice", claim(dirNar("a", "a")), nil, wire.CodeInputNar},
 		{"unsorted", claim(dirNar("b", "a")), nil, wire.CodeInputNar},
 		{"deep", claim(deepNar(10_000)), nil, wire.CodeInputNar},
+		{"large", large, func(bt.Object) [][]byte { return [][]byte{bt.Frame(0, large.Nar)} }, wire.CodeInputSize},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := start(t)
@@ -127,11 +125,11 @@ func TestHostileUploads(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			frames := [][]byte{bt.Frame(0, tt.src.Nar)}
 			if tt.frames != nil {
-				frames = tt.frames(tt.src)
+				_, err = c.Send(b.ID, tt.frames(tt.src)...)
+			} else {
+				_, err = c.SendWanted(b, objects...)
 			}
-			_, err = c.Send(b.ID, frames...)
 			wantCode(t, err, tt.code)
 			if tt.code != wire.CodeInputUnasked && e.store.Has(tt.src.Info.Path) {
 				t.Error("it is in the store")

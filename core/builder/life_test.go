@@ -382,34 +382,6 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-func TestRetention(t *testing.T) {
-	e := start(t, func(c *builder.Config) { c.RecentBuilds = 1; c.KeepOutputs = time.Hour })
-	c := e.holder(1)
-	for id := range uint32(3) {
-		if r := e.build(c, id, small("x")...); r.Error != nil {
-			t.Fatal(r.Error)
-		}
-		e.advance(time.Minute)
-	}
-	e.advance(time.Hour)
-	e.stop()
-	e.run() // looks for old builds at its start
-	c.Server = e.server
-	eventually(t, "old builds go", func() bool {
-		_, err0 := c.Get(bt.ID(0))
-		_, err1 := c.Get(bt.ID(1))
-		entries, err := os.ReadDir(e.cfg.Dir)
-		return err == nil && len(entries) == 0 && wire.CodeOf(err0) == wire.CodeNotFound && wire.CodeOf(err1) == wire.CodeNotFound
-	})
-	if b, err := c.Get(bt.ID(2)); err != nil || b.State != wire.StateBuilt {
-		t.Errorf("the newest: %+v, %v", b, err)
-	}
-	_, err := c.Events(bt.ID(2), 1)
-	wantCode(t, err, wire.CodeNotFound)
-	_, err = c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(2)), nil)
-	wantCode(t, err, wire.CodeNotFound)
-}
-
 func TestLimitsOnWhatIsBuilt(t *testing.T) {
 	object := func(d bt.Drv) bt.Object {
 		o, _ := bt.Derivation(d)
@@ -557,16 +529,18 @@ func TestTrustedClients(t *testing.T) {
 	}
 	other := bt.Source("other", "not of that build")
 	e.store.Add(other)
-	narInfo, narURL := "/v1/cache/narinfo/"+other.Info.Path.Hash(), "/v1/cache/nar/"+other.Info.NarHash.Nix32()
+	narInfo, hash := "/v1/cache/narinfo/"+other.Info.Path.Hash(), other.Info.NarHash.Nix32()
+	nars := map[string]int64{hash: int64(other.Info.NarSize)}
 	_, err := mine.Do(http.MethodGet, narInfo, nil)
 	wantCode(t, err, wire.CodeNotFound)
 	all := &bt.Client{Server: e.server, ID: key.ID{71}}
 	fetch(t, all, http.MethodGet, narInfo, nil)
-	if got := fetch(t, all, http.MethodGet, narURL, nil); string(got) != string(other.Nar) {
+	if m := manifestsOf(t, all, nars)[hash]; m == nil || string(narOf(t, all, hash, m)) != string(other.Nar) {
 		t.Error("another NAR")
 	}
-	_, err = mine.Do(http.MethodGet, narURL, nil)
-	wantCode(t, err, wire.CodeNotFound)
+	if m := manifestsOf(t, mine, nars)[hash]; m != nil {
+		t.Error("a client reads what is not of its builds")
+	}
 	e.svc.SetClients(nil)
 	_, err = mine.Do(http.MethodGet, "/v1/info", nil)
 	wantCode(t, err, wire.CodeNoCredentials)
@@ -614,26 +588,22 @@ func TestDiskIsPromisedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r, w := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		_, err := a.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(0))+"/inputs", r)
-		done <- err
-	}()
-	frame := bt.Frame(0, src.Nar)
-	if _, err := w.Write(frame[:1<<20]); err != nil {
+	cut := bt.Cut(src)
+	missing, err := a.PutManifest(bt.ID(0), 0, cut.Manifest)
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err := b.Send(bt.ID(1), frame)
+	_, err = b.PutManifest(bt.ID(1), 0, cut.Manifest)
 	wantCode(t, err, wire.CodeDisk)
-	if _, err := w.Write(frame[1<<20:]); err != nil {
+	for _, body := range cut.Requests(missing) {
+		if err := a.PutChunks(bt.ID(0), 0, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.Finish(bt.ID(0), 0); err != nil {
 		t.Fatal(err)
 	}
-	w.Close()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Send(bt.ID(1), frame); err != nil {
+	if _, _, err := b.SendLarge(bt.ID(1), 0, src); err != nil {
 		t.Error(err)
 	}
 }

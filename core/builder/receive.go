@@ -79,10 +79,17 @@ func (rx *receiver) frame(i int, size uint64) error {
 		return err
 	}
 	rx.last = i
-	if info.Path.IsDrv() && size > maxDerivation {
+	switch {
+	case isChunked(&info):
+		return wire.Errorf(wire.CodeInputSize, "%s has %d bytes; from %d on an input comes in chunks", info.Path, size, wire.ChunkedInput)
+	case info.Path.IsDrv() && size > maxDerivation:
 		return wire.Errorf(wire.CodeInputDerivation, "%s has %d bytes; at most %d", info.Path, size, maxDerivation)
 	}
-	return rx.take(i, info)
+	held, err := rx.hold(info)
+	if err != nil {
+		return err
+	}
+	return rx.take(i, info, held, rx.body)
 }
 
 // expect checks a frame's head against what was asked for.
@@ -115,16 +122,15 @@ func (rx *receiver) expect(i int, size uint64) (nix.PathInfo, error) {
 // take verifies a NAR and puts it into the batch. No byte of it reaches the
 // daemon before all of it was found good: Nix unpacks to the final place and
 // leaves it there when the NAR then turns out to be bad.
-func (rx *receiver) take(i int, info nix.PathInfo) error {
+//
+// The NAR comes from a reader, which may be where it is held already.
+func (rx *receiver) take(i int, info nix.PathInfo, held *holding, from io.Reader) error {
 	v, err := newVerifier(info)
 	if err != nil {
+		_ = held.Close() // nothing of it is needed any more
 		return inputError(info.Path, err)
 	}
-	held, err := rx.hold(info)
-	if err != nil {
-		return err
-	}
-	err = rx.verify(v, held, info)
+	err = verify(v, held, from, info)
 	if err == nil && info.Path.IsDrv() {
 		err = rx.derivation(info, v.Contents())
 	}
@@ -141,15 +147,22 @@ func (rx *receiver) take(i int, info nix.PathInfo) error {
 	return nil
 }
 
-// verify moves a NAR from the request to where it is held.
-func (rx *receiver) verify(v *nix.CAVerifier, held *holding, info nix.PathInfo) error {
+// verify moves a NAR from the request to where it is held, if it is not yet.
+func verify(v *nix.CAVerifier, held *holding, from io.Reader, info nix.PathInfo) error {
+	there := from == io.Reader(held)
 	buf := verifyBuffers.Get().(*[verifyBuffer]byte)
 	defer verifyBuffers.Put(buf)
 	for left := info.NarSize; left > 0; {
-		n, err := io.ReadFull(rx.body, buf[:min(left, verifyBuffer)])
+		n, err := io.ReadFull(from, buf[:min(left, verifyBuffer)])
 		left -= uint64(n)
 		if _, verr := v.Write(buf[:n]); verr != nil {
 			return inputError(info.Path, verr)
+		}
+		if there {
+			if err != nil {
+				return fmt.Errorf("hold %s: %w", info.Path, err)
+			}
+			continue
 		}
 		if err != nil {
 			return readFailed(err)

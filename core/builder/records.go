@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -35,8 +36,38 @@ type Records interface {
 	UpdateBuild(ctx context.Context, b BuildRecord) error
 	// Builds returns every record, oldest first.
 	Builds(ctx context.Context) ([]BuildRecord, error)
-	// DeleteBuild forgets a build.
+	// DeleteBuild forgets a build. What it used stays counted.
 	DeleteBuild(ctx context.Context, id wire.BuildID) error
+	// Usage returns what was used until now, in one consistent read.
+	Usage(ctx context.Context, q UsageQuery) (Usages, error)
+}
+
+// UsageQuery names whose usage is asked for.
+type UsageQuery struct {
+	Ticket ticket.ID // zero for a trusted client
+	Name   string    // of the ticket
+	Client key.ID
+	Now    time.Time
+	// Except is a build under way that does not count.
+	Except wire.BuildID
+}
+
+// Usages is what was used by a ticket, by all tickets of its name, and by a
+// client with whatever ticket. Those of no ticket are zero.
+type Usages struct {
+	Ticket, Name, Client Usage
+}
+
+// Usage is what the builds of a ticket or client have used. An interrupted
+// build that is revived counts once.
+type Usage struct {
+	Builds      int64 // ever admitted
+	BuildsHour  int64 // of them, in the last hour
+	BuildsDay   int64 // and day
+	Active      int64 // not ended
+	UploadBytes uint64
+	OutputBytes uint64
+	BuildTime   time.Duration
 }
 
 // TicketRecord is what a builder knows of a ticket that it made.
@@ -55,6 +86,21 @@ type TicketRecord struct {
 	Bind key.ID
 	// Revoked is zero while it is not.
 	Revoked time.Time
+	// Policy is what decides on its builds; zero is the builder's default.
+	Policy TicketPolicy
+}
+
+// TicketPolicy is the policy that a ticket was made with.
+type TicketPolicy struct {
+	Name string `json:"name,omitempty"`
+	// Hash is the BLAKE3 of the only module that may decide, in hexadecimal.
+	// Empty is the module that is part of the program.
+	Hash string `json:"hash,omitempty"`
+	// Kept tells that the module came with the ticket rather than from the
+	// configuration.
+	Kept bool `json:"kept,omitempty"`
+	// Settings replace those of the configuration, unless empty.
+	Settings json.RawMessage `json:"settings,omitempty"`
 }
 
 // UsesLeft returns -1 for unlimited.
@@ -112,4 +158,9 @@ type BuildRecord struct {
 	Started time.Time
 	Ended   time.Time
 	Result  *wire.Result
+	// Limits are what admission decided; nil in records of versions that did
+	// not keep them.
+	Limits *ticket.Limits
+	// OutputBytes is the sum of the NAR sizes of the outputs asked for.
+	OutputBytes uint64
 }

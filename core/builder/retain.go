@@ -4,19 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
-	"net/http"
-
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// retainEvery is how often the builds whose time is over are looked for.
-const retainEvery = time.Minute
+const (
+	// retainEvery is how often the builds whose time is over are looked for.
+	retainEvery = time.Minute
+	// sweepEvery is how often the index is asked for paths that were collected.
+	sweepEvery = time.Hour
+)
 
 // recover takes over what an earlier process left: its records, with those under
 // way marked as interrupted, and no directory without a record.
@@ -36,16 +39,8 @@ func (s *Service) recover(ctx context.Context) error {
 		}
 		s.builds[rec.ID] = s.pastBuild(rec)
 	}
-	entries, err := os.ReadDir(s.cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("read builds directory: %w", err)
-	}
-	for _, e := range entries {
-		if s.builds[wire.BuildID(e.Name())] == nil {
-			if err := os.RemoveAll(filepath.Join(s.cfg.Dir, e.Name())); err != nil {
-				return fmt.Errorf("remove what an earlier run left: %w", err)
-			}
-		}
+	if _, err := s.leftOver(false); err != nil {
+		return fmt.Errorf("remove what an earlier run left: %w", err)
 	}
 	return nil
 }
@@ -62,14 +57,23 @@ func (s *Service) pastBuild(rec BuildRecord) *build {
 	return b
 }
 
-// retain removes the builds whose time is over, now and every minute.
+// retain removes what has had its time, now and every minute.
 func (s *Service) retain() {
 	defer s.wg.Done()
 	tick := time.NewTicker(retainEvery)
 	defer tick.Stop()
+	var swept time.Time
 	for {
-		if err := s.forget(s.ctx); err != nil && s.ctx.Err() == nil {
-			s.cfg.Log.Error("remove old builds", "err", err)
+		_, err := s.forget(s.ctx, false)
+		_, tidyErr := s.incoming.tidy(s.enoughDisk() != nil, false)
+		err = errors.Join(err, tidyErr)
+		if now := time.Now(); now.Sub(swept) >= sweepEvery {
+			swept = now
+			_, sweepErr := s.sweep(s.ctx, false)
+			err = errors.Join(err, sweepErr)
+		}
+		if err != nil && s.ctx.Err() == nil {
+			s.cfg.Log.Error("remove what has had its time", "err", err)
 		}
 		select {
 		case <-s.ctx.Done():
@@ -79,47 +83,229 @@ func (s *Service) retain() {
 	}
 }
 
-// forget removes the roots and events of builds that ended KeepOutputs ago, and
-// their records but for the newest RecentBuilds.
-func (s *Service) forget(ctx context.Context) error {
-	past := s.past()
-	limit := s.cfg.Now().Add(-s.cfg.KeepOutputs)
+// Garbage is something that has had its time.
+type Garbage struct {
+	What string `json:"what"` // a Garbage… constant
+	Name string `json:"name"` // a build's ID, a store path or a file
+	// Bytes is what it takes on disk; for GarbageOutputs what the next
+	// collection of the Nix store may free at most.
+	Bytes int64 `json:"bytes"`
+}
+
+// The kinds of garbage.
+const (
+	GarbageOutputs = "outputs"   // roots of a build's outputs
+	GarbageLog     = "log"       // events of a build
+	GarbageBuild   = "build"     // the record of a build and its events
+	GarbageUpload  = "upload"    // of a large input: what came of it, or its manifest
+	GarbageIndex   = "index"     // index of a path that is not valid any more
+	GarbageLeft    = "left over" // what no build knows of
+)
+
+// CollectGarbage removes what has had its time and returns what that was; with
+// dryRun it only tells. All of this also happens by itself, sooner or later.
+func (s *Service) CollectGarbage(ctx context.Context, dryRun bool) ([]Garbage, error) {
+	all, err := s.forget(ctx, dryRun)
+	left, leftErr := s.leftOver(dryRun)
+	swept, sweepErr := s.sweep(ctx, dryRun)
+	sent, sentErr := s.incoming.tidy(s.enoughDisk() != nil, dryRun)
+	return slices.Concat(all, left, swept, sent), errors.Join(err, leftErr, sweepErr, sentErr)
+}
+
+// sweep drops the index of paths that were collected.
+func (s *Service) sweep(ctx context.Context, dryRun bool) ([]Garbage, error) {
+	if s.cfg.Index == nil {
+		return nil, nil
+	}
+	swept, err := s.cfg.Index.Sweep(ctx, func(ctx context.Context, paths []nix.Path) ([]nix.Path, error) {
+		return s.cfg.Store.ValidPaths(ctx, paths, false)
+	}, dryRun)
+	gone := make([]Garbage, len(swept))
+	for i, x := range swept {
+		gone[i] = Garbage{GarbageIndex, string(x.Path), x.Bytes}
+	}
+	return gone, err
+}
+
+// leftOver removes directories that belong to no build.
+func (s *Service) leftOver(dryRun bool) ([]Garbage, error) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	entries, err := os.ReadDir(s.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	var gone []Garbage
 	var failed error
-	for i, b := range past {
-		rec := b.record()
-		if rec.Ended.After(limit) {
-			continue
-		}
+	for _, e := range entries {
 		s.mu.Lock()
-		delete(s.indexes, rec.ID)
+		b := s.builds[wire.BuildID(e.Name())]
 		s.mu.Unlock()
-		if err := os.RemoveAll(b.dir); err != nil {
-			failed = errors.Join(failed, err)
+		if b != nil {
 			continue
 		}
-		b.mu.Lock()
-		b.log = nil
-		if b.rec.Result != nil {
-			// Nothing keeps the outputs any more, so they are not promised.
-			kept := *b.rec.Result
-			kept.Outputs = nil
-			b.rec.Result = &kept
+		path := filepath.Join(s.cfg.Dir, e.Name())
+		g := Garbage{GarbageLeft, path, bytesBelow(path)}
+		if !dryRun {
+			if err := os.RemoveAll(path); err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
 		}
-		b.mu.Unlock()
-		if i < s.cfg.RecentBuilds {
-			continue
-		}
-		if err := s.cfg.Records.DeleteBuild(ctx, rec.ID); err != nil {
-			failed = errors.Join(failed, err)
-			continue
-		}
+		gone = append(gone, g)
+	}
+	return gone, failed
+}
+
+// forget removes the roots of builds that ended KeepOutputs ago, the records of
+// those but for the newest RecentBuilds, and the oldest events beyond KeepLogs.
+func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
+	s.keeping.Lock()
+	defer s.keeping.Unlock()
+	limit := s.cfg.Now().Add(-s.cfg.KeepOutputs)
+	logs := s.cfg.KeepLogs
+	var gone []Garbage
+	var failed error
+	note := func(what string, b *build, bytes int64, remove func() error) {
 		s.mu.Lock()
-		if s.builds[rec.ID] == b {
-			delete(s.builds, rec.ID)
-		}
+		same := s.builds[b.rec.ID] == b
 		s.mu.Unlock()
+		if !same {
+			return // it was interrupted, and its client is back
+		}
+		if !dryRun {
+			if err := remove(); err != nil {
+				failed = errors.Join(failed, err)
+				return
+			}
+		}
+		gone = append(gone, Garbage{what, string(b.rec.ID), bytes})
+	}
+	for i, b := range s.past() {
+		over := !b.record().Ended.After(limit)
+		if over && b.hasRoots() {
+			note(GarbageOutputs, b, s.outputBytes(ctx, b), b.dropRoots)
+		}
+		if over && !dryRun {
+			b.unpromise()
+		}
+		size := b.logBytes()
+		if over && i >= s.cfg.RecentBuilds {
+			note(GarbageBuild, b, size, func() error { return s.remove(ctx, b) })
+			continue
+		}
+		if logs -= size; logs < 0 && size > 0 {
+			note(GarbageLog, b, size, b.dropLog)
+		}
+	}
+	return gone, failed
+}
+
+// remove forgets a build altogether.
+func (s *Service) remove(ctx context.Context, b *build) error {
+	if err := os.RemoveAll(b.dir); err != nil {
+		return err
+	}
+	if err := s.cfg.Records.DeleteBuild(ctx, b.rec.ID); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.builds[b.rec.ID] == b {
+		delete(s.builds, b.rec.ID)
+	}
+	return nil
+}
+
+// rootsOf lists what a build's directory holds besides its events.
+func (b *build) rootsOf() []string {
+	entries, err := os.ReadDir(b.dir)
+	if err != nil {
+		return nil
+	}
+	var roots []string
+	for _, e := range entries {
+		if path := filepath.Join(b.dir, e.Name()); path != b.eventsPath() {
+			roots = append(roots, path)
+		}
+	}
+	return roots
+}
+
+func (b *build) hasRoots() bool { return len(b.rootsOf()) > 0 }
+
+func (b *build) dropRoots() error {
+	var failed error
+	for _, path := range b.rootsOf() {
+		failed = errors.Join(failed, os.RemoveAll(path))
+	}
+	if failed == nil {
+		_ = os.Remove(b.dir) // when its events are gone already
 	}
 	return failed
+}
+
+// unpromise says no more that the outputs are there, as nothing keeps them.
+func (b *build) unpromise() {
+	b.s.mu.Lock()
+	delete(b.s.indexes, b.rec.ID)
+	b.s.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rec.Result != nil {
+		kept := *b.rec.Result
+		kept.Outputs = nil
+		b.rec.Result = &kept
+	}
+}
+
+func (b *build) logBytes() int64 {
+	info, err := os.Stat(b.eventsPath())
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+func (b *build) dropLog() error {
+	if err := os.Remove(b.eventsPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_ = os.Remove(b.dir) // when its roots are gone already
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log = nil
+	return nil
+}
+
+// outputBytes adds up the NARs of a build's outputs, as far as they are known.
+func (s *Service) outputBytes(ctx context.Context, b *build) int64 {
+	rec := b.record()
+	if rec.Result == nil || len(rec.Result.Outputs) == 0 {
+		return 0
+	}
+	infos, err := s.cfg.Store.PathInfos(ctx, outputPaths(rec.Result))
+	if err != nil {
+		return 0
+	}
+	var n int64
+	for _, info := range infos {
+		n += int64(info.NarSize)
+	}
+	return n
+}
+
+func bytesBelow(root string) int64 {
+	var n int64
+	_ = filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				n += info.Size()
+			}
+		}
+		return nil
+	})
+	return n
 }
 
 // past returns the ended builds, the last ended first.
@@ -136,16 +322,4 @@ func (s *Service) past() []*build {
 	s.mu.Unlock()
 	slices.SortFunc(all, func(a, b *build) int { return b.record().Ended.Compare(a.record().Ended) })
 	return all
-}
-
-func queryNumber(r *http.Request, name string) (int64, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
-		return 0, badRequest("%s=%.40q is not a number", name, text)
-	}
-	return n, nil
 }

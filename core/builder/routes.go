@@ -50,13 +50,18 @@ func (s *Service) routes() {
 		"GET " + wire.RouteBuild:    s.getBuild,
 		"DELETE " + wire.RouteBuild: s.deleteBuild,
 		"PUT " + wire.RouteInputs:   s.putInputs,
-		"GET " + wire.RouteEvents:   s.getEvents,
-		"GET " + wire.RouteClosure:  s.getClosure,
-		"GET " + wire.RouteNarInfo:  s.getNarInfo,
-		"GET " + wire.RouteNar:      s.getNar,
-		"POST " + wire.RouteNars:    s.postNars,
-		"GET " + wire.RouteLog:      s.getLog,
-		"/":                         noRoute,
+
+		"POST " + wire.RouteInput:        s.postInput,
+		"PUT " + wire.RouteInputManifest: s.putManifest,
+		"PUT " + wire.RouteInputChunks:   s.putChunks,
+
+		"GET " + wire.RouteEvents:     s.getEvents,
+		"GET " + wire.RouteClosure:    s.getClosure,
+		"GET " + wire.RouteNarInfo:    s.getNarInfo,
+		"POST " + wire.RouteManifests: s.postManifests,
+		"POST " + wire.RouteChunks:    s.postChunks,
+		"GET " + wire.RouteLog:        s.getLog,
+		"/":                           noRoute,
 	} {
 		s.mux.HandleFunc(pattern, s.handle(h))
 	}
@@ -198,4 +203,16 @@ func writeJSON(w http.ResponseWriter, v any) error {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	_, err = w.Write(body)
 	return brokenOff(err)
+}
+
+func queryNumber(r *http.Request, name string) (int64, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, badRequest("%s=%.40q is not a number", name, text)
+	}
+	return n, nil
 }

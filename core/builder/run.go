@@ -81,7 +81,7 @@ func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) 
 		return nil, false, err
 	}
 	b.mu.Lock()
-	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, PolicyRequest{}
+	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, nil
 	b.mu.Unlock()
 	return cl.roots, idle, nil
 }
@@ -183,6 +183,7 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 	if err := b.checkOutputs(ctx, result); err != nil {
 		return preferCause(ctx, err)
 	}
+	b.countOutputs(ctx, result)
 	// They are kept until their time is over.
 	if err := b.addRoots(ctx, session, "out-", outputPaths(result)); err != nil {
 		return preferCause(ctx, err)
@@ -380,6 +381,7 @@ func (b *build) end(result *wire.Result) {
 	if running != nil {
 		<-running.done // it was cancelled with the build, but may still add a path
 	}
+	b.dropIntakes()
 	b.dropSession()
 	// The build is over whether or not the service is stopping.
 	if err := b.s.cfg.Records.UpdateBuild(context.WithoutCancel(b.s.ctx), rec); err != nil {
@@ -396,4 +398,21 @@ func (b *build) end(result *wire.Result) {
 	}
 	b.s.cfg.Log.Info("build ended", attrs...)
 	close(b.done)
+	b.prepareOutputs()
+}
+
+// prepareOutputs has the NARs that were built here cut before the client asks
+// for them. What came from a cache it has likely nearer.
+func (b *build) prepareOutputs() {
+	x, err := b.s.indexOf(b.s.ctx, b)
+	if x == nil || err != nil {
+		return // the client will be told why
+	}
+	infos := make([]nix.PathInfo, 0, len(x.infos))
+	for _, info := range x.infos {
+		if info.Ultimate {
+			infos = append(infos, info)
+		}
+	}
+	b.s.cache.Prepare(infos)
 }

@@ -32,6 +32,8 @@ type TrustedClient struct {
 	Name   string
 	Limits ticket.Limits
 	Cache  CacheAccess
+	// Policy is the name of its policy in the configuration; "" is the default.
+	Policy string
 }
 
 // Config makes a Service. Fields without a stated default are required.
@@ -46,6 +48,9 @@ type Config struct {
 	// Dir is where builds keep their events and roots, below it one directory
 	// each. The Nix daemon must be able to reach it.
 	Dir string
+	// UploadDir is where large inputs gather, and the manifests of those that
+	// came are kept; by default "uploads" beside Dir.
+	UploadDir string
 	// Now is the wall clock.
 	Now func() time.Time
 	// FreeDisk returns the free bytes of the fullest disk that builds write to.
@@ -62,9 +67,14 @@ type Config struct {
 	// TrustedKeys are those of the builder's own Nix.
 	TrustedKeys []nix.PublicKey
 	Clients     map[key.ID]TrustedClient
-	// KeepOutputs is how long a build's outputs, events and roots last after
-	// its end, default 24h.
+	// Index keeps what is known of NARs over restarts; nil keeps it in memory.
+	Index *cache.Index
+	// KeepOutputs is how long a build's outputs and roots last after its end,
+	// default 24h.
 	KeepOutputs time.Duration
+	// KeepLogs bounds the events of all ended builds that are remembered,
+	// default DefaultKeepLogs; the oldest go first.
+	KeepLogs int64
 	// ReattachGrace is how long a build waits for its client, default 2m.
 	ReattachGrace time.Duration
 	MaxSilentTime time.Duration // of a builder; 0: no limit
@@ -75,14 +85,16 @@ type Config struct {
 	// RecentBuilds is how many ended builds are remembered beyond KeepOutputs,
 	// default 20.
 	RecentBuilds int
-	// ParallelFills is how many store paths are walked at once to serve their
-	// NARs, default 4.
+	// ParallelFills is how many store paths are walked and cut at once to serve
+	// their NARs, default 4.
 	ParallelFills int
 	MaxLog        int64 // of one build's events, default DefaultMaxLog
 }
 
 const (
-	defaultKeepOutputs  = 24 * time.Hour
+	defaultKeepOutputs = 24 * time.Hour
+	// DefaultKeepLogs is what the events of ended builds may take.
+	DefaultKeepLogs     = 4 << 30
 	defaultRecentBuilds = 20
 	// maxLivePerClient and maxLive bound the builds that are not ended.
 	maxLivePerClient = 128
@@ -114,11 +126,18 @@ type Service struct {
 	documents budget // bytes
 	decoders  budget
 	sessions  turnstile
+	answers   turnstile
 	disk      reserved
+	incoming  *incoming
+	turns     turnstile // of requests with parts of large inputs
+	// admissions are decided one after another where they share a counter.
+	admissions turns
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
+
+	keeping sync.Mutex // held by what removes old builds
 
 	mu       sync.Mutex
 	draining bool
@@ -137,16 +156,23 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
 		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
+		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
+		answers:   turnstile{budget: budget{most: maxAnswers, share: answerShare}},
 		builds:    make(map[wire.BuildID]*build),
 		clients:   cfg.Clients,
 		indexes:   make(map[wire.BuildID]*index),
 	}
 	s.cache = cache.NewServer(cache.ServerConfig{
 		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey, Scans: cfg.ParallelFills,
+		Index: cfg.Index, Now: cfg.Now, Log: cfg.Log,
 	})
 	s.ctx, s.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make builds directory: %w", err)
+	}
+	var err error
+	if s.incoming, err = newIncoming(cfg.UploadDir, &cfg, s.reserveDisk); err != nil {
+		return nil, err
 	}
 	if err := s.recover(ctx); err != nil {
 		return nil, fmt.Errorf("take over earlier builds: %w", err)
@@ -161,6 +187,9 @@ func setDefaults(cfg *Config) {
 	cfg.Slots = max(1, cfg.Slots)
 	if cfg.KeepOutputs <= 0 {
 		cfg.KeepOutputs = defaultKeepOutputs
+	}
+	if cfg.KeepLogs <= 0 {
+		cfg.KeepLogs = DefaultKeepLogs
 	}
 	if cfg.ReattachGrace <= 0 {
 		cfg.ReattachGrace = wire.DefaultReattachGrace
@@ -178,6 +207,9 @@ func setDefaults(cfg *Config) {
 		cfg.Peer = tlsPeer
 	}
 	cfg.Dir = filepath.Clean(cfg.Dir)
+	if cfg.UploadDir == "" {
+		cfg.UploadDir = filepath.Join(filepath.Dir(cfg.Dir), "uploads")
+	}
 }
 
 func tlsPeer(r *http.Request) (key.ID, error) {

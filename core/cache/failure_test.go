@@ -36,7 +36,7 @@ func readOne(t *testing.T, v *View, p fakePath, n int) (time.Duration, error) {
 func TestStall(t *testing.T) {
 	stalls := map[string]func(m *memFetcher){
 		"request": func(m *memFetcher) {
-			m.onFetch = func(ctx context.Context, _ []wire.NarRange) error { return hang(ctx) }
+			m.onFetch = func(ctx context.Context, _ []NarRange) error { return hang(ctx) }
 		},
 		"first byte": func(m *memFetcher) {
 			m.onRead = func(ctx context.Context, _ string, _ int64) (int, error) { return 0, hang(ctx) }
@@ -156,17 +156,17 @@ func TestResume(t *testing.T) {
 }
 
 func TestGivesUpAfterRetries(t *testing.T) {
-	truncated := func(f *Frame, _ wire.NarRange) error { return nil }
+	truncated := func(f *Frame, _ NarRange) error { return nil }
 	cases := map[string]struct {
 		set   func(m *memFetcher)
 		want  error
 		tries int
 	}{
 		"no connection": {func(m *memFetcher) {
-			m.onFetch = func(context.Context, []wire.NarRange) error { return errBroken }
+			m.onFetch = func(context.Context, []NarRange) error { return errBroken }
 		}, errBroken, 1 + maxRetries},
 		"refused": {func(m *memFetcher) {
-			m.onFetch = func(context.Context, []wire.NarRange) error {
+			m.onFetch = func(context.Context, []NarRange) error {
 				return Permanent(wire.Errorf(wire.CodeTicketRevoked, "so there"))
 			}
 		}, wire.CodeTicketRevoked.Err(), 1},
@@ -180,16 +180,16 @@ func TestGivesUpAfterRetries(t *testing.T) {
 			}
 		}, io.ErrUnexpectedEOF, 1 + maxRetries},
 		"too long": {func(m *memFetcher) {
-			m.onFrame = func(f *Frame, _ wire.NarRange) error { f.Size++; return nil }
+			m.onFrame = func(f *Frame, _ NarRange) error { f.Size++; return nil }
 		}, ErrStream, 1},
 		"too short": {func(m *memFetcher) {
-			m.onFrame = func(f *Frame, _ wire.NarRange) error { f.Size--; return nil }
+			m.onFrame = func(f *Frame, _ NarRange) error { f.Size--; return nil }
 		}, ErrStream, 1},
 		"another NAR": {func(m *memFetcher) {
-			m.onFrame = func(f *Frame, _ wire.NarRange) error { f.Index++; return nil }
+			m.onFrame = func(f *Frame, _ NarRange) error { f.Index++; return nil }
 		}, ErrStream, 1},
 		"gone": {func(m *memFetcher) {
-			m.onFrame = func(f *Frame, _ wire.NarRange) error { *f = Frame{Index: f.Index, Unavailable: true}; return nil }
+			m.onFrame = func(f *Frame, _ NarRange) error { *f = Frame{Index: f.Index, Unavailable: true}; return nil }
 		}, ErrUnavailable, 1},
 		"reads nothing": {func(m *memFetcher) {
 			m.onRead = func(context.Context, string, int64) (int, error) { return 0, io.ErrNoProgress }
@@ -225,7 +225,7 @@ func TestUnavailableAmongOthers(t *testing.T) {
 		m := newFetcher(paths)
 		gone := paths[1].info.NarHash.Nix32()
 		back := false
-		m.onFrame = func(f *Frame, r wire.NarRange) error {
+		m.onFrame = func(f *Frame, r NarRange) error {
 			if r.NarHash == gone && !back {
 				*f = Frame{Index: f.Index, Unavailable: true}
 			}
@@ -274,7 +274,7 @@ func chaos(t *testing.T, seed uint64) {
 		paths = append(paths, newPath(k, int64(size)))
 	}
 	m := newFetcher(paths)
-	m.onFetch = func(ctx context.Context, _ []wire.NarRange) error {
+	m.onFetch = func(ctx context.Context, _ []NarRange) error {
 		time.Sleep(time.Duration(chance(50)) * time.Millisecond)
 		if chance(20) == 0 {
 			return errBroken

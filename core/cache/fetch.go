@@ -5,17 +5,27 @@ import (
 	"errors"
 	"io"
 
-	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-// Fetcher gets the bytes of NARs: today whole ranges over HTTP
-// ([HTTPFetcher]). It must be safe for concurrent use, and a Fetch or a read
-// from its Stream that waits must return soon after ctx is done.
+// Fetcher gets the bytes of NARs ([ChunkFetcher]). It must be safe for
+// concurrent use, and a Fetch or a read from its Stream that waits must return
+// soon after ctx is done.
 type Fetcher interface {
 	// Fetch asks for NARs, each from an offset to its end, to be delivered
 	// in the order of ranges. An error that asking again cannot mend is
 	// marked with [Permanent].
-	Fetch(ctx context.Context, ranges []wire.NarRange) (Stream, error)
+	Fetch(ctx context.Context, ranges []NarRange) (Stream, error)
+}
+
+// NarRange is a NAR from an offset to its end.
+type NarRange struct {
+	NarHash string // 52 characters of Nix's base32
+	Offset  uint64
+	// Size is that of the whole NAR, by its narinfo.
+	Size uint64
+	// Path is one that has this NAR.
+	Path nix.Path
 }
 
 // LogFetcher is a [Fetcher] that has build logs too.
@@ -35,6 +45,14 @@ type Stream interface {
 	Read(p []byte) (int, error)
 	// Close ends the transfer, also in the middle.
 	Close() error
+}
+
+// arriving is a [Stream] that knows of bytes that have come but cannot be
+// handed on yet: of a chunk that is not complete.
+type arriving interface {
+	// Arrived counts what has come of that which Read waits for. It may
+	// be called at any time.
+	Arrived() uint64
 }
 
 // Frame begins one range of a [Stream].

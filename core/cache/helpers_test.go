@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/nix"
-	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // fakePath is a NAR's worth of reproducible bytes with a narinfo. What is in
@@ -95,15 +94,15 @@ func narInfos(paths []fakePath) []string {
 type memFetcher struct {
 	paths map[string]fakePath
 	// onFetch may fail a request, or wait.
-	onFetch func(ctx context.Context, ranges []wire.NarRange) error
+	onFetch func(ctx context.Context, ranges []NarRange) error
 	// onFrame may change a frame, or fail.
-	onFrame func(f *Frame, r wire.NarRange) error
+	onFrame func(f *Frame, r NarRange) error
 	// onRead sees each read before it happens; it may fail, wait, or say
 	// how many bytes the read is to give (0: as many as fit).
 	onRead func(ctx context.Context, hash string, off int64) (int, error)
 
 	mu       sync.Mutex
-	requests [][]wire.NarRange
+	requests [][]NarRange
 }
 
 func newFetcher(paths []fakePath) *memFetcher {
@@ -114,13 +113,13 @@ func newFetcher(paths []fakePath) *memFetcher {
 	return m
 }
 
-func (m *memFetcher) log() [][]wire.NarRange {
+func (m *memFetcher) log() [][]NarRange {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return append([][]wire.NarRange(nil), m.requests...)
+	return append([][]NarRange(nil), m.requests...)
 }
 
-func (m *memFetcher) Fetch(ctx context.Context, ranges []wire.NarRange) (Stream, error) {
+func (m *memFetcher) Fetch(ctx context.Context, ranges []NarRange) (Stream, error) {
 	m.mu.Lock()
 	m.requests = append(m.requests, ranges)
 	m.mu.Unlock()
@@ -135,7 +134,7 @@ func (m *memFetcher) Fetch(ctx context.Context, ranges []wire.NarRange) (Stream,
 type memStream struct {
 	m         *memFetcher
 	ctx       context.Context
-	ranges    []wire.NarRange
+	ranges    []NarRange
 	index     int
 	path      fakePath
 	off, left int64

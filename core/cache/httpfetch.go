@@ -1,10 +1,8 @@
 package cache
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,58 +17,21 @@ import (
 // defaultBase is where requests go, whatever path carries them (core/wire).
 const defaultBase = "https://builder"
 
-// HTTPFetcher fetches NARs from a builder with POST /v1/cache/nars, many in one
-// request.
-type HTTPFetcher struct {
-	// Transport carries the requests: the bulk circuit of a session.
-	Transport http.RoundTripper
-	// Header is sent with every request: credentials, agent. May be nil.
-	Header http.Header
-	// Base is the URL before the routes; "" means https://builder.
-	Base string
+// httpClient makes a builder's requests of the cache.
+type httpClient struct {
+	transport http.RoundTripper
+	header    http.Header
+	base      string // "" means defaultBase
 }
 
-var (
-	_ Fetcher    = (*HTTPFetcher)(nil)
-	_ LogFetcher = (*HTTPFetcher)(nil)
-)
-
-// Fetch implements [Fetcher]. Answers of status 4xx are permanent errors
-// (*wire.Error), except that the builder is busy or restarting.
-func (f *HTTPFetcher) Fetch(ctx context.Context, ranges []wire.NarRange) (Stream, error) {
-	if len(ranges) > wire.MaxNarsRequest {
-		return nil, Permanent(fmt.Errorf("more than %d NARs in one request", wire.MaxNarsRequest))
-	}
-	body, err := json.Marshal(wire.NarsRequest{Nars: ranges})
-	if err != nil {
-		return nil, Permanent(err)
-	}
-	resp, err := f.do(ctx, http.MethodPost, wire.RouteNars, body)
-	if err != nil {
-		return nil, fmt.Errorf("fetch NARs: %w", err)
-	}
-	// Headers and small NARs come through the buffer; reads of more than
-	// its size go past it.
-	return &httpStream{
-		frameReader: newFrameReader(bufio.NewReaderSize(resp.Body, 16<<10), len(ranges)),
-		body:        resp.Body,
-	}, nil
+func (c *httpClient) post(ctx context.Context, path string, body []byte) (*http.Response, error) {
+	return c.do(ctx, http.MethodPost, path, body)
 }
 
-// Log implements [LogFetcher] with GET /v1/cache/log/{drv}.
-func (f *HTTPFetcher) Log(ctx context.Context, drv string) (io.ReadCloser, error) {
-	resp, err := f.do(ctx, http.MethodGet, "/v1/cache/log/"+url.PathEscape(drv), nil)
-	if errors.Is(err, wire.CodeNotFound.Err()) {
-		return nil, fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, fmt.Errorf("fetch log: %w", err)
-	}
-	return resp.Body, nil
-}
-
-func (f *HTTPFetcher) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	base := f.Base
+// do makes a request. Answers of status 4xx are permanent errors (*wire.Error),
+// except that the builder is busy or restarting.
+func (c *httpClient) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	base := c.base
 	if base == "" {
 		base = defaultBase
 	}
@@ -78,7 +39,7 @@ func (f *HTTPFetcher) do(ctx context.Context, method, path string, body []byte) 
 	if err != nil {
 		return nil, Permanent(err)
 	}
-	for name, values := range f.Header {
+	for name, values := range c.header {
 		req.Header[name] = values
 	}
 	req.Header.Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
@@ -87,7 +48,7 @@ func (f *HTTPFetcher) do(ctx context.Context, method, path string, body []byte) 
 	if body != nil {
 		req.Header.Set("Content-Type", wire.TypeJSON)
 	}
-	resp, err := f.Transport.RoundTrip(req)
+	resp, err := c.transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
@@ -103,11 +64,14 @@ func (f *HTTPFetcher) do(ctx context.Context, method, path string, body []byte) 
 	return nil, Permanent(err)
 }
 
-// httpStream is an answer of POST /v1/cache/nars.
-type httpStream struct {
-	*frameReader
-	body io.Closer
+// Log implements [LogFetcher] with GET /v1/cache/log/{drv}.
+func (f *ChunkFetcher) Log(ctx context.Context, drv string) (io.ReadCloser, error) {
+	resp, err := f.http.do(ctx, http.MethodGet, "/v1/cache/log/"+url.PathEscape(drv), nil)
+	if errors.Is(err, wire.CodeNotFound.Err()) {
+		return nil, fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch log: %w", err)
+	}
+	return resp.Body, nil
 }
-
-// Close implements [Stream].
-func (s *httpStream) Close() error { return s.body.Close() }

@@ -76,6 +76,10 @@ type run struct {
 	unmarked int // bytes since the last progress
 	retries  int // requests without progress
 	guard    *time.Timer
+	// arrived tells how much has come of what cannot be handed on yet, seen
+	// how much that was when it was last looked at.
+	arrived func() uint64
+	seen    uint64
 }
 
 func (r *run) poke() {
@@ -136,7 +140,7 @@ func (v *View) drive(r *run) {
 		r.todo, r.yielded = wants, false
 		ctx, cancel := context.WithCancelCause(v.ctx)
 		r.cancel = cancel
-		r.guard = time.AfterFunc(v.stallTime, func() { cancel(errStalled) })
+		r.guard = time.AfterFunc(v.stallTime, func() { v.overdue(r, cancel) })
 		v.stats.Requests++
 		v.rebalance()
 		v.mu.Unlock()
@@ -149,7 +153,7 @@ func (v *View) drive(r *run) {
 
 		v.mu.Lock()
 		r.guard.Stop()
-		r.cancel, r.seg = nil, nil
+		r.cancel, r.seg, r.arrived, r.seen = nil, nil, nil, 0
 		switch {
 		case err == nil, errors.Is(err, errReplan), v.closed:
 			v.mu.Unlock()

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -19,14 +22,17 @@ type Infos interface {
 // NarOpener produces NARs from a store's files.
 type NarOpener interface {
 	OpenNar(ctx context.Context, path nix.Path) (Nar, error)
+	// RestoreNar makes what OpenNar made before, from its Skeleton.
+	RestoreNar(ctx context.Context, path nix.Path, skeleton []byte) (Nar, error)
 }
 
 // Nar is the archive of one store path; *nar.Layout is one. Safe for concurrent
 // use but for Close.
 type Nar interface {
+	io.ReaderAt
 	Size() int64
-	// CopyRange writes n bytes from off on, in large pieces.
-	CopyRange(w io.Writer, off, n int64) (int64, error)
+	// Skeleton is what RestoreNar needs.
+	Skeleton() []byte
 	Close() error
 }
 
@@ -35,20 +41,36 @@ type ServerConfig struct {
 	Infos Infos
 	Nars  NarOpener
 	Key   nix.SecretKey
-	// Scans is how many NARs are opened at once, default 4: opening one walks
-	// its whole tree.
+	// Index keeps what was found out about NARs; nil keeps it in memory only.
+	Index *Index
+	Now   func() time.Time
+	Log   *slog.Logger // default: none
+	// Scans is how many NARs are opened and cut at once for requests, default 4:
+	// opening one walks its whole tree.
 	Scans int
 }
 
 const defaultScans = 4
 
 // Server is the builder's side of the cache: it finds closures, signs narinfos
-// and sends NARs. Who may read what is decided before it is called. Nothing is
-// copied: infos come from the Nix daemon and NARs from the store's files.
+// and sends the chunks of NARs. Who may read what is decided before it is
+// called. Nothing is copied: infos come from the Nix daemon, bytes from the
+// store's files, and the Index says only where they are.
 type Server struct {
-	cfg  ServerConfig
-	sigs signatures
-	nars openNars
+	cfg        ServerConfig
+	sigs       signatures
+	entries    entries
+	suspects   suspects
+	background background
+	paces      paces
+	busy       atomic.Int64  // requests that are being answered
+	scans      chan struct{} // holds one for each NAR that is cut for a request
+
+	ctx    context.Context // ends with Close
+	stop   context.CancelFunc
+	mu     sync.Mutex
+	closed bool
+	wg     sync.WaitGroup
 }
 
 // NewServer makes a Server.
@@ -56,11 +78,24 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Scans <= 0 {
 		cfg.Scans = defaultScans
 	}
-	return &Server{cfg: cfg, nars: openNars{open: cfg.Nars.OpenNar, scans: make(chan struct{}, cfg.Scans)}}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, scans: make(chan struct{}, cfg.Scans)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s
 }
 
-// Close closes what is kept open for later requests.
-func (s *Server) Close() { s.nars.close() }
+// Close ends what runs in the background and closes what is kept open for later
+// requests.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.stop()
+	s.wg.Wait()
+	s.entries.close()
+}
 
 // Closure returns the infos of everything that can be reached from the roots,
 // references before referrers. It fails when any of it is not valid or it has
@@ -130,103 +165,4 @@ func inOrder(infos map[nix.Path]nix.PathInfo, roots []nix.Path) []nix.PathInfo {
 		}
 	}
 	return order
-}
-
-// openNars keeps a few large NARs open, so that requests for ranges of the same
-// one do not walk its tree each time.
-type openNars struct {
-	open  func(context.Context, nix.Path) (Nar, error)
-	scans chan struct{}
-
-	mu     sync.Mutex
-	clock  uint64
-	kept   map[nix.Path]*openNar
-	closed bool
-}
-
-type openNar struct {
-	Nar
-	path  nix.Path
-	users int
-	used  uint64
-	kept  bool
-}
-
-const (
-	// keepNars is how many NARs stay open without a user.
-	keepNars = 16
-	// keepFrom is the size from which on that is worth it.
-	keepFrom = 4 << 20
-)
-
-func (o *openNars) get(ctx context.Context, path nix.Path) (*openNar, error) {
-	o.mu.Lock()
-	if n := o.kept[path]; n != nil {
-		n.users++
-		o.mu.Unlock()
-		return n, nil
-	}
-	o.mu.Unlock()
-	select {
-	case o.scans <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	n, err := o.open(ctx, path)
-	<-o.scans
-	if err != nil {
-		return nil, err
-	}
-	opened := &openNar{Nar: n, path: path, users: 1}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if _, twice := o.kept[path]; n.Size() >= keepFrom && !twice && !o.closed {
-		if o.kept == nil {
-			o.kept = make(map[nix.Path]*openNar)
-		}
-		opened.kept = true
-		o.kept[path] = opened
-	}
-	return opened, nil
-}
-
-func (o *openNars) put(n *openNar) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	n.users--
-	o.clock++
-	n.used = o.clock
-	if n.users == 0 && !n.kept {
-		_ = n.Close() // read only: nothing can be lost
-		return
-	}
-	for len(o.kept) > keepNars {
-		var oldest *openNar
-		for _, k := range o.kept {
-			if k.users == 0 && (oldest == nil || k.used < oldest.used) {
-				oldest = k
-			}
-		}
-		if oldest == nil {
-			return
-		}
-		o.drop(oldest)
-	}
-}
-
-func (o *openNars) drop(n *openNar) {
-	delete(o.kept, n.path)
-	n.kept = false
-	if n.users == 0 {
-		_ = n.Close()
-	}
-}
-
-func (o *openNars) close() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closed = true
-	for _, n := range o.kept {
-		o.drop(n)
-	}
 }

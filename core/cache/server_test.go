@@ -3,30 +3,20 @@ package cache
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
+	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-// memStore is a store of NARs in memory.
-type memStore struct {
-	infos map[nix.Path]nix.PathInfo
-	nars  map[nix.Path][]byte
-
-	mu     sync.Mutex
-	opened int
-	open   int
-}
+// memStore are the infos of a store.
+type memStore struct{ infos map[nix.Path]nix.PathInfo }
 
 func (s *memStore) PathInfos(_ context.Context, paths []nix.Path) (map[nix.Path]nix.PathInfo, error) {
 	got := make(map[nix.Path]nix.PathInfo)
@@ -36,36 +26,6 @@ func (s *memStore) PathInfos(_ context.Context, paths []nix.Path) (map[nix.Path]
 		}
 	}
 	return got, nil
-}
-
-func (s *memStore) OpenNar(_ context.Context, p nix.Path) (Nar, error) {
-	data, ok := s.nars[p]
-	if !ok {
-		return nil, fs.ErrNotExist
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.opened++
-	s.open++
-	return &memStoreNar{s, data}, nil
-}
-
-type memStoreNar struct {
-	s    *memStore
-	data []byte
-}
-
-func (n *memStoreNar) Size() int64 { return int64(len(n.data)) }
-func (n *memStoreNar) CopyRange(w io.Writer, off, length int64) (int64, error) {
-	k, err := w.Write(n.data[off : off+length])
-	return int64(k), err
-}
-
-func (n *memStoreNar) Close() error {
-	n.s.mu.Lock()
-	defer n.s.mu.Unlock()
-	n.s.open--
-	return nil
 }
 
 func storePath(i int) nix.Path {
@@ -80,24 +40,19 @@ func (s *memStore) add(i, size int, refs ...int) nix.PathInfo {
 		info.References = append(info.References, storePath(r))
 	}
 	info.References = nix.SortedPaths(info.References)
-	s.infos[info.Path], s.nars[info.Path] = info, data
+	s.infos[info.Path] = info
 	return info
 }
 
 func newServer(t *testing.T) (*Server, *memStore, nix.PublicKey) {
 	t.Helper()
-	store := &memStore{infos: make(map[nix.Path]nix.PathInfo), nars: make(map[nix.Path][]byte)}
+	store := &memStore{infos: make(map[nix.Path]nix.PathInfo)}
 	secret, public, err := signature.GenerateKeypair("test-1", strings.NewReader(strings.Repeat("k", 64)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(ServerConfig{Infos: store, Nars: store, Key: secret})
-	t.Cleanup(func() {
-		s.Close()
-		if store.open != 0 {
-			t.Errorf("%d NARs left open", store.open)
-		}
-	})
+	s := NewServer(ServerConfig{Infos: store, Key: secret, Now: time.Now})
+	t.Cleanup(s.Close)
 	return s, store, public
 }
 
@@ -167,43 +122,6 @@ func TestServerSigns(t *testing.T) {
 	}
 }
 
-func TestServeNarRanges(t *testing.T) {
-	s, store, _ := newServer(t)
-	info := store.add(1, 0)
-	data := []byte("0123456789")
-	info.NarSize, store.nars[info.Path] = 10, data
-	for header, want := range map[string]string{
-		"": "0123456789", "bytes=0-": "0123456789", "bytes=3-": "3456789", "bytes=3-5": "345", "bytes=9-9": "9",
-		"bytes=3-100": "3456789", "bytes=-4": "6789", "bytes=-40": "0123456789",
-		"bytes=10-": "416", "bytes=5-3": "416", "bytes=-0": "416", "bytes=a-b": "416", "bytes=0-1,3-4": "416", "lines=1-2": "416", "bytes=": "416",
-		"bytes=18446744073709551615-": "416", "bytes=0-18446744073709551615": "416",
-	} {
-		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		if header != "" {
-			r.Header.Set("Range", header)
-		}
-		if err := s.ServeNar(w, r, info); err != nil {
-			t.Errorf("%q: %v", header, err)
-			continue
-		}
-		if want == "416" {
-			if w.Code != http.StatusRequestedRangeNotSatisfiable {
-				t.Errorf("%q: status %d", header, w.Code)
-			}
-			continue
-		}
-		if got := w.Body.String(); got != want || (w.Code == http.StatusPartialContent) != (header != "") {
-			t.Errorf("%q: %d %q, want %q", header, w.Code, got, want)
-		}
-	}
-	info.NarSize = 11
-	err := s.ServeNar(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil), info)
-	if err == nil || errors.Is(err, ErrAborted) {
-		t.Errorf("a damaged store: %v", err)
-	}
-}
-
 // counting notes how it is written to.
 type counting struct {
 	http.ResponseWriter
@@ -217,63 +135,4 @@ func (c *counting) Write(p []byte) (int, error) {
 		return 0, io.ErrClosedPipe
 	}
 	return c.ResponseWriter.Write(p)
-}
-
-func TestServeNarsGathers(t *testing.T) {
-	s, store, _ := newServer(t)
-	var items []NarItem
-	for i := range 300 {
-		info := store.add(i, 500+i)
-		items = append(items, NarItem{Info: &info})
-	}
-	large := store.add(1000, 5<<20)
-	items = append(items, NarItem{Info: &large, Offset: 1 << 20}, NarItem{})
-	beyond := NarItem{Info: &large, Offset: 6 << 20}
-	gone := nix.PathInfo{Path: storePath(77777), NarSize: 5}
-	items = append(items, beyond, NarItem{Info: &gone}, NarItem{Info: &large, Offset: 5 << 20})
-	rec := httptest.NewRecorder()
-	w := &counting{ResponseWriter: rec}
-	if err := s.ServeNars(t.Context(), w, items); err != nil {
-		t.Fatal(err)
-	}
-	if w.writes > 10 {
-		t.Errorf("%d writes", w.writes)
-	}
-	r := newFrameReader(rec.Body, len(items))
-	for i, item := range items {
-		f, err := r.Next()
-		if err != nil {
-			t.Fatalf("%d: %v", i, err)
-		}
-		if unavailable := item.Info == nil || item.Offset > item.Info.NarSize || item.Info == &gone; unavailable {
-			if !f.Unavailable {
-				t.Errorf("%d: available", i)
-			}
-			continue
-		}
-		data, err := io.ReadAll(io.LimitReader(r, int64(item.Info.NarSize-item.Offset)))
-		if err != nil || !bytes.Equal(data, store.nars[item.Info.Path][item.Offset:]) {
-			t.Errorf("%d: %d bytes, %v", i, len(data), err)
-		}
-	}
-	if store.opened != 301 {
-		t.Errorf("%d NARs were opened", store.opened) // the large one once
-	}
-	w.fail = true
-	if err := s.ServeNars(t.Context(), w, items); !errors.Is(err, ErrAborted) {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestServerKeepsFewNarsOpen(t *testing.T) {
-	s, store, _ := newServer(t)
-	for i := range 3 * keepNars {
-		info := store.add(i, keepFrom)
-		if err := s.ServeNars(t.Context(), httptest.NewRecorder(), []NarItem{{Info: &info, Offset: keepFrom}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if store.open != keepNars {
-		t.Errorf("%d are open, want %d", store.open, keepNars)
-	}
 }

@@ -4,21 +4,24 @@ import (
 	"context"
 	"fmt"
 	"io"
-
-	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // transfer makes one request and takes in its answer.
 func (v *View) transfer(ctx context.Context, r *run, wants []want) error {
-	ranges := make([]wire.NarRange, len(wants))
+	ranges := make([]NarRange, len(wants))
 	for i, w := range wants {
-		ranges[i] = wire.NarRange{NarHash: w.nar.hash, Offset: uint64(w.off)}
+		ranges[i] = NarRange{NarHash: w.nar.hash, Offset: uint64(w.off), Size: uint64(w.nar.size), Path: w.nar.path}
 	}
 	stream, err := v.cfg.Fetcher.Fetch(ctx, ranges)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
+	if a, ok := stream.(arriving); ok {
+		v.mu.Lock()
+		r.arrived = a.Arrived
+		v.mu.Unlock()
+	}
 	for i := 0; ; i++ {
 		frame, err := stream.Next()
 		if err == io.EOF && i == len(wants) {
@@ -203,6 +206,14 @@ func (v *View) publish(ctx context.Context, r *run, n int) {
 // mark notes progress: nobody who waits for this run has reason to give up.
 func (v *View) mark(r *run) {
 	r.unmarked, r.retries = 0, 0
+	if r.arrived != nil {
+		r.seen = r.arrived()
+	}
+	v.patience(r)
+}
+
+// patience gives a run and those who wait for it their whole time again.
+func (v *View) patience(r *run) {
 	r.guard.Reset(v.stallTime)
 	if r.waiting == 0 {
 		return
@@ -212,6 +223,27 @@ func (v *View) mark(r *run) {
 			w.timer.Reset(v.cfg.ReadTimeout)
 		}
 	}
+}
+
+// overdue decides on a request that made no progress for a while. What comes in
+// pieces that cannot be handed on yet shows that the builder lives; it does not
+// count as progress, so it wins time only until the piece is complete.
+func (v *View) overdue(r *run, cancel context.CancelCauseFunc) {
+	v.mu.Lock()
+	arrived := r.arrived
+	v.mu.Unlock()
+	var n uint64
+	if arrived != nil {
+		n = arrived()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n < r.seen+progressUnit {
+		cancel(errStalled)
+		return
+	}
+	r.seen = n
+	v.patience(r)
 }
 
 // end leaves the current frame for the next.

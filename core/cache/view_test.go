@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
-	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 func TestImportInOrder(t *testing.T) {
@@ -465,7 +464,7 @@ func TestRequestsStayBelowTheLimit(t *testing.T) {
 		v := newView(t, paths, m, ViewConfig{})
 		v.RunAhead(nil)
 		synctest.Wait()
-		var all []wire.NarRange
+		var all []NarRange
 		for _, r := range m.log() {
 			if len(r) > maxBatch {
 				t.Errorf("%d NARs in one request", len(r))

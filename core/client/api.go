@@ -207,19 +207,16 @@ func checkWanted(wanted []int, paths int) error {
 	return nil
 }
 
-// Inputs sends input frames. length is the body's, -1 for unknown.
-func (a *API) Inputs(ctx context.Context, id wire.BuildID, body io.ReadCloser, length int64, packed bool, paths int) (wire.Build, error) {
+// Inputs sends input frames, compressed.
+func (a *API) Inputs(ctx context.Context, id wire.BuildID, body io.ReadCloser, paths int) (wire.Build, error) {
 	var out wire.Build
 	req, err := a.request(ctx, http.MethodPut, "v1/builds/"+string(id)+"/inputs", body)
 	if err != nil {
 		_ = body.Close()
 		return out, err
 	}
-	req.ContentLength = length
 	req.Header.Set("Content-Type", wire.TypeFrames)
-	if packed {
-		req.Header.Set("Content-Encoding", "zstd")
-	}
+	req.Header.Set("Content-Encoding", "zstd")
 	resp, err := a.do(a.Bulk, req)
 	if err != nil {
 		return out, err
@@ -229,6 +226,62 @@ func (a *API) Inputs(ctx context.Context, id wire.BuildID, body io.ReadCloser, l
 		return out, err
 	}
 	return out, checkBuild(&out, id, paths)
+}
+
+func inputPath(id wire.BuildID, index int) string {
+	return "v1/builds/" + string(id) + "/inputs/" + strconv.Itoa(index)
+}
+
+// PutManifest states the chunks of an input, and returns the ranges of those that
+// the builder lacks: first ordinal and count.
+func (a *API) PutManifest(ctx context.Context, id wire.BuildID, index int, manifest []byte, chunks int) ([][2]int, error) {
+	req, err := a.request(ctx, http.MethodPut, inputPath(id, index)+"/manifest", bytes.NewReader(manifest))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", wire.TypeFrames)
+	resp, err := a.do(a.Bulk, req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var out wire.MissingChunks
+	if err := decode(ctx, resp.Body, wire.MaxMissingChunks, &out); err != nil {
+		return nil, err
+	}
+	next := 0
+	for _, r := range out.Missing {
+		if r[0] < next || r[1] < 1 || r[0] >= chunks || r[1] > chunks-r[0] {
+			return nil, protocolErrorf("it wants %d chunks from number %d on, of %d", r[1], r[0], chunks)
+		}
+		next = r[0] + r[1]
+	}
+	return out.Missing, nil
+}
+
+// PutChunks sends numbered chunk frames of an input.
+func (a *API) PutChunks(ctx context.Context, id wire.BuildID, index int, body io.ReadCloser) error {
+	req, err := a.request(ctx, http.MethodPut, inputPath(id, index)+"/chunks", body)
+	if err != nil {
+		_ = body.Close()
+		return err
+	}
+	req.Header.Set("Content-Type", wire.TypeFrames)
+	resp, err := a.do(a.Bulk, req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// FinishInput has the builder verify an input that it has all chunks of, and take
+// it.
+func (a *API) FinishInput(ctx context.Context, id wire.BuildID, index, paths int) (wire.Build, error) {
+	req, err := a.request(ctx, http.MethodPost, inputPath(id, index), nil)
+	if err != nil {
+		return wire.Build{}, err
+	}
+	return a.build(req, id, paths)
 }
 
 // Events opens a build's events from number from on. The caller closes it.

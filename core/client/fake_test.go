@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"slices"
@@ -53,6 +54,8 @@ func kind(r *http.Request) string {
 	last := parts[len(parts)-1]
 	if len(last) == 26 {
 		last = "build"
+	} else if _, err := strconv.Atoi(last); err == nil {
+		last = "input"
 	}
 	return r.Method + " " + last
 }
@@ -178,6 +181,8 @@ type builder struct {
 	request wire.BuildRequest
 	created int
 	has     map[int][]byte // NARs that arrived
+	coming  map[int]*coming
+	wasted  int // chunks that came although they were there
 	already map[string]bool
 	events  []wire.Event
 	changed chan struct{}
@@ -190,7 +195,7 @@ type builder struct {
 }
 
 func newBuilder(t *testing.T) *builder {
-	return &builder{t: t, has: make(map[int][]byte), already: make(map[string]bool), changed: make(chan struct{}),
+	return &builder{t: t, has: make(map[int][]byte), coming: make(map[int]*coming), already: make(map[string]bool), changed: make(chan struct{}),
 		onComplete: func(b *builder) { b.finish(nil) }}
 }
 
@@ -264,6 +269,9 @@ func (b *builder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(w, wire.Build{ID: wire.BuildID(r.PathValue("id")), State: wire.StateCancelled})
 	})
 	mux.HandleFunc("PUT "+wire.RouteInputs, b.inputs)
+	mux.HandleFunc("PUT "+wire.RouteInputManifest, b.manifest)
+	mux.HandleFunc("PUT "+wire.RouteInputChunks, b.chunks)
+	mux.HandleFunc("POST "+wire.RouteInput, b.end)
 	mux.HandleFunc("GET "+wire.RouteEvents, b.follow)
 	mux.ServeHTTP(w, r)
 }
@@ -311,6 +319,10 @@ func (b *builder) inputs(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		i, size := int(binary.BigEndian.Uint32(head[:])), binary.BigEndian.Uint64(head[4:])
+		if size >= wire.ChunkedInput && !nix.Path(b.request.Closure[i].Path).IsDrv() {
+			wire.WriteError(w, wire.Errorf(wire.CodeInputSize, "%d", size))
+			return
+		}
 		nar := make([]byte, size)
 		if _, err := io.ReadFull(body, nar); err != nil {
 			wire.WriteError(w, wire.Errorf(wire.CodeInputSize, "%v", err))
@@ -528,12 +540,22 @@ type rig struct {
 
 const testID = wire.BuildID("aaaaaaaaaaaaaaaaaaaaaaaaaa")
 
+// largeBytes of a source are sent in chunks.
+const largeBytes = wire.ChunkedInput + 1000
+
+// noise does not compress.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
 // newRig makes one that is to build a small graph with sources small and large.
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	s := newStore()
 	small := s.source("small", []byte("hello"))
-	large := s.source("large", make([]byte, smallNar+1000))
+	large := s.source("large", noise(largeBytes))
 	low := s.drv("low", nil, small)
 	mid := s.drv("mid", []nix.Path{low}, large)
 	top := s.drv("top", []nix.Path{low, mid}, small)

@@ -47,6 +47,13 @@ func TestHostileBuilder(t *testing.T) {
 		"log without log":        events(`{"seq":1,"type":"log"}` + "\n"),
 		"start without activity": events(`{"seq":1,"type":"start"}` + "\n"),
 		"finished without":       events(`{"seq":1,"type":"finished"}` + "\n"),
+		"chunks out of range":    reply("PUT manifest", `{"missing":[[0,100000]]}`),
+		"chunk of no number":     reply("PUT manifest", `{"missing":[[100000,1]]}`),
+		"chunks negative":        reply("PUT manifest", `{"missing":[[-1,1]]}`),
+		"chunks overlap":         reply("PUT manifest", `{"missing":[[0,2],[1,1]]}`),
+		"no chunks":              reply("PUT manifest", `{"missing":[[3,0]]}`),
+		"chunks overflow":        reply("PUT manifest", `{"missing":[[1,9223372036854775807]]}`),
+		"chunks not JSON":        reply("PUT manifest", "hello"),
 		"line without end": func(w http.ResponseWriter, r *http.Request) bool {
 			return kind(r) == "GET events" && endless(w, "x")
 		},
@@ -139,9 +146,18 @@ func endless(w io.Writer, what string) bool {
 func TestWantsAgainAndAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
-			if kind(req) == "PUT inputs" {
+			switch kind(req) {
+			case "PUT inputs":
 				_, _ = io.Copy(io.Discard, req.Body)
-			} else if kind(req) != "PUT build" {
+			case "PUT manifest":
+				answer(w, wire.MissingChunks{Missing: [][2]int{{0, 1}}})
+				return true
+			case "PUT chunks":
+				_, _ = io.Copy(io.Discard, req.Body)
+				w.WriteHeader(http.StatusNoContent)
+				return true
+			case "PUT build", "POST input":
+			default:
 				return false
 			}
 			answer(w, wire.Build{ID: testID, State: wire.StateUploading, Wanted: []int{0, 1}})
@@ -149,6 +165,24 @@ func TestWantsAgainAndAgain(t *testing.T) {
 		}
 		if _, err := r.build(t); !errors.Is(err, ErrProtocol) {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestLacksAgainAndAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+			if kind(req) != "POST input" {
+				return false
+			}
+			wire.WriteError(w, wire.CodeInputIncomplete.Err())
+			return true
+		}
+		if _, err := r.build(t); wire.CodeOf(err) != wire.CodeInputIncomplete {
+			t.Errorf("error %v", err)
+		}
+		if n := r.wire.count("PUT manifest"); n != 1+maxAgain {
+			t.Errorf("%d manifests were sent", n)
 		}
 	})
 }

@@ -13,10 +13,6 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// smallNar is the size below which a path travels in a batch, compressed
-// together with its neighbours, instead of as it is.
-const smallNar = 256 << 10
-
 // Inputs is the closure of .drv files and sources that some derivations need,
 // in the order of the protocol: references before referrers.
 type Inputs struct {
@@ -148,7 +144,7 @@ func order(infos map[nix.Path]nix.PathInfo) (*Inputs, error) {
 	referrers := make([][]int, len(paths))
 	var large, small []int
 	ready := func(i int) {
-		if infos[paths[i]].NarSize >= smallNar {
+		if infos[paths[i]].NarSize >= wire.ChunkedInput && !paths[i].IsDrv() {
 			large = append(large, i)
 		} else {
 			small = append(small, i)

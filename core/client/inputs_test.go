@@ -14,7 +14,7 @@ import (
 
 func TestCollect(t *testing.T) {
 	s := newStore()
-	large := s.source("large", make([]byte, 2*smallNar))
+	large := s.source("large", make([]byte, 2*wire.ChunkedInput))
 	small := s.source("small", []byte("x"))
 	withRef := s.source("with-ref", []byte("refers to "+string(small)))
 	s.refs[withRef] = nix.SortedPaths([]nix.Path{small, withRef}) // and to itself
@@ -50,7 +50,7 @@ func TestCollect(t *testing.T) {
 	if w := in.Wire[position[withRef]]; !slices.Equal(w.References, []int{position[small], position[withRef]}) {
 		t.Errorf("references of a path that refers to itself: %v", w.References)
 	}
-	if got := in.batches([]int{0, 1, 2, 3}); len(got) != 2 || got[0].packed || !got[1].packed {
+	if got := in.batches([]int{0, 1, 2, 3}); len(got) != 2 || !got[0].large || got[1].large {
 		t.Errorf("batches %+v", got)
 	}
 	again, err := Collect(t.Context(), s, s, []nix.Path{top, low})

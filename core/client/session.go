@@ -28,6 +28,8 @@ type Observer interface {
 type Transfer struct {
 	Upload      bool
 	Done, Total int64
+	// Wire is how many bytes went over the wire for Done; 0 means as many.
+	Wire int64
 	// Paths is how many store paths Total stands for.
 	Paths int
 }
@@ -51,6 +53,8 @@ type Session struct {
 	Now func() time.Time
 
 	outage outage
+	cuts   cuts
+	pace   pace
 }
 
 // Request is what to build.
@@ -182,9 +186,9 @@ func (s *Session) upload(ctx context.Context, r *Request, build wire.Build) erro
 	p := patience{s: s}
 	stuck := 0 // rounds without a failure that brought the end no closer
 	for len(build.Wanted) > 0 && !build.State.Ended() {
-		before, start := len(build.Wanted), t.total-in.size(build.Wanted)
-		t.set(start)
-		answer, err := s.send(ctx, r.ID, in, build, t.add)
+		before, moved := len(build.Wanted), t.moved()
+		t.set(t.total - in.size(build.Wanted))
+		answer, err := s.send(ctx, r.ID, in, build, &t)
 		switch {
 		case err == nil:
 			if build = answer; len(build.Wanted) < before {
@@ -197,7 +201,7 @@ func (s *Session) upload(ctx context.Context, r *Request, build wire.Build) erro
 		case !mayPass(err):
 			return err
 		}
-		if t.get()-start > someProgress {
+		if t.moved()-moved > someProgress {
 			p.over()
 		}
 		if err := p.wait(ctx, err); err != nil {
@@ -231,10 +235,16 @@ const (
 )
 
 // send sends what is wanted once.
-func (s *Session) send(ctx context.Context, id wire.BuildID, in *Inputs, build wire.Build, sent func(int64)) (wire.Build, error) {
+func (s *Session) send(ctx context.Context, id wire.BuildID, in *Inputs, build wire.Build, t *tally) (wire.Build, error) {
+	large := chunkSender{s: s, id: id, in: in, t: t, slot: make(chan struct{}, requestsAtOnce)}
 	for _, b := range in.batches(build.Wanted) {
 		var err error
-		if build, err = s.sendBatch(ctx, id, in, b, sent); err != nil {
+		if b.large {
+			build, err = large.sendPaths(ctx, b.indexes)
+		} else {
+			build, err = s.sendFrames(ctx, id, in, b.indexes, t)
+		}
+		if err != nil {
 			return build, err
 		}
 	}
@@ -245,12 +255,29 @@ func (s *Session) send(ctx context.Context, id wire.BuildID, in *Inputs, build w
 type tally struct {
 	observer Observer
 	mu       sync.Mutex
-	done     int64
+	done     int64 // sent, or there already
+	sent     int64 // in all attempts
+	wire     int64 // bytes of bodies, in all attempts
 	total    int64
 	paths    int
 }
 
 func (t *tally) add(n int64) {
+	t.mu.Lock()
+	t.done += n
+	t.sent += n
+	t.report()
+}
+
+// onWire notes bytes that the transport has taken.
+func (t *tally) onWire(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wire += int64(n)
+}
+
+// skip notes what is there already and needs no sending.
+func (t *tally) skip(n int64) {
 	t.mu.Lock()
 	t.done += n
 	t.report()
@@ -262,15 +289,15 @@ func (t *tally) set(done int64) {
 	t.report()
 }
 
-func (t *tally) get() int64 {
+func (t *tally) moved() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.done
+	return t.sent
 }
 
 // report unlocks.
 func (t *tally) report() {
-	now := Transfer{Upload: true, Done: min(t.done, t.total), Total: t.total, Paths: t.paths}
+	now := Transfer{Upload: true, Done: min(t.done, t.total), Total: t.total, Paths: t.paths, Wire: t.wire}
 	t.mu.Unlock()
 	t.observer.Transfer(now)
 }

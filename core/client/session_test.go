@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -23,6 +24,11 @@ func (r *rig) build(t *testing.T) (*wire.Result, error) {
 
 func inBubble(t *testing.T, f func(t *testing.T, r *rig)) {
 	t.Helper()
+	// What is made at the first use and kept must not belong to a bubble.
+	packed, _ := chunk.Compress(nil, make([]byte, 1000))
+	if _, err := chunk.Decompress(nil, packed, 1000); err != nil {
+		t.Fatal(err)
+	}
 	synctest.Test(t, func(t *testing.T) { f(t, newRig(t)) })
 }
 
@@ -56,9 +62,11 @@ func (r *rig) mustBuild(t *testing.T) *wire.Result {
 func TestBuild(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.mustBuild(t)
-		// The large source on its own, everything else in one compressed batch.
-		if n := r.wire.count("PUT inputs"); n != 2 {
-			t.Errorf("%d uploads, want 2", n)
+		// The large source in chunks, everything else in one compressed batch.
+		for k, want := range map[string]int{"PUT inputs": 1, "PUT manifest": 1, "PUT chunks": 1, "POST input": 1} {
+			if n := r.wire.count(k); n != want {
+				t.Errorf("%d × %s, want %d", n, k, want)
+			}
 		}
 		if r.seen.last.Done != r.seen.last.Total || r.seen.last.Total != int64(r.request.Inputs.Bytes) {
 			t.Errorf("progress ended at %+v of %d", r.seen.last, r.request.Inputs.Bytes)
@@ -75,7 +83,7 @@ func TestBuildOfWhatIsThereSendsNothing(t *testing.T) {
 			r.builder.already[string(p)] = true
 		}
 		r.mustBuild(t)
-		if n := r.wire.count("PUT inputs"); n != 0 {
+		if n := r.wire.count("PUT inputs") + r.wire.count("PUT manifest"); n != 0 {
 			t.Errorf("%d uploads, want none", n)
 		}
 	})
@@ -87,13 +95,15 @@ func TestLostConnections(t *testing.T) {
 		"refused":         {refuse: true},
 		"reply lost":      {loseReply: true},
 		"reply cut":       {readBytes: 20},
-		"upload cut":      {sendBytes: 700},
-		"upload cut late": {sendBytes: smallNar + 500},
+		"upload cut":      {sendBytes: 200},
+		"upload cut late": {sendBytes: wire.ChunkedInput / 2},
 	}
 	for _, name := range sortedKeys(cuts) {
-		for _, k := range []string{"PUT build", "PUT inputs", "GET events"} {
-			if strings.HasPrefix(name, "upload") && k != "PUT inputs" {
-				continue
+		for _, k := range []string{"PUT build", "PUT inputs", "PUT manifest", "PUT chunks", "POST input", "GET events"} {
+			switch {
+			case name == "upload cut" && !strings.HasPrefix(k, "PUT "), name == "upload cut late" && k != "PUT chunks",
+				strings.HasPrefix(name, "upload") && k == "PUT build", name == "reply cut" && k == "PUT chunks":
+				continue // it has no such body
 			}
 			for _, times := range []int{1, 2, 5} {
 				t.Run(fmt.Sprintf("%s/%s/%d", k, name, times), func(t *testing.T) {
@@ -108,7 +118,11 @@ func TestLostConnections(t *testing.T) {
 						r.mustBuild(t)
 						// A reply that is lost after everything was sent
 						// leaves nothing to send again.
-						arrived := k == "PUT inputs" && strings.HasPrefix(name, "reply")
+						arrived := k == "PUT inputs" || k == "POST input" || k == "PUT chunks"
+						arrived = arrived && strings.HasPrefix(name, "reply") || k == "PUT chunks"
+						if r.builder.wasted > 0 {
+							t.Errorf("%d chunks were sent again", r.builder.wasted)
+						}
 						if n := r.wire.count(k); n <= times && !arrived {
 							t.Errorf("%s was sent %d times", k, n)
 						}

@@ -17,20 +17,25 @@ import (
 // cost a wake-up of the relay each.
 const sendBuf = 256 << 10
 
-// batch is what one request carries: either small paths, compressed together,
-// or large ones as they are.
+// batch is what is sent together: small paths in one compressed request, or
+// large ones in chunks, each with requests of its own.
 type batch struct {
 	indexes []int
-	packed  bool
+	large   bool
+}
+
+// isLarge tells whether a path travels in chunks.
+func (in *Inputs) isLarge(i int) bool {
+	return in.Wire[i].NarSize >= wire.ChunkedInput && !in.Paths[i].IsDrv()
 }
 
 // batches splits the wanted paths, keeping their order.
 func (in *Inputs) batches(wanted []int) []batch {
 	var out []batch
 	for _, i := range wanted {
-		packed := in.Wire[i].NarSize < smallNar
-		if n := len(out); n == 0 || out[n-1].packed != packed {
-			out = append(out, batch{packed: packed})
+		large := in.isLarge(i)
+		if n := len(out); n == 0 || out[n-1].large != large {
+			out = append(out, batch{large: large})
 		}
 		b := &out[len(out)-1]
 		b.indexes = append(b.indexes, i)
@@ -46,16 +51,11 @@ func (in *Inputs) size(wanted []int) (sum int64) {
 	return sum
 }
 
-// sendBatch sends one batch. sent is told of NAR bytes that were handed to the
-// transport.
-func (s *Session) sendBatch(ctx context.Context, id wire.BuildID, in *Inputs, b batch, sent func(int64)) (wire.Build, error) {
-	src := &frames{ctx: ctx, files: s.Files, in: in, todo: b.indexes, sent: sent}
-	var body io.ReadCloser = src
-	length := in.size(b.indexes) + int64(len(b.indexes))*wire.InputFrameHeader
-	if b.packed {
-		body, length = packFrames(src), -1
-	}
-	build, err := s.API.Inputs(ctx, id, body, length, b.packed, len(in.Paths))
+// sendFrames sends small paths.
+func (s *Session) sendFrames(ctx context.Context, id wire.BuildID, in *Inputs, indexes []int, t *tally) (wire.Build, error) {
+	src := &frames{ctx: ctx, files: s.Files, in: in, todo: indexes, sent: t.add}
+	body := packFrames(src, t)
+	build, err := s.API.Inputs(ctx, id, body, len(in.Paths))
 	_ = body.Close()
 	// What failed on this side hides behind the transport's error.
 	if lerr := src.failed(); lerr != nil {
@@ -65,7 +65,7 @@ func (s *Session) sendBatch(ctx context.Context, id wire.BuildID, in *Inputs, b 
 }
 
 // packFrames compresses src. Closing the result ends the compressor.
-func packFrames(src *frames) io.ReadCloser {
+func packFrames(src *frames, t *tally) io.ReadCloser {
 	pr, pw := io.Pipe()
 	done := make(chan struct{})
 	go func() {
@@ -80,13 +80,20 @@ func packFrames(src *frames) io.ReadCloser {
 		}
 		pw.CloseWithError(err) // nil reads as the end
 	}()
-	return &packedFrames{pr, src, done}
+	return &packedFrames{pr, src, t, done}
 }
 
 type packedFrames struct {
 	*io.PipeReader
 	src  *frames
+	t    *tally
 	done chan struct{}
+}
+
+func (p *packedFrames) Read(b []byte) (int, error) {
+	n, err := p.PipeReader.Read(b)
+	p.t.onWire(n)
+	return n, err
 }
 
 func (p *packedFrames) Close() error {

@@ -1,10 +1,12 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
@@ -22,6 +24,8 @@ type raced struct {
 func race(ctx context.Context, identity key.Secret, builder key.ID, dialers []dialer) (*tls.Conn, Path, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	dialers = slices.Clone(dialers)
+	slices.SortStableFunc(dialers, func(a, b dialer) int { return cmp.Compare(unsteady(a), unsteady(b)) })
 	results := make(chan raced)
 	next := time.NewTimer(0)
 	defer next.Stop()
@@ -61,6 +65,15 @@ func race(ctx context.Context, identity key.Secret, builder key.ID, dialers []di
 			return r.conn, r.path, nil
 		}
 	}
+}
+
+// unsteady is 1 for a path whose last circuit did not last, which goes behind
+// the others.
+func unsteady(d dialer) int {
+	if d, ok := d.(interface{ unsteady() bool }); ok && d.unsteady() {
+		return 1
+	}
+	return 0
 }
 
 // attempt opens one circuit and makes the builder prove itself on it.

@@ -28,7 +28,9 @@ type registrar struct {
 	url    string
 	ctx    context.Context
 	cancel context.CancelFunc
-	status RelayStatus // under Listener.mu
+	// Under Listener.mu:
+	status RelayStatus
+	coming int // circuits between "incoming" and Accept
 }
 
 func (r *registrar) run() {
@@ -78,7 +80,11 @@ func (r *registrar) set(change func(*RelayStatus)) {
 func (r *registrar) serve() (registered bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(r.ctx, wire.RelayHandshakeTimeout+pongTimeout, errors.New("no answer in time"))
 	defer cancel()
-	ws, err := r.l.cfg.Network.open(ctx, r.url, wire.RouteRelayListen)
+	token := ""
+	if r.l.cfg.Token != nil {
+		token = r.l.cfg.Token(r.url)
+	}
+	ws, stun, err := r.l.cfg.Network.open(ctx, r.url, wire.RouteRelayListen, token)
 	if err != nil {
 		return false, err
 	}
@@ -91,7 +97,7 @@ func (r *registrar) serve() (registered bool, err error) {
 		return false, &RelayError{r.url, fmt.Errorf("register: %w", err)}
 	}
 	cancel()
-	r.set(func(s *RelayStatus) { *s = RelayStatus{URL: r.url, Connected: true, Since: time.Now()} })
+	r.set(func(s *RelayStatus) { *s = RelayStatus{URL: r.url, Connected: true, STUN: stun, Since: time.Now()} })
 	r.l.log.Info("registered at relay", slog.String("relay", r.url))
 	leave := context.AfterFunc(r.ctx, func() { _ = ws.Close(websocket.StatusNormalClosure, "") })
 	defer leave()
@@ -139,8 +145,8 @@ func (r *registrar) follow(ws *wsconn.Socket) error {
 		case wire.RelayPing:
 			reply.Type = wire.RelayPong
 		case wire.RelayIncoming:
-			if r.l.room() {
-				go r.l.accept(r.url, m.Circuit)
+			if r.l.room(r) {
+				go r.l.accept(r, m.Circuit)
 				continue
 			}
 			reply = wire.RelayMessage{Type: wire.RelayRefuse, Circuit: m.Circuit, Code: wire.CodeRelayRefused}

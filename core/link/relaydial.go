@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -30,8 +32,9 @@ type Network struct {
 	Agent string
 }
 
-// open does a WebSocket handshake at a relay for one of its routes.
-func (n Network) open(ctx context.Context, relay, route string) (*wsconn.Socket, error) {
+// open does a WebSocket handshake at a relay for one of its routes, with a
+// token unless that is "". It also returns where the relay answers STUN.
+func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsconn.Socket, stun string, err error) {
 	o := wsconn.DialOptions{
 		Protocols:   []string{wire.RelayProtocol},
 		Proxy:       n.Proxy,
@@ -40,19 +43,46 @@ func (n Network) open(ctx context.Context, relay, route string) (*wsconn.Socket,
 	if n.TLS != nil {
 		o.TLS = n.TLS.Clone()
 	}
+	o.Header = http.Header{}
 	if n.Agent != "" {
-		o.Header = http.Header{wire.HeaderAgent: {n.Agent}}
+		o.Header.Set(wire.HeaderAgent, n.Agent)
+	}
+	if token != "" {
+		o.Header.Set("Authorization", "Bearer "+token)
 	}
 	ws, resp, err := wsconn.Dial(ctx, relay+route+errorsQuery, o)
 	if err != nil {
-		return nil, &RelayError{relay, handshakeError(ctx, resp, err)}
+		return nil, "", &RelayError{relay, handshakeError(ctx, resp, err)}
 	}
 	if ws.Subprotocol() != wire.RelayProtocol {
 		_ = ws.CloseNow()
-		return nil, &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
+		return nil, "", &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
 	}
-	return ws, nil
+	if resp != nil { // a browser shows none
+		stun = relaySTUN(relay, resp.Header.Get(wire.HeaderRelaySTUN))
+	}
+	return ws, stun, nil
 }
+
+// relaySTUN is the host and port at which a relay says that it answers STUN,
+// "" for nowhere.
+func relaySTUN(relay, place string) string {
+	u, err := url.Parse(relay)
+	if err != nil || len(place) > maxSTUNPlace {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(place)
+	if err != nil || port == "" {
+		return ""
+	}
+	if host == "" {
+		host = u.Hostname()
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// maxSTUNPlace is a DNS name of 253 characters and a port.
+const maxSTUNPlace = 253 + 6
 
 // handshakeError finds the best that can be said about a failed handshake.
 func handshakeError(ctx context.Context, resp *http.Response, err error) error {
@@ -76,17 +106,38 @@ type relayDialer struct {
 	network Network
 	relay   string
 	builder key.ID
+	// brief tells that the last circuit did not last.
+	brief atomic.Bool
+}
+
+// lasting is how long a circuit lasts at a relay that means well.
+const lasting = time.Minute
+
+// unsteady is asked when there is a choice: a relay that opens circuits and
+// spoils them must not be taken again and again.
+func (d *relayDialer) unsteady() bool { return d.brief.Load() }
+
+// watched tells its dialer how long it lasted.
+type watched struct {
+	net.Conn
+	d      *relayDialer
+	opened time.Time
+}
+
+func (c *watched) Close() error {
+	c.d.brief.Store(time.Since(c.opened) < lasting)
+	return c.Conn.Close()
 }
 
 func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
 
 func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
-	ws, err := d.network.open(ctx, d.relay, route)
+	ws, _, err := d.network.open(ctx, d.relay, route, "")
 	if err != nil {
 		return nil, err
 	}
-	return &circuit{wsconn.New(ws, wire.RelayMaxMessage), d.path()}, nil
+	return &circuit{&watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, d.path()}, nil
 }
 
 // relayCause makes a [*wire.Error] of what a relay says at the end of a

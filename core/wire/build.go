@@ -143,6 +143,15 @@ type Build struct {
 	Result *Result `json:"result,omitempty"`
 }
 
+// MissingChunks answers PUT /v1/builds/{id}/inputs/{index}/manifest: what is to
+// be sent of the input.
+type MissingChunks struct {
+	// Missing are ranges of the manifest's chunks, the first one's ordinal and
+	// how many follow each other, rising. Of chunks that are equal only the
+	// first is named.
+	Missing [][2]int `json:"missing,omitempty"`
+}
+
 // Result is how a build ended.
 type Result struct {
 	// Error is nil when every root was built.
@@ -153,7 +162,8 @@ type Result struct {
 	Derivations []DrvResult `json:"derivations,omitempty"`
 	QueueTime   float64     `json:"queue_seconds"`
 	BuildTime   float64     `json:"build_seconds"`
-	// UploadBytes is the sum of the NAR sizes that were sent for this build.
+	// UploadBytes is the sum of the NAR sizes of the inputs that were taken for
+	// this build, however few of their chunks had to be sent.
 	UploadBytes uint64 `json:"upload_bytes"`
 }
 

@@ -11,13 +11,28 @@ type Closure struct {
 	Roots []string `json:"roots"`
 }
 
-// NarsRequest asks POST /v1/cache/nars for several NARs in one answer.
-type NarsRequest struct {
-	Nars []NarRange `json:"nars"` // at most MaxNarsRequest
+// ManifestsRequest asks POST /v1/cache/manifests for the manifests of several
+// NARs in one answer.
+type ManifestsRequest struct {
+	Nars []string `json:"nars"` // NAR hashes; at most MaxNarsRequest
 }
 
-// NarRange is a NAR from an offset to its end.
-type NarRange struct {
-	NarHash string `json:"nar_hash"` // 52 characters of Nix's base32
-	Offset  uint64 `json:"offset,omitempty"`
+// ChunksRequest asks POST /v1/cache/chunks for chunks of NARs: at most
+// MaxChunksRequest of them and MaxChunkBytesRequest bytes. It may be repeated.
+type ChunksRequest struct {
+	// Goodput is how many bytes per second the client lately got over the path
+	// that the answer will take; 0 when it does not know. The builder compresses
+	// where that is slower than compressing.
+	Goodput uint64      `json:"goodput,omitempty"`
+	Nars    []NarChunks `json:"nars"`
 }
+
+// NarChunks are chunks of one NAR.
+type NarChunks struct {
+	NarHash string       `json:"nar_hash"` // 52 characters of Nix's base32
+	Chunks  []ChunkRange `json:"chunks"`
+}
+
+// ChunkRange is the ordinal in the NAR's manifest (from 0) of the first of some
+// adjacent chunks, and how many they are, at least one.
+type ChunkRange [2]uint32

@@ -37,20 +37,23 @@
 //	PUT    /v1/builds/{id}               BuildRequest → Build
 //	GET    /v1/builds/{id}               → Build
 //	PUT    /v1/builds/{id}/inputs        input frames → Build
+//	PUT    …/inputs/{index}/manifest     chunk manifest → MissingChunks
+//	PUT    …/inputs/{index}/chunks       numbered chunk frames → nothing
+//	POST   …/inputs/{index}              → Build
 //	GET    /v1/builds/{id}/events?from=N → Event, one JSON document a line
 //	DELETE /v1/builds/{id}               → Build
 //	GET    /v1/cache/closure?build={id}  → Closure
 //	GET    /v1/cache/narinfo/{hash}      → narinfo text
-//	GET    /v1/cache/nar/{narhash}       → NAR bytes; single Range allowed
-//	POST   /v1/cache/nars                NarsRequest → NAR frames
+//	POST   /v1/cache/manifests           ManifestsRequest → manifests
+//	POST   /v1/cache/chunks              ChunksRequest → chunk frames
 //	GET    /v1/cache/log/{drv}           → log text
 //	POST   /v1/path                      PathRequest → PathAnswer
 //	GET    /v1/path                      → nothing
 //
 // {id} is a [BuildID] that the client chose, so a request that is repeated
 // after a lost answer attaches to the same build and spends nothing twice.
-// {hash} is the 32-character hash part of a store path, {narhash} the 52
-// characters of a SHA-256 in Nix's base32, {drv} a derivation's base name.
+// {hash} is the 32-character hash part of a store path, {drv} a derivation's base
+// name.
 //
 // # A build
 //
@@ -65,7 +68,8 @@
 // This and the other documents may be compressed (Content-Encoding: zstd, window
 // of at most 8 MiB).
 //
-// PUT …/inputs then carries them, in any number of requests one after another.
+// PUT …/inputs then carries the .drv files of any size and what is smaller than
+// [ChunkedInput], in any number of requests one after another.
 // The body is a sequence of frames, optionally compressed as a whole
 // (Content-Encoding: zstd):
 //
@@ -79,6 +83,45 @@
 // refuses the first path that does not match. Paths of complete frames stay:
 // after a lost connection, a repeated PUT /v1/builds/{id} answers with what is
 // still wanted. A newer inputs request of a build ends an older one.
+//
+// # Large inputs
+//
+// What is not a .drv file and has a NAR of [ChunkedInput] bytes or more is sent
+// in chunks (package chunk: content-defined, named by their contents). {index}
+// is the path's index in Closure.
+//
+// PUT …/{index}/manifest states the chunks of the NAR, in which the hash parts of
+// the path's references and of the path itself are masked: the manifest's
+// references are exactly those. The builder answers with the chunks that it
+// lacks. It knows again what came before with the same ticket or from the same
+// client, and nothing else, so that a manifest tells nobody what others have.
+// That are the chunks of earlier uploads, complete or not, for as long as it
+// keeps them (the time that it keeps outputs, or less when its disk is full).
+// The request may be repeated at any time and then answers with what is still
+// missing.
+//
+// PUT …/{index}/chunks carries some of them, at most [MaxInputChunkBytes] in a
+// request, any number of requests at once and in any order:
+//
+//	offset  size  field
+//	0       4     ordinal of the chunk in the manifest, big endian
+//	4       …     chunk frame
+//
+// Each chunk is compared with its ID and then kept, whatever becomes of the
+// request, of the connection or of the builder's process. One that is there
+// already is ignored.
+//
+// POST …/{index} ends it: the builder verifies the NAR as a whole, as it does
+// with those that come in frames, and adds it to its store. Before that its
+// references must be there. While chunks are missing the answer is
+// [CodeInputIncomplete], and the manifest is to be sent again. A NAR that is not
+// what the closure states ends the build.
+//
+// An upload limit counts what the paths weigh, as their NAR sizes, however many
+// of their chunks were there already; and beside that, chunks that were sent in
+// vain.
+//
+// # Waiting and building
 //
 // Once it has all inputs, the builder checks what would be built against the
 // limits, and waits for a slot; what is built already needs none. A client
@@ -104,14 +147,38 @@
 //
 // Closure lists the narinfo of every path in the closure of a finished build's
 // outputs, references first, each signed by the builder's Nix key in addition
-// to the signatures that its daemon holds. NARs are uncompressed and their size
-// is known in advance. POST /v1/cache/nars answers with the named NARs in the
-// order asked for:
+// to the signatures that its daemon holds. NARs are uncompressed, so that their
+// size is known in advance, and come in chunks.
 //
-//	offset  size  field
-//	0       4     index into NarsRequest.Nars, big endian
-//	4       8     size of what follows, or 2⁶⁴-1: this NAR cannot be had
-//	12      size  the NAR from its stated offset to its end
+// # Chunks
+//
+// A NAR is a sequence of chunks that its contents alone determine, with the hash
+// parts of the store paths that it refers to masked: package chunk has the rules
+// and the formats of manifests and frames. The references of a NAR are those of
+// its path's narinfo and the path's own hash part.
+//
+// POST /v1/cache/manifests answers, for each NAR in the order asked for, with one
+// byte and what follows it:
+//
+//	0  the NAR's manifest: chunk.Encoder's stream, which tells its own end
+//	1  nothing: this NAR cannot be had
+//
+// A manifest that the builder does not have yet is sent while it is being made,
+// so its first chunks can be asked for before its last are known. With
+// Accept-Encoding: zstd the whole answer may come in Content-Encoding: zstd.
+//
+// POST /v1/cache/chunks answers with one frame for each chunk, in the order asked
+// for. Chunks are named by their NAR and their place in its manifest, never by
+// their contents, so that asking tells nothing about what others have. A NAR or
+// ordinal that cannot be had, and a chunk that the builder finds to be no longer
+// what its manifest says, come as the frame "unavailable"; asking for the
+// manifest again tells whether it is gone for good. A NAR may stand in a request
+// several times, and so may a chunk; each time counts. A request of more than
+// [MaxChunksRequest] chunks fails with [CodeTooLarge], and the answer to one of
+// more than [MaxChunkBytesRequest] bytes of them, before compression, is cut off
+// there; an empty range is a [CodeBadRequest].
+//
+// Either request may be repeated at any time, and several may be under way.
 //
 // # Direct paths
 //

@@ -39,6 +39,7 @@ const (
 	CodeSystemMissing  Code = "builder.system"     // the builder cannot build this system
 	CodeFixedOutput    Code = "limit.fixed_output" // the ticket builds no fixed-output derivations
 	CodeUploadLimit    Code = "limit.upload_bytes"
+	CodeSpoolLimit     Code = "limit.spool_bytes" // too much is held here of inputs that are not complete
 	CodeOutputLimit    Code = "limit.output_bytes"
 	CodeBuildTimeLimit Code = "limit.build_time"
 
@@ -51,6 +52,9 @@ const (
 	CodeInputUnsigned   Code = "input.unsigned"        // input-addressed, without a signature trusted here
 	CodeInputReferences Code = "input.references"      // refers to a path that is not part of the closure
 	CodeInputDerivation Code = "input.derivation"      // a .drv that is not a derivation
+	CodeInputManifest   Code = "input.manifest"        // a manifest that cannot be the input's
+	CodeInputChunk      Code = "input.chunk"           // a chunk that is not in the manifest
+	CodeInputIncomplete Code = "input.incomplete"      // ended before all of its chunks were there
 
 	// The build's own end.
 	CodeBuildFailed    Code = "build.failed"
@@ -99,6 +103,7 @@ var codes = map[Code]codeInfo{
 	CodeSystemMissing:  {http.StatusUnprocessableEntity, ExitFailed, "the builder cannot build for this system"},
 	CodeFixedOutput:    {http.StatusForbidden, ExitDenied, "the ticket builds no fixed-output derivations"},
 	CodeUploadLimit:    {http.StatusForbidden, ExitDenied, "upload limit exceeded"},
+	CodeSpoolLimit:     {http.StatusForbidden, ExitDenied, "too much of inputs that are not complete is held"},
 	CodeOutputLimit:    {http.StatusForbidden, ExitDenied, "output limit exceeded"},
 	CodeBuildTimeLimit: {http.StatusForbidden, ExitDenied, "build time limit exceeded"},
 
@@ -110,6 +115,9 @@ var codes = map[Code]codeInfo{
 	CodeInputUnsigned:   {http.StatusUnprocessableEntity, ExitFailed, "an input is neither content-addressed nor signed by a key that the builder trusts"},
 	CodeInputReferences: {http.StatusUnprocessableEntity, ExitFailed, "an input refers to a path outside the closure"},
 	CodeInputDerivation: {http.StatusUnprocessableEntity, ExitFailed, "an input is not a valid derivation"},
+	CodeInputManifest:   {http.StatusUnprocessableEntity, ExitFailed, "a manifest is not that of the input"},
+	CodeInputChunk:      {http.StatusUnprocessableEntity, ExitFailed, "a chunk is not the one that the input's manifest names"},
+	CodeInputIncomplete: {http.StatusConflict, ExitFailed, "chunks of an input are missing"},
 
 	CodeBuildFailed:    {http.StatusUnprocessableEntity, ExitBuildFailed, "build failed"},
 	CodeBuildCancelled: {http.StatusConflict, ExitFailed, "build cancelled"},
@@ -179,8 +187,11 @@ func (e *Error) Error() string {
 	if title == "" {
 		title = e.Code.Title()
 	}
-	if e.Detail == "" {
+	switch {
+	case e.Detail == "":
 		return title
+	case e.Code == CodePolicyDenied: // denied by policy "name": reason
+		return title + " " + e.Detail
 	}
 	return title + ": " + e.Detail
 }

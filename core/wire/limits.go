@@ -29,15 +29,34 @@ const (
 	MaxLogPiece = 256 << 10
 	// MaxNarInfo bounds one narinfo.
 	MaxNarInfo = 8 << 20
-	// MaxNarsRequest bounds the NARs named in one NarsRequest.
+	// MaxNarsRequest bounds the NARs named in one ManifestsRequest.
 	MaxNarsRequest = 16_384
+	// MaxChunksRequest and MaxChunkBytesRequest bound the chunks that one
+	// ChunksRequest names: requests are short, so that the next one may take
+	// another path, and what a lost one costs is little.
+	MaxChunksRequest     = 4096
+	MaxChunkBytesRequest = 16 << 20
 	// MaxLabel bounds what a client calls an installable.
 	MaxLabel = 1024
-	// InputFrameHeader and NarFrameHeader are the sizes of the frame headers.
+	// ChunkedInput is the NAR size from which on an input travels in chunks; a
+	// .drv file never does.
+	ChunkedInput = 256 << 10
+	// MaxInputChunks bounds the chunks of one input: 64 GiB of the usual ones.
+	MaxInputChunks = 1 << 20
+	// MaxInputManifest bounds an input's manifest.
+	MaxInputManifest = 64 << 20
+	// MaxInputChunkBytes bounds the chunks, as they are uncompressed, that one
+	// request carries.
+	MaxInputChunkBytes = 8 << 20
+	// MaxMissingChunks bounds the MissingChunks document.
+	MaxMissingChunks = 16 << 20
+	// ChunkOrdinal is the size of the number before each chunk of an input.
+	ChunkOrdinal = 4
+	// InputFrameHeader is the size of an input frame's header.
 	InputFrameHeader = 12
-	NarFrameHeader   = 12
-	// NarUnavailable stands in a NAR frame's size for a NAR that cannot be had.
-	NarUnavailable = 1<<64 - 1
+	// ManifestFollows and ManifestUnavailable are the bytes before a manifest.
+	ManifestFollows     = 0
+	ManifestUnavailable = 1
 )
 
 // Times of the protocol.

@@ -56,6 +56,12 @@ import (
 // [RelayCloseReplaced]. Either side that has heard nothing for [RelayDeadAfter]
 // drops the connection.
 //
+// A relay may let in only builders that it knows. One that knows them by a
+// token expects "Authorization: Bearer TOKEN" in the handshake and answers 403
+// [CodeRelayAccess] without; one that knows them by their IDs closes with
+// [RelayCloseProof] and that code as the reason. A token never travels in a URL
+// or a message.
+//
 // # GET /v1/dial/{endpoint}
 //
 // A client's circuit to the builder with that ID. The relay tells the builder
@@ -78,7 +84,20 @@ import (
 // while the other does not take its bytes; it never drops any. When either end
 // closes or breaks, the relay closes the other: with 1000 after a clean close,
 // with [RelayCloseBroken] else. A text message closes the circuit with 1003, a
-// message that is too large with 1009.
+// message that is too large with 1009. A circuit on which nothing moves, or a
+// message that is not taken in time, closes it with [RelayCloseTimeout]. A
+// relay that shuts down lets circuits go on for a while and then closes them
+// with 1001.
+//
+// # STUN
+//
+// A relay may answer STUN binding requests (RFC 8489) over UDP, with nothing
+// but XOR-MAPPED-ADDRESS. It names the place in the header [HeaderRelaySTUN] of
+// a completed handshake: a host and a port, or ":port" for the relay's own host.
+// So that it multiplies no traffic of a forged sender, a request has to be at
+// least as long as the answer: [RelaySTUNRequest] bytes always are, for
+// instance with a PADDING attribute (RFC 5780 §7.6). Shorter ones, and what
+// comes too fast from one address, get no answer.
 const (
 	// RelayProtocol is version 1's name in Sec-WebSocket-Protocol.
 	RelayProtocol = "drv-thru-relay.1"
@@ -93,6 +112,10 @@ const (
 	// a browser can see.
 	RelayErrorsQuery  = "errors"
 	RelayErrorsSocket = "socket"
+
+	// HeaderRelaySTUN says in the answer to a handshake where the relay
+	// answers STUN: "host:port" or ":port".
+	HeaderRelaySTUN = "Drv-Thru-Stun"
 )
 
 // Limits of the relay's protocol, bytes.
@@ -105,6 +128,9 @@ const (
 	RelayMaxMessage = 1 << 20
 	// RelayNonceSize is the length of a challenge.
 	RelayNonceSize = 32
+	// RelaySTUNRequest is the length from which a STUN request is answered:
+	// the 20 bytes of a header and 24 of a mapped IPv6 address.
+	RelaySTUNRequest = 44
 	// CircuitIDSize is the length of a circuit's ID before encoding.
 	CircuitIDSize = 16
 	// relayMaxHost bounds a relay's name in a registration: a DNS name of 253
@@ -150,6 +176,7 @@ const (
 	CodeRelayRate      Code = "relay.rate"         // too many handshakes
 	CodeRelayProof     Code = "relay.proof"        // the registration proves nothing
 	CodeRelayHost      Code = "relay.host"         // the registration is meant for another relay
+	CodeRelayAccess    Code = "relay.access"       // the relay does not let this builder in
 	CodeRelayVersion   Code = "relay.version"      // version not spoken by the relay
 	CodeRelayRequest   Code = "relay.bad_request"  // not a request of this protocol
 	CodeRelayClosing   Code = "relay.closing"      // the relay shuts down
@@ -165,6 +192,7 @@ var relayCodes = map[Code]codeInfo{
 	CodeRelayFull:      {http.StatusServiceUnavailable, ExitUnreachable, "the relay has reached a limit"},
 	CodeRelayRate:      {http.StatusTooManyRequests, ExitUnreachable, "too many connections to the relay at once"},
 	CodeRelayProof:     {http.StatusForbidden, ExitDenied, "the registration is not proved"},
+	CodeRelayAccess:    {http.StatusForbidden, ExitDenied, "the relay takes only builders that its owner let in"},
 	CodeRelayHost:      {http.StatusForbidden, ExitDenied, "the registration names another relay"},
 	CodeRelayVersion:   {http.StatusUpgradeRequired, ExitFailed, "protocol version is not spoken by the relay"},
 	CodeRelayRequest:   {http.StatusBadRequest, ExitFailed, "not a request that a relay understands"},

@@ -30,16 +30,21 @@ const (
 
 // Routes, as net/http patterns without the method.
 const (
-	RouteInfo    = "/v1/info"
-	RoutePlan    = "/v1/plan"
-	RouteBuild   = "/v1/builds/{id}"
-	RouteInputs  = "/v1/builds/{id}/inputs"
-	RouteEvents  = "/v1/builds/{id}/events"
-	RouteClosure = "/v1/cache/closure"
-	RouteNarInfo = "/v1/cache/narinfo/{hash}"
-	RouteNar     = "/v1/cache/nar/{narhash}"
-	RouteNars    = "/v1/cache/nars"
-	RouteLog     = "/v1/cache/log/{drv}"
+	RouteInfo   = "/v1/info"
+	RoutePlan   = "/v1/plan"
+	RouteBuild  = "/v1/builds/{id}"
+	RouteInputs = "/v1/builds/{id}/inputs"
+
+	RouteInput         = "/v1/builds/{id}/inputs/{index}"
+	RouteInputManifest = "/v1/builds/{id}/inputs/{index}/manifest"
+	RouteInputChunks   = "/v1/builds/{id}/inputs/{index}/chunks"
+
+	RouteEvents    = "/v1/builds/{id}/events"
+	RouteClosure   = "/v1/cache/closure"
+	RouteNarInfo   = "/v1/cache/narinfo/{hash}"
+	RouteManifests = "/v1/cache/manifests"
+	RouteChunks    = "/v1/cache/chunks"
+	RouteLog       = "/v1/cache/log/{drv}"
 )
 
 // BuildID names a build: 16 random bytes that the client chose, as 26

@@ -62,12 +62,14 @@ func documents(t testing.TB) map[string]any {
 		"event-phase":   &Event{Seq: 2, Time: when, Type: EventPhase, State: StateBuilding},
 		"event-start": &Event{Seq: 3, Time: when, Type: EventStart, Activity: &Activity{ID: 7, Parent: 1, Type: 105, Level: 3, Text: "building",
 			Fields: []Field{{Str: drv, IsText: true}, {Int: 1<<64 - 1}, {Str: "", IsText: true}}}},
-		"event-log":       &Event{Seq: 4, Time: when, Type: EventLog, Log: NewLog(7, []byte("käse"), false)},
-		"event-log-bytes": &Event{Seq: 5, Time: when, Type: EventLog, Log: &Log{Activity: 7, Bytes: []byte{0, 0xff}, More: true, Level: 1, PostBuild: true}},
-		"event-finished":  &Event{Seq: 6, Time: when, Type: EventFinished, Result: result},
-		"closure":         &Closure{NarInfos: []string{"StorePath: " + out + "\n"}, Roots: []string{out}},
-		"nars-request":    &NarsRequest{Nars: []NarRange{{NarHash: sum, Offset: 5}, {NarHash: sum}}},
-		"error":           Errorf(CodeTicketExpired, "since %s", "yesterday").WithHint("ask for another"),
+		"event-log":         &Event{Seq: 4, Time: when, Type: EventLog, Log: NewLog(7, []byte("käse"), false)},
+		"event-log-bytes":   &Event{Seq: 5, Time: when, Type: EventLog, Log: &Log{Activity: 7, Bytes: []byte{0, 0xff}, More: true, Level: 1, PostBuild: true}},
+		"event-finished":    &Event{Seq: 6, Time: when, Type: EventFinished, Result: result},
+		"closure":           &Closure{NarInfos: []string{"StorePath: " + out + "\n"}, Roots: []string{out}},
+		"manifests-request": &ManifestsRequest{Nars: []string{sum, sum}},
+		"chunks-request": &ChunksRequest{Goodput: 125_000_000, Nars: []NarChunks{
+			{NarHash: sum, Chunks: []ChunkRange{{0, 3}, {7, 1}}}, {NarHash: sum, Chunks: []ChunkRange{{1<<32 - 1, 1}}}}},
+		"error": Errorf(CodeTicketExpired, "since %s", "yesterday").WithHint("ask for another"),
 	}
 }
 

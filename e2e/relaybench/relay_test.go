@@ -60,6 +60,8 @@ func TestMain(m *testing.M) {
 		err = runRelay(ready)
 	case "builder":
 		err = runBuilder(os.Getenv(argVar), ready)
+	case "rawbuilder":
+		err = runRawBuilder(os.Getenv(argVar), ready)
 	case "copyrelay":
 		err = runCopyRelay(os.Getenv(argVar), ready)
 	case "tlsserver":
@@ -126,6 +128,31 @@ func runBuilder(relayURL string, ready func(string)) error {
 		return err
 	}
 	go func() { _ = srv.ServeTLS(l, "", "") }()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := l.Registered(ctx); err != nil {
+		return err
+	}
+	ready("ok")
+	untilParentExits()
+	return nil
+}
+
+// runRawBuilder answers circuits without TLS and HTTP.
+func runRawBuilder(relayURL string, ready func(string)) error {
+	l, err := link.Listen(link.ListenConfig{Identity: secret("builder"), Relays: []string{relayURL}})
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go sendForever(c)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := l.Registered(ctx); err != nil {

@@ -30,7 +30,12 @@ in
           maxBuildTime = "1d2h3m4s";
           maxUploadBytes = "unlimited";
           cache = "store";
+          policy = "few";
         };
+      };
+      policies = {
+        nightly = { module = "/etc/drv-thru/nightly.wasm"; mode = "monitor"; };
+        few.settings.ticket.builds_hour = 3;
       };
       relays = [ "https://relay.example.org" "http://[2001:db8::1]:7411/path" ];
       embeddedRelay = {
@@ -45,6 +50,8 @@ in
       keepOutputs = "7d";
       reattachGrace = "10m";
       maxOutputBytes = "50G";
+      maxIndexBytes = "2G";
+      maxLogBytes = "unlimited";
       minFree = "500M";
       cores = 8;
       maxSilentTime = "1h30m";
@@ -83,6 +90,32 @@ in
       handshakeBurst = 7;
       idleTimeout = "8m";
       extraFlags = [ "--log-level=debug" ];
+    };
+    relayStrangers = relay {
+      listen = ":443";
+      openFirewall = true;
+      stunListen = ":3478";
+      metrics = "127.0.0.1:9411";
+      acmeDomains = [ "relay.example.org" "relay.example.net" ];
+      acmeEmail = "admin@example.org";
+      acmeDirectory = "https://acme.example.org/directory";
+      access = "token";
+      tokenFiles = [ "/run/secrets/tokens" "/run/secrets/more-tokens" ];
+      maxHalfOpenPerBuilder = 1;
+      maxConnections = 2;
+      maxConnectionsPerAddress = 3;
+      maxBytesPerSecond = "1G";
+      maxCircuitBytesPerSecond = "16K";
+      stunRate = 4;
+      halfOpenTimeout = "5s";
+    };
+    relayBehindProxy = relay {
+      listen = "127.0.0.1:7411";
+      openFirewall = true;
+      hostNames = [ "relay.example.org" ];
+      trustedProxies = [ "127.0.0.1" "10.0.0.0/8" "2001:db8::/32" ];
+      access = "allowlist";
+      allowedBuilders = [ laptop desktop ];
     };
     relayQuoted = relay { extraFlags = [ "--hostname=%n $HOME \"q\" \\" ]; };
 
@@ -139,6 +172,13 @@ in
     nineRelays = server { relays = builtins.genList (n: "https://relay${toString n}.example.org") 9; };
     certWithoutKey = relay { tlsCert = "/var/lib/acme/relay.example.org/fullchain.pem"; };
     keyWithoutCert = relay { tlsKey = "/var/lib/acme/relay.example.org/key.pem"; };
+    acmeAndCert = relay {
+      acmeDomains = [ "relay.example.org" ];
+      tlsCert = "/var/lib/acme/relay.example.org/fullchain.pem";
+      tlsKey = "/var/lib/acme/relay.example.org/key.pem";
+    };
+    allowlistOfNobody = relay { access = "allowlist"; };
+    tokensUnused = relay { tokenFiles = [ "/run/secrets/tokens" ]; };
     oneNameTwoKeys = client {
       trustedBuilders = {
         attic.publicKey = "attic-1:${key}";
@@ -183,6 +223,8 @@ in
     "server.keepOutputs empty" = server { keepOutputs = ""; };
     "server.reattachGrace order" = server { reattachGrace = "5s2m"; };
     "server.maxOutputBytes zero" = server { maxOutputBytes = "0G"; };
+    "server.maxIndexBytes zero" = server { maxIndexBytes = "0"; };
+    "server.maxLogBytes unit" = server { maxLogBytes = "4GB"; };
     "server.minFree unlimited" = server { minFree = "unlimited"; };
     "server.minFree number" = server { minFree = 5; };
     "server.cores negative" = server { cores = -1; };
@@ -197,6 +239,11 @@ in
     "relay.logLevel word" = relay { logLevel = "trace"; };
     "relay.drainTimeout days" = relay { drainTimeout = "1d"; };
     "relay.idleTimeout number" = relay { idleTimeout = 120; };
+    "relay.stunListen bare" = relay { stunListen = "3478"; };
+    "relay.trustedProxies name" = relay { trustedProxies = [ "proxy.example.org" ]; };
+    "relay.access word" = relay { access = "closed"; };
+    "relay.tokenFiles store" = relay { access = "token"; tokenFiles = [ "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-tokens" ]; };
+    "relay.maxBytesPerSecond small" = relay { maxBytesPerSecond = "15K"; };
     "relay.maxCircuits 0" = relay { maxCircuits = 0; };
     "client.trustedBuilders.attic.publicKey id" = believe laptop;
     "client.trustedBuilders.attic.publicKey signature" = believe "attic-1:${otherKey}${key}";

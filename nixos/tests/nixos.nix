@@ -25,6 +25,7 @@ in
     environment.systemPackages = option (types.listOf types.package) [ ];
     environment.variables = option (types.attrsOf types.str) { };
     networking.firewall.allowedTCPPorts = option (types.listOf types.anything) [ ];
+    networking.firewall.allowedUDPPorts = option (types.listOf types.anything) [ ];
     programs.fuse.enable = option types.bool false;
     systemd.services = option (types.attrsOf types.anything) { };
     systemd.tmpfiles.rules = list [ ];

@@ -127,13 +127,33 @@ func (c *Client) Send(id wire.BuildID, frames ...[]byte) (b wire.Build, err erro
 	return b, json.NewDecoder(resp.Body).Decode(&b)
 }
 
-// SendWanted uploads what the build wants of the objects.
+// SendWanted uploads what the build wants of the objects: frames, and chunks of
+// what is large.
 func (c *Client) SendWanted(b wire.Build, objects ...Object) (wire.Build, error) {
 	var frames [][]byte
-	for _, i := range b.Wanted {
-		frames = append(frames, Frame(i, objects[i].Nar))
+	last := b
+	send := func() (err error) {
+		if len(frames) > 0 {
+			last, err = c.Send(b.ID, frames...)
+			frames = nil
+		}
+		return err
 	}
-	return c.Send(b.ID, frames...)
+	for _, i := range b.Wanted {
+		o := objects[i]
+		if o.Info.NarSize < wire.ChunkedInput || o.Info.Path.IsDrv() {
+			frames = append(frames, Frame(i, o.Nar))
+			continue
+		}
+		err := send()
+		if err == nil {
+			last, _, err = c.SendLarge(b.ID, i, o)
+		}
+		if err != nil {
+			return wire.Build{}, err
+		}
+	}
+	return last, send()
 }
 
 // Events is an open stream of events.

@@ -16,6 +16,13 @@ type Records struct {
 	mu      sync.Mutex
 	tickets map[ticket.ID]builder.TicketRecord
 	builds  []builder.BuildRecord
+	ledger  []admitted
+}
+
+// admitted is a build that was admitted, deleted or not.
+type admitted struct {
+	rec  builder.BuildRecord
+	name string // of its ticket
 }
 
 var _ builder.Records = (*Records)(nil)
@@ -56,6 +63,7 @@ func (r *Records) Admit(_ context.Context, b builder.BuildRecord) error {
 			return builder.ErrBuildExists
 		}
 	}
+	name := ""
 	if b.Ticket != (ticket.ID{}) {
 		t, ok := r.tickets[b.Ticket]
 		if !ok {
@@ -64,6 +72,7 @@ func (r *Records) Admit(_ context.Context, b builder.BuildRecord) error {
 		if err := t.Check(b.Client, b.Created, i >= 0); err != nil {
 			return err
 		}
+		name = t.Name
 		if i < 0 {
 			t.Used++
 			r.tickets[b.Ticket] = t
@@ -71,10 +80,59 @@ func (r *Records) Admit(_ context.Context, b builder.BuildRecord) error {
 	}
 	if i >= 0 {
 		r.builds[i] = b
+		r.note(b)
 	} else {
 		r.builds = append(r.builds, b)
+		r.ledger = append(r.ledger, admitted{b, name})
 	}
 	return nil
+}
+
+// note updates the newest admission of a build.
+func (r *Records) note(b builder.BuildRecord) {
+	for i := len(r.ledger) - 1; i >= 0; i-- {
+		if r.ledger[i].rec.ID == b.ID {
+			r.ledger[i].rec = b
+			return
+		}
+	}
+}
+
+// Usage implements builder.Records.
+func (r *Records) Usage(_ context.Context, q builder.UsageQuery) (all builder.Usages, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.ledger {
+		if a.rec.ID == q.Except && !a.rec.State.Ended() {
+			continue
+		}
+		paid := q.Ticket != ticket.ID{} && a.rec.Ticket != ticket.ID{}
+		add(&all.Ticket, paid && a.rec.Ticket == q.Ticket, a.rec, q.Now)
+		add(&all.Name, paid && a.name == q.Name, a.rec, q.Now)
+		add(&all.Client, a.rec.Client == q.Client, a.rec, q.Now)
+	}
+	return all, nil
+}
+
+func add(u *builder.Usage, counts bool, b builder.BuildRecord, now time.Time) {
+	if !counts {
+		return
+	}
+	u.Builds++
+	if b.Created.After(now.Add(-time.Hour)) {
+		u.BuildsHour++
+	}
+	if b.Created.After(now.Add(-24 * time.Hour)) {
+		u.BuildsDay++
+	}
+	if !b.State.Ended() {
+		u.Active++
+	}
+	u.OutputBytes += b.OutputBytes
+	if b.Result != nil {
+		u.UploadBytes += b.Result.UploadBytes
+		u.BuildTime += time.Duration(b.Result.BuildTime * float64(time.Second))
+	}
 }
 
 // Build implements builder.Records.
@@ -96,6 +154,7 @@ func (r *Records) UpdateBuild(_ context.Context, b builder.BuildRecord) error {
 		return builder.ErrNoRecord
 	}
 	r.builds[i] = b
+	r.note(b)
 	return nil
 }
 

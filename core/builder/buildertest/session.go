@@ -141,7 +141,11 @@ func (c *session) build(ctx context.Context, drv nix.Path, outputs []string, opt
 		}
 	}
 	for name, o := range d.Outputs {
-		out := Built(o.Path, "output "+name+" of "+string(drv))
+		text := "output " + name + " of " + string(drv)
+		if c.s.Contents != nil {
+			text = c.s.Contents(o.Path.Name())
+		}
+		out := Built(o.Path, text)
 		out.Info.Deriver = drv
 		c.s.Add(out)
 	}

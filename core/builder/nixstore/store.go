@@ -145,6 +145,15 @@ func (s *Store) OpenNar(ctx context.Context, path nix.Path) (cache.Nar, error) {
 	return l, nil
 }
 
+// RestoreNar implements cache.NarOpener.
+func (s *Store) RestoreNar(_ context.Context, path nix.Path, skeleton []byte) (cache.Nar, error) {
+	l, err := nar.Restore(s.file(path), skeleton)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
 // BuildLog implements builder.Files. Nix keeps a log below the first two
 // characters of the derivation's base name, compressed unless configured
 // otherwise (libstore/local-fs-store.cc).

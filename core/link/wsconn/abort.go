@@ -6,9 +6,4 @@ package wsconn
 const abortEnds = true
 
 // abort closes the network connection, which ends whatever waits on it.
-func (c *Conn) abort() {
-	if c.sock.hold != nil {
-		_ = c.sock.hold.Close()
-	}
-	_ = c.sock.CloseNow()
-}
+func (c *Conn) abort() { c.sock.abort() }

@@ -84,6 +84,7 @@ type Conn struct {
 	due      bool // out shall be sent
 	writeErr error
 	late     *time.Timer
+	wrote    time.Time // the last full record, while late runs
 	closed   bool
 }
 
@@ -349,9 +350,14 @@ func (c *Conn) gather(p []byte, more bool) (int, error) {
 	c.outN += n
 	switch {
 	case c.due:
+		return n, nil
 	case !more || c.outN == MessageSize:
 		c.due = true
 		notify(c.sendable)
+		return n, nil
+	}
+	c.wrote = time.Now()
+	switch {
 	case c.outN > n: // the timer runs since the first of them
 	case c.late == nil:
 		c.late = time.AfterFunc(gatherFor, c.sendLate)
@@ -361,14 +367,21 @@ func (c *Conn) gather(p []byte, more bool) (int, error) {
 	return n, nil
 }
 
-// sendLate sends full records that nothing followed.
+// sendLate sends full records that nothing followed. A writer that is still
+// at it, on a machine with other work to do, is waited for: a message in two
+// pieces wakes everybody up twice.
 func (c *Conn) sendLate() {
 	c.mu.Lock()
-	if c.outN > 0 {
-		c.due = true
-		notify(c.sendable)
+	defer c.mu.Unlock()
+	if c.outN == 0 || c.due {
+		return
 	}
-	c.mu.Unlock()
+	if left := gatherFor - time.Since(c.wrote); left > 0 {
+		c.late.Reset(left)
+		return
+	}
+	c.due = true
+	notify(c.sendable)
 }
 
 // writeLoop sends what was gathered, and after Close says goodbye.

@@ -3,6 +3,7 @@ package wsconn
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -47,3 +48,19 @@ type hiddenAddr struct{}
 
 func (hiddenAddr) Network() string { return "websocket" }
 func (hiddenAddr) String() string  { return "websocket" }
+
+// CloseWithin closes the socket with a goodbye, and without waiting for the
+// peer's for longer than limit.
+func (s *Socket) CloseWithin(limit time.Duration, code websocket.StatusCode, reason string) {
+	cut := time.AfterFunc(limit, s.abort)
+	defer cut.Stop()
+	_ = s.Close(code, reason)
+}
+
+// abort closes the network connection, which ends whatever waits on it.
+func (s *Socket) abort() {
+	if s.hold != nil {
+		_ = s.hold.Close()
+	}
+	_ = s.CloseNow()
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
@@ -26,6 +28,12 @@ func (s *service) Status() builder.Status {
 }
 func (s *service) Pause(on bool) { s.paused = on }
 func (s *service) Drain(on bool) { s.draining = on }
+func (s *service) CollectGarbage(_ context.Context, dryRun bool) ([]builder.Garbage, error) {
+	if dryRun {
+		return []builder.Garbage{{What: builder.GarbageLog, Name: "a", Bytes: 5}}, nil
+	}
+	return nil, nil
+}
 func (s *service) CancelTicket(context.Context, ticket.ID) int {
 	s.cancelled = true
 	return 2
@@ -42,6 +50,13 @@ func start(t *testing.T) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
+	decider, err := policies.New(t.Context(), policies.Config{
+		Dir: filepath.Join(dir, "policies"), Log: slog.New(slog.DiscardHandler), Now: time.Now, Record: db.AddDecision,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(decider.Close)
 	svc := &service{}
 	path := filepath.Join(dir, "s")
 	l, err := Listen(path)
@@ -49,7 +64,7 @@ func start(t *testing.T) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
-		Tickets: db, Service: svc, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
+		Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
 		Describe: func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
 	})}
 	go srv.Serve(l)
@@ -158,5 +173,15 @@ func TestSocket(t *testing.T) {
 	}
 	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket stays: %v", err)
+	}
+}
+
+func TestCollectGarbage(t *testing.T) {
+	c, _, _ := start(t)
+	if got, err := c.CollectGarbage(t.Context(), true); err != nil || len(got) != 1 || got[0].Bytes != 5 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := c.CollectGarbage(t.Context(), false); err != nil || len(got) != 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -11,9 +11,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -146,9 +150,31 @@ func (c *Client) Cancel(ctx context.Context, id wire.BuildID) error {
 	return c.call(ctx, http.MethodDelete, "/v1/builds/"+url.PathEscape(string(id)), nil, &struct{}{})
 }
 
+// CollectGarbage removes what has had its time, or with dryRun only tells.
+func (c *Client) CollectGarbage(ctx context.Context, dryRun bool) (gone []builder.Garbage, err error) {
+	path := "/v1/gc"
+	if dryRun {
+		path += "?dry_run=true"
+	}
+	err = c.call(ctx, http.MethodPost, path, nil, &gone)
+	return gone, err
+}
+
 // Steer pauses, resumes, drains or undrains.
 func (c *Client) Steer(ctx context.Context, action string) (*Status, error) {
 	st := new(Status)
 	err := c.call(ctx, http.MethodPost, "/v1/queue/"+url.PathEscape(action), nil, st)
 	return st, err
+}
+
+// Policies lists the builder's policies by name.
+func (c *Client) Policies(ctx context.Context) (all []policies.Info, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/policies", nil, &all)
+	return all, err
+}
+
+// Decisions returns the newest n decisions of policies, the newest first.
+func (c *Client) Decisions(ctx context.Context, n int) (all []state.Decision, err error) {
+	err = c.call(ctx, http.MethodGet, "/v1/decisions?n="+strconv.Itoa(n), nil, &all)
+	return all, err
 }

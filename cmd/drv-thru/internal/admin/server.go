@@ -10,13 +10,17 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/policy"
 )
 
 // Tickets is where tickets are kept.
@@ -34,12 +38,28 @@ type Service interface {
 	CancelTicket(ctx context.Context, id ticket.ID) int
 	Pause(on bool)
 	Drain(on bool)
+	CollectGarbage(ctx context.Context, dryRun bool) ([]builder.Garbage, error)
+}
+
+// Policies decide on tickets.
+type Policies interface {
+	// Pin chooses the policy of a ticket that is being made.
+	Pin(ctx context.Context, n policies.Choice, t *builder.TicketRecord) error
+	List(ctx context.Context) []policies.Info
+}
+
+// Decisions are what policies have decided.
+type Decisions interface {
+	// Decisions returns the newest n, the newest first.
+	Decisions(ctx context.Context, n int) ([]state.Decision, error)
 }
 
 // Config makes a server; every field but Addresses is required.
 type Config struct {
-	Tickets Tickets
-	Service Service
+	Tickets   Tickets
+	Service   Service
+	Policies  Policies
+	Decisions Decisions
 	// Builder and Relays go into the texts of tickets.
 	Builder key.ID
 	Relays  []string
@@ -50,6 +70,16 @@ type Config struct {
 	Now      func() time.Time
 	Rand     io.Reader
 }
+
+const (
+	// maxNewTicket has room for a module in base64.
+	maxNewTicket = wire.MaxDocument + policy.MaxModule*4/3 + 4
+	// maxDecisions bounds an answer's decisions, and statusDenials those of a
+	// status, which are looked for among as many of the newest as recentDecisions.
+	maxDecisions    = 1000
+	statusDenials   = 5
+	recentDecisions = 50
+)
 
 // maxName bounds a ticket's name.
 const maxName = 200
@@ -69,6 +99,9 @@ func NewHandler(cfg Config) http.Handler {
 		"DELETE /v1/tickets/{id}":   s.revoke,
 		"DELETE /v1/builds/{id}":    s.cancel,
 		"POST /v1/queue/{action}":   s.steer,
+		"POST /v1/gc":               s.collectGarbage,
+		"GET /v1/policies":          s.policies,
+		"GET /v1/decisions":         s.decisions,
 		"/": func(r *http.Request) (any, error) {
 			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
 		},
@@ -116,10 +149,26 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-func (s *server) status(*http.Request) (any, error) {
-	st := &Status{Status: s.cfg.Service.Status(), Endpoint: s.cfg.Builder}
+func (s *server) status(r *http.Request) (any, error) {
+	st := &Status{Status: s.cfg.Service.Status(), Endpoint: s.cfg.Builder, Denials: []state.Decision{}}
 	s.cfg.Describe(st)
-	return st, nil
+	recent, err := s.cfg.Decisions.Decisions(r.Context(), recentDecisions)
+	for _, d := range recent {
+		if d.Verdict == string(policy.Deny) && len(st.Denials) < statusDenials {
+			st.Denials = append(st.Denials, d)
+		}
+	}
+	return st, err
+}
+
+func (s *server) policies(r *http.Request) (any, error) { return s.cfg.Policies.List(r.Context()), nil }
+
+func (s *server) decisions(r *http.Request) (any, error) {
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil || n < 1 {
+		n = maxDecisions
+	}
+	return s.cfg.Decisions.Decisions(r.Context(), min(n, maxDecisions))
 }
 
 func (s *server) tickets(r *http.Request) (any, error) {
@@ -176,7 +225,7 @@ func (s *server) ticket(r *http.Request) (any, error) {
 
 func (s *server) create(r *http.Request) (any, error) {
 	var n NewTicket
-	dec := json.NewDecoder(io.LimitReader(r.Body, wire.MaxDocument))
+	dec := json.NewDecoder(io.LimitReader(r.Body, maxNewTicket))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&n); err != nil {
 		return nil, wire.Errorf(wire.CodeBadRequest, "%s", err)
@@ -211,6 +260,9 @@ func (s *server) create(r *http.Request) (any, error) {
 	if n.Expires > 0 {
 		t.Expires = now.Add(n.Expires.Std())
 	}
+	if err := s.cfg.Policies.Pin(r.Context(), n.Policy, &t); err != nil {
+		return nil, err
+	}
 	if err := s.cfg.Tickets.CreateTicket(r.Context(), t); err != nil {
 		return nil, err
 	}
@@ -244,6 +296,14 @@ func (s *server) revoke(r *http.Request) (any, error) {
 
 func (s *server) cancel(r *http.Request) (any, error) {
 	return struct{}{}, s.cfg.Service.Cancel(r.Context(), wire.BuildID(r.PathValue("id")), "by the builder's owner")
+}
+
+func (s *server) collectGarbage(r *http.Request) (any, error) {
+	gone, err := s.cfg.Service.CollectGarbage(r.Context(), r.URL.Query().Get("dry_run") == "true")
+	if gone == nil {
+		gone = []builder.Garbage{}
+	}
+	return gone, err
 }
 
 func (s *server) steer(r *http.Request) (any, error) {

@@ -1,12 +1,16 @@
 package admin
 
 import (
+	"encoding/json"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
+	"github.com/drv-thru/drv-thru/policy/builtin"
 )
 
 // Status is the running builder.
@@ -20,6 +24,8 @@ type Status struct {
 	Relays     []Relay   `json:"relays"`
 	// Direct is nil when the builder takes no direct connections.
 	Direct *link.DirectStatus `json:"direct,omitempty"`
+	// Denials are the newest by policies, newest first.
+	Denials []state.Decision `json:"denials"`
 	builder.Status
 }
 
@@ -43,6 +49,15 @@ type Ticket struct {
 	Limits  ticket.Limits `json:"limits"`
 	Bind    key.ID        `json:"bind_client,omitzero"`
 	Revoked time.Time     `json:"revoked,omitzero"`
+	Policy  TicketPolicy  `json:"policy"`
+}
+
+// TicketPolicy is what decides on a ticket's builds.
+type TicketPolicy struct {
+	Name string `json:"name"`
+	// Hash is the pinned module's BLAKE3; "" is the built-in one.
+	Hash     string          `json:"hash,omitempty"`
+	Settings json.RawMessage `json:"settings,omitempty"` // instead of the configuration's
 }
 
 // NewTicket asks for a ticket.
@@ -53,7 +68,8 @@ type NewTicket struct {
 	Limits  ticket.Limits   `json:"limits"`
 	Bind    key.ID          `json:"bind_client,omitzero"`
 	// Direct asks for the builder's own addresses in place of its relays.
-	Direct bool `json:"direct,omitempty"`
+	Direct bool            `json:"direct,omitempty"`
+	Policy policies.Choice `json:"policy,omitzero"`
 }
 
 // TicketText is a ticket with its secret: Text is what its holder needs.
@@ -77,8 +93,12 @@ func ticketOf(t builder.TicketRecord, now time.Time) Ticket {
 	case t.UsesLeft() == 0:
 		state = "used"
 	}
+	pinned := TicketPolicy{Name: t.Policy.Name, Hash: t.Policy.Hash, Settings: t.Policy.Settings}
+	if pinned.Name == "" {
+		pinned.Name = builtin.Name
+	}
 	return Ticket{
 		ID: t.ID, Name: t.Name, State: state, Created: t.Created, Expires: t.Expires, MaxUses: t.MaxUses,
-		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked,
+		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked, Policy: pinned,
 	}
 }

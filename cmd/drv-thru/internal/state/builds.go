@@ -14,17 +14,17 @@ import (
 
 var _ builder.Records = (*DB)(nil)
 
-const buildColumns = "id, client, client_name, ticket, content, roots, mode, detach, state, created, started, ended, result"
+const buildColumns = "id, client, client_name, ticket, content, roots, mode, detach, state, created, started, ended, result, limits"
 
 func scanBuild(row scanner) (builder.BuildRecord, error) {
 	var (
-		b                                     builder.BuildRecord
-		id, client, paid, roots, mode, result string
-		content                               []byte
-		state                                 string
-		created, started, ended               int64
+		b                                             builder.BuildRecord
+		id, client, paid, roots, mode, result, limits string
+		content                                       []byte
+		state                                         string
+		created, started, ended                       int64
 	)
-	err := row.Scan(&id, &client, &b.ClientName, &paid, &content, &roots, &mode, &b.Detach, &state, &created, &started, &ended, &result)
+	err := row.Scan(&id, &client, &b.ClientName, &paid, &content, &roots, &mode, &b.Detach, &state, &created, &started, &ended, &result, &limits)
 	if errors.Is(err, sql.ErrNoRows) {
 		return b, builder.ErrNoRecord
 	}
@@ -43,6 +43,10 @@ func scanBuild(row scanner) (builder.BuildRecord, error) {
 	if result != "" {
 		b.Result = new(wire.Result)
 		err = errors.Join(err, json.Unmarshal([]byte(result), b.Result))
+	}
+	if limits != "" {
+		b.Limits = new(ticket.Limits)
+		err = errors.Join(err, json.Unmarshal([]byte(limits), b.Limits))
 	}
 	if err != nil {
 		return b, fmt.Errorf("read build %s: %w", id, err)
@@ -63,9 +67,17 @@ func buildValues(b *builder.BuildRecord) ([]any, error) {
 		}
 		result = string(text)
 	}
+	limits := ""
+	if b.Limits != nil {
+		text, err := json.Marshal(b.Limits)
+		if err != nil {
+			return nil, fmt.Errorf("record build: %w", err)
+		}
+		limits = string(text)
+	}
 	return []any{
 		string(b.ID), b.Client.String(), b.ClientName, ticketText(b.Ticket), b.Content[:], string(roots), string(b.Mode),
-		b.Detach, string(b.State), toNanos(b.Created), toNanos(b.Started), toNanos(b.Ended), result,
+		b.Detach, string(b.State), toNanos(b.Created), toNanos(b.Started), toNanos(b.Ended), result, limits,
 	}, nil
 }
 
@@ -91,12 +103,16 @@ func (d *DB) Admit(ctx context.Context, b builder.BuildRecord) error {
 		case !revive && !errors.Is(err, builder.ErrNoRecord):
 			return err
 		}
+		name := ""
 		if b.Ticket != (ticket.ID{}) {
-			if err := spend(ctx, tx, &b, revive); err != nil {
+			if name, err = spend(ctx, tx, &b, revive); err != nil {
 				return err
 			}
 		}
-		_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO builds ("+buildColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", values...)
+		if err := enter(ctx, tx, &b, name, revive); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO builds ("+buildColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", values...)
 		if err != nil {
 			return fmt.Errorf("record build: %w", err)
 		}
@@ -104,22 +120,23 @@ func (d *DB) Admit(ctx context.Context, b builder.BuildRecord) error {
 	})
 }
 
-// spend checks the ticket and takes one use, unless it was taken before.
-func spend(ctx context.Context, tx *sql.Tx, b *builder.BuildRecord, spent bool) error {
+// spend checks the ticket, takes one use unless it was taken before, and returns
+// the ticket's name.
+func spend(ctx context.Context, tx *sql.Tx, b *builder.BuildRecord, spent bool) (name string, err error) {
 	t, err := scanTicket(tx.QueryRowContext(ctx, "SELECT "+ticketColumns+" FROM tickets WHERE id = ?", b.Ticket.String()))
 	if errors.Is(err, builder.ErrNoRecord) {
-		return wire.CodeTicketUnknown.Err()
+		return "", wire.CodeTicketUnknown.Err()
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := t.Check(b.Client, b.Created, spent); err != nil || spent {
-		return err
+		return t.Name, err
 	}
 	if _, err := tx.ExecContext(ctx, "UPDATE tickets SET used = used + 1 WHERE id = ?", b.Ticket.String()); err != nil {
-		return fmt.Errorf("spend ticket: %w", err)
+		return "", fmt.Errorf("spend ticket: %w", err)
 	}
-	return nil
+	return t.Name, nil
 }
 
 // Build implements builder.Records.
@@ -133,15 +150,17 @@ func (d *DB) UpdateBuild(ctx context.Context, b builder.BuildRecord) error {
 	if err != nil {
 		return err
 	}
-	res, err := d.db.ExecContext(ctx, `UPDATE builds SET id=?, client=?, client_name=?, ticket=?, content=?, roots=?, mode=?,
-		detach=?, state=?, created=?, started=?, ended=?, result=? WHERE id=?`, append(values, string(b.ID))...)
-	if err != nil {
-		return fmt.Errorf("record build: %w", err)
-	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return errors.Join(err, builder.ErrNoRecord)
-	}
-	return nil
+	return d.inTx(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE builds SET id=?, client=?, client_name=?, ticket=?, content=?, roots=?, mode=?,
+			detach=?, state=?, created=?, started=?, ended=?, result=?, limits=? WHERE id=?`, append(values, string(b.ID))...)
+		if err != nil {
+			return fmt.Errorf("record build: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, builder.ErrNoRecord)
+		}
+		return leave(ctx, tx, &b)
+	})
 }
 
 // Builds implements builder.Records.

@@ -39,6 +39,67 @@ var migrations = []string{
 	) STRICT;
 	CREATE INDEX builds_created ON builds (created);
 	CREATE INDEX builds_ticket ON builds (ticket);`,
+
+	// Policies. The ledger outlives the builds: it has a row for each admission
+	// until that is a day old, and totals of what was before.
+	`ALTER TABLE tickets ADD COLUMN policy TEXT NOT NULL DEFAULT '{}'; -- JSON of builder.TicketPolicy
+	ALTER TABLE builds ADD COLUMN limits TEXT NOT NULL DEFAULT '';     -- JSON of ticket.Limits; '': not kept
+	CREATE TABLE ledger (
+		seq          INTEGER PRIMARY KEY,
+		build        TEXT NOT NULL,
+		ticket       TEXT NOT NULL,           -- '' for a trusted client
+		name         TEXT NOT NULL,           -- of the ticket
+		client       TEXT NOT NULL,
+		admitted     INTEGER NOT NULL,
+		ended        INTEGER NOT NULL DEFAULT 0,
+		upload_bytes INTEGER NOT NULL DEFAULT 0,
+		output_bytes INTEGER NOT NULL DEFAULT 0,
+		build_nanos  INTEGER NOT NULL DEFAULT 0
+	) STRICT;
+	CREATE INDEX ledger_build ON ledger (build);
+	CREATE INDEX ledger_ticket ON ledger (ticket);
+	CREATE INDEX ledger_name ON ledger (name);
+	CREATE INDEX ledger_client ON ledger (client);
+	CREATE INDEX ledger_admitted ON ledger (admitted);
+	CREATE TABLE totals (
+		kind         TEXT NOT NULL,           -- 'ticket', 'name', 'client'
+		key          TEXT NOT NULL,
+		builds       INTEGER NOT NULL,
+		upload_bytes INTEGER NOT NULL,
+		output_bytes INTEGER NOT NULL,
+		build_nanos  INTEGER NOT NULL,
+		PRIMARY KEY (kind, key)
+	) STRICT;
+	CREATE TABLE decisions (
+		seq         INTEGER PRIMARY KEY,
+		at          INTEGER NOT NULL,
+		policy      TEXT NOT NULL,
+		hash        TEXT NOT NULL,            -- of the module; '' where there was none
+		event       TEXT NOT NULL,
+		ticket      TEXT NOT NULL,
+		ticket_name TEXT NOT NULL,
+		client      TEXT NOT NULL,
+		build       TEXT NOT NULL,
+		monitor     INTEGER NOT NULL,         -- decided without effect
+		verdict     TEXT NOT NULL,            -- 'allow', 'narrow', 'deny'
+		code        TEXT NOT NULL,            -- of a denial
+		reason      TEXT NOT NULL,
+		detail      TEXT NOT NULL,
+		stderr      TEXT NOT NULL,
+		limits      TEXT NOT NULL,            -- JSON of ticket.Limits after it
+		wall_nanos  INTEGER NOT NULL,
+		memory      INTEGER NOT NULL
+	) STRICT;
+	INSERT INTO ledger (build, ticket, name, client, admitted, ended, upload_bytes, build_nanos)
+		SELECT b.id, b.ticket, coalesce(t.name, ''), b.client, b.created, b.ended,
+			CASE b.result WHEN '' THEN 0 ELSE coalesce(json_extract(b.result, '$.upload_bytes'), 0) END,
+			CASE b.result WHEN '' THEN 0 ELSE CAST(coalesce(json_extract(b.result, '$.build_seconds'), 0) * 1e9 AS INTEGER) END
+		FROM builds b LEFT JOIN tickets t ON t.id = b.ticket ORDER BY b.created;
+	INSERT INTO totals SELECT 'ticket', id, used - n, 0, 0, 0 FROM
+		(SELECT id, used, (SELECT count(*) FROM builds b WHERE b.ticket = t.id) AS n FROM tickets t) WHERE used > n;
+	INSERT INTO totals SELECT 'name', name, sum(used) - n, 0, 0, 0 FROM
+		(SELECT name, used, (SELECT count(*) FROM ledger l WHERE l.name = t.name AND l.ticket <> '') AS n FROM tickets t)
+		GROUP BY name, n HAVING sum(used) > n;`,
 }
 
 func (d *DB) migrate(ctx context.Context) error {

@@ -305,6 +305,12 @@ func TestOpensOlderVersions(t *testing.T) {
 			builds[0].Result.Error.Code != wire.CodeBuildFailed || builds[0].Roots[0].Label != "hello" || builds[0].Ended.IsZero() {
 			t.Errorf("%s: builds %+v, %v", name, builds, err)
 		}
+		if u := usageOf(t, d, tickets[0], now, ""); u.Ticket.Builds != 1 || u.Name.Builds != 1 || u.Client.Builds != 1 || u.Client.Active != 0 {
+			t.Errorf("%s: usage %+v", name, u)
+		}
+		if pinned := tickets[0].Policy; v >= 2 && (pinned.Name != "night" || pinned.Hash == "" || string(pinned.Settings) != `{"from":22}`) {
+			t.Errorf("%s: policy %+v", name, pinned)
+		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}

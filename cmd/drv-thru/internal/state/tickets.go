@@ -13,18 +13,18 @@ import (
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
-const ticketColumns = "id, secret, name, created, expires, max_uses, used, limits, bind, revoked"
+const ticketColumns = "id, secret, name, created, expires, max_uses, used, limits, bind, revoked, policy"
 
 type scanner interface{ Scan(...any) error }
 
 func scanTicket(row scanner) (builder.TicketRecord, error) {
 	var (
 		t                         builder.TicketRecord
-		id, limits, bind          string
+		id, limits, bind, pinned  string
 		secret                    []byte
 		created, expires, revoked int64
 	)
-	err := row.Scan(&id, &secret, &t.Name, &created, &expires, &t.MaxUses, &t.Used, &limits, &bind, &revoked)
+	err := row.Scan(&id, &secret, &t.Name, &created, &expires, &t.MaxUses, &t.Used, &limits, &bind, &revoked, &pinned)
 	if errors.Is(err, sql.ErrNoRows) {
 		return t, builder.ErrNoRecord
 	}
@@ -42,6 +42,9 @@ func scanTicket(row scanner) (builder.TicketRecord, error) {
 	if err := json.Unmarshal([]byte(limits), &t.Limits); err != nil {
 		return t, fmt.Errorf("read ticket %s: %w", t.ID, err)
 	}
+	if err := json.Unmarshal([]byte(pinned), &t.Policy); err != nil {
+		return t, fmt.Errorf("read ticket %s: its policy: %w", t.ID, err)
+	}
 	return t, t.Bind.UnmarshalText([]byte(bind))
 }
 
@@ -51,9 +54,13 @@ func (d *DB) CreateTicket(ctx context.Context, t builder.TicketRecord) error {
 	if err != nil {
 		return fmt.Errorf("record ticket: %w", err)
 	}
-	_, err = d.db.ExecContext(ctx, "INSERT INTO tickets ("+ticketColumns+") VALUES (?,?,?,?,?,?,?,?,?,?)",
+	pinned, err := json.Marshal(t.Policy)
+	if err != nil {
+		return fmt.Errorf("record ticket: %w", err)
+	}
+	_, err = d.db.ExecContext(ctx, "INSERT INTO tickets ("+ticketColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?)",
 		t.ID.String(), t.Secret[:], t.Name, toNanos(t.Created), toNanos(t.Expires), t.MaxUses, t.Used,
-		string(limits), idText(t.Bind), toNanos(t.Revoked))
+		string(limits), idText(t.Bind), toNanos(t.Revoked), string(pinned))
 	if err != nil {
 		return fmt.Errorf("record ticket: %w", err)
 	}

@@ -293,6 +293,9 @@ func (r *rate) text(now time.Time) string {
 		return ""
 	}
 	s := fmt.Sprintf("%s of %s", Bytes(r.now.Done), Bytes(r.now.Total))
+	if r.now.Wire > 0 {
+		s += fmt.Sprintf(" (%s over the wire)", Bytes(r.now.Wire))
+	}
 	if d := now.Sub(r.started); d > time.Second && r.now.Done > r.first {
 		perSecond := float64(r.now.Done-r.first) / d.Seconds()
 		left := time.Duration(float64(r.now.Total-r.now.Done) / perSecond * float64(time.Second))

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/relay"
+)
+
+const (
+	// minToken is the length of a token that nobody guesses: 22 characters of
+	// base64 are 128 bits.
+	minToken = 22
+	// maxToken fits a header.
+	maxToken = 512
+	// maxList bounds a file of tokens or endpoint IDs.
+	maxList = 16 << 20
+)
+
+// access reads who may register.
+func (f *flags) readAccess() (relay.Access, error) {
+	switch f.access {
+	case accessAllowlist:
+		var ids []key.ID
+		for _, path := range f.allowlists {
+			err := lines(path, func(line string) error {
+				// A name may follow, for whoever keeps the list.
+				id, err := key.ParseID(strings.Fields(line)[0])
+				ids = append(ids, id)
+				return err
+			})
+			if err != nil {
+				return relay.Access{}, fmt.Errorf("read the allowlist: %w", err)
+			}
+		}
+		return relay.AllowBuilders(ids), nil
+	case accessToken:
+		var tokens []string
+		for _, path := range f.tokenFiles {
+			if err := onlyOwn(path); err != nil {
+				return relay.Access{}, err
+			}
+			err := lines(path, func(line string) error {
+				if len(line) < minToken || len(line) > maxToken || strings.ContainsAny(line, " \t") {
+					return fmt.Errorf("a token has %d to %d characters and no blanks; make one with: openssl rand -base64 24", minToken, maxToken)
+				}
+				tokens = append(tokens, line)
+				return nil
+			})
+			if err != nil {
+				return relay.Access{}, fmt.Errorf("read the tokens: %w", err)
+			}
+		}
+		if len(tokens) == 0 {
+			return relay.Access{}, fmt.Errorf("read the tokens: there is none in %s", &f.tokenFiles)
+		}
+		return relay.AllowTokens(tokens), nil
+	}
+	return relay.Access{}, nil
+}
+
+// onlyOwn refuses a file of secrets that everybody can read. A group may:
+// systemd gives credentials to a service that way.
+func onlyOwn(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("read the tokens: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return fmt.Errorf("read the tokens: everybody may read %s (mode %04o); run: chmod 600 %s", path, mode, path)
+	}
+	return nil
+}
+
+// lines calls each for the lines of a file that are not empty and no comment.
+func lines(path string, each func(string) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() > maxList {
+		return fmt.Errorf("%s is larger than %d bytes", path, maxList)
+	}
+	scanner := bufio.NewScanner(f)
+	for n := 1; scanner.Scan(); n++ {
+		line := strings.TrimSpace(scanner.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if err := each(line); err != nil {
+			return fmt.Errorf("%s, line %d: %w", path, n, err)
+		}
+	}
+	return scanner.Err()
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/relay"
+)
+
+func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
+	if f.version {
+		fmt.Fprintf(stdout, "drv-thru-relay %s, protocol %s\n", version(), wire.RelayProtocol)
+		return nil
+	}
+	if f.acme.dir == "" {
+		f.acme.dir = os.Getenv("STATE_DIRECTORY") // systemd.exec(5)
+	}
+	if err := f.check(); err != nil {
+		return usageError{err}
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: f.logLevel}))
+
+	access, err := f.readAccess()
+	if err != nil {
+		return err
+	}
+	var certs *tls.Config
+	var files *certFiles
+	var authority *acmeCerts
+	switch {
+	case f.tlsCert != "":
+		if files, err = newCertFiles(f.tlsCert, f.tlsKey, log); err != nil {
+			return err
+		}
+		certs = serverTLS(files.get)
+		if len(f.hosts) == 0 {
+			f.hosts = files.names()
+		}
+	case len(f.acme.domains) > 0:
+		authority = newACME(f.acme, log)
+		certs = authority.config()
+		if len(f.hosts) == 0 {
+			f.hosts = f.acme.domains
+		}
+	}
+	if len(f.hosts) == 0 {
+		log.Warn("without --hostname, another relay could register here with what builders sent to it")
+	}
+
+	l, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	scheme, bound := "http", l.Addr()
+	if certs != nil {
+		scheme = "https"
+		l = tls.NewListener(l, certs)
+	}
+	packets, err := f.listenSTUN(bound)
+	if err != nil {
+		_ = l.Close()
+		return err
+	}
+	cfg := relay.Config{Hosts: f.hosts, Limits: f.limits, Log: log, LogAddresses: f.logAddresses, Access: access}
+	if len(f.trustedProxies) > 0 {
+		cfg.ClientAddr, cfg.Proxy = relay.ForwardedBy(f.trustedProxies), f.trustedProxies.contains
+	}
+	if packets != nil {
+		cfg.STUN = stunPlace(packets.LocalAddr())
+	}
+	s := relay.New(cfg)
+	metrics, err := f.listenMetrics(s, log)
+	if err != nil {
+		_ = l.Close()
+		return err
+	}
+	defer metrics.Close()
+	failed := make(chan error, 2)
+	go func() { failed <- s.Serve(l) }()
+	if packets != nil {
+		go func() {
+			if err := s.ServeSTUN(packets); !errors.Is(err, net.ErrClosed) {
+				failed <- fmt.Errorf("STUN: %w", err)
+			}
+		}()
+	}
+	if authority != nil {
+		go authority.prepare(f.acme.domains)
+	}
+	fmt.Fprintf(stdout, "relay ready at %s://%s\n", scheme, bound)
+
+	for ctx.Err() == nil {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serve: %w", err)
+		case <-reload:
+			f.reload(s, files, log)
+		case <-ctx.Done():
+		}
+	}
+	stop() // the next signal kills
+	log.Info("shutting down", slog.Int("circuits", s.Stats().Circuits))
+	drain, cancel := context.WithTimeout(context.Background(), f.drain)
+	defer cancel()
+	if err := s.Shutdown(drain); err != nil {
+		log.Info("open circuits were closed")
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// reload reads again what is in files. What cannot be read leaves things as
+// they are.
+func (f *flags) reload(s *relay.Server, files *certFiles, log *slog.Logger) {
+	access, err := f.readAccess()
+	if err == nil {
+		s.SetAccess(access)
+	}
+	if files != nil {
+		err = errors.Join(err, files.reload())
+	}
+	if err != nil {
+		log.Error("reload", slog.Any("error", err))
+		return
+	}
+	log.Info("reloaded")
+}
+
+// listenSTUN opens the UDP socket, if there is to be one.
+func (f *flags) listenSTUN(bound net.Addr) (*net.UDPConn, error) {
+	address := f.stunListen
+	switch {
+	case address == stunOff, address == "" && len(f.trustedProxies) > 0:
+		return nil, nil
+	case address == "":
+		address = bound.String()
+	}
+	c, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for STUN: %w; set --stun-listen to another address, or to %s", err, stunOff)
+	}
+	return c.(*net.UDPConn), nil
+}
+
+// stunPlace is what peers are told: the port. The host is the relay's.
+func stunPlace(a net.Addr) string {
+	return ":" + strconv.Itoa(a.(*net.UDPAddr).Port)
+}
+
+// listenMetrics serves metrics, and the health pages too, which the relay's own
+// listener shows only until it shuts down.
+func (f *flags) listenMetrics(s *relay.Server, log *slog.Logger) (io.Closer, error) {
+	if f.metrics == "" {
+		return new(http.Server), nil // closes as one that never served
+	}
+	l, err := net.Listen("tcp", f.metrics)
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /healthz", s)
+	mux.Handle("GET /readyz", s)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	go func() {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("metrics", slog.Any("error", err))
+		}
+	}()
+	log.Info("metrics", slog.String("address", l.Addr().String()))
+	return srv, nil
+}

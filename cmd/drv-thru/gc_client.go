@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/fusecache"
+)
+
+// gcItem is something that garbage collection removes, or would remove.
+type gcItem struct {
+	What  string // "chunks", "mount"
+	Path  string
+	Bytes int64
+}
+
+// gcClient removes what this user's builds have left and nobody needs: the chunk
+// store, all of which can be had again, and the places of mounts whose process is
+// gone. What a running drv-thru writes to stays. With dryRun it only tells.
+func (a *app) gcClient(ctx context.Context, dryRun bool) ([]gcItem, error) {
+	var items []gcItem
+	var failed []error
+	if base, err := a.cacheDir(); err == nil {
+		chunks, err := gcChunks(ctx, filepath.Join(base, chunkDir), dryRun)
+		items, failed = append(items, chunks...), append(failed, err)
+	}
+	// Asking for the directory makes it.
+	if dir, err := a.runtimeDir(); err == nil {
+		items = append(items, gcMounts(dir, dryRun)...)
+	}
+	return items, errors.Join(append(failed, ctx.Err())...)
+}
+
+// gcChunks removes the files of a chunk store. Those that other processes read
+// stay theirs until they close them.
+func gcChunks(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var items []gcItem
+	var failed []error
+	busy := make(map[string]bool) // names without their ending
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".pack"); ok && locked(filepath.Join(dir, e.Name())) {
+			busy[name] = true
+		}
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		base, _, _ := strings.Cut(e.Name(), ".")
+		if ctx.Err() != nil || err != nil || !info.Mode().IsRegular() || busy[base] {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if !dryRun {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				failed = append(failed, err)
+				continue
+			}
+		}
+		items = append(items, gcItem{"chunks", path, info.Size()})
+	}
+	return items, errors.Join(failed...)
+}
+
+// gcMounts takes away what killed clients left mounted.
+func gcMounts(dir string, dryRun bool) []gcItem {
+	locks, err := filepath.Glob(filepath.Join(dir, "mount-*"+lockSuffix))
+	if err != nil {
+		return nil
+	}
+	var stale []gcItem
+	for _, name := range locks {
+		if !locked(name) {
+			stale = append(stale, gcItem{What: "mount", Path: strings.TrimSuffix(name, lockSuffix)})
+		}
+	}
+	if dryRun {
+		return stale
+	}
+	sweep(dir, fusecache.ClearStale)
+	var gone []gcItem
+	for _, item := range stale {
+		if _, err := os.Lstat(item.Path + lockSuffix); errors.Is(err, fs.ErrNotExist) {
+			gone = append(gone, item)
+		}
+	}
+	return gone
+}
+
+// locked reports whether a process holds a lock on a file.
+func locked(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}

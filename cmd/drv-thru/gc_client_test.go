@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestGCClient(t *testing.T) {
+	home, run := t.TempDir(), t.TempDir()
+	a := &app{environ: []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + run}}
+	chunks := filepath.Join(home, ".cache/drv-thru/chunks")
+	mounts := filepath.Join(run, "drv-thru")
+	for _, dir := range []string{chunks, filepath.Join(mounts, "mount-1")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(path string) string {
+		if err := os.WriteFile(path, make([]byte, 1000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, name := range []string{"old.pack", "old.index", "busy.index"} {
+		write(filepath.Join(chunks, name))
+	}
+	write(filepath.Join(mounts, "mount-1.lock"))
+	busy, err := os.Open(write(filepath.Join(chunks, "busy.pack")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	if err := unix.Flock(int(busy.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for _, dry := range []bool{true, false} {
+		items, err := a.gcClient(t.Context(), dry)
+		if err != nil || len(items) != 3 {
+			t.Errorf("dry run %v: %v, %v", dry, items, err)
+		}
+		for _, item := range items {
+			if _, err := os.Lstat(item.Path); (err == nil) != dry {
+				t.Errorf("dry run %v: %s: %v", dry, item.Path, err)
+			}
+		}
+	}
+	if items, err := a.gcClient(t.Context(), false); err != nil || len(items) != 0 {
+		t.Errorf("again: %v, %v", items, err)
+	}
+	if _, err := os.Lstat(busy.Name()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCacheSize(t *testing.T) {
+	for text, want := range map[string]int64{"": defaultCacheSize, "0": 0, "500M": 500 << 20, "1T": 1 << 40, "unlimited": -1, "many": -1, "-1": -1} {
+		got, err := (&app{environ: []string{"DRV_THRU_CACHE_SIZE=" + text}}).cacheSize()
+		if want < 0 {
+			if err == nil || exitCode(err) != 2 || hintOf(err) == "" {
+				t.Errorf("%q: %d, %v", text, got, err)
+			}
+		} else if got != want || err != nil {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+	}
+}

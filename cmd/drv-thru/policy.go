@@ -1,0 +1,237 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/policy"
+	"github.com/drv-thru/drv-thru/policy/builtin"
+)
+
+func newPolicyCommand(a *app) *ffcli.Command {
+	return &ffcli.Command{
+		Name:       "policy",
+		ShortUsage: "drv-thru policy new|run|test|inspect|bench|schema|list|log",
+		ShortHelp:  "write and try programs that decide on tickets",
+		LongHelp: "A policy is a WebAssembly program that decides what a ticket may do. Begin with:\n" +
+			"drv-thru policy new --lang go DIR",
+		FlagSet: a.flags("drv-thru policy"),
+		Subcommands: []*ffcli.Command{
+			newPolicyNewCommand(a), newPolicyRunCommand(a), newPolicyTestCommand(a), newPolicyInspectCommand(a),
+			newPolicyBenchCommand(a), newPolicySchemaCommand(a), newPolicyListCommand(a), newPolicyLogCommand(a),
+		},
+		Exec: func(_ context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("no such command: drv-thru policy %s", args[0])
+			}
+			return flag.ErrHelp
+		},
+	}
+}
+
+// moduleHelp names the operand of the commands that take a module.
+const moduleHelp = "one module: a FILE.wasm, or " + builtin.Name + " for the built-in one"
+
+// policyHost runs modules on the author's machine, with compiled code kept in
+// the user's cache.
+func (a *app) policyHost(wall time.Duration) *policy.Host {
+	cache := a.env("XDG_CACHE_HOME")
+	if home := a.env("HOME"); !filepath.IsAbs(cache) && filepath.IsAbs(home) {
+		cache = filepath.Join(home, ".cache")
+	}
+	if filepath.IsAbs(cache) {
+		cache = filepath.Join(cache, "drv-thru", "policies")
+	} else {
+		cache = ""
+	}
+	return policy.NewHost(policy.Config{CacheDir: cache, Wall: wall})
+}
+
+// moduleCode reads the module that an operand names.
+func moduleCode(operand string) ([]byte, error) {
+	if _, err := os.Stat(operand); err != nil && operand == builtin.Name {
+		return builtin.Limits, nil
+	}
+	return readModule(operand)
+}
+
+// loadPolicy compiles the module that an operand names.
+func loadPolicy(ctx context.Context, h *policy.Host, operand string) (*policy.Module, error) {
+	code, err := moduleCode(operand)
+	if err != nil {
+		return nil, err
+	}
+	m, err := h.Load(ctx, code)
+	if err != nil {
+		return nil, policyError(err)
+	}
+	return m, nil
+}
+
+// deniedError ends a command with the exit code of a denial.
+type deniedError struct{ text string }
+
+func (e *deniedError) Error() string { return e.text }
+func (e *deniedError) Exit() int     { return wire.ExitDenied }
+
+// costRows shows what a decision used of what it may use.
+func costRows(c policy.Cost, wall time.Duration) [][]string {
+	row := func(what, used, most string, share float64) []string {
+		return []string{what, used, "of " + most, strconv.FormatFloat(100*share, 'f', 1, 64) + " %"}
+	}
+	bytes := func(what string, used, most uint64) []string {
+		return row(what, sizeText(used), sizeText(most), float64(used)/float64(most))
+	}
+	return [][]string{
+		row("time", c.Wall.Round(time.Microsecond).String(), wall.String(), float64(c.Wall)/float64(wall)),
+		bytes("memory", c.Memory, policy.MaxMemory),
+		bytes("request", uint64(c.Stdin), policy.MaxStdin),
+		bytes("answer", uint64(c.Stdout), policy.MaxStdout),
+		bytes("messages", uint64(c.Stderr), policy.MaxStderr),
+	}
+}
+
+// sizeText prints bytes for a person.
+func sizeText(n uint64) string {
+	switch {
+	case n < 10<<10:
+		return strconv.FormatUint(n, 10) + " B"
+	case n < 10<<20:
+		return strconv.FormatUint(n>>10, 10) + " KiB"
+	}
+	return strconv.FormatUint(n>>20, 10) + " MiB"
+}
+
+func newPolicyListCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru policy list")
+	f.register(fs, true)
+	return &ffcli.Command{
+		Name:       "list",
+		ShortUsage: "drv-thru policy list [flags]",
+		ShortHelp:  "list the builder's policies",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("policy list takes no arguments, got %q", args[0])
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			all, err := client.Policies(ctx)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(all)
+			}
+			rows := [][]string{{"NAME", "MODE", "HASH", "MODULE"}}
+			for _, p := range all {
+				rows = append(rows, []string{p.Name, string(p.Mode), cmp.Or(p.Hash[:min(8, len(p.Hash))], "-"), cmp.Or(p.Module, "built in")})
+				if p.Error != "" {
+					rows = append(rows, []string{"", "denies: " + plain(p.Error)})
+				}
+			}
+			return table(a.stdout, rows...)
+		},
+	}
+}
+
+func newPolicyLogCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru policy log")
+	f.register(fs, true)
+	n := fs.Int("n", 20, "`NUMBER` of decisions")
+	return &ffcli.Command{
+		Name:       "log",
+		ShortUsage: "drv-thru policy log [flags]",
+		ShortHelp:  "show what the builder's policies have decided",
+		LongHelp:   "Shows the newest decisions, with all that the ticket's holder is not told.\nWhat the built-in policy allows is not recorded.",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("policy log takes no arguments, got %q", args[0])
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			all, err := client.Decisions(ctx, *n)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(all)
+			}
+			return a.printDecisions("", all, time.Now())
+		},
+	}
+}
+
+// printDecisions shows decisions to the builder's owner, below a title if there
+// is one.
+func (a *app) printDecisions(title string, all []state.Decision, now time.Time) error {
+	if len(all) == 0 {
+		return nil
+	}
+	if title != "" {
+		if _, err := fmt.Fprintf(a.stdout, "\n%s\n", title); err != nil {
+			return err
+		}
+	}
+	var rows [][]string
+	for _, d := range all {
+		verdict := d.Verdict
+		if d.Monitor {
+			verdict = "would " + verdict
+		}
+		text := plain(d.Reason)
+		if d.Code != "" && d.Code != string(policy.CodeDenied) {
+			text = d.Code + ": " + plain(d.Reason+": "+d.Detail)
+		}
+		if d.Stderr != "" {
+			text += fmt.Sprintf(" (stderr: %q)", d.Stderr)
+		}
+		rows = append(rows, []string{
+			"  " + cmp.Or(when(d.At.Truncate(time.Second), now), "now"), d.Policy, d.Event, verdict, plain(cmp.Or(d.TicketName, d.Ticket, d.Client)), text,
+		})
+	}
+	return table(a.stdout, rows...)
+}
+
+func newPolicySchemaCommand(a *app) *ffcli.Command {
+	fs := a.flags("drv-thru policy schema")
+	return &ffcli.Command{
+		Name:       "schema",
+		ShortUsage: "drv-thru policy schema request|decision",
+		ShortHelp:  "print the JSON Schema of what a policy reads or writes",
+		FlagSet:    fs,
+		Exec: func(_ context.Context, args []string) error {
+			which, err := oneOperand(fs, args, "request or decision")
+			if err != nil {
+				return err
+			}
+			schemas := map[string]func() json.RawMessage{"request": policy.RequestSchema, "decision": policy.DecisionSchema}
+			schema, ok := schemas[which]
+			if !ok {
+				return usagef("policy schema: %q is neither request nor decision", which)
+			}
+			_, err = a.stdout.Write(schema())
+			return err
+		},
+	}
+}

@@ -1,0 +1,110 @@
+package builder
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const (
+	// maxAnswers bounds the answers of chunks and manifests that are under way:
+	// each has buffers of half a megabyte or somewhat more. A ticket or trusted
+	// client has answerShare of them; what is beyond waits.
+	maxAnswers  = 96
+	answerShare = 24
+	// answerStall is how long a client may take for one write of an answer, of
+	// half a megabyte at most, before it is given up.
+	answerStall = time.Minute
+)
+
+// answer runs one answer of the cache, once there is room for it.
+func (s *Service) answer(w http.ResponseWriter, r *http.Request, c *caller, f func(http.ResponseWriter) error) error {
+	group := c.group()
+	if !s.answers.enter(r.Context(), group) {
+		return r.Context().Err()
+	}
+	defer s.answers.leave(group)
+	return cacheError(f(&stallWriter{w, http.NewResponseController(w)}))
+}
+
+// stallWriter gives up an answer that the client does not take.
+type stallWriter struct {
+	http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func (s *stallWriter) Write(p []byte) (int, error) {
+	_ = s.rc.SetWriteDeadline(time.Now().Add(answerStall)) // not every server has deadlines
+	return s.ResponseWriter.Write(p)
+}
+
+func (s *stallWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+func (s *Service) postManifests(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req wire.ManifestsRequest
+	if err := s.readJSON(w, r, c, &req, wire.MaxDocument); err != nil {
+		return err
+	}
+	if len(req.Nars) > wire.MaxNarsRequest {
+		return wire.Errorf(wire.CodeTooLarge, "%d NARs; at most %d", len(req.Nars), wire.MaxNarsRequest)
+	}
+	infos := make([]*nix.PathInfo, len(req.Nars))
+	reader := s.reader(r.Context(), c)
+	for i, hash := range req.Nars {
+		var err error
+		if infos[i], err = reader.nar(hash); err != nil {
+			return err
+		}
+	}
+	compress := strings.Contains(r.Header.Get("Accept-Encoding"), "zstd")
+	return s.answer(w, r, c, func(w http.ResponseWriter) error {
+		return s.cache.ServeManifests(r.Context(), w, infos, compress)
+	})
+}
+
+func (s *Service) postChunks(w http.ResponseWriter, r *http.Request, c *caller) error {
+	var req wire.ChunksRequest
+	if err := s.readJSON(w, r, c, &req, wire.MaxDocument); err != nil {
+		return err
+	}
+	if err := checkChunks(&req); err != nil {
+		return err
+	}
+	items := make([]cache.ChunkItem, len(req.Nars))
+	reader := s.reader(r.Context(), c)
+	for i, n := range req.Nars {
+		info, err := reader.nar(n.NarHash)
+		if err != nil {
+			return err
+		}
+		items[i] = cache.ChunkItem{Info: info, Ranges: n.Chunks}
+	}
+	return s.answer(w, r, c, func(w http.ResponseWriter) error {
+		return s.cache.ServeChunks(r.Context(), w, items, c.client.String(), req.Goodput)
+	})
+}
+
+// checkChunks counts what is asked for. It cannot overflow: a request has at most
+// a million bytes, and each range counts up to 2³².
+func checkChunks(req *wire.ChunksRequest) error {
+	var total uint64
+	for _, n := range req.Nars {
+		if len(n.Chunks) == 0 {
+			return badRequest("no chunks of NAR %.60q", n.NarHash)
+		}
+		for _, r := range n.Chunks {
+			if r[1] == 0 {
+				return badRequest("an empty range of chunks")
+			}
+			total += uint64(r[1])
+		}
+	}
+	if total > wire.MaxChunksRequest {
+		return wire.Errorf(wire.CodeTooLarge, "%d chunks; at most %d", total, wire.MaxChunksRequest)
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package builder_test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// rootsIn counts the links in the builds' directories.
+func rootsIn(t *testing.T, e *env) int {
+	t.Helper()
+	links, err := filepath.Glob(filepath.Join(e.cfg.Dir, "*", "*-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(links)
+}
+
+// After keep_outputs no root is left; what is remembered of the newest builds is
+// their state and their log.
+func TestRetention(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.RecentBuilds = 1; c.KeepOutputs = time.Hour })
+	c := e.holder(1)
+	for id := range uint32(3) {
+		if r := e.build(c, id, small("x")...); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		e.advance(time.Minute)
+	}
+	if rootsIn(t, e) == 0 {
+		t.Fatal("there are no roots")
+	}
+	e.advance(time.Hour)
+	e.stop()
+	e.run() // looks for old builds at its start
+	c.Server = e.server
+	eventually(t, "old builds go", func() bool {
+		_, err0 := c.Get(bt.ID(0))
+		_, err1 := c.Get(bt.ID(1))
+		entries, err := os.ReadDir(e.cfg.Dir)
+		return err == nil && len(entries) == 1 && wire.CodeOf(err0) == wire.CodeNotFound && wire.CodeOf(err1) == wire.CodeNotFound
+	})
+	if n := rootsIn(t, e); n != 0 {
+		t.Errorf("%d roots are left", n)
+	}
+	if b, err := c.Get(bt.ID(2)); err != nil || b.State != wire.StateBuilt || len(b.Result.Outputs) != 0 {
+		t.Errorf("the newest: %+v, %v", b, err)
+	}
+	if r := e.finish(c, 2); r.Error != nil {
+		t.Errorf("its log: %v", r.Error)
+	}
+	_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(2)), nil)
+	wantCode(t, err, wire.CodeNotFound)
+}
+
+// kinds counts garbage by its kind.
+func kinds(all []builder.Garbage) map[string]int {
+	n := make(map[string]int)
+	for _, g := range all {
+		n[g.What]++
+	}
+	return n
+}
+
+func TestCollectGarbage(t *testing.T) {
+	index, err := cache.OpenIndex(cache.IndexConfig{Dir: t.TempDir(), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := start(t, func(c *builder.Config) {
+		c.RecentBuilds = 1
+		c.KeepOutputs = time.Hour
+		c.Index = index
+	})
+	c := e.holder(1)
+	big := strings.Repeat("contents of an output ", 20_000)
+	e.store.Contents = func(string) string { return big }
+	for id := range uint32(2) {
+		if r := e.build(c, id, small(string('a'+rune(id)))...); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		e.advance(time.Minute)
+	}
+	eventually(t, "the outputs are in the index", func() bool { n, _ := index.Usage(); return n == 2 })
+	if err := os.MkdirAll(filepath.Join(e.cfg.Dir, "stray"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(e.cfg.Dir, "stray", "file"), []byte("12345"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.Get(bt.ID(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.store.Delete(nix.Path(b.Result.Outputs[0].Path))
+	e.advance(time.Hour)
+	want := map[string]int{
+		builder.GarbageOutputs: 2, builder.GarbageBuild: 1, builder.GarbageIndex: 1, builder.GarbageLeft: 1,
+	}
+	for _, dryRun := range []bool{true, true, false} {
+		got, err := e.svc.CollectGarbage(t.Context(), dryRun)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for kind, n := range want {
+			if kinds(got)[kind] != n {
+				t.Errorf("dry run %v: %d of %q, want %d", dryRun, kinds(got)[kind], kind, n)
+			}
+		}
+		i := slices.IndexFunc(got, func(g builder.Garbage) bool { return g.What == builder.GarbageLeft })
+		if i < 0 || got[i].Bytes != 5 {
+			t.Errorf("got %+v", got)
+		}
+		if roots := rootsIn(t, e); (roots > 0) != dryRun {
+			t.Errorf("dry run %v: %d roots are left", dryRun, roots)
+		}
+	}
+	if got, err := e.svc.CollectGarbage(t.Context(), false); err != nil || len(got) != 0 {
+		t.Errorf("a second time: %+v, %v", got, err)
+	}
+	if n, _ := index.Usage(); n != 1 {
+		t.Errorf("%d index files", n)
+	}
+}
+
+// The logs of ended builds have a bound, and the oldest go first.
+func TestLogQuota(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.KeepLogs = 1 })
+	c := e.holder(1)
+	for id := range uint32(2) {
+		if r := e.build(c, id, small("x")...); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+		e.advance(time.Minute)
+	}
+	got, err := e.svc.CollectGarbage(t.Context(), false)
+	if err != nil || kinds(got)[builder.GarbageLog] != 2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	_, err = c.Events(bt.ID(1), 1)
+	wantCode(t, err, wire.CodeNotFound)
+	if _, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil); err != nil {
+		t.Errorf("its outputs: %v", err)
+	}
+}

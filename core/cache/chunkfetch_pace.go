@@ -1,0 +1,111 @@
+package cache
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// minWindow and maxWindow bound what is under way: the first keeps a
+	// slow link's answers short, the second fills 1 Gb/s over 60 ms twice.
+	minWindow = 512 << 10
+	maxWindow = 16 << 20
+	// unknownWindow is that while the link is unknown, fastWindow the least on
+	// a link that is fast however near the builder is.
+	unknownWindow = 1 << 20
+	fastWindow    = 4 << 20
+	// sampleBytes is how much must have come before the measure is believed.
+	sampleBytes = 512 << 10
+	// sampleTime is how long what was measured counts fully.
+	sampleTime = 500 * time.Millisecond
+)
+
+// goodput measures how fast the link brings chunks: the bytes that arrive while
+// an answer is coming in, which leaves out the time that the builder takes to
+// begin with one.
+type goodput struct {
+	now func() time.Time
+
+	mu     sync.Mutex
+	coming int // answers that have begun
+	last   time.Time
+	bytes  float64
+	busy   time.Duration
+	wait   time.Duration // the least time to a first byte
+}
+
+// flight is one answer.
+type flight struct {
+	asked time.Time
+	begun bool
+}
+
+func (g *goodput) begin() flight {
+	if g.now == nil {
+		return flight{}
+	}
+	return flight{asked: g.now()}
+}
+
+// read notes bytes of an answer.
+func (g *goodput) read(t *flight, n int) {
+	if g.now == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	if !t.begun {
+		t.begun = true
+		if wait := now.Sub(t.asked); g.wait == 0 || wait < g.wait {
+			g.wait = wait
+		}
+		if g.coming++; g.coming == 1 {
+			// What came first has been on its way before.
+			g.last = now
+			return
+		}
+	}
+	g.bytes += float64(n)
+	g.busy += now.Sub(g.last)
+	g.last = now
+	if g.busy > sampleTime {
+		g.bytes, g.busy = g.bytes/2, g.busy/2
+	}
+}
+
+func (g *goodput) end(t *flight) {
+	if !t.begun {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.coming--
+}
+
+// rate is in bytes per second; 0 when it is not known.
+func (g *goodput) rate() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return uint64(g.perSecond())
+}
+
+func (g *goodput) perSecond() float64 {
+	if g.bytes < sampleBytes && g.busy < sampleTime/4 || g.busy <= 0 {
+		return 0
+	}
+	return g.bytes / g.busy.Seconds()
+}
+
+// window returns how much may be under way, and how much one request may ask
+// for: two round trips' worth, at least a quarter of a second's.
+func (g *goodput) window() (all, one int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	rate := g.perSecond()
+	all = unknownWindow
+	if rate > 0 {
+		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/4, fastWindow), minWindow), maxWindow))
+	}
+	return all, min(max(all/4, minWindow/2), blockSize)
+}

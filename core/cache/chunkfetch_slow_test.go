@@ -1,0 +1,32 @@
+package cache
+
+import (
+	"io"
+	"net/http"
+	"time"
+)
+
+// slowLink lets so many bytes a second of all answers through.
+type slowLink struct {
+	http.RoundTripper
+	rate int
+}
+
+func (l slowLink) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err == nil {
+		resp.Body = &slowBody{resp.Body, l.rate}
+	}
+	return resp, err
+}
+
+type slowBody struct {
+	io.ReadCloser
+	rate int
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p[:min(len(p), 4<<10)])
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(b.rate))
+	return n, err
+}

@@ -1,0 +1,143 @@
+package chunk
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+func TestFrames(t *testing.T) {
+	text := []byte(strings.Repeat("all the same ", 9000))
+	noise := randomBytes(30, MaxSize)
+	var out bytes.Buffer
+	writes := 0
+	w := NewFrameWriter(writerFunc(func(p []byte) (int, error) { writes++; return out.Write(p) }))
+	for range 3 {
+		if err := w.Raw(noise[:MinSize]); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := w.Zstd(text); err != nil || n > len(text)/10 {
+			t.Fatal(n, err)
+		}
+		if n, err := w.Zstd(noise); err != nil || n != len(noise) {
+			t.Fatal(n, err)
+		}
+		if err := w.Unavailable(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Zstd(noise[:1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if writes > 4 {
+		t.Errorf("%d writes", writes)
+	}
+	r := NewFrameReader(iotest.HalfReader(&out))
+	for range 3 {
+		for _, want := range [][]byte{noise[:MinSize], text, noise, nil, noise[:1]} {
+			got, _, err := r.Next([]byte("before"), uint32(len(want)))
+			if want == nil {
+				if err != ErrUnavailable {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if err != nil || !bytes.Equal(got[6:], want) {
+				t.Fatal(len(got), err)
+			}
+		}
+	}
+	if _, _, err := r.Next(nil, 1); err != io.EOF {
+		t.Fatal(err)
+	}
+}
+
+func TestFramesDamaged(t *testing.T) {
+	frame := func(head uint32, payload []byte) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, head), payload...)
+	}
+	bomb, ok := Compress(nil, make([]byte, MaxSize))
+	if !ok {
+		t.Fatal("zeros do not compress")
+	}
+	for name, c := range map[string]struct {
+		in   []byte
+		size uint32
+		want error
+	}{
+		"longer":         {frame(9, make([]byte, 9)), 8, ErrFrame},
+		"shorter":        {frame(7, make([]byte, 7)), 8, ErrFrame},
+		"huge":           {frame(1<<31-1, nil), MaxSize, ErrFrame},
+		"empty zstd":     {frame(frameZstd, nil), 8, ErrFrame},
+		"not zstd":       {frame(frameZstd|5, []byte("hello")), 8, ErrFrame},
+		"unpacks larger": {frame(frameZstd|uint32(len(bomb)), bomb), MaxSize - 1, ErrFrame},
+		"torn header":    {frame(8, nil)[:3], 8, io.ErrUnexpectedEOF},
+		"torn payload":   {frame(8, make([]byte, 7)), 8, io.ErrUnexpectedEOF},
+		"no payload":     {frame(8, nil), 8, io.ErrUnexpectedEOF},
+	} {
+		if got, _, err := NewFrameReader(bytes.NewReader(c.in)).Next(nil, c.size); !errors.Is(err, c.want) || len(got) > 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := NewFrameWriter(io.Discard).Raw(make([]byte, MaxSize+1)); err == nil {
+		t.Error("wrote too large a chunk")
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	var out bytes.Buffer
+	w := NewFrameWriter(&out)
+	w.Raw([]byte("hello"))
+	w.Zstd(make([]byte, 5000))
+	w.Unavailable()
+	w.Flush()
+	f.Add(out.Bytes(), uint32(5), uint32(5000))
+	f.Fuzz(func(t *testing.T, in []byte, one, two uint32) {
+		r := NewFrameReader(bytes.NewReader(in))
+		for _, size := range []uint32{one, two, two} {
+			p, wire, err := r.Next(nil, size)
+			if err == nil && (len(p) != int(size) || wire > int(size)+FrameHeader || size > MaxSize) {
+				t.Fatal(len(p), wire, size)
+			}
+			if cap(p) > 2*MaxSize {
+				t.Fatalf("%d bytes for %d", cap(p), size)
+			}
+		}
+	})
+}
+
+func TestPace(t *testing.T) {
+	var p Pace
+	if !p.Pays() {
+		t.Error("unknown: does not pay")
+	}
+	// 250 MB/s of compression, to a third.
+	p.Compressed(1e6, 333_333, 4*time.Millisecond)
+	for goodput, want := range map[float64]bool{0: true, 1e6: true, 1e8: true, 2e8: false, 1e9: false} {
+		p.Goodput(goodput)
+		if p.Pays() != want {
+			t.Errorf("at %.0f bytes a second: %v", goodput, !want)
+		}
+	}
+	p.Goodput(1e6)
+	for range 100 {
+		p.Compressed(1e6, 1e6+50, time.Millisecond) // incompressible
+	}
+	yes := 0
+	for range 10 * probe {
+		if p.Pays() {
+			yes++
+		}
+	}
+	if yes != 10 {
+		t.Errorf("tried %d times of %d", yes, 10*probe)
+	}
+}

@@ -1,0 +1,152 @@
+package pack
+
+import (
+	"fmt"
+	"os"
+)
+
+// reserve is what a file system is left with at least: 256 MiB, and a
+// hundredth of it.
+func reserve(total uint64) uint64 { return max(256<<20, total/100) }
+
+// step is how much may be written before makeRoom looks again: more than Put
+// gathers.
+func (s *Store) step() int64 { return min(16<<20, max(1<<20, s.packSize()/4)) }
+
+// makeRoom removes the packs that were not used for the longest time until the
+// next step fits into the store and onto the disk. Writing is held.
+func (s *Store) makeRoom() error {
+	listed, err := list(s.dir)
+	if err != nil {
+		return err
+	}
+	total := int64(0)
+	for _, f := range listed {
+		total += onDisk(f)
+	}
+	fits := func() bool {
+		if total+s.step() > s.cfg.MaxBytes || len(listed) >= maxPacks {
+			return false
+		}
+		// A file system that does not tell is full when writing fails.
+		free, all, err := s.cfg.Free(s.dir)
+		return err != nil || free >= reserve(all)+uint64(s.step())
+	}
+	for !fits() {
+		removed := false
+		for i := len(listed) - 1; i >= 0 && !removed; i-- {
+			f := listed[i]
+			if remove(f.path) != nil {
+				continue
+			}
+			if p := s.known(f.path); p != nil {
+				s.drop(p)
+			}
+			total -= onDisk(f)
+			listed = append(listed[:i], listed[i+1:]...)
+			removed = true
+		}
+		if !removed {
+			return ErrNoSpace
+		}
+	}
+	s.room = s.step()
+	return nil
+}
+
+// onDisk is the size of a pack and its index.
+func onDisk(f found) int64 {
+	size := f.info.Size()
+	if info, err := os.Stat(indexOf(f.path)); err == nil {
+		size += info.Size()
+	}
+	return size
+}
+
+// remove deletes a pack to which nobody appends. It is truncated too, because
+// other processes may have it open for long, and their chunks would keep the
+// space; they find them missing.
+func remove(path string) error {
+	locked, err := lock(path)
+	if err != nil {
+		return err
+	}
+	defer locked.Close()
+	index := indexOf(path)
+	_ = os.Remove(index + ".new")
+	_ = os.Remove(index)
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	_ = locked.Truncate(0)
+	return nil
+}
+
+// Usage is what a store consists of.
+type Usage struct {
+	Packs  int
+	Chunks int // those that GC removed are not counted
+	Bytes  int64
+	// Removed is how many packs GC removed, or would remove, and RemovedBytes
+	// their size.
+	Removed      int
+	RemovedBytes int64
+}
+
+// GC removes the packs that were not used for the longest time until the store
+// has at most keep bytes. Packs that another process is appending to stay. With
+// dry it only tells what it would do.
+func (s *Store) GC(keep int64, dry bool) (Usage, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.flush(); err != nil {
+		s.stop()
+		return Usage{}, fmt.Errorf("write to chunk store: %w", err)
+	}
+	if s.own != nil {
+		s.release()
+	}
+	listed, err := list(s.dir)
+	if err != nil {
+		return Usage{}, fmt.Errorf("read chunk store: %w", err)
+	}
+	var u Usage
+	for _, f := range listed {
+		u.Packs++
+		u.Bytes += onDisk(f)
+	}
+	for i := len(listed) - 1; i >= 0 && u.Bytes > keep; i-- {
+		f, size := listed[i], onDisk(listed[i])
+		if !s.mayRemove(f.path, dry) {
+			continue
+		}
+		u.Packs--
+		u.Bytes -= size
+		u.Removed++
+		u.RemovedBytes += size
+	}
+	if !dry {
+		s.refreshing.Lock()
+		s.scan()
+		s.refreshing.Unlock()
+	} else {
+		s.refresh()
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	u.Chunks = s.index.n
+	return u, nil
+}
+
+// mayRemove removes a pack, or only tells whether it could.
+func (s *Store) mayRemove(path string, dry bool) bool {
+	if !dry {
+		return remove(path) == nil
+	}
+	locked, err := lock(path)
+	if err != nil {
+		return false
+	}
+	_ = locked.Close()
+	return true
+}

@@ -1,0 +1,14 @@
+//go:build linux || darwin || freebsd
+
+package pack
+
+import "golang.org/x/sys/unix"
+
+// FileSystemSpace is what Config.Free wants of the operating system.
+func FileSystemSpace(dir string) (free, total uint64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, 0, err
+	}
+	return uint64(max(0, st.Bavail)) * uint64(st.Bsize), uint64(st.Blocks) * uint64(st.Bsize), nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/drv-thru/drv-thru/e2e/toolchain"
+	"github.com/drv-thru/drv-thru/policy"
+	"github.com/drv-thru/drv-thru/policy/builtin"
+)
+
+const (
+	// policyTime bounds building and testing one policy.
+	policyTime = 10 * time.Minute
+	// caseTime bounds a decision where a machine may be slow; a builder is
+	// stricter.
+	caseTime = 30 * time.Second
+)
+
+// policies builds every policy of the repository from its source with its own
+// toolchain, compares the built-in one with the bytes in the program, and runs
+// the others' own tests and tables of cases.
+func (r *runner) policies() {
+	all, err := toolchain.All(".")
+	if err != nil {
+		r.fail("policies", err.Error())
+		return
+	}
+	for i := range all {
+		p := &all[i]
+		started := time.Now()
+		if err := checkPolicy(p); err != nil {
+			r.fail("policy "+p.Name, err.Error())
+			continue
+		}
+		r.pass()
+		fmt.Printf("ok   policy %s (%v)\n", p.Name, time.Since(started).Round(time.Second/10))
+	}
+}
+
+func checkPolicy(p *toolchain.Policy) error {
+	ctx, cancel := context.WithTimeout(context.Background(), policyTime)
+	defer cancel()
+	tmp, err := os.MkdirTemp("", "policies")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	folder, module, err := p.Build(ctx, tmp)
+	if err != nil {
+		return err
+	}
+	if p.Name == "builtin" {
+		if !bytes.Equal(module, builtin.Limits) {
+			return fmt.Errorf("policy/builtin/limits.wasm is not what limits.zig gives: %s here, %s there", policy.HashOf(builtin.Limits), policy.HashOf(module))
+		}
+		return nil
+	}
+	if err := p.Test(ctx, folder); err != nil {
+		return err
+	}
+	cases, err := policy.ParseCases(p.Cases())
+	if err != nil {
+		return err
+	}
+	m, err := policy.NewHost(policy.Config{Wall: caseTime}).Load(ctx, module)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	for _, c := range cases {
+		if _, err := m.Check(ctx, c); err != nil {
+			return fmt.Errorf("case %q: %w", c.Name, err)
+		}
+	}
+	return p.Keep(module)
+}

@@ -1,0 +1,305 @@
+package relay_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/drv-thru/drv-thru/core/link/linktest"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/relay"
+)
+
+// halfOpenCount is how many connections say nothing in turn in
+// [TestConnectionsThatSayNothing].
+var halfOpenCount = flag.Int("half-open", 2_000, "connections that say nothing")
+
+// works checks that a client reaches a builder meanwhile.
+func works(t *testing.T, w *world) {
+	t.Helper()
+	s := w.session(secret(101), secret(102))
+	if text, err := do(s.Control(), http.MethodPost, "", strings.NewReader("hello")); err != nil || text != "hello" {
+		t.Errorf("others are affected: %q, %v", text, err)
+	}
+	_ = s.Close()
+}
+
+func TestConnectionsThatSayNothing(t *testing.T) {
+	const perAddress, total = 20, 100
+	limits := relay.Limits{Connections: total, ConnectionsPerAddress: perAddress}
+	inWorld(t, relay.Config{Limits: limits}, func(t *testing.T, w *world) {
+		w.builder(secret(102), echo)
+		from := func(i int) context.Context {
+			return linktest.From(t.Context(), fmt.Sprintf("192.0.2.%d:1", i))
+		}
+		// One address.
+		refused := 0
+		for range *halfOpenCount {
+			c, err := w.network.DialContext(from(1), "tcp", relayAddress)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			_ = c.SetReadDeadline(time.Now().Add(time.Nanosecond))
+			if _, err := c.Read(make([]byte, 1)); err == io.EOF {
+				refused++
+			}
+		}
+		if want := *halfOpenCount - perAddress; refused != want {
+			t.Errorf("%d connections were closed at once, want %d", refused, want)
+		}
+		counted(t, w.relay, float64(refused), "connections_refused_total", "address")
+		counted(t, w.relay, perAddress, "connections_pending")
+		works(t, w)
+
+		// Many addresses: the limit on all of them holds.
+		for i := range 2 * total {
+			if _, err := w.network.DialContext(from(2+i), "tcp", relayAddress); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		counted(t, w.relay, total, "connections_pending")
+		counted(t, w.relay, total+perAddress, "connections_refused_total", "total")
+
+		// They are not waited for.
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		counted(t, w.relay, 0, "connections_pending")
+		works(t, w)
+		w.listener.Cut()
+	})
+}
+
+// A proxy's address stands for many.
+func TestConnectionsOfAProxy(t *testing.T) {
+	cfg := relay.Config{Limits: relay.Limits{ConnectionsPerAddress: 1}}
+	proxies := netip.MustParsePrefix("10.0.0.0/8")
+	cfg.Proxy = proxies.Contains
+	cfg.ClientAddr = relay.ForwardedBy([]netip.Prefix{proxies})
+	inWorld(t, cfg, func(t *testing.T, w *world) {
+		for range 3 {
+			if _, err := w.network.DialContext(linktest.From(t.Context(), "10.0.0.1:1"), "tcp", relayAddress); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		counted(t, w.relay, 3, "connections_pending")
+		w.listener.Cut()
+	})
+}
+
+// slowConn reads or writes a byte a second, once told to.
+type slowConn struct {
+	net.Conn
+	reads, writes atomic.Bool
+}
+
+func (c *slowConn) Read(p []byte) (int, error) {
+	if c.reads.Load() {
+		time.Sleep(time.Second)
+		p = p[:min(1, len(p))]
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *slowConn) Write(p []byte) (int, error) {
+	for i := range p {
+		if !c.writes.Load() {
+			n, err := c.Conn.Write(p[i:])
+			return i + n, err
+		}
+		time.Sleep(time.Second)
+		if _, err := c.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+// sendAll writes messages until that fails.
+func sendAll(ws *wsconn.Socket, size int, pause time.Duration) {
+	for ws.WriteMessage(context.Background(), websocket.MessageBinary, make([]byte, size)) == nil {
+		time.Sleep(pause)
+	}
+}
+
+// receiveAll reads messages until that fails.
+func receiveAll(ws *wsconn.Socket) {
+	for {
+		if _, _, err := ws.Read(context.Background()); err != nil {
+			return
+		}
+	}
+}
+
+func TestPeersThatStall(t *testing.T) {
+	for name, stall := range map[string]func(conn *slowConn, client, builder *wsconn.Socket){
+		"never reads": func(_ *slowConn, client, builder *wsconn.Socket) {
+			// The other direction is busy.
+			go receiveAll(builder)
+			go sendAll(client, 1, time.Second)
+			sendAll(builder, wsconn.MessageSize, 0)
+		},
+		"reads a byte a second": func(conn *slowConn, client, builder *wsconn.Socket) {
+			conn.reads.Store(true)
+			go receiveAll(builder)
+			go sendAll(client, 1, time.Second)
+			go receiveAll(client)
+			sendAll(builder, wsconn.MessageSize, 0)
+		},
+		"writes a byte a second": func(conn *slowConn, client, builder *wsconn.Socket) {
+			conn.writes.Store(true)
+			go receiveAll(builder)
+			go sendAll(builder, 1, time.Second)
+			sendAll(client, wsconn.MessageSize, 0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{Limits: relay.Limits{Idle: time.Minute}}, func(t *testing.T, w *world) {
+				w.builder(secret(102), echo)
+				var conn *slowConn
+				listen := register(t, w, secret(2))
+				dialled := make(chan *wsconn.Socket, 1)
+				go func() {
+					ws, _, err := wsconn.Dial(t.Context(), relayURL+dialRoute(secret(2)), wsconn.DialOptions{
+						Protocols: []string{wire.RelayProtocol},
+						DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+							c, err := w.network.DialContext(ctx, network, address)
+							conn = &slowConn{Conn: c}
+							return conn, err
+						},
+					})
+					if err != nil {
+						t.Error(err)
+					}
+					dialled <- ws
+				}()
+				m, err := receive(t, listen)
+				if err != nil {
+					t.Fatal(err)
+				}
+				builder, err := open(t.Context(), w, acceptRoute(m.Circuit))
+				if err != nil {
+					t.Fatal(err)
+				}
+				client := <-dialled
+				client.SetReadLimit(wire.RelayMaxMessage)
+				go answerPings(listen)
+				go func() {
+					time.Sleep(30 * time.Second)
+					works(t, w)
+				}()
+
+				begin := time.Now()
+				stall(conn, client, builder)
+				if took := time.Since(begin); took < time.Minute || took > 2*time.Minute {
+					t.Errorf("it may stall for %s", took)
+				}
+				_ = client.CloseNow()
+				_ = builder.CloseNow()
+				time.Sleep(time.Minute) // for bytes that are on their way at one a second
+				synctest.Wait()
+				counted(t, w.relay, 1, "circuits_ended_total", "stalled")
+				_ = listen.CloseNow()
+			})
+		})
+	}
+}
+
+// answerPings keeps a registration alive.
+func answerPings(listen *wsconn.Socket) {
+	for {
+		_, _, err := listen.Read(context.Background())
+		if err != nil {
+			return
+		}
+		_ = listen.WriteMessage(context.Background(), websocket.MessageText, wire.RelayMessage{Type: wire.RelayPong}.Encode())
+	}
+}
+
+func TestBytesPerSecond(t *testing.T) {
+	const speed, sent = 64 << 10, 1 << 20
+	for name, limits := range map[string]relay.Limits{
+		"circuit": {CircuitBytesPerSecond: speed},
+		"relay":   {BytesPerSecond: speed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{Limits: limits}, func(t *testing.T, w *world) {
+				client, builder, listen := circuit(t, w, secret(2))
+				go answerPings(listen)
+				begin := time.Now()
+				go func() {
+					for range sent / (64 << 10) {
+						_ = client.WriteMessage(context.Background(), websocket.MessageBinary, make([]byte, 64<<10))
+					}
+				}()
+				for got := 0; got < sent; {
+					_, p, err := builder.Read(context.Background())
+					if err != nil {
+						t.Fatal(err)
+					}
+					got += len(p)
+				}
+				// A message's worth may come at once.
+				least := (sent - 2*wsconn.MessageSize) / speed * time.Second
+				if took := time.Since(begin); took < least || took > sent/speed*time.Second {
+					t.Errorf("%d bytes in %s", sent, took)
+				}
+				if metric(t, w.relay, "throttled_total") == 0 {
+					t.Error("not counted")
+				}
+				counted(t, w.relay, sent, "bytes_total", "builder")
+				for _, ws := range []*wsconn.Socket{client, builder, listen} {
+					_ = ws.CloseNow()
+				}
+			})
+		})
+	}
+}
+
+func TestCompressionIsNotSpoken(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		w.builder(secret(102), echo)
+		c, err := w.network.DialContext(t.Context(), "tcp", relayAddress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"+
+			"Sec-WebSocket-Protocol: %s\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", wire.RouteRelayListen, wire.RelayProtocol)
+		r := bufio.NewReader(c)
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Sec-WebSocket-Extensions") != "" {
+			t.Fatalf("got %v, %v", resp, err)
+		}
+		// A text frame of 2 bytes, masked with zeros, whose RSV1 bit says that
+		// it is compressed (RFC 7692 §6).
+		_, _ = c.Write([]byte{0xc1, 0x82, 0, 0, 0, 0, 0x4b, 0x04})
+		rest, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(rest, []byte{0x03, 0xea}) { // 1002
+			t.Errorf("the relay answers % x, want a close frame with code 1002", rest)
+		}
+		synctest.Wait()
+		counted(t, w.relay, 1, "builders")
+		works(t, w)
+	})
+}

@@ -1,0 +1,73 @@
+package relay
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+)
+
+// pendingConns bounds connections that have not become a WebSocket: whoever
+// opens them and says nothing holds a descriptor and a goroutine until
+// net/http gives up on the header. Beyond a limit new ones are closed at once.
+type pendingConns struct {
+	total, perAddress int
+	exempt            func(netip.Addr) bool // addresses of proxies, which stand for many
+	refused           func(limit string)
+
+	mu   sync.Mutex
+	conn map[net.Conn]netip.Addr
+	by   counter
+}
+
+// state is an http.Server's ConnState.
+func (p *pendingConns) state(c net.Conn, st http.ConnState) {
+	switch st {
+	case http.StateNew:
+		if limit := p.add(c); limit != "" {
+			p.refused(limit)
+			_ = abort(c)
+		}
+	case http.StateHijacked, http.StateClosed:
+		p.mu.Lock()
+		if a, ok := p.conn[c]; ok {
+			delete(p.conn, c)
+			p.by.drop(a)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// add counts a connection, or returns the limit that it meets.
+func (p *pendingConns) add(c net.Conn) (limit string) {
+	var peer, addr netip.Addr
+	if ap, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
+		peer = ap.Addr().Unmap()
+		addr = group(peer)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.conn) >= p.total {
+		return connsTotal
+	}
+	if p.by[addr] >= p.perAddress && !(p.exempt != nil && p.exempt(peer)) {
+		return connsAddress
+	}
+	p.conn[c] = addr
+	p.by[addr]++
+	return ""
+}
+
+func (p *pendingConns) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conn)
+}
+
+// abort closes a connection without a word: tls.Conn.Close would try to say one.
+func abort(c net.Conn) error {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		return t.NetConn().Close()
+	}
+	return c.Close()
+}
