@@ -234,7 +234,7 @@ in
       type = types.listOf types.str;
       default = [ ];
       example = [ "stun.example.org:3478" ];
-      description = "STUN servers. Without any, port 3478 of the relays is asked.";
+      description = "STUN servers. Without any, the relays are asked.";
     };
     openFirewall = mkOption {
       type = types.bool;

@@ -26,7 +26,7 @@ func (r *route) link(relayOnly bool, stun []string, log *slog.Logger) (link.Conf
 	if relayOnly {
 		return cfg, nil
 	}
-	servers, err := stunServers(stun, r.relays)
+	servers, err := stunServers(stun)
 	if err != nil {
 		return cfg, err
 	}

@@ -28,7 +28,7 @@ func newDoctorCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru doctor")
 	fs.StringVar(&f.ticket, "ticket", "", "also check the way to the builder of this `TICKET`; - reads it from standard input")
 	fs.Var(&f.relays, "relay-url", "also check the relay at `URL` (repeatable)")
-	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: port 3478 of the relays)")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
 	fs.BoolVar(&f.json, "json", false, "print the findings as JSON")
 	return &ffcli.Command{
 		Name:       "doctor",
@@ -72,6 +72,7 @@ type examination struct {
 	flags    *doctorFlags
 	route    *route // nil without a ticket
 	findings []finding
+	stun     []string // where relays answer STUN
 }
 
 func (e *examination) add(check string, v verdict, fix, format string, args ...any) {

@@ -41,6 +41,9 @@ func (e *examination) relays(ctx context.Context) {
 			return
 		}
 		r := link.CheckRelay(ctx, link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()}, u, nobody.ID())
+		if r.STUN != "" {
+			e.stun = append(e.stun, r.STUN)
+		}
 		switch {
 		case r.Err != nil && wire.CodeOf(r.Err) == "" && e.proxied(u):
 			e.add("relay", broken, "the proxy has to let WebSockets through to "+u+"; or set NO_PROXY for it", "%v", r.Err)
@@ -74,10 +77,13 @@ func (e *examination) proxied(relay string) bool {
 
 // network checks what direct paths can hope for.
 func (e *examination) network(ctx context.Context) {
-	servers, err := stunServers(e.flags.stun, e.relayURLs())
+	servers, err := stunServers(e.flags.stun)
 	if err != nil {
 		e.add("network", slow, "", "%v", err)
 		return
+	}
+	if len(servers) == 0 {
+		servers = e.stun
 	}
 	r := link.Survey(ctx, servers)
 	switch {

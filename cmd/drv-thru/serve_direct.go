@@ -1,13 +1,12 @@
 package main
 
 import (
+	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strconv"
-
-	"log/slog"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
@@ -15,11 +14,8 @@ import (
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
-const (
-	// listenNone turns direct paths off.
-	listenNone = "none"
-	stunPort   = "3478" // RFC 8489 §18.6
-)
+// listenNone turns direct paths off.
+const listenNone = "none"
 
 // directListen is what the configuration says of direct paths.
 type directListen struct {
@@ -61,51 +57,64 @@ func (c *serveConfig) direct() (directListen, error) {
 		return d, usagef("%d addresses to announce; at most %d fit into a ticket", len(d.announce), ticket.MaxDirect)
 	}
 	var err error
-	d.stun, err = stunServers(c.STUN, c.Relays)
+	d.stun, err = stunServers(c.STUN)
 	return d, err
 }
 
-// stunServers checks the servers that were named; without any, the relays are
-// asked, except those on this very host, which sees nothing from outside.
-func stunServers(named, relays []string) ([]string, error) {
+// stunServers checks the servers that were named.
+func stunServers(named []string) ([]string, error) {
 	for _, s := range named {
 		if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
 			return nil, usagef("--stun=%s: want HOST:PORT", s)
 		}
 	}
-	if len(named) > 0 {
-		return named, nil
-	}
-	var out []string
-	for _, r := range relays {
-		u, err := url.Parse(r)
-		if err != nil || u.Hostname() == "localhost" {
-			continue
-		}
-		if a, err := netip.ParseAddr(u.Hostname()); err == nil && a.IsLoopback() {
-			continue
-		}
-		out = append(out, net.JoinHostPort(u.Hostname(), stunPort))
-	}
-	return out, nil
+	return named, nil
 }
 
 // directPaths are the direct paths of a builder, which may be off.
 type directPaths struct{ l *link.DirectListener }
 
-func openDirect(cfg *serveConfig, identity key.Secret, svc *builder.Service, log *slog.Logger) (*directPaths, error) {
+func openDirect(ctx context.Context, cfg *serveConfig, identity key.Secret, svc *builder.Service, circuits *link.Listener, log *slog.Logger) (*directPaths, error) {
 	d, err := cfg.direct()
 	if err != nil || d.off {
 		return &directPaths{}, err
 	}
 	l, err := link.ListenDirect(link.DirectConfig{
-		Identity: identity, Listen: d.at, Announce: d.announce, STUN: d.stun,
+		Identity: identity, Listen: d.at, Announce: d.announce, STUN: func() []string { return stunOf(d.stun, circuits) },
 		MapPorts: len(d.announce) == 0, Authorize: svc.Authorize, Log: log,
 	})
 	if err != nil {
 		return nil, &hintError{err, "listen elsewhere with --listen ADDR, or nowhere with --listen none"}
 	}
+	go func() {
+		for known := -1; ; {
+			changed := circuits.Changed()
+			if n := len(stunOf(d.stun, circuits)); n != known {
+				known = n
+				l.Renew()
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	return &directPaths{l}, nil
+}
+
+// stunOf returns the STUN servers that were named, else those of the relays.
+func stunOf(named []string, circuits *link.Listener) []string {
+	if len(named) > 0 {
+		return named
+	}
+	var out []string
+	for _, r := range circuits.Status() {
+		if r.STUN != "" {
+			out = append(out, r.STUN)
+		}
+	}
+	return out
 }
 
 func (d *directPaths) Close() error {

@@ -115,7 +115,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		return err
 	}
 	defer circuits.Close()
-	paths, err := openDirect(cfg, identity, svc, log)
+	paths, err := openDirect(ctx, cfg, identity, svc, circuits, log)
 	if err != nil {
 		return err
 	}

@@ -41,9 +41,9 @@ type DirectConfig struct {
 	// Announce are addresses that clients are told beside those that were found
 	// out, such as those of a forwarded port.
 	Announce []netip.AddrPort
-	// STUN are servers ("host:port") that tell how the network translates
-	// addresses.
-	STUN []string
+	// STUN returns servers ("host:port") that tell how the network translates
+	// addresses, as they are known now; nil is none.
+	STUN func() []string
 	// MapPorts asks the router for a port, see package portmap.
 	MapPorts bool
 	// Authorize refuses requests of whom the builder does not know. Who has sent
@@ -69,6 +69,7 @@ type DirectListener struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+	renew  chan struct{}
 
 	mu    sync.Mutex
 	nat   wire.NAT
@@ -82,7 +83,7 @@ func ListenDirect(cfg DirectConfig) (*DirectListener, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &DirectListener{
-		cfg: cfg, log: cfg.Log, nat: wire.NATUnknown, known: make(map[key.ID]time.Time),
+		cfg: cfg, log: cfg.Log, renew: make(chan struct{}, 1), nat: wire.NATUnknown, known: make(map[key.ID]time.Time),
 		quota: direct.Quota[key.ID]{
 			Each: direct.Bucket{PerSecond: 0.5, Burst: 8}, All: direct.Bucket{PerSecond: 20, Burst: 100},
 		},
@@ -157,7 +158,11 @@ func (d *DirectListener) watch() {
 	tick := time.NewTicker(observeEvery)
 	defer tick.Stop()
 	for {
-		nat, seen := observe(d.ctx, d.e, d.cfg.STUN)
+		var servers []string
+		if d.cfg.STUN != nil {
+			servers = d.cfg.STUN()
+		}
+		nat, seen := observe(d.ctx, d.e, servers)
 		d.mu.Lock()
 		d.nat, d.seen = nat, seen
 		d.mu.Unlock()
@@ -169,7 +174,16 @@ func (d *DirectListener) watch() {
 				d.mapper.Renew()
 			}
 		case <-tick.C:
+		case <-d.renew:
 		}
+	}
+}
+
+// Renew looks at the network again: there are other STUN servers.
+func (d *DirectListener) Renew() {
+	select {
+	case d.renew <- struct{}{}:
+	default:
 	}
 }
 

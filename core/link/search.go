@@ -95,6 +95,10 @@ func (f *search) run(looked chan<- struct{}) {
 	observed := make(chan struct{})
 	go func() {
 		defer close(observed)
+		if len(f.s.cfg.Direct.STUN) == 0 {
+			// The relay says who to ask.
+			_, _, _ = f.s.control.conn(ctx)
+		}
 		f.observe(ctx)
 	}()
 	defer func() { <-observed }()
@@ -232,10 +236,27 @@ func (f *search) recheck(ctx context.Context, w *way) {
 
 // observe asks the STUN servers.
 func (f *search) observe(ctx context.Context) {
-	nat, seen := observe(ctx, f.e, f.s.cfg.Direct.STUN)
+	servers := f.s.cfg.Direct.STUN
+	if len(servers) == 0 {
+		servers = f.s.relaySTUN()
+	}
+	nat, seen := observe(ctx, f.e, servers)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.nat, f.seen = nat, seen
+}
+
+// relaySTUN returns where the relays that were tried answer STUN.
+func (s *Session) relaySTUN() []string {
+	var out []string
+	for _, d := range s.paths() {
+		if r, ok := d.(*relayDialer); ok {
+			if at := r.stun.Load(); at != nil && *at != "" {
+				out = append(out, *at)
+			}
+		}
+	}
+	return out
 }
 
 func observe(ctx context.Context, e *direct.Endpoint, names []string) (wire.NAT, []netip.AddrPort) {

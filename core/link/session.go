@@ -46,7 +46,8 @@ type Config struct {
 // Direct is what looking for direct paths needs.
 type Direct struct {
 	// STUN are servers ("host:port") that tell how the network translates
-	// addresses: two on different hosts, to tell its kind.
+	// addresses: two on different hosts, to tell its kind. Without any, those
+	// that the relays name are asked.
 	STUN []string
 	// Rand draws tokens.
 	Rand io.Reader

@@ -25,6 +25,8 @@ type RelayReport struct {
 	// to a second if the relay tells its time, which HasTime says.
 	Skew    time.Duration
 	HasTime bool
+	// STUN is where it answers STUN, "" for nowhere.
+	STUN string
 	// Err is why a client cannot use the relay.
 	Err error
 }
@@ -45,6 +47,9 @@ func CheckRelay(ctx context.Context, n Network, relay string, nobody key.ID) Rel
 		_ = conn.Close()
 	}
 	r.Latency = time.Since(begin)
+	if at := d.stun.Load(); at != nil {
+		r.STUN = *at
+	}
 	if wire.CodeOf(err) != wire.CodeRelayNoBuilder {
 		r.Err = err
 		if err == nil {

@@ -24,6 +24,16 @@ const (
 	stunOthers = 400 * time.Millisecond
 )
 
+// padding makes a request as long as its answer, which a relay asks for so that
+// it multiplies nothing (RFC 5780 §7.6).
+type padding struct{}
+
+func (padding) AddTo(m *stun.Message) error {
+	const attributeHeader = 4
+	m.Add(stun.AttrType(0x0026), make([]byte, wire.RelaySTUNRequest-len(m.Raw)-attributeHeader))
+	return nil
+}
+
 // Observed is how a STUN server sees a socket.
 type Observed struct {
 	Server netip.AddrPort
@@ -43,7 +53,7 @@ func (e *Endpoint) Observe(ctx context.Context, servers []netip.AddrPort) []Obse
 	answers := make(chan Observed, len(servers))
 	asked := make(map[netip.AddrPort]*stun.Message)
 	for _, s := range servers {
-		m, err := stun.Build(stun.TransactionID, stun.BindingRequest)
+		m, err := stun.Build(stun.TransactionID, stun.BindingRequest, padding{})
 		if err != nil {
 			continue
 		}
