@@ -178,7 +178,7 @@ func TestNATTransfers(t *testing.T) {
 // start starts a build of ./default.nix in a directory of alice's.
 func (n *natLab) start(t *testing.T, dir string) *lab.Process {
 	t.Helper()
-	args := append([]string{"--no-link", "-v"}, n.in.STUN(false)...)
+	args := append([]string{"--no-link", "-v", "-L"}, n.in.STUN(false)...)
 	cmd := n.client.BuildCmd(n.ticket, append(args, "-f", "default.nix")...)
 	return n.client.Host.StartCmd(cmd.In("/home/alice/" + dir))
 }

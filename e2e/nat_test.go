@@ -49,7 +49,7 @@ func (n *natLab) serve(t *testing.T, v6 bool, args ...string) {
 
 // build starts a build on the client, as the network is.
 func (n *natLab) build(v6 bool, expr lab.Expr, args ...string) *lab.Cmd {
-	args = append(append([]string{"--no-link", "-v"}, n.in.STUN(v6)...), args...)
+	args = append(append([]string{"--no-link", "-v", "-L"}, n.in.STUN(v6)...), args...)
 	return n.client.BuildCmd(n.ticket, append(args, "--impure", "--expr", string(expr))...)
 }
 
