@@ -85,6 +85,12 @@ func TestMount(t *testing.T) {
 
 		// While the builder is away, what was read before is there, and what was
 		// not is missing rather than broken.
+		info := c.Run(lab.RootUser, "cat", mountDir+"/"+narFile(late))
+		_, nar, _ := strings.Cut(info, "\nURL: nar/")
+		nar, _, _ = strings.Cut(nar, "\n")
+		eventually(t, "its NAR is kept", func() bool {
+			return c.Command(lab.RootUser, "sh", "-c", "test -e /root/.cache/drv-thru/mount/*/nar/"+nar).Run() == nil
+		})
 		c.Delete(late)
 		builder.Stop(longest)
 		substitute(lab.Alice, late)

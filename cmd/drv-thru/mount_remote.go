@@ -296,12 +296,12 @@ func (r *remote) lookup(ctx context.Context, hash string) (string, error) {
 
 // ask asks the builder for a narinfo, unless that was done a moment ago.
 func (r *remote) ask(ctx context.Context, hash string) (string, error) {
-	if text, ok := r.recent(hash); ok {
-		return text, nil
-	}
 	api := r.reach(ctx)
 	if api == nil {
 		return "", errOffline
+	}
+	if text, ok := r.recent(hash); ok {
+		return text, nil
 	}
 	within, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
