@@ -42,6 +42,7 @@ var commands = []func(*app) *ffcli.Command{
 	newTicketCommand,
 	newPolicyCommand,
 	newStatusCommand,
+	newDoctorCommand,
 	newGCCommand,
 }
 

@@ -11,8 +11,8 @@
 // # A build's life
 //
 // PUT creates it: the closure document is checked (closure.go), what the store
-// lacks is found (plan.go), limits and policy are asked and one use of the
-// ticket is spent in one transaction of the records (admit.go). Its inputs
+// lacks is found (plan.go), limits and policy are asked (policy.go) and one use of
+// the ticket is spent in one transaction of the records (admit.go). Its inputs
 // arrive while it waits (inputs.go); it holds its place in the queue but takes
 // no slot until they are complete (queue.go). Before it runs, what would be
 // built is compared with what the ticket allows (check.go). The run itself is

@@ -44,6 +44,9 @@ in
         urls = [ "http://builder.example.org:7412" ];
       };
       openFirewall = true;
+      listen = ":7413";
+      announce = [ "203.0.113.7:7413" ];
+      stun = [ "stun.example.org:3478" ];
       keepOutputs = "7d";
       reattachGrace = "10m";
       maxOutputBytes = "50G";
