@@ -100,8 +100,13 @@ func (f *fraud) start(t *testing.T, root lab.Root, d deceit) *attempt {
 	if d.expr == "" {
 		d.expr = deceived
 	}
-	p := v.StartBuild(im.ticket, append([]string{"--no-link", "--impure", "--expr", string(d.expr)}, d.args...)...)
+	p := v.Host.StartCmd(v.forgetful(im.ticket, append([]string{"--no-link", "--impure", "--expr", string(d.expr)}, d.args...)...))
 	return &attempt{Process: p, deceit: d, victim: v, memory: watchMemory(p)}
+}
+
+// forgetful is a build that has nothing from earlier ones.
+func (v *victim) forgetful(ticket string, args ...string) *lab.Cmd {
+	return v.BuildCmd(ticket, args...).AddEnv("DRV_THRU_CACHE_SIZE=0")
 }
 
 // finish checks that the build fails, says why, and brings nothing.
@@ -592,7 +597,7 @@ func TestHostileBuilderInterrupted(t *testing.T) {
 					})
 					return false
 				}))
-				out, err := v.BuildCmd(im.ticket, "--no-link", "--impure", "--expr", string(deceived)).CombinedOutput()
+				out, err := v.forgetful(im.ticket, "--no-link", "--impure", "--expr", string(deceived)).CombinedOutput()
 				select {
 				case <-failed:
 				default:

@@ -34,8 +34,10 @@ type incoming struct {
 	signingKey string
 	// trusted tells that the local Nix lets the user name trusted keys.
 	trusted bool
-	wanted  []nix.Path
-	sum     *summary
+	// helper imports because the local Nix would not; nil: it does.
+	helper *importHelp
+	wanted []nix.Path
+	sum    *summary
 
 	chunks  *chunkCache
 	closure wire.Closure
@@ -146,7 +148,7 @@ type passage struct {
 // open begins to make a passage; what it is for may still be asked meanwhile.
 func (in *incoming) open() (*passage, error) {
 	p := &passage{
-		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set},
+		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set, helper: in.helper},
 	}
 	if in.trusted {
 		p.importer.trustKey = in.signingKey

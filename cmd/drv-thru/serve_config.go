@@ -37,6 +37,9 @@ type serveConfig struct {
 	RelayTokenFiles    map[string]string        `json:"relay_token_files"` // URL → file
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
+	Listen             string                   `json:"listen"`
+	Announce           []string                 `json:"announce"`
+	STUN               []string                 `json:"stun"`
 	AdminSocket        string                   `json:"admin_socket"`
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
@@ -164,6 +167,9 @@ func (c *serveConfig) check(a *app) error {
 	}
 	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
 		c.EmbeddedRelay = defaultEmbeddedRelay
+	}
+	if _, err := c.direct(); err != nil {
+		return err
 	}
 	for name, p := range c.Policies {
 		if !policyName.MatchString(name) {

@@ -60,6 +60,17 @@ func (a *app) printStatus(st *admin.Status, now time.Time) error {
 		}
 		rows = append(rows, []string{"relay", text})
 	}
+	if d := st.Direct; d != nil {
+		for _, at := range d.Addresses {
+			rows = append(rows, []string{"listens at", at.String()})
+		}
+		rows = append(rows, []string{"network", natText(d.NAT)})
+		if d.Mapping != "" {
+			rows = append(rows, []string{"forwarded", d.Mapping})
+		}
+	} else {
+		rows = append(rows, []string{"listens at", "no address: clients come by relays only"})
+	}
 	capacity := fmt.Sprintf("%d of %d slots in use, %d waiting", st.Running, st.Slots, st.Waiting)
 	switch {
 	case st.Draining:

@@ -20,6 +20,12 @@
 // it. Everything that happens is appended to a file of events (eventlog.go), so
 // that a reader can come late, leave and come back.
 //
+// Large inputs come in chunks (incoming_http.go) and gather in files beside the
+// builds' directory (incoming.go), which outlive connection, client and process.
+// What a sender has sent before is found by its manifests (donors.go), compared
+// with its IDs and copied; all the rest is asked for. The NAR is verified as a
+// whole from the file before the daemon sees it.
+//
 // # What a stranger cannot do
 //
 // Only content-addressed paths are taken, or paths with a signature that this
