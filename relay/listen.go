@@ -300,6 +300,18 @@ func (reg *registration) write(message []byte) error {
 	return reg.ws.WriteMessage(ctx, websocket.MessageText, message)
 }
 
+// beat is how often the pings of all builders are sent: the process wakes up for
+// many at once, and their answers come together too.
+const beat = 250 * time.Millisecond
+
+// together shortens a wait so that it ends with others.
+func together(now time.Time, wait time.Duration) time.Duration {
+	if wait < 4*beat {
+		return wait
+	}
+	return wait - time.Duration(now.Add(wait).UnixNano()%int64(beat))
+}
+
 // keepalive pings the builder until stopped, and cuts it off when it is silent.
 // It is a timer and no goroutine: a relay has thousands.
 func (reg *registration) keepalive() (stop func()) {
@@ -314,7 +326,7 @@ func (reg *registration) keepalive() (stop func()) {
 		}
 		reg.messages.Store(0)
 		if reg.write(ping) == nil {
-			timer.Reset(min(wire.RelayKeepalive, left))
+			timer.Reset(together(time.Now(), min(wire.RelayKeepalive, left)))
 		}
 	})
 	close(ready)
