@@ -29,7 +29,7 @@ const (
 	packages  = 10
 	// uplink is what is counted at: an ordinary home's bytes a second. On a link
 	// that is faster than compression, chunks are sent as they are.
-	uplink = 10e6
+	uplink = 2.5e6
 	// sourceFiles of sourceFile bytes are a source tree.
 	sourceFiles = 5000
 	sourceFile  = 100_000
