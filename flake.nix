@@ -30,7 +30,7 @@
           };
 
           # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-mVKD8YbbTyrpoczCZHEONpTl1sT6aLw6fYMibOXI7T0=";
+          vendorHash = "sha256-aVG//1hdoIOfbmNvbgnpf+DUEyte1Y86D203IqOTcN8=";
 
           subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
           env.CGO_ENABLED = 0;

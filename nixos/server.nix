@@ -91,6 +91,9 @@ let
     relays = cfg.relays;
     embedded_relay = if embedded then cfg.embeddedRelay.listen else null;
     embedded_relay_urls = if embedded then cfg.embeddedRelay.urls else null;
+    listen = cfg.listen;
+    announce = if cfg.announce == [ ] then null else cfg.announce;
+    stun = if cfg.stun == [ ] then null else cfg.stun;
     keep_outputs = cfg.keepOutputs;
     reattach_grace = cfg.reattachGrace;
     max_output_bytes = cfg.maxOutputBytes;
@@ -211,6 +214,27 @@ in
         example = [ "http://builder.example.org:7411" ];
         description = "How clients reach the relay inside. Without any, tickets name this machine's addresses.";
       };
+    };
+    listen = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = ":7412";
+      description = ''
+        Where the builder takes clients that come without a relay, by UDP and TCP; null for
+        any free port, `none` for nowhere.
+      '';
+    };
+    announce = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "203.0.113.7:7412" ];
+      description = "Further addresses that lead to {option}`services.drv-thru.server.listen`, such as a router's that forwards the port.";
+    };
+    stun = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "stun.example.org:3478" ];
+      description = "STUN servers. Without any, the relays are asked.";
     };
     openFirewall = mkOption {
       type = types.bool;

@@ -151,6 +151,8 @@ func hostile() map[string]struct {
 		"wrong signature":       refused(CodeImports, mod{imports: []imp{{wasiModule, "fd_write", 1, 1}}}),
 
 		"two objects":         out(CodeBadOutput, allows+allows),
+		"an answer twice":     run(CodeBadOutput, mod{imports: w, data: allows, body: op(write(1, 1024, int32(len(allows))), write(1, 1024, int32(len(allows))))}),
+		"two answers, cut":    run(CodeBadOutput, mod{imports: w, data: allows + allows, body: op(write(1, 1024, int32(len(allows)-5)), write(1, 1024+int32(len(allows)-5), int32(len(allows)+5)))}),
 		"trailing bytes":      out(CodeBadOutput, allows+"\n\x00"),
 		"half an object":      out(CodeBadOutput, allows[:20]),
 		"a list":              out(CodeBadOutput, "["+allows+"]"),

@@ -56,6 +56,14 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestAnswerInPieces: how the one answer is written does not matter.
+func TestAnswerInPieces(t *testing.T) {
+	pieces := mod{imports: []imp{fdWrite}, data: allows, body: op(write(1, 1024, 7), write(1, 1031, int32(len(allows)-7)))}
+	if _, err := ask(t, patient(t, false), pieces.wasm()); err != nil {
+		t.Error(err.(*Error).Owner())
+	}
+}
+
 func mustJSON(t *testing.T, v any) string {
 	t.Helper()
 	data, err := json.Marshal(v)

@@ -3,9 +3,6 @@ package policy
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
-	"unicode/utf8"
 )
 
 // What a module may declare, so that a small file cannot make the compiler or
@@ -356,88 +353,4 @@ func (s *scanner) expr() {
 			s.fail(CodeInvalid, "instruction %#x in a constant expression", op)
 		}
 	}
-}
-
-// each reads a vector whose elements read reads, and returns their number.
-func (s *scanner) each(what string, limit int, read func()) int {
-	n := s.u32()
-	if n > uint32(limit) {
-		s.fail(CodeTooLarge, "%d %s, more than %d", n, what, limit)
-	}
-	for range n {
-		read()
-	}
-	return int(n)
-}
-
-func (s *scanner) byte() byte { return s.take(1)[0] }
-
-func (s *scanner) u32() uint32 {
-	n, size := binary.Uvarint(s.data)
-	if size <= 0 || size > 5 || n > 1<<32-1 {
-		s.fail(CodeInvalid, "a number is damaged")
-	}
-	s.data = s.data[size:]
-	return uint32(n)
-}
-
-func (s *scanner) name() string {
-	name := s.take(uint64(s.u32()))
-	if !utf8.Valid(name) {
-		s.fail(CodeInvalid, "a name is not UTF-8")
-	}
-	return string(name)
-}
-
-func (s *scanner) take(n uint64) []byte {
-	if n > uint64(len(s.data)) {
-		s.fail(CodeInvalid, "the module ends early")
-	}
-	taken := s.data[:n]
-	s.data = s.data[n:]
-	return taken
-}
-
-func (s *scanner) fail(code Code, format string, args ...any) {
-	panic(errorf(code, format, args...))
-}
-
-var errNames = errors.New("damaged names")
-
-// functionNames returns a custom section with the names of functions, for
-// stack traces, if body is one that has them; otherwise, before.
-func functionNames(body, before []byte) []byte {
-	s := &scanner{data: body}
-	names, err := s.functionNames()
-	if err != nil {
-		return before
-	}
-	out := append([]byte("\x04name"), 1)
-	out = binary.AppendUvarint(out, uint64(len(names)))
-	return append(out, names...)
-}
-
-func (s *scanner) functionNames() (names []byte, err error) {
-	defer func() {
-		if e, ok := recover().(*Error); ok {
-			err = fmt.Errorf("%w: %s", errNames, e.Detail)
-		}
-	}()
-	if s.name() != "name" {
-		return nil, errNames
-	}
-	for len(s.data) > 0 {
-		id, size := s.byte(), s.u32()
-		sub := s.take(uint64(size))
-		if id != 1 {
-			continue
-		}
-		s.data = sub
-		s.each("names", maxFunctions, func() { s.u32(); s.name() })
-		if len(s.data) > 0 {
-			return nil, errNames
-		}
-		return sub, nil
-	}
-	return nil, errNames
 }

@@ -78,7 +78,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	lookup := r.app.lookUpTrust(lctx, r.store)
 	defer func() { stop(); <-lookup.done }()
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
-	b, err := r.route.dial(ctx, r.log)
+	b, err := r.route.dial(ctx, r.flags.noDirect, r.flags.stun, r.log)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,8 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if err != nil {
 		return err
 	}
-	if err := r.app.checkTrust(ctx, trust, info.SigningKey); err != nil {
+	help, err := r.app.trusted(ctx, trust, info.SigningKey, r.flags.importMode, r.log)
+	if err != nil {
 		return err
 	}
 	r.view.Phase("following build " + string(id))
@@ -113,9 +114,10 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if r.targets, err = attached(built); err != nil {
 		return err
 	}
-	sum := &summary{began: time.Now(), result: built, path: b.link.Path().String()}
+	sum := &summary{began: time.Now(), result: built, path: b.link.Explain}
 	in := &incoming{
-		buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, wanted: outputPaths(r.targets), sum: sum,
+		buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help,
+		wanted: outputPaths(r.targets), sum: sum,
 	}
 	if err := in.bring(ctx); err != nil {
 		return err

@@ -34,6 +34,8 @@ type buildFlags struct {
 	dryRun, detach     bool
 	keepGoing, rebuild bool
 	logs, plain        bool
+	noDirect           bool
+	stun               words
 	verbose            bool
 
 	importMode   string
@@ -46,6 +48,8 @@ func (f *buildFlags) registerRoute(fs *flag.FlagSet) {
 	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
 	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
 	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
+	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 }
 

@@ -16,7 +16,7 @@ import (
 type summary struct {
 	inputs   int // paths of the closure
 	result   *wire.Result
-	path     string
+	path     func() string
 	began    time.Time // of the import
 	received uint64
 	unpacked int64
@@ -112,7 +112,7 @@ func (r *buildRun) summarise(targets []result, sum *summary) {
 		came += fmt.Sprintf("; %s from this machine's own substituters", term.Count(sum.fromHere, "path"))
 	}
 	row("received", "%s, in %s", came, term.Span(time.Since(sum.began)))
-	row("path", "%s", sum.path)
+	row("path", "%s", term.Safe(sum.path()))
 }
 
 func seconds(s float64) time.Duration {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -225,13 +224,11 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
-	session, err := link.Dial(ctx, link.Config{
-		Identity: r.route.identity,
-		Peer:     r.route.builder,
-		Relays:   r.route.relays,
-		Network:  link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
-		Log:      r.log,
-	})
+	cfg, err := r.route.link(r.flags.noDirect, r.flags.stun, r.log)
+	if err != nil {
+		return err
+	}
+	session, err := link.Dial(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -269,7 +266,8 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
-	if err := r.app.checkTrust(ctx, trust, info.SigningKey); err != nil {
+	help, err := r.app.trusted(ctx, trust, info.SigningKey, r.flags.importMode, r.log)
+	if err != nil {
 		return err
 	}
 	if err := checkBuilder(&info, client.StoreFiles{}, roots); err != nil {
@@ -302,7 +300,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.log.Debug("the build has ended", "build", id)
-	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: session.Path().String()}
+	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: session.Explain}
 	if built.Error != nil && (!r.flags.keepGoing || len(built.Outputs) == 0) {
 		return r.buildFailed(built)
 	}
@@ -310,7 +308,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, wanted: outputPaths(targets), sum: sum}
+	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: outputPaths(targets), sum: sum}
 	if err := in.bring(ctx); err != nil {
 		return err
 	}

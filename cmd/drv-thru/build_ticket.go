@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 type route struct {
 	builder  key.ID
 	relays   []string
+	direct   []netip.AddrPort // the builder's own addresses
 	ticket   *ticket.Secret
 	identity key.Secret
 	// signingKey is what the builder has to sign with; "" says nothing of that.
@@ -69,9 +71,9 @@ func (a *app) ticketRoute(f *buildFlags, onCommandLine bool, note func(string)) 
 	if err != nil {
 		return nil, &ticketError{err}
 	}
-	r := &route{builder: t.Builder, relays: append(append([]string(nil), t.Relays...), f.relays...), ticket: &t.Secret}
-	if len(r.relays) == 0 {
-		return nil, &ticketError{errors.New("the ticket names no relay, only addresses of the builder itself; this version needs a relay")}
+	r := &route{builder: t.Builder, relays: append(append([]string(nil), t.Relays...), f.relays...), direct: t.Direct, ticket: &t.Secret}
+	if f.noDirect && len(r.relays) == 0 {
+		return nil, usagef("the ticket names no relay, only addresses of the builder itself: leave --no-direct away, or give --relay-url URL")
 	}
 	if f.keyFile != "" {
 		r.identity, err = key.LoadFile(f.keyFile)

@@ -96,7 +96,7 @@ func (a *app) builderInfo(ctx context.Context, name, keyFile string) (info wire.
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, askTime, fmt.Errorf("no answer within %s", term.Span(askTime)))
 	defer cancel()
-	b, err := r.dial(ctx, slog.New(slog.DiscardHandler))
+	b, err := r.dial(ctx, true, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return info, "", err
 	}
@@ -104,11 +104,16 @@ func (a *app) builderInfo(ctx context.Context, name, keyFile string) (info wire.
 	info, err = b.Info(ctx)
 	switch {
 	case wire.CodeOf(err) == wire.CodeNoCredentials:
-		return info, "", &hintError{err, "have its owner add to trusted_clients the public_key " + r.identity.ID().String()}
+		return info, "", &hintError{err, trustMeHint(r)}
 	case err != nil:
 		return info, "", err
 	}
 	return info, b.link.Path().String(), r.checkKey(info.SigningKey)
+}
+
+// trustMeHint says what a client does that the builder does not trust.
+func trustMeHint(r *route) string {
+	return "have its owner add to trusted_clients the public_key " + r.identity.ID().String()
 }
 
 // testFailed ends builders test: what failed has been printed.

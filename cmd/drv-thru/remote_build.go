@@ -77,7 +77,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 			}
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			b, err := r.dial(ctx, slog.New(slog.DiscardHandler))
+			b, err := r.dial(ctx, f.noDirect, f.stun, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}

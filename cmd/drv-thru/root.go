@@ -39,6 +39,8 @@ var commands = []func(*app) *ffcli.Command{
 	newLogCommand,
 	newCancelCommand,
 	newBuildersCommand,
+	newMountCommand,
+	newImportHelperCommand,
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,
@@ -48,6 +50,7 @@ var commands = []func(*app) *ffcli.Command{
 	newPauseCommand,
 	newResumeCommand,
 	newDrainCommand,
+	newDoctorCommand,
 	newGCCommand,
 }
 

@@ -29,6 +29,9 @@ type serveFlags struct {
 	relayTokenFiles    listFlag
 	embeddedRelay      optionalFlag
 	embeddedRelayURLs  listFlag
+	listen             string
+	announce           listFlag
+	stun               listFlag
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
 	verbose            bool
@@ -67,6 +70,9 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.Var(&f.relayTokenFiles, "relay-token-file", "`URL=FILE` with the token that the owner of the relay at URL gave out; repeatable")
 	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
 	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay; repeatable (default: this machine's addresses)")
+	fs.StringVar(&f.listen, "listen", "", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
+	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it; repeatable")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server; repeatable (default: the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
 	fs.BoolVar(&f.verbose, "verbose", false, "log more")
@@ -140,6 +146,11 @@ func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 			cfg.EmbeddedRelay = f.embeddedRelay.value
 		}
 	}
+	if f.listen != "" {
+		cfg.Listen = f.listen
+	}
+	cfg.Announce = append(cfg.Announce, f.announce...)
+	cfg.STUN = append(cfg.STUN, f.stun...)
 	cfg.AllowTrustedDaemon = cfg.AllowTrustedDaemon || f.allowTrustedDaemon
 	cfg.AllowUnsandboxed = cfg.AllowUnsandboxed || f.allowUnsandboxed
 	return &cfg, cfg.check(a)

@@ -37,6 +37,9 @@ type serveConfig struct {
 	RelayTokenFiles    map[string]string        `json:"relay_token_files"` // URL → file
 	EmbeddedRelay      string                   `json:"embedded_relay"`
 	EmbeddedRelayURLs  []string                 `json:"embedded_relay_urls"`
+	Listen             string                   `json:"listen"`
+	Announce           []string                 `json:"announce"`
+	STUN               []string                 `json:"stun"`
 	AdminSocket        string                   `json:"admin_socket"`
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
@@ -174,6 +177,9 @@ func (c *serveConfig) check(a *app) error {
 	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
 		c.EmbeddedRelay = defaultEmbeddedRelay
 	}
+	if _, err := c.direct(); err != nil {
+		return err
+	}
 	for name, p := range c.Policies {
 		if !policyName.MatchString(name) {
 			return usagef("policy %q: a name is letters, digits, - and _", name)
@@ -242,7 +248,7 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 // unlimited is the number of bytes that a size stands for where "unlimited" means
 // as many as there are.
 func unlimited(s ticket.Size) int64 {
-	if s == 0 || s > math.MaxInt64 {
+	if s == 0 {
 		return math.MaxInt64
 	}
 	return int64(s)

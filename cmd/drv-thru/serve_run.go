@@ -115,19 +115,27 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		return err
 	}
 	defer circuits.Close()
-	server, err := link.NewServer(identity, svc, log)
+	paths, err := openDirect(ctx, cfg, identity, svc, circuits, log)
 	if err != nil {
 		return err
 	}
+	defer paths.Close()
+	server, err := link.NewServer(identity, paths.handler(svc), log)
+	if err != nil {
+		return err
+	}
+	go func() { failed(paths.serve(server)) }()
 	go func() { failed(server.ServeTLS(circuits, "", "")) }()
 	started := time.Now()
 	adminServer := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: admin.NewHandler(admin.Config{
 			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
+			Addresses: paths.addresses,
 			Describe: func(st *admin.Status) {
 				st.Software, st.NixVersion, st.Systems, st.Started = softwareName(), info.NixVersion, settings.systems, started
 				st.SigningKey = signing.ToPublicKey().String()
+				st.Direct = paths.status()
 				for _, r := range circuits.Status() {
 					st.Relays = append(st.Relays, relayStatus(r))
 				}
@@ -135,7 +143,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 		}),
 	}
 	go func() { failed(adminServer.Serve(adminListener)) }()
-	a.announce(ctx, circuits, identity.ID(), tickets, signing, cfg)
+	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, cfg)
 	<-ctx.Done()
 	log.Info("stopping")
 	// Builds first, then what still reads.
@@ -161,7 +169,7 @@ func (e *embeddedRelay) stop() {
 }
 
 // announce prints who and where the builder is, once a relay knows it.
-func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, signing nix.SecretKey, cfg *serveConfig) {
+func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, paths *directPaths, signing nix.SecretKey, cfg *serveConfig) {
 	waitCtx, cancel := context.WithTimeout(ctx, registerWait)
 	defer cancel()
 	registered := circuits.Registered(waitCtx)
@@ -172,6 +180,9 @@ func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, 
 	out("endpoint ID    %s", id)
 	for _, r := range relays {
 		out("relay          %s", r)
+	}
+	for _, at := range paths.addresses() {
+		out("listens at     %s", at)
 	}
 	out("signing key    %s", signing.ToPublicKey())
 	out("admin socket   %s", cfg.AdminSocket)

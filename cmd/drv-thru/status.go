@@ -69,6 +69,17 @@ func (a *app) printStatus(st *admin.Status, now time.Time) error {
 		}
 		rows = append(rows, []string{"relay", text})
 	}
+	if d := st.Direct; d != nil {
+		for _, at := range d.Addresses {
+			rows = append(rows, []string{"listens at", at.String()})
+		}
+		rows = append(rows, []string{"network", natText(d.NAT)})
+		if d.Mapping != "" {
+			rows = append(rows, []string{"forwarded", d.Mapping})
+		}
+	} else {
+		rows = append(rows, []string{"listens at", "no address: clients come by relays only"})
+	}
 	rows = append(rows, []string{"capacity", capacityText(st)})
 	if err := table(a.stdout, rows...); err != nil {
 		return err

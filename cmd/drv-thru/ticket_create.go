@@ -33,6 +33,7 @@ type ticketCreateFlags struct {
 	systems       listFlag
 	noFixedOutput bool
 	bind          string
+	direct        bool
 	policy        string
 	settings      string
 }
@@ -52,6 +53,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	fs.Var(&f.systems, "system", "`SYSTEM` that may be built for; repeatable (default: all of the builder's)")
 	fs.BoolVar(&f.noFixedOutput, "no-fixed-output", false, "build no fixed-output derivations: they have the network of this machine")
 	fs.StringVar(&f.bind, "bind-client", "", "endpoint `ID` of the only client that may use it (see: drv-thru key show)")
+	fs.BoolVar(&f.direct, "direct", false, "put this machine's own addresses into it instead of relays")
 	fs.StringVar(&f.policy, "policy", "", "`NAME` of a policy of the builder's configuration, or a FILE.wasm (default: the built-in one)")
 	fs.StringVar(&f.settings, "policy-settings", "", "`JSON` that the policy is given instead of the configuration's, or @FILE")
 	return &ffcli.Command{
@@ -71,7 +73,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 }
 
 func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
-	n := admin.NewTicket{Name: f.name, Expires: f.expires, Limits: ticket.Limits{
+	n := admin.NewTicket{Direct: f.direct, Name: f.name, Expires: f.expires, Limits: ticket.Limits{
 		MaxBuildTime: f.buildTime, MaxUploadBytes: f.upload, MaxOutputBytes: f.output,
 		Systems: f.systems, NoFixedOutput: f.noFixedOutput,
 	}}

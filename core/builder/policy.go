@@ -176,6 +176,25 @@ func admissionKeys(b *build) []string {
 	return keys
 }
 
+// countOutputs notes the NAR bytes of the outputs for the usage of ticket and
+// client.
+func (b *build) countOutputs(ctx context.Context, result *wire.Result) {
+	if len(result.Outputs) == 0 {
+		return
+	}
+	infos, err := b.s.cfg.Store.PathInfos(ctx, outputPaths(result))
+	if err != nil {
+		return // the daemon is gone, which the build will notice
+	}
+	var sum uint64
+	for _, info := range infos {
+		sum += info.NarSize
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rec.OutputBytes = sum
+}
+
 // turns are locks by name.
 type turns struct {
 	mu   sync.Mutex

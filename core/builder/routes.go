@@ -153,6 +153,12 @@ func (s *Service) identify(r *http.Request) (*caller, error) {
 	return &caller{client: id, ticket: &t}, nil
 }
 
+// Authorize tells why whoever sends a request may send none to this builder.
+func (s *Service) Authorize(r *http.Request) error {
+	_, err := s.identify(r)
+	return err
+}
+
 func (s *Service) getInfo(w http.ResponseWriter, r *http.Request, c *caller) error {
 	// Who comes back to a build may do so with a ticket that has paid for it and
 	// pays for no other.

@@ -339,25 +339,6 @@ func (b *build) checkOutputs(ctx context.Context, result *wire.Result) error {
 	return nil
 }
 
-// countOutputs notes the NAR bytes of the outputs for the usage of ticket and
-// client.
-func (b *build) countOutputs(ctx context.Context, result *wire.Result) {
-	if len(result.Outputs) == 0 {
-		return
-	}
-	infos, err := b.s.cfg.Store.PathInfos(ctx, outputPaths(result))
-	if err != nil {
-		return // the daemon is gone, which the build will notice
-	}
-	var sum uint64
-	for _, info := range infos {
-		sum += info.NarSize
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.rec.OutputBytes = sum
-}
-
 func smallest(a, b ticket.Size) ticket.Size {
 	if a == 0 || b != 0 && b < a {
 		return b

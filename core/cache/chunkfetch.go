@@ -46,9 +46,9 @@ const (
 	// for: far below what the protocol allows, so that a window is several
 	// requests, and one that is lost costs little.
 	blockSize = 2 << 20
-	// maxBlocks bounds that memory: 16 MiB under way and as much that waits
-	// for the reader, or for the chunk store.
-	maxBlocks = 16
+	// maxBlocks bounds that memory: 16 MiB under way, and some that waits for
+	// the reader or for the chunk store.
+	maxBlocks = 12
 	// blockChunks bounds the chunks of a request.
 	blockChunks = 2048
 	// maxLocalJobs is how many jobs read the chunk store at once: enough for

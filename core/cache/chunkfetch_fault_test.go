@@ -184,13 +184,13 @@ func TestChunkSlowLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := newChunkServer(n)
 		f := newChunkFetcher(t, srv, ChunkConfig{})
-		f.http.transport = slowLink{srv, 8 << 10} // per second
+		f.http.transport = slowLink{srv, 4 << 10} // per second and answer
 		v := viewOf(t, f, []*testNar{n})
 		start := time.Now()
 		if err := readNar(t, v, n); err != nil {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
-		if d := time.Since(start); d < 40*time.Second {
+		if d := time.Since(start); d < 20*time.Second {
 			t.Errorf("it took %v", d)
 		}
 		v.Close()

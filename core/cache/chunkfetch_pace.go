@@ -10,8 +10,10 @@ const (
 	// slow link's answers short, the second fills 1 Gb/s over 60 ms twice.
 	minWindow = 512 << 10
 	maxWindow = 16 << 20
-	// firstFlight is the window while the link is unknown.
-	firstFlight = 4 << 20
+	// unknownWindow is that while the link is unknown, fastWindow the least on
+	// a link that is fast however near the builder is.
+	unknownWindow = 1 << 20
+	fastWindow    = 4 << 20
 	// sampleBytes is how much must have come before the measure is believed.
 	sampleBytes = 512 << 10
 	// sampleTime is how long what was measured counts fully.
@@ -101,9 +103,9 @@ func (g *goodput) window() (all, one int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	rate := g.perSecond()
-	all = firstFlight
+	all = unknownWindow
 	if rate > 0 {
-		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/4, firstFlight), minWindow), maxWindow))
+		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/4, fastWindow), minWindow), maxWindow))
 	}
 	return all, min(max(all/4, minWindow/2), blockSize)
 }

@@ -21,7 +21,7 @@ const (
 	// reads while requests are being answered.
 	backgroundPause = 50 * time.Millisecond
 	// damagedFor is how long a NAR that no longer has its hash is not read again.
-	damagedFor = 10 * time.Minute
+	damagedFor = time.Minute
 )
 
 // ErrDamaged says that a store path is not what the Nix database says.

@@ -36,7 +36,6 @@ type entry struct {
 	nar    Nar  // nil for a small one once cut
 	refs   []chunk.Ref
 	chunks []chunk.Chunk // grows; what is in it never changes
-	bytes  int64         // that they have
 	done   bool          // they are all there are
 	err    error         // why there will be no more
 	small  []byte        // the masked NAR, when it is small

@@ -30,6 +30,9 @@ const (
 	// gather is how much a FrameWriter collects before it writes: small writes
 	// cost a packet, a TLS record and two wake-ups each.
 	gather = 256 << 10
+	// headRoom is what a FrameReader reads at once to find a header. What is
+	// larger goes past that buffer, straight to where the chunk is wanted.
+	headRoom = 8 << 10
 )
 
 var (
@@ -175,7 +178,7 @@ type FrameReader struct {
 // NewFrameReader returns a FrameReader, which may read beyond the last frame
 // that it is asked for.
 func NewFrameReader(r io.Reader) *FrameReader {
-	return &FrameReader{r: bufio.NewReaderSize(r, 128<<10)}
+	return &FrameReader{r: bufio.NewReaderSize(r, headRoom)}
 }
 
 // Reset makes the reader read frames from rd.

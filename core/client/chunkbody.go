@@ -18,7 +18,7 @@ type chunkBody struct {
 	s        *Session
 	nar      Nar
 	manifest *chunk.Manifest
-	sent     func(int64)
+	t        *tally
 
 	mu       sync.Mutex // the transport may close while it reads
 	ordinals []int
@@ -84,6 +84,7 @@ func (b *chunkBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.scratch.buf.Read(p)
 	b.given, b.at = n, b.s.Now()
+	b.t.onWire(n)
 	return n, err
 }
 
@@ -114,7 +115,7 @@ func (b *chunkBody) next(i int) error {
 	} else if err := b.scratch.frames.Raw(p); err != nil {
 		return err
 	}
-	b.sent(int64(len(p)))
+	b.t.add(int64(len(p)))
 	return b.scratch.frames.Flush()
 }
 

@@ -189,6 +189,7 @@ func (c *chunkSender) cut(ctx context.Context, i int, nar Nar) (*cutting, error)
 
 // sendChunks states the manifest and sends what is missing.
 func (c *chunkSender) sendChunks(ctx context.Context, i int, nar Nar, cut *cutting, again bool) error {
+	c.t.onWire(len(cut.encoded))
 	missing, err := c.s.API.PutManifest(ctx, c.id, i, cut.encoded, len(cut.manifest.Chunks))
 	if err != nil {
 		return err
@@ -213,7 +214,7 @@ func (c *chunkSender) sendChunks(ctx context.Context, i int, nar Nar, cut *cutti
 			defer func() { <-c.slot }()
 			body := &chunkBody{
 				s: c.s, nar: nar, manifest: &cut.manifest, ordinals: ordinals,
-				sent: c.t.add, scratch: scratches.Get().(*scratch),
+				t: c.t, scratch: scratches.Get().(*scratch),
 			}
 			err := c.s.API.PutChunks(ctx, c.id, i, body)
 			_ = body.Close()

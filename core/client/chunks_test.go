@@ -75,6 +75,30 @@ func TestManyLargeSources(t *testing.T) {
 	})
 }
 
+// A source of several requests, each of which is lost once on its way.
+func TestRequestsAreLost(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		src := r.store.source("several", noise(3*requestBytes))
+		top := r.store.drv("one", nil, src)
+		in, err := Collect(t.Context(), r.store, r.store, []nix.Path{top})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.request.Inputs = in
+		r.request.Roots = []wire.Root{{Drv: string(top), Outputs: []string{"out"}}}
+		r.wire.cut = func(kind string, n int) *cut {
+			if kind == "PUT chunks" && n <= 4 {
+				return &cut{sendBytes: requestBytes / 2}
+			}
+			return nil
+		}
+		r.mustBuild(t)
+		if r.builder.wasted > 0 {
+			t.Errorf("%d chunks were sent again", r.builder.wasted)
+		}
+	})
+}
+
 func TestRequestsAreBounded(t *testing.T) {
 	var chunks []chunk.Chunk
 	for i := range 1000 {

@@ -540,8 +540,8 @@ type rig struct {
 
 const testID = wire.BuildID("aaaaaaaaaaaaaaaaaaaaaaaaaa")
 
-// largeBytes of a source take several requests.
-const largeBytes = requestBytes + 300<<10
+// largeBytes of a source are sent in chunks.
+const largeBytes = wire.ChunkedInput + 1000
 
 // noise does not compress.
 func noise(n int) []byte {

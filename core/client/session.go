@@ -238,7 +238,7 @@ func (s *Session) send(ctx context.Context, id wire.BuildID, in *Inputs, build w
 		if b.large {
 			build, err = large.sendPaths(ctx, b.indexes)
 		} else {
-			build, err = s.sendFrames(ctx, id, in, b.indexes, t.add)
+			build, err = s.sendFrames(ctx, id, in, b.indexes, t)
 		}
 		if err != nil {
 			return build, err
@@ -253,6 +253,7 @@ type tally struct {
 	mu       sync.Mutex
 	done     int64 // sent, or there already
 	sent     int64 // in all attempts
+	wire     int64 // bytes of bodies, in all attempts
 	total    int64
 	paths    int
 }
@@ -262,6 +263,13 @@ func (t *tally) add(n int64) {
 	t.done += n
 	t.sent += n
 	t.report()
+}
+
+// onWire notes bytes that the transport has taken.
+func (t *tally) onWire(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wire += int64(n)
 }
 
 // skip notes what is there already and needs no sending.
@@ -285,7 +293,7 @@ func (t *tally) moved() int64 {
 
 // report unlocks.
 func (t *tally) report() {
-	now := Transfer{Upload: true, Done: min(t.done, t.total), Total: t.total, Paths: t.paths}
+	now := Transfer{Upload: true, Done: min(t.done, t.total), Total: t.total, Paths: t.paths, Wire: t.wire}
 	t.mu.Unlock()
 	t.observer.Transfer(now)
 }

@@ -63,7 +63,7 @@ func TestBuild(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		r.mustBuild(t)
 		// The large source in chunks, everything else in one compressed batch.
-		for k, want := range map[string]int{"PUT inputs": 1, "PUT manifest": 1, "PUT chunks": 2, "POST input": 1} {
+		for k, want := range map[string]int{"PUT inputs": 1, "PUT manifest": 1, "PUT chunks": 1, "POST input": 1} {
 			if n := r.wire.count(k); n != want {
 				t.Errorf("%d × %s, want %d", n, k, want)
 			}
@@ -96,7 +96,7 @@ func TestLostConnections(t *testing.T) {
 		"reply lost":      {loseReply: true},
 		"reply cut":       {readBytes: 20},
 		"upload cut":      {sendBytes: 200},
-		"upload cut late": {sendBytes: requestBytes / 3},
+		"upload cut late": {sendBytes: wire.ChunkedInput / 2},
 	}
 	for _, name := range sortedKeys(cuts) {
 		for _, k := range []string{"PUT build", "PUT inputs", "PUT manifest", "PUT chunks", "POST input", "GET events"} {

@@ -51,11 +51,10 @@ func (in *Inputs) size(wanted []int) (sum int64) {
 	return sum
 }
 
-// sendFrames sends small paths. sent is told of NAR bytes that were handed to the
-// transport.
-func (s *Session) sendFrames(ctx context.Context, id wire.BuildID, in *Inputs, indexes []int, sent func(int64)) (wire.Build, error) {
-	src := &frames{ctx: ctx, files: s.Files, in: in, todo: indexes, sent: sent}
-	body := packFrames(src)
+// sendFrames sends small paths.
+func (s *Session) sendFrames(ctx context.Context, id wire.BuildID, in *Inputs, indexes []int, t *tally) (wire.Build, error) {
+	src := &frames{ctx: ctx, files: s.Files, in: in, todo: indexes, sent: t.add}
+	body := packFrames(src, t)
 	build, err := s.API.Inputs(ctx, id, body, len(in.Paths))
 	_ = body.Close()
 	// What failed on this side hides behind the transport's error.
@@ -66,7 +65,7 @@ func (s *Session) sendFrames(ctx context.Context, id wire.BuildID, in *Inputs, i
 }
 
 // packFrames compresses src. Closing the result ends the compressor.
-func packFrames(src *frames) io.ReadCloser {
+func packFrames(src *frames, t *tally) io.ReadCloser {
 	pr, pw := io.Pipe()
 	done := make(chan struct{})
 	go func() {
@@ -81,13 +80,20 @@ func packFrames(src *frames) io.ReadCloser {
 		}
 		pw.CloseWithError(err) // nil reads as the end
 	}()
-	return &packedFrames{pr, src, done}
+	return &packedFrames{pr, src, t, done}
 }
 
 type packedFrames struct {
 	*io.PipeReader
 	src  *frames
+	t    *tally
 	done chan struct{}
+}
+
+func (p *packedFrames) Read(b []byte) (int, error) {
+	n, err := p.PipeReader.Read(b)
+	p.t.onWire(n)
+	return n, err
 }
 
 func (p *packedFrames) Close() error {

@@ -121,6 +121,32 @@ func (l *lane) conn(ctx context.Context) (*http.ClientConn, Path, error) {
 	}
 }
 
+// isOpen reports whether there is a connection that takes requests.
+func (l *lane) isOpen() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cc != nil && usable(l.cc)
+}
+
+// check asks the builder for nothing by the lane's connection, if there is one,
+// and drops it when no answer comes: after the network has changed or the machine
+// has slept, that is known sooner than by the connection's own pings.
+func (l *lane) check(ctx context.Context, header http.Header) {
+	l.mu.Lock()
+	cc := l.cc
+	l.mu.Unlock()
+	if cc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if err := ping(ctx, cc, header); err != nil {
+		l.s.log.Debug("a circuit does not answer", slog.String("lane", l.name), slog.Any("error", err))
+		l.drop(cc)
+		_ = cc.Close() // what waits on it fails now and is repeated
+	}
+}
+
 // warm begins to open the lane if need be.
 func (l *lane) warm() {
 	l.mu.Lock()

@@ -32,7 +32,8 @@ type ListenConfig struct {
 	// Network says how to reach them.
 	Network Network
 	// Backlog is how many circuits may be on their way to Accept; further ones
-	// are refused. 0 means 128.
+	// are refused. 0 means 128. Each relay has its share, so that one that
+	// announces too many takes nothing from the others.
 	Backlog int
 	// Jitter returns a number in [0,1) that spreads reconnects; nil is math/rand/v2.
 	Jitter func() float64
@@ -45,7 +46,7 @@ type ListenConfig struct {
 type Listener struct {
 	cfg    ListenConfig
 	log    *slog.Logger
-	conns  chan net.Conn
+	conns  chan incoming
 	ctx    context.Context
 	cancel context.CancelFunc
 	work   sync.WaitGroup
@@ -53,7 +54,6 @@ type Listener struct {
 	mu      sync.Mutex
 	closed  bool
 	relays  []*registrar  // in the order given
-	coming  int           // circuits between "incoming" and Accept
 	changed chan struct{} // closed and replaced when a status changes
 }
 
@@ -72,7 +72,7 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	l := &Listener{
 		cfg:     cfg,
 		log:     cfg.Log,
-		conns:   make(chan net.Conn, cfg.Backlog),
+		conns:   make(chan incoming, cfg.Backlog),
 		changed: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
@@ -88,10 +88,8 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		l.mu.Lock()
-		l.coming--
-		l.mu.Unlock()
-		return c, nil
+		l.arrived(c.from)
+		return c.conn, nil
 	case <-l.ctx.Done():
 		return nil, net.ErrClosed
 	}
@@ -111,7 +109,7 @@ func (l *Listener) Close() error {
 	for {
 		select {
 		case c := <-l.conns:
-			_ = c.Close()
+			_ = c.conn.Close()
 		default:
 			return nil
 		}
@@ -223,31 +221,47 @@ func (l *Listener) changedLocked() {
 	l.changed = make(chan struct{})
 }
 
-// room takes a place in the backlog.
-func (l *Listener) room() bool {
+// incoming is a circuit that waits for Accept, and the relay it came through.
+type incoming struct {
+	conn net.Conn
+	from *registrar
+}
+
+// room takes a place in a relay's share of the backlog.
+func (l *Listener) room(r *registrar) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || l.coming >= l.cfg.Backlog {
+	if l.closed || r.coming >= max(1, l.cfg.Backlog/max(1, len(l.relays))) {
 		return false
 	}
-	l.coming++
+	r.coming++
 	l.work.Add(1)
 	return true
 }
 
+// arrived gives a place back.
+func (l *Listener) arrived(r *registrar) {
+	l.mu.Lock()
+	r.coming--
+	l.mu.Unlock()
+}
+
 // accept comes for a circuit.
-func (l *Listener) accept(relay string, id wire.CircuitID) {
+func (l *Listener) accept(r *registrar, id wire.CircuitID) {
 	defer l.work.Done()
 	ctx, cancel := context.WithTimeout(l.ctx, wire.RelayAcceptTimeout)
 	defer cancel()
-	ws, _, err := l.cfg.Network.open(ctx, relay, strings.Replace(wire.RouteRelayAccept, "{circuit}", string(id), 1), "")
+	ws, _, err := l.cfg.Network.open(ctx, r.url, strings.Replace(wire.RouteRelayAccept, "{circuit}", string(id), 1), "")
 	if err != nil {
 		l.log.Debug("circuit was lost", slog.Any("error", err))
-		l.mu.Lock()
-		l.coming--
-		l.mu.Unlock()
+		l.arrived(r)
 		return
 	}
-	// coming is at most the channel's capacity.
-	l.conns <- &circuit{wsconn.New(ws, wire.RelayMaxMessage), Path{Kind: PathRelay, Via: relay}}
+	c := &circuit{wsconn.New(ws, wire.RelayMaxMessage), Path{Kind: PathRelay, Via: r.url}}
+	select {
+	case l.conns <- incoming{c, r}:
+	case <-l.ctx.Done():
+		l.arrived(r)
+		_ = c.Close()
+	}
 }

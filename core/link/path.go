@@ -3,6 +3,10 @@ package link
 import (
 	"context"
 	"net"
+	"net/netip"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
 )
 
 // Path says how a circuit reaches the other end.
@@ -39,6 +43,26 @@ type dialer interface {
 	// dial opens a circuit.
 	dial(ctx context.Context) (net.Conn, error)
 }
+
+// tcpDialer is the path to an address of the builder itself.
+type tcpDialer struct{ at netip.AddrPort }
+
+func (d tcpDialer) path() Path { return Path{Kind: PathDirectTCP, Via: d.at.String()} }
+
+func (d tcpDialer) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, directTimeout)
+	defer cancel()
+	var nd net.Dialer
+	conn, err := nd.DialContext(ctx, "tcp", d.at.String())
+	if err != nil {
+		return nil, err
+	}
+	wsconn.Tune(conn)
+	return &circuit{conn, d.path()}, nil
+}
+
+// directTimeout bounds connecting to an address.
+const directTimeout = 5 * time.Second
 
 // circuit is a raw circuit that knows its path.
 type circuit struct {

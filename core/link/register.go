@@ -28,7 +28,9 @@ type registrar struct {
 	url    string
 	ctx    context.Context
 	cancel context.CancelFunc
-	status RelayStatus // under Listener.mu
+	// Under Listener.mu:
+	status RelayStatus
+	coming int // circuits between "incoming" and Accept
 }
 
 func (r *registrar) run() {
@@ -143,8 +145,8 @@ func (r *registrar) follow(ws *wsconn.Socket) error {
 		case wire.RelayPing:
 			reply.Type = wire.RelayPong
 		case wire.RelayIncoming:
-			if r.l.room() {
-				go r.l.accept(r.url, m.Circuit)
+			if r.l.room(r) {
+				go r.l.accept(r, m.Circuit)
 				continue
 			}
 			reply = wire.RelayMessage{Type: wire.RelayRefuse, Circuit: m.Circuit, Code: wire.CodeRelayRefused}

@@ -108,6 +108,8 @@ type relayDialer struct {
 	builder key.ID
 	// brief tells that the last circuit did not last.
 	brief atomic.Bool
+	// stun is where the relay said that it answers STUN.
+	stun atomic.Pointer[string]
 }
 
 // lasting is how long a circuit lasts at a relay that means well.
@@ -133,10 +135,11 @@ func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
 
 func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
-	ws, _, err := d.network.open(ctx, d.relay, route, "")
+	ws, stun, err := d.network.open(ctx, d.relay, route, "")
 	if err != nil {
 		return nil, err
 	}
+	d.stun.Store(&stun)
 	return &circuit{&watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, d.path()}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"log"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // NewServer makes the builder's HTTP server: TLS 1.3 with the builder's key,
@@ -47,22 +49,48 @@ func PeerID(r *http.Request) (key.ID, error) {
 	return key.PeerID(*r.TLS)
 }
 
+// NoDirect answers for a builder that takes no direct connections.
+func NoDirect(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+wire.RoutePath, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", wire.TypeJSON)
+		_ = json.NewEncoder(w).Encode(wire.PathAnswer{Disabled: true}) // the peer is gone if this fails
+	})
+	mux.HandleFunc("GET "+wire.RoutePath, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	mux.Handle("/", next)
+	return mux
+}
+
 type connKey struct{}
 
 // PeerFromContext is [PeerID] for code that has only the request's context;
 // false outside of a request to a server of this package.
 func PeerFromContext(ctx context.Context) (key.ID, bool) {
-	c, ok := ctx.Value(connKey{}).(*tls.Conn)
-	if !ok {
+	var state tls.ConnectionState
+	switch c := ctx.Value(connKey{}).(type) {
+	case *tls.Conn:
+		state = c.ConnectionState()
+	case directPeer:
+		state = c.tlsState()
+	default:
 		return key.ID{}, false
 	}
-	id, err := key.PeerID(c.ConnectionState())
+	id, err := key.PeerID(state)
 	return id, err == nil
+}
+
+// directPeer is a connection that is no net.Conn.
+type directPeer interface {
+	tlsState() tls.ConnectionState
+	path() Path
 }
 
 // PathOf returns the path that a request came by, from its context; the zero
 // Path if the server's listener is none of this package's.
 func PathOf(ctx context.Context) Path {
+	if p, ok := ctx.Value(connKey{}).(directPeer); ok {
+		return p.path()
+	}
 	c, _ := ctx.Value(connKey{}).(net.Conn)
 	for c != nil {
 		switch t := c.(type) {

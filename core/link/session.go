@@ -3,8 +3,10 @@ package link
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -29,8 +31,29 @@ type Config struct {
 	Relays []string
 	// Network says how to reach them.
 	Network Network
+	// Addresses are the builder's own, as a ticket may name them.
+	Addresses []netip.AddrPort
+	// Direct makes the session look for ways around the relays; nil: it does not.
+	// In a browser it has no effect.
+	Direct *Direct
+	// Header is sent with the session's own requests: who asks, and which
+	// protocol's version.
+	Header http.Header
 	// Log gets what happens to circuits; nil discards it.
 	Log *slog.Logger
+}
+
+// Direct is what looking for direct paths needs.
+type Direct struct {
+	// STUN are servers ("host:port") that tell how the network translates
+	// addresses: two on different hosts, to tell its kind. Without any, those
+	// that the relays name are asked.
+	STUN []string
+	// Rand draws tokens.
+	Rand io.Reader
+
+	// For tests of this package: stay inside one host, do without TCP.
+	loopback, quicOnly bool
 }
 
 // Session is a client's connection to a builder. It is safe for concurrent use.
@@ -38,6 +61,7 @@ type Session struct {
 	cfg           Config
 	log           *slog.Logger
 	control, bulk *lane
+	base          *way // the lanes
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -46,6 +70,13 @@ type Session struct {
 	mu      sync.Mutex
 	closed  bool
 	dialers []dialer // the one that worked last is first
+	direct  []*way
+	// lastBulk is what was chosen last, for downloads and for uploads.
+	lastBulk    [2]*way
+	baseWarmed  time.Time
+	lastMove    time.Time
+	firstDirect chan struct{} // closed by the first direct way, nil from then on
+	search      search
 }
 
 // Dial opens a session: it returns once the builder has proved its identity on
@@ -60,6 +91,9 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 	for _, u := range relays {
 		dialers = append(dialers, &relayDialer{network: cfg.Network, relay: u, builder: cfg.Peer})
 	}
+	for _, at := range cfg.Addresses {
+		dialers = append(dialers, tcpDialer{at})
+	}
 	return newSession(ctx, cfg, dialers)
 }
 
@@ -71,28 +105,100 @@ func newSession(ctx context.Context, cfg Config, dialers []dialer) (*Session, er
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.control = &lane{s: s, name: "control", pingTimeout: pingTimeout}
 	s.bulk = &lane{s: s, name: "bulk", pingTimeout: bulkPingTimeout}
-	if _, _, err := s.control.conn(ctx); err != nil {
+	s.base = &way{control: s.control, bulk: s.bulk, path: s.control.lastPath, ready: s.bulk.isOpen}
+	first := make(chan struct{})
+	s.firstDirect = first
+	looked := s.lookForDirect()
+	if err := s.reach(ctx, first, looked); err != nil {
 		_ = s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
+// reach waits until the builder has proved itself on a circuit, or on a direct
+// path if that is there first.
+func (s *Session) reach(ctx context.Context, first, looked <-chan struct{}) error {
+	if len(s.cfg.Addresses) == 0 || looked == nil {
+		_, _, err := s.control.conn(ctx)
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	opened := make(chan error, 1)
+	go func() {
+		_, _, err := s.control.conn(ctx)
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		if err == nil {
+			return nil
+		}
+		// The ticket's addresses may still answer on UDP.
+		select {
+		case <-first:
+			return nil
+		case <-looked:
+		case <-ctx.Done():
+		}
+		select {
+		case <-first:
+			return nil
+		default:
+			return err
+		}
+	case <-first:
+		return nil
+	}
+}
+
 // Control carries small requests and events. It opens another circuit when it
 // has lost its own; a request whose answer had not begun by then is sent once
 // more if it has no body or one that can be had again (http.Request.GetBody),
 // since every request of the protocol may be repeated.
-func (s *Session) Control() http.RoundTripper { return s.control }
+//
+// With direct paths, each request takes the one that suits it: small ones that
+// with the shortest round trip, large ones that with the best goodput.
+func (s *Session) Control() http.RoundTripper { return &chooser{s, false} }
 
 // Bulk carries uploads and downloads, apart from Control, so that neither
 // waits behind the other. It is like Control in all else.
-func (s *Session) Bulk() http.RoundTripper { return s.bulk }
+func (s *Session) Bulk() http.RoundTripper { return &chooser{s, true} }
 
 // Warm begins to open the bulk circuit, for a caller that will soon need it.
 func (s *Session) Warm() { s.bulk.warm() }
 
-// Path returns the path that Control uses or used last.
-func (s *Session) Path() Path { return s.control.lastPath() }
+// Path returns the path that Control's next request takes.
+func (s *Session) Path() Path { return s.forControl().path() }
+
+// Explain tells which paths are in use, and if none of them is direct, why not.
+func (s *Session) Explain() string {
+	control := s.forControl()
+	s.mu.Lock()
+	bulk := s.lastBulk[0]
+	if bulk == nil || bulk.dead() {
+		bulk = control
+	}
+	alive := len(s.aliveLocked())
+	s.mu.Unlock()
+	text := bulk.path().String()
+	if control.path() != bulk.path() {
+		text += ", small requests by " + control.path().String()
+	}
+	switch {
+	case bulk.direct:
+		return text
+	case alive > 0:
+		return text + " (a direct path is there, but slower)"
+	case bulk.path().Kind != PathRelay:
+		return text
+	}
+	if why := s.search.why(); why != "" {
+		text += " (" + why + ")"
+	}
+	return text
+}
 
 // Close ends the session and whatever is under way.
 func (s *Session) Close() error {

@@ -47,6 +47,8 @@
 //	POST   /v1/cache/manifests           ManifestsRequest → manifests
 //	POST   /v1/cache/chunks              ChunksRequest → chunk frames
 //	GET    /v1/cache/log/{drv}           → log text
+//	POST   /v1/path                      PathRequest → PathAnswer
+//	GET    /v1/path                      → nothing
 //
 // {id} is a [BuildID] that the client chose, so a request that is repeated
 // after a lost answer attaches to the same build and spends nothing twice.
@@ -177,6 +179,22 @@
 // there; an empty range is a [CodeBadRequest].
 //
 // Either request may be repeated at any time, and several may be under way.
+//
+// # Direct paths
+//
+// A client that reached the builder through a relay may ask for a way around
+// it: with POST /v1/path each end tells the other the addresses at which it may
+// be reached (path.go). Both then send punch packets from the very UDP sockets
+// that QUIC (RFC 9000) uses, and the client connects to an address that one came
+// from: HTTP/3 (RFC 9114) in a session with the same two certificates. Where the
+// builder listens on TCP, HTTP/2 in TLS does as well. All paths lead to the same
+// handlers, and any request may take any of them. GET /v1/path is answered with
+// nothing: it measures a path.
+//
+// An end sends packets to no more than [MaxCandidates] addresses of one list,
+// few to each and few in all; to none that are loopback, link-local, multicast
+// or broadcast, to none with a port below 1024, and to private ones only in
+// networks that it is itself connected to.
 //
 // # Errors
 //

@@ -56,6 +56,9 @@ func (r *Relay) Restart() {
 type BuilderConfig struct {
 	// Relays are the --relay URLs; without any the relay is embedded.
 	Relays []string
+	// Direct lets clients come without a relay. Hosts share the machine's network
+	// unless they have their own, so only scenarios about paths want it.
+	Direct bool
 	// Args are further flags.
 	Args []string
 	// DataDir is the --data-dir. The default is the builder's home.
@@ -102,6 +105,9 @@ func (b *Builder) argv() []string {
 	argv := []string{"drv-thru", "serve", "--data-dir", b.config.DataDir, "--admin-socket", b.socket}
 	for _, r := range b.config.Relays {
 		argv = append(argv, "--relay", r)
+	}
+	if !b.config.Direct {
+		argv = append(argv, "--listen", "none")
 	}
 	return append(argv, b.config.Args...)
 }

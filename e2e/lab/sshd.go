@@ -86,7 +86,7 @@ func (h *Host) FreePort() int {
 // dialable says whether something accepts TCP connections at addr.
 func dialable(h *Host, addr string) bool {
 	return h.Do(func() error {
-		c, err := net.DialTimeout("tcp4", addr, time.Second)
+		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err != nil {
 			return err
 		}

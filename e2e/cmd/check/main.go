@@ -20,6 +20,11 @@ const staticcheck = "honnef.co/go/tools/cmd/staticcheck@v0.8.2"
 // wasmTested are the packages whose unit tests also run under js/wasm.
 var wasmTested = []string{"key", "ticket", "wire", "chunk", "nix", "link"}
 
+// wasmPolicies are the tests of package policy and of the built-in module that
+// also run there: by wazero's interpreter, in one thread, so without modules
+// that have to be stopped.
+const wasmPolicies = "^Test(Decide|AnswerInPieces|Stderr|Repeatable|Hash|Request.*|CheckSettings|Apply|Patch|Cases|Limits)$"
+
 // A check is one word of the command line.
 type check struct {
 	name string
@@ -99,8 +104,8 @@ var (
 )
 
 func (r *runner) wasm() {
-	r.command("build core, js/wasm", js, "go", "build", "./core/...")
-	r.command("build core, wasip1", wasip1, "go", "build", "./core/...")
+	r.command("build core and policy, js/wasm", js, "go", "build", "./core/...", "./policy/...")
+	r.command("build core and policy, wasip1", wasip1, "go", "build", "./core/...", "./policy/...")
 	var packages []string
 	for _, name := range wasmTested {
 		if tests, _ := filepath.Glob("core/" + name + "/*_test.go"); len(tests) > 0 {
@@ -114,6 +119,7 @@ func (r *runner) wasm() {
 	}
 	args := append([]string{"-exec", node}, r.testFlags...)
 	r.goTest("js/wasm: ", js, append(args, packages...)...)
+	r.goTest("js/wasm: ", js, append(args, "-run", wasmPolicies, "./policy", "./policy/builtin")...)
 }
 
 // nodeCommand is what runs a js/wasm binary in Node. The environment is a new

@@ -4,12 +4,14 @@
 //!     {"at_once": 2, "friends": ["<endpoint ID>"]}
 //!
 //! A client's ID is what "drv-thru key show" prints there. Without friends nobody
-//! is a stranger.
+//! is a stranger. Who holds a ticket that is not bound to a client can have a new
+//! ID for each build, so all builds of a ticket count as those of one client, too.
 
 const std = @import("std");
 
 const Request = struct {
     event: []const u8,
+    usage: struct { active: u64 },
     ticket: struct {
         limits: struct { max_build_seconds: u64 = 0, max_upload_bytes: u64 = 0 }, // 0: no limit
     },
@@ -34,7 +36,7 @@ fn stranger(r: Request) bool {
 
 fn decide(r: Request) []const u8 {
     if (!std.mem.eql(u8, r.event, "build")) return answer("\"decision\":\"allow\"", .{});
-    const active = r.client.usage.active;
+    const active = @max(r.client.usage.active, r.usage.active);
     if (active >= r.settings.at_once)
         return answer("\"decision\":\"deny\",\"reason\":\"you have {d} builds under way, {d} at once are allowed\"", .{ active, r.settings.at_once });
     const limits = r.ticket.limits;

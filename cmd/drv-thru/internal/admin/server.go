@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -56,7 +57,7 @@ type Decisions interface {
 	Decisions(ctx context.Context, n int) ([]state.Decision, error)
 }
 
-// Config makes a server; every field is required.
+// Config makes a server; every field but Addresses is required.
 type Config struct {
 	Tickets   Tickets
 	Service   Service
@@ -65,6 +66,8 @@ type Config struct {
 	// Builder and Relays go into the texts of tickets.
 	Builder key.ID
 	Relays  []string
+	// Addresses are the builder's own, for tickets that need no relay.
+	Addresses func() []netip.AddrPort
 	// Describe fills in what the server does not know of a Status.
 	Describe func(*Status)
 	Now      func() time.Time
@@ -244,7 +247,17 @@ func (s *server) create(r *http.Request) (any, error) {
 	if n.MaxUses < 0 {
 		return nil, wire.Errorf(wire.CodeBadRequest, "negative number of uses")
 	}
-	text, err := ticket.New(s.cfg.Rand, s.cfg.Builder, s.cfg.Relays, nil)
+	relays, addresses := s.cfg.Relays, []netip.AddrPort(nil)
+	if n.Direct {
+		if s.cfg.Addresses != nil {
+			addresses = s.cfg.Addresses()
+		}
+		if relays = nil; len(addresses) == 0 {
+			return nil, wire.Errorf(wire.CodeBadRequest, "no address is known at which clients reach this builder without a relay").
+				WithHint("run serve with --listen and, behind a router, --announce")
+		}
+	}
+	text, err := ticket.New(s.cfg.Rand, s.cfg.Builder, relays, addresses)
 	if err != nil {
 		return nil, err
 	}

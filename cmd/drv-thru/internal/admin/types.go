@@ -8,6 +8,7 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/policy/builtin"
 )
@@ -21,6 +22,8 @@ type Status struct {
 	Systems    []string  `json:"systems"`
 	Started    time.Time `json:"started"`
 	Relays     []Relay   `json:"relays"`
+	// Direct is nil when the builder takes no direct connections.
+	Direct *link.DirectStatus `json:"direct,omitempty"`
 	// Denials are the newest by policies, newest first.
 	Denials []state.Decision `json:"denials"`
 	builder.Status
@@ -64,7 +67,9 @@ type NewTicket struct {
 	MaxUses int64           `json:"max_uses"`
 	Limits  ticket.Limits   `json:"limits"`
 	Bind    key.ID          `json:"bind_client,omitzero"`
-	Policy  policies.Choice `json:"policy,omitzero"`
+	// Direct asks for the builder's own addresses in place of its relays.
+	Direct bool            `json:"direct,omitempty"`
+	Policy policies.Choice `json:"policy,omitzero"`
 }
 
 // TicketText is a ticket with its secret: Text is what its holder needs.

@@ -28,6 +28,9 @@ var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 var trapping = []byte("\x00asm\x01\x00\x00\x00" + "\x01\x04\x01\x60\x00\x00" + "\x03\x02\x01\x00" +
 	"\x07\x0a\x01\x06_start\x00\x00" + "\x0a\x05\x01\x03\x00\x00\x0b")
 
+// compiled is a folder that all tests share: compiling takes long.
+var compiled string
+
 // recorder keeps what is recorded and logged.
 type recorder struct {
 	mu        sync.Mutex
@@ -62,7 +65,7 @@ func start(t *testing.T, dir string, all map[string]Policy) (*Manager, *recorder
 	t.Helper()
 	r := &recorder{}
 	m, err := New(t.Context(), Config{
-		Policies: all, Dir: dir, Log: slog.New(slog.NewTextHandler(r, nil)), Now: func() time.Time { return now },
+		Policies: all, Dir: dir, Compiled: compiled, Log: slog.New(slog.NewTextHandler(r, nil)), Now: func() time.Time { return now },
 		Record: r.record, Wall: time.Minute,
 	})
 	if err != nil {
@@ -236,16 +239,16 @@ func TestModuleChanges(t *testing.T) {
 // TestKeptModule: a module that came with its ticket needs no file of the owner's.
 func TestKeptModule(t *testing.T) {
 	dir := t.TempDir()
-	m, r := start(t, dir, nil)
+	made, _ := start(t, dir, nil)
 	tk := newTicket(1)
 	choice := Choice{Name: "own", Module: builtin.Limits, Settings: json.RawMessage(`{"ticket":{"builds":1}}`)}
-	if err := m.Pin(t.Context(), choice, tk); err != nil {
+	if err := made.Pin(t.Context(), choice, tk); err != nil {
 		t.Fatal(err)
 	}
 	if !tk.Policy.Kept || tk.Policy.Name != "own" {
 		t.Fatalf("%+v", tk.Policy)
 	}
-	m, r = start(t, dir, map[string]Policy{"own": {Mode: Monitor}}) // another policy of that name
+	m, r := start(t, dir, map[string]Policy{"own": {Mode: Monitor}}) // another policy of that name
 	if _, err := m.ask(t, tk, 0); err != nil {
 		t.Error(err)
 	}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// doctorFlags are the flags of doctor.
+type doctorFlags struct {
+	ticket string
+	// builder is a name in builders.json, keyFile whose client to be there.
+	builder, keyFile string
+	relays           listFlag
+	stun   words
+	json   bool
+}
+
+func newDoctorCommand(a *app) *ffcli.Command {
+	var f doctorFlags
+	fs := a.flags("drv-thru doctor")
+	fs.StringVar(&f.ticket, "ticket", "", "also check the way to the builder of this `TICKET`; - reads it from standard input")
+	fs.StringVar(&f.builder, "builder", "", "also check the way to the builder of this `NAME` in builders.json")
+	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` for --builder (default ~/.config/drv-thru/secret.key)")
+	fs.Var(&f.relays, "relay-url", "also check the relay at `URL` (repeatable)")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
+	fs.BoolVar(&f.json, "json", false, "print the findings as JSON")
+	return &ffcli.Command{
+		Name:       "doctor",
+		ShortUsage: "drv-thru doctor [--ticket TICKET | --builder NAME] [--json]",
+		ShortHelp:  "find out what keeps builds from working, or from being fast",
+		LongHelp: "Checks this machine's Nix, its network, and with a ticket or a name the way to that\n" +
+			"builder, and says what to do about what it finds. It builds nothing and spends no use of the\n" +
+			"ticket. The exit code is 1 when something is broken.",
+		FlagSet: fs,
+		Options: []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("doctor takes no arguments, got %q", args[0])
+			}
+			return a.doctor(ctx, &f)
+		},
+	}
+}
+
+// verdict is how a finding is to be taken.
+type verdict string
+
+const (
+	fine   verdict = "ok"
+	slow   verdict = "slow"   // works, but could be better
+	broken verdict = "broken" // builds fail
+	known  verdict = "info"   // to know, neither good nor bad
+)
+
+// finding is one line of the doctor's.
+type finding struct {
+	Check   string  `json:"check"`
+	Verdict verdict `json:"verdict"`
+	Text    string  `json:"text"`
+	Fix     string  `json:"fix,omitempty"`
+}
+
+// examination collects findings.
+type examination struct {
+	app      *app
+	flags    *doctorFlags
+	route    *route // nil without a ticket or a name
+	findings []finding
+	stun     []string // where relays answer STUN
+}
+
+func (e *examination) add(check string, v verdict, fix, format string, args ...any) {
+	e.findings = append(e.findings, finding{check, v, fmt.Sprintf(format, args...), fix})
+}
+
+// brokenError is the doctor's exit code: the findings have been printed.
+type brokenError struct{ n int }
+
+func (e *brokenError) Error() string {
+	if e.n == 1 {
+		return "one thing is broken"
+	}
+	return fmt.Sprintf("%d things are broken", e.n)
+}
+func (*brokenError) Exit() int { return wire.ExitFailed }
+
+func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
+	e := &examination{app: a, flags: f}
+	if f.ticket != "" && f.builder != "" {
+		return usagef("--ticket and --builder exclude each other")
+	}
+	if f.ticket != "" || f.builder != "" {
+		note := func(text string) { fmt.Fprintln(a.stderr, text) }
+		var err error
+		e.route, err = a.route(&buildFlags{ticket: f.ticket, builder: f.builder, keyFile: f.keyFile, relays: words(f.relays)}, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
+		if err != nil {
+			return err
+		}
+	}
+	e.nix(ctx)
+	e.fuse()
+	e.helper()
+	e.proxy()
+	e.relays(ctx)
+	e.network(ctx)
+	if e.route != nil {
+		e.builder(ctx, slog.New(slog.DiscardHandler))
+	}
+	if err := e.print(); err != nil {
+		return err
+	}
+	bad := 0
+	for _, x := range e.findings {
+		if x.Verdict == broken {
+			bad++
+		}
+	}
+	if bad > 0 {
+		return &brokenError{bad}
+	}
+	return nil
+}
+
+func (e *examination) print() error {
+	if e.flags.json {
+		return json.NewEncoder(e.app.stdout).Encode(struct {
+			OK       bool      `json:"ok"`
+			Findings []finding `json:"findings"`
+		}{!slices.ContainsFunc(e.findings, func(f finding) bool { return f.Verdict == broken }), e.findings})
+	}
+	for _, f := range e.findings {
+		if _, err := fmt.Fprintf(e.app.stdout, "%-7s %-14s %s\n", f.Verdict, f.Check, term.Safe(f.Text)); err != nil {
+			return err
+		}
+		if f.Fix != "" {
+			if _, err := fmt.Fprintf(e.app.stdout, "%-7s %-14s → %s\n", "", "", term.Safe(f.Fix)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fixOf returns the hint of an error, or what to do where it has none.
+func fixOf(err error, otherwise string) string {
+	var h interface{ Hint() string }
+	if errors.As(err, &h) && h.Hint() != "" {
+		return h.Hint()
+	}
+	return otherwise
+}

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const (
+	// farAway is a round of handshakes that makes builds feel slow.
+	farAway = time.Second
+	// mostSkew is how far clocks may be apart: certificates and tickets' expiry
+	// depend on them.
+	mostSkew = 2 * time.Minute
+	// pathWait is how long a direct path has to come up.
+	pathWait = 8 * time.Second
+)
+
+// relayURLs are the relays to check.
+func (e *examination) relayURLs() []string {
+	if e.route != nil {
+		return e.route.relays
+	}
+	return e.flags.relays
+}
+
+// relays checks every relay.
+func (e *examination) relays(ctx context.Context) {
+	for _, u := range e.relayURLs() {
+		nobody, err := key.NewSecret(rand.Reader)
+		if err != nil {
+			e.add("relay", broken, "", "%v", err)
+			return
+		}
+		r := link.CheckRelay(ctx, link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()}, u, nobody.ID())
+		if r.STUN != "" {
+			e.stun = append(e.stun, r.STUN)
+		}
+		switch {
+		case r.Err != nil && wire.CodeOf(r.Err) == "" && e.proxied(u):
+			e.add("relay", broken, "the proxy has to let WebSockets through to "+u+"; or set NO_PROXY for it", "%v", r.Err)
+		case r.Err != nil:
+			e.add("relay", broken, fixOf(r.Err, "check the URL, the network and its firewall; a network that intercepts TLS cannot be used"), "%v", r.Err)
+		case r.Latency > farAway:
+			e.add("relay", slow, "use a relay that is nearer, if there is one", "%s answers after %s", u, milliseconds(r.Latency))
+		default:
+			e.add("relay", fine, "", "%s answers after %s", u, milliseconds(r.Latency))
+		}
+		if !r.HasTime {
+			continue
+		}
+		if r.Skew.Abs() > mostSkew {
+			e.add("clock", broken, "set the clock: timedatectl set-ntp true", "this machine's clock differs from the relay's by %s", r.Skew)
+		} else {
+			e.add("clock", fine, "", "agrees with the relay's")
+		}
+	}
+}
+
+// proxied reports whether a relay is reached through a proxy.
+func (e *examination) proxied(relay string) bool {
+	req, err := http.NewRequest(http.MethodGet, relay, nil)
+	if err != nil {
+		return false
+	}
+	proxy, err := http.ProxyFromEnvironment(req)
+	return err == nil && proxy != nil
+}
+
+// network checks what direct paths can hope for.
+func (e *examination) network(ctx context.Context) {
+	servers, err := stunServers(e.flags.stun)
+	if err != nil {
+		e.add("network", slow, "", "%v", err)
+		return
+	}
+	if len(servers) == 0 {
+		servers = e.stun
+	}
+	r := link.Survey(ctx, servers)
+	switch {
+	case r.Err != nil:
+		e.add("network", slow, "", "no direct paths: %v", r.Err)
+		return
+	case len(servers) == 0:
+		e.add("network", known, "", "without a ticket, a relay or --stun there is no STUN server to ask what translates this network's addresses")
+	case r.NAT == wire.NATBlocked:
+		e.add("network", slow, "let UDP out, and its answers in; builds work through relays meanwhile", "%s", natText(r.NAT))
+	case r.NAT == wire.NATSymmetric:
+		e.add("network", slow, "on the router, turn on UPnP or PCP, or turn off the randomizing of ports", "%s", natText(r.NAT))
+	default:
+		e.add("network", fine, "", "%s", natText(r.NAT))
+	}
+	if r.Mapping.UDP.IsValid() {
+		e.add("port mapping", fine, "", "the router forwards ports when asked: %s", r.Mapping)
+	} else {
+		e.add("port mapping", known, "", "%s", r.Mapping)
+	}
+}
+
+// builder checks the way to the builder, and the ticket or key for it.
+func (e *examination) builder(ctx context.Context, log *slog.Logger) {
+	cfg, err := e.route.link(false, e.flags.stun, log)
+	if err != nil {
+		e.add("builder", broken, "", "%v", err)
+		return
+	}
+	session, err := link.Dial(ctx, cfg)
+	if err != nil {
+		e.add("builder", broken, fixOf(err, ""), "%v", err)
+		return
+	}
+	defer session.Close()
+	api := &client.API{
+		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL, Ticket: e.route.ticket, Agent: softwareName(),
+	}
+	info, err := api.Info(ctx)
+	var we *wire.Error
+	switch {
+	case errors.As(err, &we) && we.Code == wire.CodeNoCredentials && e.route.ticket == nil:
+		e.add("builder", broken, trustMeHint(e.route), "%v", err)
+	case errors.As(err, &we):
+		e.add("ticket", broken, fixOf(err, we.Hint), "%v", err)
+	case err != nil:
+		e.add("builder", broken, fixOf(err, ""), "%v", err)
+		return
+	default:
+		e.add("builder", fine, "", "%s with Nix %s, %d of %d slots in use", info.Software, info.NixVersion, info.Active, info.Slots)
+		if err := e.route.checkKey(info.SigningKey); err != nil {
+			e.add("builder", broken, fixOf(err, ""), "%v", err)
+		}
+		e.signingKey(ctx, info.SigningKey)
+	}
+	wctx, cancel := context.WithTimeout(ctx, pathWait)
+	defer cancel()
+	session.Settled(wctx)
+	if session.Path().Kind == link.PathRelay {
+		e.add("path", slow, "builds work, but all bytes go through the relay; see the lines on the network, here and in drv-thru status on the builder", "%s", session.Explain())
+	} else {
+		e.add("path", fine, "", "%s", session.Explain())
+	}
+}
+
+// signingKey checks whether what the builder signs can be imported.
+func (e *examination) signingKey(ctx context.Context, signer string) {
+	store, err := e.app.dialStore(ctx)
+	if err != nil {
+		return // nix has said so
+	}
+	defer store.Close()
+	trust, err := e.app.userTrust(ctx, store)
+	if err != nil {
+		return
+	}
+	if err := e.app.checkTrust(ctx, trust, signer); err != nil {
+		e.add("signing key", broken, fixOf(err, "add it to trusted-public-keys in /etc/nix/nix.conf: "+signer), "%v", err)
+		return
+	}
+	e.add("signing key", fine, "", "outputs signed by %s can be imported", signer)
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+)
+
+func TestFlaws(t *testing.T) {
+	for version, want := range map[string]int{
+		"2.8.0": 1, "2.18.1": 1, "2.18.2": 0, "2.19.3": 1, "2.19.4": 0, "2.20.4": 1, "2.24.5": 1, "2.24.6": 0, "2.24.0pre1": 1,
+		"2.26.3": 0, "2.34.8": 0, "2.25pre20240910": 0, "3.0": 0,
+	} {
+		if got := flawsOf(version); len(got) != want {
+			t.Errorf("%s: %v", version, got)
+		}
+	}
+}
+
+func TestDoctorOutput(t *testing.T) {
+	var out bytes.Buffer
+	e := &examination{app: &app{stdout: &out}, flags: &doctorFlags{}}
+	e.add("nix", fine, "", "Nix %s", "2.34.8")
+	e.add("relay", broken, "turn it on", "off\x1b[31m")
+	if err := e.print(); err != nil {
+		t.Fatal(err)
+	}
+	const want = "ok      nix            Nix 2.34.8\nbroken  relay          off\x1b[31m\x1b[0m\n                       → turn it on\n"
+	if got := out.String(); got != want {
+		t.Errorf("got\n%s", got)
+	}
+	out.Reset()
+	e.flags.json = true
+	if err := e.print(); err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		OK       bool
+		Findings []finding
+	}
+	if err := json.Unmarshal(out.Bytes(), &doc); err != nil || doc.OK || len(doc.Findings) != 2 || doc.Findings[1].Fix != "turn it on" {
+		t.Errorf("got %s, %v", out.String(), err)
+	}
+}
+
+// A doctor that finds nothing to work with says so and ends with 1.
+func TestDoctorWithoutNix(t *testing.T) {
+	var out, errs bytes.Buffer
+	a := &app{stdin: strings.NewReader(""), stdout: &out, stderr: &errs, environ: []string{"NIX_DAEMON_SOCKET_PATH=/nonexistent/socket", "PATH=/nonexistent"}}
+	e := &examination{app: a, flags: &doctorFlags{}}
+	e.nix(context.Background())
+	if len(e.findings) != 1 || e.findings[0].Verdict != broken || e.findings[0].Fix == "" {
+		t.Errorf("found %+v", e.findings)
+	}
+	var exit interface{ Exit() int }
+	if err := error(&brokenError{2}); !errors.As(err, &exit) || exit.Exit() != 1 || !strings.Contains(err.Error(), "2 things") {
+		t.Errorf("got %v", err)
+	}
+	a.environ = []string{"https_proxy=http://proxy:3128"}
+	e.proxy()
+	if f := e.findings[len(e.findings)-1]; f.Check != "proxy" || !strings.Contains(f.Text, "HTTPS_PROXY") {
+		t.Errorf("found %+v", f)
+	}
+}

@@ -1,0 +1,360 @@
+//go:build !js && !wasip1
+
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/direct"
+	"github.com/drv-thru/drv-thru/core/link/linktest"
+)
+
+const enough = time.Minute
+
+// directServer is a builder with a path in memory, called "b", that stands for a
+// relay, and with direct paths on loopback.
+type directServer struct {
+	network linktest.Network
+	relay   *linktest.Listener
+	listen  *DirectListener
+}
+
+var errStranger = errors.New("who are you?")
+
+func serveDirect(t *testing.T, change func(*DirectConfig)) *directServer {
+	t.Helper()
+	s := &directServer{}
+	cfg := DirectConfig{
+		Identity: secret(t, 2), Listen: netip.MustParseAddrPort("127.0.0.1:0"), loopback: true,
+		Authorize: func(r *http.Request) error {
+			if r.Header.Get("Authorization") != "me" {
+				return errStranger
+			}
+			return nil
+		},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	var err error
+	if s.listen, err = ListenDirect(cfg); err != nil {
+		t.Fatal(err)
+	}
+	h := s.listen.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id, err := PeerID(r)
+		fromContext, ok := PeerFromContext(r.Context())
+		if err != nil || !ok || id != fromContext {
+			t.Errorf("PeerID %v, %v; PeerFromContext %v, %t", id, err, fromContext, ok)
+		}
+		switch r.URL.Path {
+		case "/echo":
+			_, _ = io.Copy(w, r.Body)
+		case "/hang":
+			fmt.Fprint(w, "begun")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		default:
+			fmt.Fprintf(w, "%s %s", r.Proto, PathOf(r.Context()).Kind)
+		}
+	}))
+	srv, err := NewServer(cfg.Identity, h, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.relay = s.network.Listen("b")
+	go srv.ServeTLS(s.relay, "", "")
+	served := make(chan error, 1)
+	go func() { served <- s.listen.Serve(srv) }()
+	t.Cleanup(func() {
+		_ = s.listen.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("Serve returned %v", err)
+		}
+		_ = srv.Close()
+	})
+	return s
+}
+
+func directSession(t *testing.T, cfg Config, ways ...dialer) *Session {
+	t.Helper()
+	cfg.Identity, cfg.Peer = secret(t, 1), secret(t, 2).ID()
+	cfg.Direct = &Direct{Rand: rand.Reader, loopback: true}
+	cfg.Header = http.Header{"Authorization": {"me"}}
+	s, err := newSession(t.Context(), cfg, ways)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func (s *Session) waitFor(t *testing.T, kind PathKind) {
+	t.Helper()
+	for deadline := time.Now().Add(enough); s.Path().Kind != kind; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("path is %s, want %s: %s", s.Path(), kind, s.Explain())
+		}
+	}
+}
+
+func TestDirect(t *testing.T) {
+	for _, c := range []struct {
+		quicOnly bool
+		kind     PathKind
+		proto    string
+	}{{false, PathDirectTCP, "HTTP/2.0"}, {true, PathDirectQUIC, "HTTP/3.0"}} {
+		t.Run(string(c.kind), func(t *testing.T) {
+			b := serveDirect(t, func(cfg *DirectConfig) { cfg.quicOnly = c.quicOnly })
+			s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
+			s.waitFor(t, c.kind)
+			for _, rt := range []http.RoundTripper{s.Control(), s.Bulk()} {
+				text, err := do(rt, http.MethodGet, "x", nil)
+				if err != nil || text != c.proto+" "+string(c.kind) {
+					t.Errorf("got %q, %v", text, err)
+				}
+			}
+			if !strings.HasPrefix(s.Explain(), string(c.kind)) {
+				t.Errorf("explained as %q", s.Explain())
+			}
+			big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+			text, err := do(s.Bulk(), http.MethodPut, "echo", bytes.NewReader(big))
+			if err != nil || text != string(big) {
+				t.Errorf("%d bytes came back, %v", len(text), err)
+			}
+		})
+	}
+}
+
+// relayed is a path in memory that calls itself a relay's.
+type relayed struct{ wayTo }
+
+func (r *relayed) path() Path { return Path{Kind: PathRelay, Via: r.address} }
+
+// A direct path that is lost gives way to the relay's, and a request that waits
+// on it fails; a new direct path is found.
+func TestDirectLost(t *testing.T) {
+	for _, quicOnly := range []bool{false, true} {
+		t.Run(fmt.Sprint("quic ", quicOnly), func(t *testing.T) {
+			b := serveDirect(t, func(cfg *DirectConfig) { cfg.quicOnly = quicOnly })
+			s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
+			kind := PathDirectTCP
+			if quicOnly {
+				kind = PathDirectQUIC
+			}
+			s.waitFor(t, kind)
+			req, err := http.NewRequest(http.MethodGet, BaseURL+"hang", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := s.Control().RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.mu.Lock()
+			w := s.direct[0]
+			s.mu.Unlock()
+			w.lose()
+			if _, err := io.ReadAll(resp.Body); err == nil {
+				t.Error("the answer ends without an error")
+			}
+			resp.Body.Close()
+			if text, err := get(s.Control(), "x"); err != nil {
+				t.Errorf("got %q, %v", text, err)
+			}
+			s.waitFor(t, kind)
+		})
+	}
+}
+
+// A ticket may hold nothing but addresses.
+func TestAddressesOnly(t *testing.T) {
+	b := serveDirect(t, nil)
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
+	s := directSession(t, Config{Addresses: []netip.AddrPort{at}}, tcpDialer{at})
+	// The builder lets nobody in whose first request it does not allow.
+	if err := s.base.measure(t.Context(), http.Header{"Authorization": {"me"}}, 1); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := do(s.Control(), http.MethodGet, "x", nil); err != nil || text != "HTTP/2.0 direct-tcp" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	// With nothing but UDP open, QUIC has to do.
+	u, err := newSession(t.Context(), Config{
+		Identity: secret(t, 1), Peer: secret(t, 2).ID(), Addresses: []netip.AddrPort{at},
+		Direct: &Direct{Rand: rand.Reader, loopback: true, quicOnly: true}, Header: http.Header{"Authorization": {"me"}},
+	}, []dialer{&wayTo{address: "nowhere", err: errors.New("no cable"), network: &b.network}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if text, err := do(u.Control(), http.MethodGet, "x", nil); err != nil || text != "HTTP/3.0 direct-quic" {
+		t.Errorf("got %q, %v", text, err)
+	}
+}
+
+func TestDirectNeedsThePinnedKey(t *testing.T) {
+	b := serveDirect(t, nil)
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
+	_, err := newSession(t.Context(), Config{
+		Identity: secret(t, 1), Peer: secret(t, 3).ID(), Addresses: []netip.AddrPort{at},
+		Direct: &Direct{Rand: rand.Reader, loopback: true},
+	}, []dialer{tcpDialer{at}})
+	if !errors.Is(err, ErrWrongPeer) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Who may not use the builder gets no further than the first refusal.
+func TestStrangers(t *testing.T) {
+	b := serveDirect(t, nil)
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
+	conn, err := attempt(t.Context(), secret(t, 9), secret(t, 2).ID(), tcpDialer{at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cc, err := clientConn(t.Context(), conn, h2Config(pingAfter, pingTimeout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	for _, path := range []string{"x", "v1/path"} {
+		req, err := http.NewRequest(http.MethodGet, BaseURL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := cc.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	b.listen.mu.Lock()
+	defer b.listen.mu.Unlock()
+	if len(b.listen.known) != 0 {
+		t.Error("the stranger is known")
+	}
+}
+
+func TestArrivals(t *testing.T) {
+	ended := false
+	a := &arrival{}
+	a.expel(func() { ended = true })
+	if !ended {
+		t.Error("a stranger stays")
+	}
+	a.settle()
+	a.expel(func() { t.Error("one who may stay goes") })
+
+	d := &DirectListener{known: map[key.ID]time.Time{}}
+	now := time.Now()
+	for i := range maxKnownClients + 10 {
+		d.know(key.ID{byte(i), byte(i >> 8), 1}, now)
+	}
+	if len(d.known) > maxKnownClients {
+		t.Errorf("%d clients are remembered", len(d.known))
+	}
+}
+
+func TestLimiter(t *testing.T) {
+	var l limiter
+	now := time.Now()
+	host := netip.MustParseAddr("2001:db8::1")
+	var leave func()
+	n := 0
+	for range 1000 {
+		// Slowly enough for the rate.
+		now = now.Add(time.Second)
+		next, err := l.enter(host, now)
+		if err != nil {
+			break
+		}
+		leave, host = next, host.Next() // of the same /64
+		n++
+	}
+	if n != maxDirectPerHost {
+		t.Errorf("%d connections from one network", n)
+	}
+	leave()
+	if _, err := l.enter(host, now.Add(time.Second)); err != nil {
+		t.Errorf("no place after one has left: %v", err)
+	}
+	now = now.Add(time.Hour)
+	if _, err := l.enter(netip.MustParseAddr("192.0.2.1"), now); err != nil {
+		t.Errorf("others are refused, too: %v", err)
+	}
+	n = 0
+	for range 1000 {
+		next, err := l.enter(netip.MustParseAddr("192.0.2.9"), now)
+		if err != nil {
+			break
+		}
+		next()
+		n++
+	}
+	if n != handshakeBurstEach {
+		t.Errorf("%d handshakes at once from one host", n)
+	}
+}
+
+// A handshake that is not finished holds a place for a bounded time only, and
+// nobody else up.
+func TestUnfinishedHandshakes(t *testing.T) {
+	b := serveDirect(t, nil)
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
+	for range handshakeBurstEach / 2 {
+		var d net.Dialer
+		c, err := d.DialContext(t.Context(), "tcp", at.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	conn, err := attempt(t.Context(), secret(t, 1), secret(t, 2).ID(), tcpDialer{at})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := conn.ConnectionState(); s.Version != tls.VersionTLS13 || s.NegotiatedProtocol != nextProto {
+		t.Errorf("got %+v", s)
+	}
+	conn.Close()
+}
+
+func TestNobodyWaitsForClose(t *testing.T) {
+	b := serveDirect(t, nil)
+	s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
+	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	defer cancel()
+	done := make(chan struct{})
+	go func() { _ = s.Close(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		t.Fatal("Close hangs")
+	}
+}
+
+func openEndpoint(t testing.TB) *direct.Endpoint {
+	t.Helper()
+	e, err := direct.Open(netip.MustParseAddrPort("127.0.0.1:0"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}

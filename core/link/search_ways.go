@@ -1,0 +1,189 @@
+//go:build !js && !wasip1
+
+package link
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+)
+
+// quicTimeout bounds a QUIC handshake.
+const quicTimeout = 3 * time.Second
+
+// known tries the addresses that the session was given: without an exchange, so
+// only where nothing has to be punched.
+func (f *search) known(ctx context.Context) *way {
+	if len(f.s.cfg.Addresses) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, searchTime)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	found := make(chan *way)
+	work.Go(func() { f.viaTCP(ctx, f.s.cfg.Addresses, found) })
+	for _, at := range f.s.cfg.Addresses {
+		work.Go(func() {
+			if w, err := f.dialQUIC(ctx, at); err == nil {
+				offer(ctx, w, found)
+			}
+		})
+	}
+	w := f.first(ctx, found)
+	if w == nil {
+		return nil
+	}
+	if f.compare(ctx, w) != nil {
+		w.lose()
+		return nil
+	}
+	f.s.add(w)
+	return w
+}
+
+// offer hands a way over, or closes it when nobody waits any more.
+func offer(ctx context.Context, w *way, to chan<- *way) {
+	select {
+	case to <- w:
+	case <-ctx.Done():
+		if w != nil {
+			w.lose()
+		}
+	}
+}
+
+// viaTCP connects to all addresses at once and offers the first that works, or
+// nil when none does.
+func (f *search) viaTCP(ctx context.Context, addrs []netip.AddrPort, found chan<- *way) {
+	if f.s.cfg.Direct.quicOnly {
+		addrs = nil
+	}
+	trying, stop := context.WithCancel(ctx)
+	defer stop()
+	var once sync.Once
+	offered := false
+	var work sync.WaitGroup
+	for _, at := range addrs {
+		work.Go(func() {
+			w, err := f.dialTCP(trying, at)
+			if err != nil {
+				return
+			}
+			taken := false
+			once.Do(func() { taken = true; stop() })
+			if !taken {
+				w.lose()
+				return
+			}
+			offered = true
+			offer(ctx, w, found)
+		})
+	}
+	work.Wait()
+	if !offered {
+		offer(ctx, nil, found)
+	}
+}
+
+// dialTCP opens a way by TCP: a connection for small requests and one for bulk.
+func (f *search) dialTCP(ctx context.Context, at netip.AddrPort) (*way, error) {
+	d := tcpDialer{at}
+	var conns [2]*http.ClientConn
+	var errs [2]error
+	var work sync.WaitGroup
+	for i, timeout := range []time.Duration{pingTimeout, bulkPingTimeout} {
+		work.Go(func() {
+			conn, err := attempt(ctx, f.s.cfg.Identity, f.s.cfg.Peer, d)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			if conns[i], errs[i] = clientConn(ctx, conn, h2Config(pingAfter, timeout)); errs[i] != nil {
+				_ = conn.Close()
+			}
+		})
+	}
+	work.Wait()
+	for i, err := range errs {
+		if err != nil {
+			if other := conns[1-i]; other != nil {
+				_ = other.Close()
+			}
+			return nil, err
+		}
+	}
+	w := &way{control: conns[0], bulk: conns[1], path: d.path, direct: true, done: make(chan struct{})}
+	w.ready = func() bool { return !w.dead() }
+	w.broken = func() bool { return conns[0].Err() != nil || conns[1].Err() != nil }
+	var once sync.Once
+	w.close = func() {
+		once.Do(func() {
+			close(w.done)
+			go conns[0].Close()
+			go conns[1].Close()
+		})
+	}
+	// Small requests' connection hears of a dead line within seven seconds,
+	// also while only bulk moves: both go together.
+	for _, cc := range conns {
+		cc.SetStateHook(func(cc *http.ClientConn) {
+			if cc.Err() != nil {
+				w.close()
+			}
+		})
+	}
+	return w, nil
+}
+
+// viaQUIC connects to the addresses from which packets came, one after another,
+// and offers the first that works.
+func (f *search) viaQUIC(ctx context.Context, heard <-chan netip.AddrPort, found chan<- *way) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case at := <-heard:
+			w, err := f.dialQUIC(ctx, at)
+			if err != nil {
+				continue
+			}
+			offer(ctx, w, found)
+			return
+		}
+	}
+}
+
+// dialQUIC opens a way by QUIC; the builder proves itself in the handshake.
+func (f *search) dialQUIC(ctx context.Context, at netip.AddrPort) (*way, error) {
+	cfg, err := f.s.cfg.Identity.ClientTLS(f.s.cfg.Peer)
+	if err != nil {
+		return nil, err
+	}
+	cfg.NextProtos = []string{http3.NextProtoH3}
+	dctx, cancel := context.WithTimeout(ctx, quicTimeout)
+	defer cancel()
+	conn, err := f.e.Dial(dctx, at, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return quicWay(conn, Path{Kind: PathDirectQUIC, Via: at.String()}), nil
+}
+
+func quicWay(conn *quic.Conn, path Path) *way {
+	tr := &http3.Transport{DisableCompression: true}
+	cc := tr.NewClientConn(conn)
+	w := &way{
+		control: cc, bulk: cc, path: func() Path { return path }, direct: true, done: make(chan struct{}),
+		close: func() { _ = conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "") },
+	}
+	w.ready = func() bool { return !w.dead() }
+	w.broken = func() bool { return conn.Context().Err() != nil }
+	context.AfterFunc(conn.Context(), func() { close(w.done) })
+	return w
+}

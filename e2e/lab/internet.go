@@ -1,0 +1,297 @@
+//go:build linux
+
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/pion/stun/v3"
+)
+
+// A Network is what a host is plugged into.
+type Network string
+
+// The networks. Behind all but the first two is a router that translates
+// addresses and lets nothing in that nobody asked for.
+const (
+	Open      Network = "open"      // the host's address is everybody's
+	NoUDP     Network = "no-udp"    // the same, but UDP is dropped
+	Cone      Network = "cone"      // one outer port for every peer
+	Symmetric Network = "symmetric" // another outer port for every peer
+	Blocked   Network = "blocked"   // cone, and UDP is dropped
+	ProxyOnly Network = "proxy"     // nothing passes but an HTTP proxy
+)
+
+// Networks lists the networks of clients.
+var Networks = []Network{Open, Cone, Symmetric, Blocked, ProxyOnly}
+
+// The addresses of the internet's one machine. Sites get those from .11 on.
+const (
+	internet4 = "198.51.100."
+	internet6 = "2001:db8::"
+)
+
+// An Internet connects hosts that have network namespaces of their own: a switch,
+// and on it one machine with a relay, two STUN servers and an HTTP proxy.
+type Internet struct {
+	*Host
+	t     T
+	mu    sync.Mutex
+	sites int
+}
+
+// NewInternet makes one. It needs ip and nft.
+func NewInternet(t T, root Root) *Internet {
+	t.Helper()
+	in := &Internet{Host: NewHost(t, root, WithName("internet"), WithNetns()), t: t}
+	in.script(in.pid, `
+		ip link add br0 type bridge
+		ip link set br0 up
+		for n in 1 2 3; do
+			ip addr add `+internet4+`$n/24 dev br0
+			ip addr add `+internet6+`$n/64 dev br0 nodad
+		done`)
+	for _, a := range []string{internet4 + "1", internet4 + "2", internet6 + "1", internet6 + "2"} {
+		in.serveSTUN(a)
+	}
+	for _, a := range []string{internet4 + "3", internet6 + "3"} {
+		in.serveProxy(a)
+	}
+	return in
+}
+
+// Address is the address of the internet's machine: 1 for the relay, 1 and 2 for
+// STUN, 3 for the proxy.
+func (in *Internet) Address(n int, v6 bool) string {
+	if v6 {
+		return internet6 + strconv.Itoa(n)
+	}
+	return internet4 + strconv.Itoa(n)
+}
+
+// STUN are the flags of drv-thru that name the STUN servers.
+func (in *Internet) STUN(v6 bool) []string {
+	var flags []string
+	for n := 1; n <= 2; n++ {
+		flags = append(flags, "--stun", net.JoinHostPort(in.Address(n, v6), "3478"))
+	}
+	return flags
+}
+
+// ProxyEnv makes a program use the proxy.
+func (in *Internet) ProxyEnv(v6 bool) []string {
+	url := "http://" + net.JoinHostPort(in.Address(3, v6), "3128")
+	return []string{"HTTP_PROXY=" + url, "HTTPS_PROXY=" + url, "http_proxy=" + url, "https_proxy=" + url}
+}
+
+// StartRelay runs a relay on the internet's machine.
+func (in *Internet) StartRelay(v6 bool, args ...string) *Relay {
+	in.t.Helper()
+	addr := net.JoinHostPort(in.Address(1, v6), strconv.Itoa(in.FreePort()))
+	r := &Relay{URL: "http://" + addr, host: in.Host, args: append([]string{"drv-thru-relay", "--listen", addr, "--hostname", addr}, args...)}
+	Programs(in.t)
+	r.Start()
+	return r
+}
+
+// A Site is where a host is plugged in.
+type Site struct {
+	// Address is the address that others see.
+	Address string
+
+	in     *Internet
+	host   *Host
+	link   string // the wire's end at the host
+	router *exec.Cmd
+}
+
+const siteRules = `
+	table inet site {
+		chain post { type nat hook postrouting priority srcnat; %s }
+		chain in { type filter hook input priority filter; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; iifname "wan" ct state new drop; }
+		chain through { type filter hook forward priority filter; iifname "wan" ct state new drop; %s }
+	}`
+
+// Plug connects a host, which has no other network, to the internet by one of the
+// networks, for IPv4 or for IPv6.
+func (in *Internet) Plug(h *Host, n Network, v6 bool) *Site {
+	in.t.Helper()
+	in.mu.Lock()
+	in.sites++
+	id := in.sites
+	in.mu.Unlock()
+	number := strconv.Itoa(10 + id%200)
+	outer, bits, gateway, inner, via, ibits := internet4+number, "/24", internet4+"1", "192.168."+number+".2", "192.168."+number+".1", "/24"
+	if v6 {
+		outer, bits, gateway, inner, via, ibits = internet6+number, "/64", internet6+"1", "fd00:"+number+"::2", "fd00:"+number+"::1", "/64"
+	}
+	s := &Site{Address: outer, in: in, host: h, link: "net0"}
+	switch n {
+	case Open, NoUDP:
+		s.wire(in.pid, "p"+strconv.Itoa(id), h.pid, s.link)
+		in.script(in.pid, "ip link set p"+strconv.Itoa(id)+" master br0 up")
+		in.script(h.pid, "ip link set net0 up\nip addr add "+outer+bits+" dev net0 nodad\nip route add default via "+gateway)
+		if n == NoUDP {
+			in.rules(h.pid, `table inet site { chain i { type filter hook input priority filter; meta l4proto udp drop; }
+				chain o { type filter hook output priority filter; meta l4proto udp drop; }
+			}`)
+		}
+		return s
+	}
+	s.router = in.namespace()
+	r := s.router.Process.Pid
+	s.wire(in.pid, "p"+strconv.Itoa(id), r, "wan")
+	in.script(in.pid, "ip link set p"+strconv.Itoa(id)+" master br0 up")
+	s.wire(r, "lan", h.pid, s.link)
+	in.script(r, `
+		ip link set lo up
+		ip link set wan up
+		ip link set lan up
+		ip addr add `+outer+bits+` dev wan nodad
+		ip addr add `+via+ibits+` dev lan nodad
+		ip route add default via `+gateway+`
+		echo 1 > /proc/sys/net/ipv4/ip_forward
+		echo 1 > /proc/sys/net/ipv6/conf/all/forwarding`)
+	in.script(h.pid, "ip link set net0 up\nip addr add "+inner+ibits+" dev net0 nodad\nip route add default via "+via)
+	masquerade, drop := `oifname "wan" masquerade;`, ""
+	switch n {
+	case Symmetric:
+		masquerade = `oifname "wan" masquerade fully-random;`
+	case Blocked:
+		drop = "meta l4proto udp drop;"
+	case ProxyOnly:
+		drop = `iifname "lan" ip daddr != ` + internet4 + `3 drop; iifname "lan" ip6 daddr != ` + internet6 + `3 drop; meta l4proto udp drop;`
+	}
+	in.rules(r, fmt.Sprintf(siteRules, masquerade, drop))
+	return s
+}
+
+// Unplug takes the host's network away.
+func (s *Site) Unplug() {
+	s.in.t.Helper()
+	s.in.script(s.host.pid, "ip link del "+s.link+"; nft delete table inet site 2>/dev/null || true")
+	if s.router != nil {
+		_ = s.router.Process.Kill()
+		_ = s.router.Wait()
+	}
+}
+
+// Cut drops whatever goes between the host and others than the internet's own
+// machine: direct paths die without a word, relays stay.
+func (s *Site) Cut() {
+	s.in.t.Helper()
+	s.in.rules(s.host.pid, `table inet cut {
+		chain i { type filter hook input priority filter; iifname "lo" accept; ip saddr != `+internet4+`1-`+internet4+`9 drop; ip6 saddr != `+internet6+`1-`+internet6+`9 drop; }
+		chain o { type filter hook output priority filter; oifname "lo" accept; ip daddr != `+internet4+`1-`+internet4+`9 drop; ip6 daddr != `+internet6+`1-`+internet6+`9 drop; }
+	}`)
+}
+
+// Mend undoes Cut.
+func (s *Site) Mend() {
+	s.in.t.Helper()
+	s.in.script(s.host.pid, "nft delete table inet cut")
+}
+
+// Readdress gives the host another address in the place of its own.
+func (s *Site) Readdress(to string) {
+	s.in.t.Helper()
+	s.in.script(s.host.pid, "ip addr flush dev "+s.link+" scope global\nip addr add "+to+"/24 dev "+s.link+"\nip route replace default via "+internet4+"1")
+	s.Address = to
+}
+
+// Throttle limits what the host sends, in bits a second as tc writes them, to
+// everybody or only to others than the internet's machine; "" lifts it.
+func (s *Site) Throttle(rate string, everybody bool) {
+	s.in.t.Helper()
+	s.in.script(s.host.pid, "tc qdisc del dev "+s.link+" root 2>/dev/null || true")
+	switch {
+	case rate == "":
+	case everybody:
+		s.in.script(s.host.pid, "tc qdisc add dev "+s.link+" root tbf rate "+rate+" burst 64k latency 50ms")
+	default:
+		// What is not told apart goes by the slow class.
+		s.in.script(s.host.pid, `
+		tc qdisc add dev `+s.link+` root handle 1: htb default 20
+		tc class add dev `+s.link+` parent 1: classid 1:10 htb rate 10gbit
+		tc class add dev `+s.link+` parent 1: classid 1:20 htb rate `+rate+` burst 15k
+		tc filter add dev `+s.link+` parent 1: protocol ip u32 match ip dst `+internet4+`0/29 flowid 1:10
+		tc filter add dev `+s.link+` parent 1: protocol arp u32 match u32 0 0 flowid 1:10`)
+	}
+}
+
+// wire connects two network namespaces.
+func (s *Site) wire(pidA int, nameA string, pidB int, nameB string) {
+	s.in.t.Helper()
+	// Both ends are born where they belong: no name of the machine's is taken.
+	s.in.script(pidA, fmt.Sprintf("ip link add %s type veth peer name %s netns %d", nameA, nameB, pidB))
+}
+
+// namespace makes a network namespace that lives as long as a process.
+func (in *Internet) namespace() *exec.Cmd {
+	in.t.Helper()
+	cmd := exec.Command("sleep", "infinity")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		in.t.Fatalf("lab: network namespace: %v", err)
+	}
+	in.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+// script runs a shell script of the machine in the network namespace of a process.
+func (in *Internet) script(pid int, text string) { in.within(pid, "set -e\n"+text, "sh") }
+
+// rules loads nft rules there.
+func (in *Internet) rules(pid int, text string) { in.within(pid, text, "nft", "-f", "-") }
+
+func (in *Internet) within(pid int, stdin string, argv ...string) {
+	in.t.Helper()
+	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-n", "--"}, argv...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	cmd.Env = []string{"PATH=" + searchPath}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		in.t.Fatalf("lab: %v in a network namespace: %v\n%s%s", argv, err, stdin, bytes.TrimSpace(out))
+	}
+}
+
+// serveSTUN answers STUN requests (RFC 8489) at an address.
+func (in *Internet) serveSTUN(address string) {
+	in.t.Helper()
+	var c *net.UDPConn
+	err := in.Do(func() (err error) {
+		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 3478)))
+		return err
+	})
+	if err != nil {
+		in.t.Fatalf("lab: STUN at %s: %v", address, err)
+	}
+	in.t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			m := &stun.Message{Raw: bytes.Clone(buf[:n])}
+			if m.Decode() != nil || m.Type != stun.BindingRequest {
+				continue
+			}
+			r, err := stun.Build(m, stun.BindingSuccess, &stun.XORMappedAddress{IP: from.Addr().Unmap().AsSlice(), Port: int(from.Port())})
+			if err == nil {
+				_, _ = c.WriteToUDPAddrPort(r.Raw, from)
+			}
+		}
+	}()
+}
