@@ -21,8 +21,8 @@ type doctorFlags struct {
 	// builder is a name in builders.json, keyFile whose client to be there.
 	builder, keyFile string
 	relays           listFlag
-	stun   words
-	json   bool
+	stun             words
+	json             bool
 }
 
 func newDoctorCommand(a *app) *ffcli.Command {

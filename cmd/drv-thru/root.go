@@ -50,6 +50,7 @@ var commands = []func(*app) *ffcli.Command{
 	newPauseCommand,
 	newResumeCommand,
 	newDrainCommand,
+	newStateCommand,
 	newDoctorCommand,
 	newGCCommand,
 }

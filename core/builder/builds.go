@@ -214,7 +214,7 @@ func (b *build) startAway() {
 	if b.attended() {
 		return
 	}
-	grace := b.s.cfg.ReattachGrace
+	grace := b.s.tuning().ReattachGrace
 	if b.away == nil {
 		b.away = time.AfterFunc(grace, func() {
 			b.cancel(wire.Errorf(wire.CodeBuildAbandoned, "nobody read its events for %s", ticket.Duration(grace)))

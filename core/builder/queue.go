@@ -67,6 +67,8 @@ func (q *queue) setPresent(p *place, present bool) {
 
 func (q *queue) setPaused(paused bool) { q.change(func() { q.paused = paused }) }
 
+func (q *queue) setSlots(slots int) { q.change(func() { q.slots = slots }) }
+
 // counts returns how many builds run and wait, and how many may run.
 func (q *queue) counts() (running, waiting, slots int) {
 	q.mu.Lock()

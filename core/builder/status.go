@@ -49,7 +49,7 @@ func (s *Service) Status() Status {
 	st.Draining = s.draining
 	s.mu.Unlock()
 	st.Active = s.active()
-	st.Recent = s.ended(s.cfg.RecentBuilds)
+	st.Recent = s.ended(s.tuning().RecentBuilds)
 	return st
 }
 

@@ -87,7 +87,7 @@ func start(t *testing.T) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
-		Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
+		Tickets: db, Service: svc, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
 		Describe: func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
 	})}
 	go srv.Serve(l)

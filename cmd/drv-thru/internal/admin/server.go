@@ -57,12 +57,19 @@ type Decisions interface {
 	Decisions(ctx context.Context, n int) ([]state.Decision, error)
 }
 
+// State is what can be backed up.
+type State interface {
+	// Snapshot returns a copy that is gone when it is closed.
+	Snapshot(ctx context.Context) (*os.File, error)
+}
+
 // Config makes a server; every field but Addresses is required.
 type Config struct {
 	Tickets   Tickets
 	Service   Service
 	Policies  Policies
 	Decisions Decisions
+	State     State
 	// Builder and Relays go into the texts of tickets.
 	Builder key.ID
 	Relays  []string
@@ -123,6 +130,7 @@ func NewHandler(cfg Config) http.Handler {
 		})
 	}
 	mux.HandleFunc("GET /v1/builds/{id}/events", s.events)
+	mux.HandleFunc("GET /v1/state", s.backup)
 	return mux
 }
 
