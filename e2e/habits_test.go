@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -20,7 +21,9 @@ func TestHabits(t *testing.T) {
 	c := lab.NewClient(t, ch)
 	mine := ch.Run(lab.Alice, "drv-thru", "key", "show")
 	relay := lab.StartRelay(t, bh)
-	b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--trusted-client", mine}})
+	const config = "/tmp/habits.json"
+	bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h"}`)
+	b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--config", config}})
 	ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
 	drvThru := func(args ...string) *lab.Cmd {
 		return ch.Command(c.User, append([]string{"drv-thru"}, args...)...)
@@ -82,16 +85,26 @@ func TestHabits(t *testing.T) {
 		var st struct{ Endpoint string }
 		decode(t, b.Admin("status", "--json"), &st)
 		add := []string{"builders", "add", "--replace", "home", "--endpoint-id", st.Endpoint, "--relay-url", relay.URL, "--public-key"}
+		must(t, drvThru(append(add, b.PublicKey())...))
+
+		// It trusts this client once its configuration says so.
+		says(t, fails(t, drvThru("builders", "test"), wire.ExitDenied), "failed home: ", "trusted_clients the public_key "+mine)
+		bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h", "systems": ["x86_64-linux"], "trusted_clients": {"alice": {"public_key": "`+mine+`"}}}`)
+		b.Signal(syscall.SIGHUP)
+		b.WaitFor(`needs a restart.*key=systems`, longest)
+		says(t, b.Output(), "changed=[trusted_clients]")
+		says(t, must(t, drvThru("builders", "test")), "ok     home: drv-thru")
 		must(t, drvThru(append(add, "other-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=")...))
 		wrong := fails(t, drvThru("build", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits"))), wire.ExitFailed)
 		says(t, wrong, "signs with "+b.PublicKey(), "builders add --replace")
 		must(t, drvThru(append(add, b.PublicKey())...))
-		says(t, must(t, drvThru("builders", "test")), "ok     home: drv-thru")
 
 		says(t, b.Admin("pause"), "paused")
 		id := detach(home, lab.Hello("habits"))
-		eventually(t, "the build waits", func() bool { s := statusOf(t, b); return s.Waiting == 1 && s.Running == 0 })
-		says(t, b.Admin("status"), "paused", "queued (1.)")
+		eventually(t, "the build waits", func() bool { return strings.Contains(b.Admin("status"), "queued (1.)") })
+		if s := statusOf(t, b); s.Waiting != 1 || s.Running != 0 {
+			t.Errorf("%d builds run and %d wait while the builder is paused", s.Running, s.Waiting)
+		}
 		saysNot(t, b.Admin("resume"), "paused")
 		path := must(t, drvThru("attach", "--builder", "home", "--no-link", "--print-out-paths", id))
 		if !ch.Has(path) {
@@ -115,6 +128,18 @@ func TestHabits(t *testing.T) {
 		id = detach(home, lab.Waiting(closed, "cancelled by the owner"))
 		says(t, b.Admin("builds", "cancel", id), "cancelled "+id)
 		says(t, b.Admin("builds", "show", id), "by the builder's owner")
+	})
+	t.Run("state", func(t *testing.T) {
+		copied := b.Admin("state", "backup", "/tmp/habits.db")
+		says(t, copied, "/tmp/habits.db, ")
+		check := func() *lab.Cmd {
+			return bh.Command(lab.BuilderUser, "drv-thru", "serve", "--check", "--config", config, "--data-dir", "/tmp/habits", "--relay", relay.URL)
+		}
+		bh.Run(lab.BuilderUser, "mkdir", "/tmp/habits")
+		bh.Run(lab.BuilderUser, "cp", "/tmp/habits.db", "/tmp/habits/state.db")
+		says(t, must(t, check()), "/tmp/habits/state.db: good", "can be served")
+		bh.WriteFile(lab.BuilderUser, config, `{"trusted_client": {}}`)
+		says(t, fails(t, check(), wire.ExitFailed), `unknown key "trusted_client" (line 1)`)
 	})
 	(&lab.Pair{Builder: b, Client: c}).Verify(t)
 }

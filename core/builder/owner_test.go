@@ -94,3 +94,21 @@ func TestDetachedWithoutInputsIsAbandoned(t *testing.T) {
 	}
 	eventually(t, "abandoned", func() bool { return e.state(c, 1) == wire.StateCancelled })
 }
+
+// Who waits because the builder is paused waits in line.
+func TestPausedPositions(t *testing.T) {
+	e := start(t)
+	e.svc.Pause(true)
+	c := e.holder(1)
+	ev := e.put(c, 1, e.one("1"))
+	e.put(c, 2, e.one("2"))
+	eventually(t, "positions", func() bool {
+		x, err1 := c.Get(bt.ID(1))
+		y, err2 := c.Get(bt.ID(2))
+		return err1 == nil && err2 == nil && x.Position == 1 && y.Position == 2
+	})
+	e.svc.Pause(false)
+	if r, err := ev.Finish(); err != nil || r.Error != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}

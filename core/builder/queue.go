@@ -111,6 +111,9 @@ func (q *queue) change(f func()) {
 	q.forget()
 	// Who only lacks inputs while slots are free does not wait for a slot.
 	free := max(0, q.slots-q.running)
+	if q.paused {
+		free = 0
+	}
 	for i, p := range q.order(func(p *place) bool { return p.present }, len(q.waiting)) {
 		position := max(0, i+1-free)
 		if p.position != position {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,7 +89,8 @@ func start(t *testing.T) (*Client, *service, string) {
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
 		Tickets: db, Service: svc, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
-		Describe: func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
+		Addresses: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7412")} },
+		Describe:  func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
 	})}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
@@ -261,5 +263,18 @@ func TestCollectGarbage(t *testing.T) {
 	}
 	if got, err := c.CollectGarbage(t.Context(), false); err != nil || len(got) != 0 {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A ticket for a builder without a relay holds the builder's own addresses.
+func TestDirectTickets(t *testing.T) {
+	c, _, _ := start(t)
+	made, err := c.CreateTicket(t.Context(), NewTicket{Name: "near", Direct: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := ticket.Parse(made.Text)
+	if err != nil || len(parsed.Relays) != 0 || len(parsed.Direct) != 1 || parsed.Direct[0] != netip.MustParseAddrPort("192.0.2.1:7412") {
+		t.Errorf("got %+v, %v", parsed.Direct, err)
 	}
 }
