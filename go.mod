@@ -7,6 +7,7 @@ toolchain go1.26.8
 require (
 	github.com/PlakarKorp/go-cdc-chunkers v1.1.0
 	github.com/coder/websocket v1.8.15
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/huin/goupnp v1.3.1
 	github.com/jackpal/gateway v1.0.6

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -127,24 +128,28 @@ func TestBuilderDamage(t *testing.T) {
 	out := c.BuildExpr(ticket, expr)[0]
 	nar := narOf(t, b.Host, out)
 	eventually(t, "what was built is in the index", func() bool { return exists(t, b.Host, nar.indexOf()) })
-	restart := func() *peer {
+	var holder *peer
+	restart := func() {
 		t.Helper()
+		if holder != nil {
+			holder.session.Close() // the builder would wait for it
+		}
 		b.Stop(longest)
 		b.Start()
 		b.WaitFor(`(?m)^ready `, longest) // at its relay, too
-		return newPeer(t, ticket)
+		holder = newPeer(t, ticket)
 	}
 
 	// The index: what was damaged is found out anew, and no client notices.
 	flipByte(t, b.Host, nar.indexOf(), 2000)
-	peer := restart()
+	restart()
 	c.Host.Delete(out)
 	if again := c.BuildExpr(ticket, expr)[0]; again != out {
 		t.Errorf("it is %s now", again)
 	}
+	b.WaitFor("index entry is useless", longest)
 	saysNot(t, b.Output(), "level=ERROR")
-	says(t, b.Output(), "index entry is useless")
-	m := peer.manifest(nar)
+	m := holder.manifest(nar)
 	if m == nil {
 		t.Fatal("there is no manifest")
 	}
@@ -152,32 +157,33 @@ func TestBuilderDamage(t *testing.T) {
 
 	// A store file: its chunk does not come, others do; the path cannot be had.
 	flipByte(t, b.Host, out, 1<<20)
-	if right, unavailable := peer.chunks(nar, m, 0, len(m.Chunks)); right == 0 || unavailable == 0 {
+	if right, unavailable := holder.chunks(nar, m, 0, len(m.Chunks)); right == 0 || unavailable == 0 {
 		t.Errorf("%d chunks came, %d cannot be had", right, unavailable)
 	}
-	if peer.manifest(nar) != nil || exists(t, b.Host, nar.indexOf()) {
+	if holder.manifest(nar) != nil || exists(t, b.Host, nar.indexOf()) {
 		t.Error("the damaged path can be had")
 	}
-	says(t, b.Output(), "nix-store --verify-path "+out)
+	b.WaitFor("nix-store --verify-path "+regexp.QuoteMeta(out), longest)
 	c.Host.Delete(out)
 	cmd := c.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(expr)).AddEnv("DRV_THRU_CACHE_SIZE=0")
 	says(t, fails(t, cmd, wire.ExitFailed), "no longer has this path")
 	flipByte(t, b.Host, out, 1<<20)
-	peer = restart()
-	if m = peer.manifest(nar); m == nil {
+	restart()
+	if m = holder.manifest(nar); m == nil {
 		t.Fatal("the repaired path cannot be had")
 	}
 
 	// Collected between two requests for its chunks.
-	if right, _ := peer.chunks(nar, m, 0, 1); right != 1 {
+	if right, _ := holder.chunks(nar, m, 0, 1); right != 1 {
 		t.Error("its first chunk cannot be had")
 	}
 	b.Host.Delete(out)
-	peer.chunks(nar, m, 0, 4) // of a file that is open still, perhaps
-	if right, unavailable := peer.chunks(nar, m, 8, 4); right+unavailable != 4 {
+	holder.chunks(nar, m, 0, 4) // of a file that is open still, perhaps
+	if right, unavailable := holder.chunks(nar, m, 8, 4); right+unavailable != 4 {
 		t.Errorf("%d chunks came, %d cannot be had", right, unavailable)
 	}
-	if m := restart().manifest(nar); m != nil {
+	restart()
+	if holder.manifest(nar) != nil {
 		t.Error("a path that is gone has a manifest")
 	}
 	eventually(t, "its index is gone", func() bool { return !exists(t, b.Host, nar.indexOf()) })

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/e2e/lab"
@@ -31,6 +32,7 @@ type valve struct {
 	limit   [2]int64 // bytes that one connection may carry; -1: any number
 	moved   [2]int64 // bytes of the connections since count
 	epoch   int      // how often count was called
+	rate    float64  // bytes a second of one connection and direction; 0: any
 	stuck   int      // connections that stand still
 	changed chan struct{}
 }
@@ -80,6 +82,9 @@ func (v *valve) stopAt(d direction, bytes int64) { v.set(func() { v.limit[d] = b
 
 // shut lets nothing more through.
 func (v *valve) shut() { v.set(func() { v.limit = [2]int64{} }) }
+
+// slow makes the way as slow as so many bytes a second, for benchmarks.
+func (v *valve) slow(bytesPerSecond float64) { v.set(func() { v.rate = bytesPerSecond }) }
 
 // open lets everything through.
 func (v *valve) open() { v.set(func() { v.limit = [2]int64{-1, -1} }) }
@@ -149,6 +154,7 @@ func (v *valve) copy(to io.Writer, from io.Reader, d direction, epoch int, ended
 		if !v.admit(d, carried, n, ended) {
 			return
 		}
+		v.delay(n)
 		v.note(d, epoch, n)
 		carried += int64(n)
 		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
@@ -179,6 +185,16 @@ func (v *valve) admit(d direction, carried int64, n int, ended <-chan struct{}) 
 		}
 	}
 	return true
+}
+
+// delay waits as long as n bytes take.
+func (v *valve) delay(n int) {
+	v.mu.Lock()
+	rate := v.rate
+	v.mu.Unlock()
+	if rate > 0 {
+		time.Sleep(time.Duration(float64(n) / rate * float64(time.Second)))
+	}
 }
 
 func (v *valve) note(d direction, epoch, n int) {

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,66 +16,121 @@ import (
 	"github.com/drv-thru/drv-thru/core/cache"
 )
 
-// cacheTime is how long the kernel may keep names and attributes: a View never
-// changes what it has shown.
-const cacheTime = time.Hour
+const (
+	// cacheTime is how long the kernel may keep names and attributes: a View
+	// never changes what it has shown, but for narinfos that it looks up.
+	cacheTime = time.Hour
+	// maxNodes is how many names the kernel may know before it is asked to
+	// forget some: a mount lives for months.
+	maxNodes = 64 << 10
+)
 
-// fileSystem answers the kernel's requests from a View. The tree is flat and
-// its nodes live as long as the mount, so it needs nothing of go-fuse's node
-// bookkeeping.
+// fileSystem answers the kernel's requests from a View. The tree is two levels
+// deep, and a node lives for as long as the kernel knows its name.
 type fileSystem struct {
 	fuse.RawFileSystem
 	view     *cache.View
+	disk     *Disk // may be nil
+	live     bool
 	uid, gid uint32
+	server   *fuse.Server
 
-	mu      sync.RWMutex
-	closed  bool
-	nodes   []node            // the node with ID n is nodes[n-1]
-	ids     map[string]uint64 // by name
-	handles map[uint64]*cache.File
-	dirs    map[uint64][]fs.DirEntry
-	next    uint64 // handle
+	mu       sync.RWMutex
+	closed   bool
+	nodes    map[uint64]*node // by ID
+	ids      map[string]uint64
+	lastID   uint64
+	trimming bool
+	handles  map[uint64]*handle
+	dirs     map[uint64][]fs.DirEntry
+	next     uint64 // handle
 }
 
+// node is a name. Guarded by fileSystem.mu, but for name and dir.
 type node struct {
 	name string // in the View
 	dir  bool
 	size uint64
+	// lookups is how often the kernel was told of it since it forgot it.
+	lookups uint64
 }
 
-func newFileSystem(view *cache.View) *fileSystem {
+// handle is an open file.
+type handle struct {
+	file  *cache.File
+	spool *spool // takes what is read; may be nil
+	// whole is the NAR, complete on this machine's disk, instead of the above.
+	whole *os.File
+}
+
+func (h *handle) close() {
+	if h.spool != nil {
+		h.spool.close()
+	}
+	if h.file != nil {
+		h.file.Close()
+	}
+	if h.whole != nil {
+		h.whole.Close()
+	}
+}
+
+func newFileSystem(view *cache.View, o Options) *fileSystem {
 	return &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		view:          view,
+		disk:          o.Disk,
+		live:          o.Live,
 		uid:           uint32(os.Getuid()),
 		gid:           uint32(os.Getgid()),
-		nodes:         []node{{name: ".", dir: true}},
+		nodes:         map[uint64]*node{fuse.FUSE_ROOT_ID: {name: ".", dir: true}},
 		ids:           map[string]uint64{".": fuse.FUSE_ROOT_ID},
-		handles:       make(map[uint64]*cache.File),
+		lastID:        fuse.FUSE_ROOT_ID,
+		handles:       make(map[uint64]*handle),
 		dirs:          make(map[uint64][]fs.DirEntry),
 	}
 }
+
+// Init implements [fuse.RawFileSystem].
+func (s *fileSystem) Init(server *fuse.Server) { s.server = server }
 
 // close fails all reads, those that wait and those to come.
 func (s *fileSystem) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for fh, f := range s.handles {
-		f.Close()
+	for fh, h := range s.handles {
+		// The kernel may still be reading from a descriptor: that one goes
+		// with its handle, or with the process.
+		if h.whole == nil {
+			h.close()
+			delete(s.handles, fh)
+		}
+	}
+}
+
+// OnUnmount implements [fuse.RawFileSystem]: nobody asks for anything any more.
+func (s *fileSystem) OnUnmount() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for fh, h := range s.handles {
+		h.close()
 		delete(s.handles, fh)
 	}
 }
 
 func (s *fileSystem) String() string { return fsName }
 
+// node returns a copy of a node.
 func (s *fileSystem) node(id uint64) (node, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if id == 0 || id > uint64(len(s.nodes)) {
+	n, ok := s.nodes[id]
+	if !ok {
 		return node{}, false
 	}
-	return s.nodes[id-1], true
+	return *n, true
 }
 
 func (s *fileSystem) attr(id uint64, n node, out *fuse.Attr) {
@@ -90,6 +147,28 @@ func (s *fileSystem) attr(id uint64, n node, out *fuse.Attr) {
 	}
 }
 
+// changes reports whether what a name stands for may change.
+func (s *fileSystem) changes(name string) bool {
+	return s.live && path.Dir(name) == "." && strings.HasSuffix(name, ".narinfo")
+}
+
+// timeout is how long the kernel may keep a name and its attributes.
+func (s *fileSystem) timeout(name string) time.Duration {
+	if s.changes(name) {
+		return 0
+	}
+	return cacheTime
+}
+
+// narHash returns the hash of a NAR's name.
+func narHash(name string) (string, bool) {
+	hash, ok := strings.CutPrefix(name, "nar/")
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(hash, ".nar")
+}
+
 // Lookup implements [fuse.RawFileSystem]. An error makes no negative entry.
 func (s *fileSystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	parent, ok := s.node(header.NodeId)
@@ -97,24 +176,91 @@ func (s *fileSystem) Lookup(cancel <-chan struct{}, header *fuse.InHeader, name 
 		return fuse.ENOENT
 	}
 	name = path.Join(parent.name, name)
+	found := &node{name: name}
 	info, err := s.view.StatContext(interrupted{context.Background(), cancel}, name)
-	if err != nil {
+	if err == nil {
+		found.dir, found.size = info.IsDir(), uint64(info.Size())
+	} else if found.size, ok = s.onDisk(name); !ok {
 		return status(err)
 	}
-	n := node{name: name, dir: info.IsDir(), size: uint64(info.Size())}
 	s.mu.Lock()
 	id, ok := s.ids[name]
 	if !ok {
-		s.nodes = append(s.nodes, n)
-		id = uint64(len(s.nodes))
-		s.ids[name] = id
+		s.lastID++
+		id = s.lastID
+		s.ids[name], s.nodes[id] = id, found
+	}
+	n := s.nodes[id]
+	n.size = found.size
+	n.lookups++
+	copied := *n
+	if len(s.nodes) > maxNodes && !s.trimming {
+		s.trimming = true
+		go s.trim(maxNodes * 3 / 4)
 	}
 	s.mu.Unlock()
 	out.NodeId = id
-	out.SetEntryTimeout(cacheTime)
-	out.SetAttrTimeout(cacheTime)
-	s.attr(id, n, &out.Attr)
+	out.SetEntryTimeout(s.timeout(name))
+	out.SetAttrTimeout(s.timeout(name))
+	s.attr(id, copied, &out.Attr)
 	return fuse.OK
+}
+
+// onDisk returns the size of a NAR that the View does not know any more but that
+// is here.
+func (s *fileSystem) onDisk(name string) (uint64, bool) {
+	hash, ok := narHash(name)
+	if !ok || s.disk == nil {
+		return 0, false
+	}
+	return s.disk.narSize(hash)
+}
+
+// Forget implements [fuse.RawFileSystem].
+func (s *fileSystem) Forget(id, lookups uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.nodes[id]
+	if !ok || id == fuse.FUSE_ROOT_ID {
+		return
+	}
+	n.lookups -= min(lookups, n.lookups)
+	if n.lookups == 0 {
+		delete(s.nodes, id)
+		delete(s.ids, n.name)
+	}
+}
+
+// trim asks the kernel to forget the oldest names until no more than most are
+// left; what is in use it keeps.
+func (s *fileSystem) trim(most int) {
+	s.mu.Lock()
+	old := make([]uint64, 0, len(s.nodes))
+	for id, n := range s.nodes {
+		if !n.dir {
+			old = append(old, id)
+		}
+	}
+	slices.Sort(old)
+	type entry struct {
+		parent uint64
+		name   string
+	}
+	entries := make([]entry, 0, len(old))
+	for _, id := range old[:max(0, min(len(old), len(s.nodes)-most))] {
+		name := s.nodes[id].name
+		entries = append(entries, entry{s.ids[path.Dir(name)], path.Base(name)})
+	}
+	s.mu.Unlock()
+	// The kernel answers with requests to forget, which take the lock.
+	for _, e := range entries {
+		if s.server.EntryNotify(e.parent, e.name) == fuse.ENODEV {
+			break
+		}
+	}
+	s.mu.Lock()
+	s.trimming = false
+	s.mu.Unlock()
 }
 
 // GetAttr implements [fuse.RawFileSystem].
@@ -123,7 +269,7 @@ func (s *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	if !ok {
 		return fuse.ENOENT
 	}
-	out.SetTimeout(cacheTime)
+	out.SetTimeout(s.timeout(n.name))
 	s.attr(in.NodeId, n, &out.Attr)
 	return fuse.OK
 }
@@ -137,24 +283,51 @@ func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 	case in.Flags&fuse.O_ANYWRITE != 0:
 		return fuse.EROFS
 	}
-	f, err := s.view.OpenFile(interrupted{context.Background(), cancel}, n.name)
+	h, err := s.open(interrupted{context.Background(), cancel}, n)
 	if err != nil {
 		return status(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		f.Close()
+		h.close()
 		return fuse.EIO
 	}
 	s.next++
-	s.handles[s.next] = f
+	s.handles[s.next] = h
 	out.Fh = s.next
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
-	if f.Small() {
+	switch {
+	case h.whole != nil:
+		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
+	case s.changes(n.name):
+		if n := s.nodes[in.NodeId]; n != nil {
+			n.size = uint64(h.file.Size())
+		}
+	case h.file.Small():
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	}
 	return fuse.OK
+}
+
+// open opens a NAR that is complete on this machine there, and anything else
+// from the View.
+func (s *fileSystem) open(ctx context.Context, n node) (*handle, error) {
+	hash, isNar := narHash(n.name)
+	if isNar && s.disk != nil {
+		if f := s.disk.openNar(hash, int64(n.size)); f != nil {
+			return &handle{whole: f}, nil
+		}
+	}
+	f, err := s.view.OpenFile(ctx, n.name)
+	if err != nil {
+		return nil, err
+	}
+	h := &handle{file: f}
+	if isNar && s.disk != nil {
+		h.spool = s.disk.newSpool(hash, f.Size())
+	}
+	return h, nil
 }
 
 // Flush implements [fuse.RawFileSystem]. There is nothing to write, and after
@@ -165,11 +338,11 @@ func (s *fileSystem) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return 
 // Release implements [fuse.RawFileSystem].
 func (s *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	s.mu.Lock()
-	f := s.handles[in.Fh]
+	h := s.handles[in.Fh]
 	delete(s.handles, in.Fh)
 	s.mu.Unlock()
-	if f != nil {
-		f.Close()
+	if h != nil {
+		h.close()
 	}
 }
 
@@ -177,12 +350,16 @@ func (s *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // unless the file ends, as programs take a short read for its end.
 func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
 	s.mu.RLock()
-	f := s.handles[in.Fh]
+	h := s.handles[in.Fh]
+	closed := s.closed
 	s.mu.RUnlock()
-	if f == nil {
+	if h == nil || closed {
 		return nil, fuse.EIO
 	}
-	span, err := f.Borrow(interrupted{context.Background(), cancel}, int64(in.Offset), int(in.Size))
+	if h.whole != nil {
+		return fuse.ReadResultFd(h.whole.Fd(), int64(in.Offset), int(in.Size)), fuse.OK
+	}
+	span, err := h.file.Borrow(interrupted{context.Background(), cancel}, int64(in.Offset), int(in.Size))
 	if err != nil {
 		return nil, status(err)
 	}
@@ -190,6 +367,9 @@ func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fu
 	if n == 0 {
 		span.Release()
 		return fuse.ReadResultData(nil), fuse.OK
+	}
+	if h.spool != nil {
+		h.spool.write(span.Bufs, int64(in.Offset))
 	}
 	return &spanResult{span, n}, fuse.OK
 }

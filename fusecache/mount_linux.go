@@ -35,11 +35,9 @@ const (
 
 // Mounted is a View that is mounted.
 type Mounted struct {
-	dir    string
-	fs     *fileSystem
-	conn   uint32 // number of the connection under /sys/fs/fuse/connections
-	done   chan struct{}
-	logger *slog.Logger
+	served
+	dir  string
+	conn uint32 // number of the connection under /sys/fs/fuse/connections
 
 	once sync.Once
 	err  error
@@ -48,61 +46,108 @@ type Mounted struct {
 // Mount mounts the View on dir, which is made when it is missing, read-only,
 // nosuid, nodev and noexec. A stale mount on dir is cleared first. Root mounts
 // by itself, everybody else through fusermount3.
+//
+// Nothing here looks into the mount once it stands: a process that waits for its
+// own answer cannot be killed. (go-fuse's Server.WaitMount does look.)
 func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	if err := ClearStale(dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("mount: %w", err)
+	mode := fs.FileMode(0o700)
+	if o.AllowOther {
+		mode = 0o755
 	}
-	dir, err := resolve(dir)
+	full, err := resolve(dir)
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	if mountType(dir) != "" {
-		return nil, fmt.Errorf("mount: something is mounted on %s already", dir)
+	if mountType(full) != "" {
+		return nil, fmt.Errorf("mount: something is mounted on %s already", full)
+	}
+	if err := os.MkdirAll(full, mode); err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
+	}
+	// What was missing before may lie behind symbolic links.
+	if full, err = resolve(full); err != nil {
+		return nil, fmt.Errorf("mount: %w", err)
 	}
 	if err := o.available(); err != nil {
 		return nil, err
 	}
+	m := &Mounted{dir: full, served: newServed(view, o)}
+	options := m.mountOptions(o)
+	options.FsName, options.Name = fsName, fsName
+	options.AllowOther = o.AllowOther
+	options.Options = []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"}
+	options.DirectMount = os.Geteuid() == 0
+	options.DirectMountFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := m.serve(full, options); err != nil {
+		return nil, fmt.Errorf("mount on %s: %w", full, err)
+	}
+	m.conn = connection(full)
+	return m, nil
+}
+
+// served is a View that is served to the kernel.
+type served struct {
+	fs     *fileSystem
+	done   chan struct{}
+	logger *slog.Logger
+}
+
+func newServed(view *cache.View, o Options) served {
 	logger := o.Logger
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Mounted{dir: dir, fs: newFileSystem(view), done: make(chan struct{}), logger: logger}
-	server, err := fuse.NewServer(m.fs, dir, &fuse.MountOptions{
-		FsName:             fsName,
-		Name:               fsName,
-		AllowOther:         o.AllowOther,
-		Options:            []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"},
-		DirectMount:        os.Geteuid() == 0,
-		DirectMountFlags:   unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC,
+	return served{fs: newFileSystem(view, o), done: make(chan struct{}), logger: logger}
+}
+
+func (s *served) mountOptions(o Options) *fuse.MountOptions {
+	return &fuse.MountOptions{
 		MaxWrite:           maxRead,
 		MaxReadAhead:       maxRead,
 		MaxBackground:      64,
 		DisableXAttrs:      true,
 		DisableReadDirPlus: true,
-		Logger:             log.New(logWriter{logger}, "", 0),
-	})
+		Logger:             log.New(logWriter{s.logger}, "", 0),
+	}
+}
+
+// serve begins to serve what is mounted on a directory, or on the descriptor that
+// /dev/fd/N names. The kernel has greeted the file system when it returns.
+func (s *served) serve(on string, options *fuse.MountOptions) error {
+	server, err := fuse.NewServer(s.fs, on, options)
 	if err != nil {
-		return nil, fmt.Errorf("mount on %s: %w", dir, err)
+		close(s.done)
+		return err
 	}
 	go func() {
-		defer close(m.done)
+		defer close(s.done)
 		server.Serve()
 	}()
-	if err := server.WaitMount(); err != nil {
-		m.Unmount()
-		return nil, fmt.Errorf("mount on %s: %w", dir, err)
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		m.Unmount()
-		return nil, fmt.Errorf("mount on %s: %w", dir, err)
-	}
-	m.conn = unix.Minor(st.Dev)
-	return m, nil
+	return nil
 }
+
+// Device is a View that is served on a mount of somebody else's.
+type Device struct{ served }
+
+// ServeDevice serves the View on a descriptor of /dev/fuse that is mounted
+// already. The descriptor belongs to the Device from now on, whatever happens.
+func ServeDevice(view *cache.View, fd int, o Options) (*Device, error) {
+	d := &Device{newServed(view, o)}
+	if err := d.serve("/dev/fd/"+strconv.Itoa(fd), d.mountOptions(o)); err != nil {
+		return nil, fmt.Errorf("serve FUSE device: %w", err)
+	}
+	return d, nil
+}
+
+// Done is closed when nobody has it mounted any more.
+func (d *Device) Done() <-chan struct{} { return d.done }
+
+// Close fails all reads, those that wait and those to come. Who has mounted it
+// unmounts it.
+func (d *Device) Close() { d.fs.close() }
 
 // Dir returns the mount's directory, absolute.
 func (m *Mounted) Dir() string { return m.dir }
@@ -241,6 +286,11 @@ func unmount(dir string, lazy bool) error {
 	if lazy {
 		flags, option = flags|unix.MNT_DETACH, "-uz"
 	}
+	if lazy {
+		// Ends the connection too, so that whoever waits for an answer is
+		// free (fs/fuse/inode.c, fuse_umount_begin).
+		flags |= unix.MNT_FORCE
+	}
 	err := unix.Unmount(dir, flags)
 	if err == nil || os.Geteuid() == 0 {
 		if err != nil {
@@ -270,21 +320,35 @@ func mountType(dir string) string {
 	if err != nil {
 		return ""
 	}
-	return findMount(string(list), dir)
+	fsType, _ := findMount(string(list), dir)
+	return fsType
+}
+
+// connection returns the number of the FUSE connection mounted on dir, which is
+// the minor number of its device; 0 when there is none.
+func connection(dir string) uint32 {
+	list, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return 0
+	}
+	_, device := findMount(string(list), dir)
+	_, minor, _ := strings.Cut(device, ":")
+	n, _ := strconv.ParseUint(minor, 10, 32)
+	return uint32(n)
 }
 
 // findMount reads mountinfo (proc(5)): ID, parent, device, root, mount point,
 // options, optional fields, "-", type, source, options. Of several mounts on
 // one directory the last counts.
-func findMount(list, dir string) (fsType string) {
+func findMount(list, dir string) (fsType, device string) {
 	for line := range strings.Lines(list) {
 		before, after, ok := strings.Cut(line, " - ")
 		f, g := strings.Fields(before), strings.Fields(after)
 		if ok && len(f) > 4 && len(g) > 0 && unescape(f[4]) == dir {
-			fsType = g[0]
+			fsType, device = g[0], f[2]
 		}
 	}
-	return fsType
+	return fsType, device
 }
 
 // unescape undoes the kernel's octal escapes of white space and backslash.

@@ -17,7 +17,7 @@ broken line
 	for dir, want := range map[string]string{
 		"/": "ext4", "/tmp/a b": "tmpfs", "/tmp/x": "fuse.drv-thru", `/tmp/back\slash`: "fuse", "/tmp": "", "": "",
 	} {
-		if got := findMount(list, dir); got != want {
+		if got, _ := findMount(list, dir); got != want {
 			t.Errorf("%s: %q, want %q", dir, got, want)
 		}
 	}

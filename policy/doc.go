@@ -1,6 +1,7 @@
 // Package policy runs ticket policies: small WebAssembly programs by which a
-// builder's owner decides what a ticket or trusted client may do. It is the ABI
-// and the host; it reads no configuration and keeps no records.
+// builder's owner decides what a ticket or trusted client may do. It is the ABI,
+// the host, and what authors test with; it reads no configuration and keeps no
+// records. docs/policies.md is the guide.
 //
 // # ticket-policy/1
 //

@@ -51,10 +51,10 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, addr netip.Addr) e
 		return nil
 	}
 	s.metrics.opened.Inc()
-	go func() {
-		defer done()
-		s.metrics.ended.WithLabelValues(s.splice(client, builder)).Inc()
-	}()
+	s.splice(client, builder, func(why string) {
+		s.metrics.ended.WithLabelValues(why).Inc()
+		done()
+	})
 	return nil
 }
 

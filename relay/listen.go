@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,10 +69,7 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr)
 		done()
 		return nil
 	}
-	go func() {
-		defer done()
-		s.serveBuilder(ws, host, shown, log)
-	}()
+	go s.serveBuilder(ws, host, shown, log, done)
 	return nil
 }
 
@@ -100,11 +98,15 @@ func (s *Server) uncountRegistration(addr netip.Addr) {
 	s.mu.Unlock()
 }
 
-func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, log *slog.Logger) {
-	defer ws.CloseNow()
+// serveBuilder takes a listen socket through its registration and then leaves
+// it to a goroutine of its own, whose stack is small: a relay has thousands.
+func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, log *slog.Logger, done func()) {
 	farewell := context.AfterFunc(s.closing, func() { _ = ws.Close(websocket.StatusGoingAway, "") })
-	defer farewell()
-
+	end := func() {
+		farewell()
+		_ = ws.CloseNow()
+		done()
+	}
 	id, err := s.register(ws, host)
 	if err == nil && !s.currentAccess().admits(id, shown) {
 		err = accessError()
@@ -117,6 +119,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		}
 		_ = ws.Close(code, string(wire.CodeOf(err)))
 		log.Debug("registration refused", slog.Any("error", err))
+		end()
 		return
 	}
 	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
@@ -126,15 +129,21 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 	s.add(reg)
 	log.Info("builder registered", slog.String("endpoint", id.String()))
 
-	err = reg.send(wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()})
-	if err == nil {
-		stop := reg.keepalive()
-		err = s.follow(reg)
-		stop()
+	left := func(err error) {
+		s.remove(reg)
+		s.metrics.left.Inc()
+		log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+		end()
 	}
-	s.remove(reg)
-	s.metrics.left.Inc()
-	log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+	if err := reg.send(wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()}); err != nil {
+		left(err)
+		return
+	}
+	stop := reg.keepalive()
+	go s.follow(reg, func(err error) {
+		stop()
+		left(err)
+	})
 }
 
 // registrationError is err with a code for the metrics.
@@ -200,8 +209,17 @@ func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, err
 		_ = ws.Close(websocket.StatusUnsupportedData, "")
 		return wire.RelayMessage{}, errBinary
 	}
+	if bytes.Equal(data, pong) {
+		return wire.RelayMessage{Type: wire.RelayPong}, nil
+	}
 	return wire.ParseRelayMessage(data)
 }
+
+// What nearly all messages of listen sockets are.
+var (
+	ping = wire.RelayMessage{Type: wire.RelayPing}.Encode()
+	pong = wire.RelayMessage{Type: wire.RelayPong}.Encode()
+)
 
 // add makes reg the builder's registration; one with proof replaces another.
 func (s *Server) add(reg *registration) {
@@ -234,29 +252,43 @@ func (s *Server) remove(reg *registration) {
 }
 
 // follow reads a registered builder's messages until its socket ends.
-func (s *Server) follow(reg *registration) error {
+func (s *Server) follow(reg *registration, left func(error)) {
 	for {
-		m, err := readControl(context.Background(), reg.ws)
-		if err != nil {
-			if errors.Is(err, wire.ErrRelayMessage) {
-				_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRequest))
-			}
-			return err
-		}
-		reg.heard.Store(time.Now().UnixNano())
-		if reg.messages.Add(1) > maxMessages {
-			_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
-			return wire.CodeRelayRate.Err()
-		}
-		if m.Type == wire.RelayRefuse {
-			s.refused(reg, m.Circuit)
+		reg.ws.Wait()
+		if err := s.hear(reg); err != nil {
+			left(err)
+			return
 		}
 	}
 }
 
+// hear reads one message.
+//
+//go:noinline
+func (s *Server) hear(reg *registration) error {
+	m, err := readControl(context.Background(), reg.ws)
+	if err != nil {
+		if errors.Is(err, wire.ErrRelayMessage) {
+			_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRequest))
+		}
+		return err
+	}
+	reg.heard.Store(time.Now().UnixNano())
+	if reg.messages.Add(1) > maxMessages {
+		_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
+		return wire.CodeRelayRate.Err()
+	}
+	if m.Type == wire.RelayRefuse {
+		s.refused(reg, m.Circuit)
+	}
+	return nil
+}
+
 // send writes a message. A builder that does not take it in time is given up,
 // which its reader finds out.
-func (reg *registration) send(m wire.RelayMessage) error {
+func (reg *registration) send(m wire.RelayMessage) error { return reg.write(m.Encode()) }
+
+func (reg *registration) write(message []byte) error {
 	ctx, cancel := context.WithTimeout(reg.gone, sendTimeout)
 	defer cancel()
 	select {
@@ -265,7 +297,19 @@ func (reg *registration) send(m wire.RelayMessage) error {
 		return ctx.Err()
 	}
 	defer func() { reg.turn <- struct{}{} }()
-	return reg.ws.WriteMessage(ctx, websocket.MessageText, m.Encode())
+	return reg.ws.WriteMessage(ctx, websocket.MessageText, message)
+}
+
+// beat is how often the pings of all builders are sent: the process wakes up for
+// many at once, and their answers come together too.
+const beat = 250 * time.Millisecond
+
+// together shortens a wait so that it ends with others.
+func together(now time.Time, wait time.Duration) time.Duration {
+	if wait < 4*beat {
+		return wait
+	}
+	return wait - time.Duration(now.Add(wait).UnixNano()%int64(beat))
 }
 
 // keepalive pings the builder until stopped, and cuts it off when it is silent.
@@ -281,8 +325,8 @@ func (reg *registration) keepalive() (stop func()) {
 			return
 		}
 		reg.messages.Store(0)
-		if reg.send(wire.RelayMessage{Type: wire.RelayPing}) == nil {
-			timer.Reset(min(wire.RelayKeepalive, left))
+		if reg.write(ping) == nil {
+			timer.Reset(together(time.Now(), min(wire.RelayKeepalive, left)))
 		}
 	})
 	close(ready)

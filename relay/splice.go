@@ -48,6 +48,8 @@ type spliced struct {
 	up, down        flow
 	why             atomic.Pointer[ending]
 	gone            context.Context
+	open            atomic.Int32 // flows that go on
+	done            func()       // called after both
 }
 
 // ending is why a circuit ends, and how an end that is still there is told.
@@ -67,23 +69,22 @@ type flow struct {
 	held atomic.Bool
 }
 
-// splice joins two ends until both are closed, and returns why they are.
-func (s *Server) splice(client, builder *wsconn.Socket) string {
+// splice joins two ends. When both are closed it calls done with the reason.
+func (s *Server) splice(client, builder *wsconn.Socket, done func(why string)) {
 	c := &spliced{s: s, client: client, builder: builder, speed: newSpeed(s.limits.CircuitBytesPerSecond), gone: s.aborted}
 	c.up = flow{src: client, dst: builder, bytes: s.metrics.toBuilder}
 	c.down = flow{src: builder, dst: client, bytes: s.metrics.toClient}
 	c.last.Store(time.Now().UnixNano())
-	defer context.AfterFunc(s.aborted, c.dismiss)()
-	defer c.watch()()
-
-	back := make(chan struct{})
-	go func() {
-		defer close(back)
-		c.pump(&c.up)
-	}()
-	c.pump(&c.down)
-	<-back
-	return c.why.Load().why
+	goOn := context.AfterFunc(s.aborted, c.dismiss)
+	stop := c.watch()
+	c.done = func() {
+		goOn()
+		stop()
+		done(c.why.Load().why)
+	}
+	c.open.Store(2)
+	go c.pump(&c.up)
+	go c.pump(&c.down)
 }
 
 // because notes how the circuit ends, unless that is known, and returns it.
@@ -137,31 +138,42 @@ func (c *spliced) watch() (stop func()) {
 	return func() { timer.Stop() }
 }
 
-// pump moves messages one way until an end fails, then ends the other.
+// pump moves messages one way until an end fails. Nearly all of an idle
+// circuit's memory is the stacks of its two pumps, so they wait up here.
 func (c *spliced) pump(f *flow) {
 	for {
-		typ, r, err := f.src.Reader(context.Background())
-		if err == nil && typ != websocket.MessageBinary {
-			_ = f.src.Close(websocket.StatusUnsupportedData, "")
-			err = errText
-		}
-		if err != nil {
-			c.ended(f.dst, f.src, err)
-			return
-		}
-		for err == nil {
-			var writeErr error
-			err, writeErr = c.move(f, r)
-			if writeErr != nil {
-				c.ended(f.src, f.dst, writeErr)
-				return
-			}
-		}
-		if err != io.EOF {
-			c.ended(f.dst, f.src, err)
-			return
+		f.src.Wait()
+		if !c.message(f) {
+			break
 		}
 	}
+	if c.open.Add(-1) == 0 {
+		c.done()
+	}
+}
+
+// message moves one message, or ends the other end when one has failed.
+//
+//go:noinline
+func (c *spliced) message(f *flow) bool {
+	typ, r, err := f.src.Reader(context.Background())
+	if err == nil && typ != websocket.MessageBinary {
+		_ = f.src.Close(websocket.StatusUnsupportedData, "")
+		err = errText
+	}
+	for err == nil {
+		var writeErr error
+		err, writeErr = c.move(f, r)
+		if writeErr != nil {
+			c.ended(f.src, f.dst, writeErr)
+			return false
+		}
+	}
+	if err != io.EOF {
+		c.ended(f.dst, f.src, err)
+		return false
+	}
+	return true
 }
 
 // ended closes what is left of a circuit of which one end failed with err.

@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,7 +141,9 @@ func (a *authority) signed(r *http.Request) ([]byte, error) {
 		if errX != nil || errY != nil {
 			return nil, fmt.Errorf("key %v", head.JWK)
 		}
-		a.account = &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}
+		if a.account, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y)); err != nil {
+			return nil, err
+		}
 	}
 	sig, err := base64.RawURLEncoding.DecodeString(jws.Signature)
 	if err != nil || len(sig) != 64 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -34,8 +35,10 @@ type incoming struct {
 	signingKey string
 	// trusted tells that the local Nix lets the user name trusted keys.
 	trusted bool
-	wanted  []nix.Path
-	sum     *summary
+	// helper imports because the local Nix would not; nil: it does.
+	helper *importHelp
+	wanted []nix.Path
+	sum    *summary
 
 	chunks  *chunkCache
 	closure wire.Closure
@@ -45,6 +48,9 @@ type incoming struct {
 
 // bring brings the outputs into the local store.
 func (in *incoming) bring(ctx context.Context) (err error) {
+	// Most of what an import holds is buffers that are used again and again:
+	// collecting the little garbage beside them sooner costs next to nothing.
+	defer debug.SetGCPercent(debug.SetGCPercent(50))
 	in.chunks = in.app.openChunks(in.cacheSize, in.view.Note)
 	defer in.chunks.close()
 	way, err := in.open()
@@ -146,7 +152,7 @@ type passage struct {
 // open begins to make a passage; what it is for may still be asked meanwhile.
 func (in *incoming) open() (*passage, error) {
 	p := &passage{
-		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set},
+		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set, helper: in.helper},
 	}
 	if in.trusted {
 		p.importer.trustKey = in.signingKey

@@ -35,6 +35,8 @@ type importer struct {
 	// trustKey is given to Nix as a trusted key: only for a user whom the
 	// daemon trusts, from others it ignores it.
 	trustKey string
+	// helper imports in the place of nix copy; nil: it does not.
+	helper *importHelp
 	// recursive imports also what the paths refer to. Without it the local Nix
 	// is spared the narinfo of everything that it has already.
 	recursive bool
@@ -79,7 +81,12 @@ func (i *importer) run(ctx context.Context, from *exposure, paths []nix.Path) er
 		return from.err
 	}
 	i.log.Debug("nix copy begins", "url", from.url)
-	err := i.copy(ctx, from.url, paths)
+	var err error
+	if i.helper != nil {
+		err = i.helper.copy(ctx, from.view, paths, i.recursive)
+	} else {
+		err = i.copy(ctx, from.url, paths)
+	}
 	i.log.Debug("nix copy has ended", "err", err)
 	if err != nil && ctx.Err() == nil {
 		err = importError(err, from.view.Err())
@@ -89,6 +96,9 @@ func (i *importer) run(ctx context.Context, from *exposure, paths []nix.Path) er
 
 // expose shows the view to Nix and returns the URL to copy from.
 func (i *importer) expose(view *cache.View) (string, func() error, error) {
+	if i.helper != nil {
+		return "", nil, nil // it mounts by itself, when there is something to import
+	}
 	if i.mode != "http" {
 		url, done, err := i.mount(view)
 		if err == nil || i.mode == "fuse" {

@@ -252,7 +252,8 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
-	if err := r.app.checkTrust(ctx, trust, info.SigningKey); err != nil {
+	help, err := r.app.trusted(ctx, trust, info.SigningKey, r.flags.importMode, r.log)
+	if err != nil {
 		return err
 	}
 	if err := checkBuilder(&info, client.StoreFiles{}, roots); err != nil {
@@ -289,7 +290,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, wanted: outputPaths(targets), sum: sum}
+	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: outputPaths(targets), sum: sum}
 	if err := in.bring(ctx); err != nil {
 		return err
 	}

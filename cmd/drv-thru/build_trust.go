@@ -2,15 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"os/user"
 	"strings"
 
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/nix/eval"
+	"github.com/drv-thru/drv-thru/fusecache/helper"
 )
 
 const (
@@ -19,6 +25,67 @@ const (
 	// maxDaemonConfig bounds how much of it is read.
 	maxDaemonConfig = 1 << 20
 )
+
+// importHelperEnv names the import helper's socket.
+const importHelperEnv = envPrefix + "_IMPORT_HELPER"
+
+// importHelp is an import helper that takes what key has signed.
+type importHelp struct {
+	client *helper.Client
+	key    string
+}
+
+// trusted makes sure that what key signs can be imported: the local Nix trusts the
+// user or the key, or there is an import helper that takes it, which is returned.
+func (a *app) trusted(ctx context.Context, trust client.LocalTrust, key, mode string, log *slog.Logger) (*importHelp, error) {
+	err := a.checkTrust(ctx, trust, key)
+	var distrust *client.TrustError
+	if !errors.As(err, &distrust) || mode != "auto" {
+		return nil, err
+	}
+	h := &importHelp{&helper.Client{Socket: a.env(importHelperEnv), Log: log}, key}
+	herr := h.client.Check(ctx, key)
+	var refused *helper.RefusedError
+	switch {
+	case herr == nil:
+		log.Debug("the import helper takes the builder's key")
+		return h, nil
+	case errors.As(herr, &refused) && refused.Code == helper.CodeKey:
+		distrust.Helper = "there is an import helper, but the key is not on its list"
+	case errors.As(herr, &refused):
+		distrust.Helper = refused.Error()
+	case !errors.Is(herr, helper.ErrNoHelper) || !missing(a.env(importHelperEnv)):
+		distrust.Helper = herr.Error()
+	}
+	return nil, err
+}
+
+// missing reports whether there is nothing where the helper's socket should be,
+// which is nothing to speak of.
+func missing(socket string) bool {
+	if socket == "" {
+		socket = helper.DefaultSocket
+	}
+	_, err := os.Lstat(socket)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// copy has the helper import paths from the view.
+func (h *importHelp) copy(ctx context.Context, view *cache.View, paths []nix.Path, recursive bool) error {
+	if recursive {
+		return errors.New("the outputs refer to derivations, which the import helper does not import; have this machine's Nix trust the builder's key")
+	}
+	texts := make([]string, len(paths))
+	for i, p := range paths {
+		texts[i] = string(p)
+	}
+	err := h.client.Import(ctx, view, h.key, texts, nil)
+	var failed *helper.FailedError
+	if errors.As(err, &failed) {
+		return &copyError{err, strings.TrimSpace(daemon.StripANSI(failed.Text))}
+	}
+	return err
+}
 
 // checkTrust fails unless the local Nix will import what key signs.
 func (a *app) checkTrust(ctx context.Context, trust client.LocalTrust, key string) error {

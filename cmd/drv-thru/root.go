@@ -35,6 +35,8 @@ func (a *app) env(name string) string {
 // commands makes the subcommands, in the order of the help.
 var commands = []func(*app) *ffcli.Command{
 	newBuildCommand,
+	newMountCommand,
+	newImportHelperCommand,
 	newKeyCommand,
 	newServeCommand,
 	newTicketCommand,

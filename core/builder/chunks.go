@@ -31,15 +31,28 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, c *caller, f fu
 	return cacheError(f(&stallWriter{w, http.NewResponseController(w)}))
 }
 
-// stallWriter gives up an answer that the client does not take.
+// stallWriter gives up an answer that the client does not take. Between its
+// writes an answer may take its time: a NAR is being cut.
 type stallWriter struct {
 	http.ResponseWriter
 	rc *http.ResponseController
 }
 
 func (s *stallWriter) Write(p []byte) (int, error) {
-	_ = s.rc.SetWriteDeadline(time.Now().Add(answerStall)) // not every server has deadlines
+	defer s.deadline()()
 	return s.ResponseWriter.Write(p)
+}
+
+// FlushError is what [http.ResponseController] calls.
+func (s *stallWriter) FlushError() error {
+	defer s.deadline()()
+	return s.rc.Flush()
+}
+
+// deadline begins the time for one write, and returns what ends it.
+func (s *stallWriter) deadline() (end func()) {
+	_ = s.rc.SetWriteDeadline(time.Now().Add(answerStall)) // not every server has deadlines
+	return func() { _ = s.rc.SetWriteDeadline(time.Time{}) }
 }
 
 func (s *stallWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }

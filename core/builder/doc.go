@@ -11,14 +11,20 @@
 // # A build's life
 //
 // PUT creates it: the closure document is checked (closure.go), what the store
-// lacks is found (plan.go), limits and policy are asked and one use of the
-// ticket is spent in one transaction of the records (admit.go). Its inputs
+// lacks is found (plan.go), limits and policy are asked (policy.go) and one use of
+// the ticket is spent in one transaction of the records (admit.go). Its inputs
 // arrive while it waits (inputs.go); it holds its place in the queue but takes
 // no slot until they are complete (queue.go). Before it runs, what would be
 // built is compared with what the ticket allows (check.go). The run itself is
 // one operation of the worker protocol (run.go); closing its connection cancels
 // it. Everything that happens is appended to a file of events (eventlog.go), so
 // that a reader can come late, leave and come back.
+//
+// Large inputs come in chunks (incoming_http.go) and gather in files beside the
+// builds' directory (incoming.go), which outlive connection, client and process.
+// What a sender has sent before is found by its manifests (donors.go), compared
+// with its IDs and copied; all the rest is asked for. The NAR is verified as a
+// whole from the file before the daemon sees it.
 //
 // # What a stranger cannot do
 //

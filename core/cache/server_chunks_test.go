@@ -132,16 +132,10 @@ func (s *diskStore) nar(t testing.TB, p nix.Path) []byte {
 }
 
 // noise returns incompressible text of n bytes.
-func noise(seed uint64, n int) string {
-	r := rand.New(rand.NewPCG(seed, 1))
-	b := make([]byte, n+8)
-	for i := 0; i < n; i += 8 {
-		x := r.Uint64()
-		for k := range 8 {
-			b[i+k] = byte(x >> (8 * k))
-		}
-	}
-	return string(b[:n])
+func noise(seed byte, n int) string {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b) // never fails
+	return string(b)
 }
 
 // chunkEnv is a server over a store on disk, with an index.

@@ -54,6 +54,14 @@ type ViewConfig struct {
 	// Progress, if set, is told of every piece of a NAR that arrives. It
 	// may be called concurrently and must not block.
 	Progress func(Progress)
+	// Lookup, if set, is asked for the narinfo of a path, by its hash part,
+	// each time that it is looked for; the error is fs.ErrNotExist when there
+	// is none. What it returns is checked as by NewView. It may be called
+	// concurrently and must return soon after ctx is done.
+	Lookup func(ctx context.Context, hash string) (string, error)
+	// MaxPaths bounds the paths that are remembered of Lookup's answers; those
+	// that were looked up longest ago go first. 0 means 20,000.
+	MaxPaths int
 }
 
 // Progress is how far the fetching of one NAR has come, in bytes. What was
@@ -95,8 +103,10 @@ type View struct {
 	stats  Stats
 	infos  map[string]nix.PathInfo // by the path's hash part
 	paths  []nix.Path              // as added
-	nars   map[string]*narState    // by hash
-	static map[string][]byte       // other files, by name
+	used   map[string]uint64       // of looked up infos: the value of uses then
+	uses   uint64
+	nars   map[string]*narState // by hash
+	static map[string][]byte    // other files, by name
 
 	order    []*narState // import order
 	expected int         // how many of order are fetched ahead
@@ -145,6 +155,9 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 	if cfg.Priority == 0 {
 		cfg.Priority = DefaultPriority
 	}
+	if cfg.MaxPaths == 0 {
+		cfg.MaxPaths = defaultMaxPaths
+	}
 	slabs := int(max(minSlabs, cfg.Budget/slabSize))
 	v := &View{
 		cfg:         cfg,
@@ -153,6 +166,7 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 		lastWindow:  slabs * 3 / 4,
 		firstWindow: min(firstWindow, slabs/2),
 		infos:       make(map[string]nix.PathInfo, len(narinfos)),
+		used:        make(map[string]uint64),
 		nars:        make(map[string]*narState, len(narinfos)),
 		pool:        pool{max: slabs},
 		runs:        make(map[*run]struct{}),
@@ -219,7 +233,7 @@ func (v *View) RunAhead(paths []nix.Path) {
 }
 
 // Infos returns what is known of the paths, in the order in which they were
-// added.
+// added. Those that were looked up are not among them.
 func (v *View) Infos() []nix.PathInfo {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -276,7 +290,7 @@ func (v *View) Open(name string) (fs.File, error) {
 }
 
 // OpenFile opens a file of the View, not a directory. Only a build log makes it
-// wait, for as long as ctx lasts.
+// wait, and a narinfo that is looked up, for as long as ctx lasts.
 func (v *View) OpenFile(ctx context.Context, name string) (*File, error) {
 	f, err := v.open(ctx, name)
 	if err != nil {
@@ -319,8 +333,8 @@ func (v *View) Stat(name string) (fs.FileInfo, error) {
 	return v.StatContext(context.Background(), name)
 }
 
-// StatContext is Stat that stops waiting, which it does for a build log only,
-// when ctx is done.
+// StatContext is Stat that stops waiting, which it does for a build log and for a
+// narinfo that is looked up, when ctx is done.
 func (v *View) StatContext(ctx context.Context, name string) (fs.FileInfo, error) {
 	info, err := v.stat(ctx, "stat", name)
 	if err != nil {
@@ -345,6 +359,11 @@ func (v *View) stat(ctx context.Context, op, name string) (*fileInfo, error) {
 			return fail(err)
 		}
 		return dataInfo(name, text), nil
+	}
+	if hash, ok := strings.CutSuffix(name, narInfoSuffix); ok && v.cfg.Lookup != nil {
+		if err := v.lookup(ctx, hash); err != nil {
+			return fail(err)
+		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -25,6 +25,8 @@ type TrustError struct {
 	Key  string // what the builder signs with, "name:base64"
 	// SameName tells that another key of that name is trusted.
 	SameName bool
+	// Helper is what is the matter with the import helper; "" when there is none.
+	Helper string
 }
 
 // CheckTrust fails with a [*TrustError] unless the local Nix will import what
@@ -45,12 +47,15 @@ func (e *TrustError) Error() string {
 	if e.SameName {
 		s += " (it trusts another key of the same name: the builder's has changed, or this is another builder)"
 	}
+	if e.Helper != "" {
+		s += "; " + e.Helper
+	}
 	return s
 }
 
 // Hint says how to change it, with lines to paste.
 func (e *TrustError) Hint() string {
-	return fmt.Sprintf(`Either of these is enough.
+	return fmt.Sprintf(`One of these is enough.
 1. Trust the builder's key. In /etc/nix/nix.conf:
        extra-trusted-public-keys = %[2]s
    then: sudo systemctl restart nix-daemon
@@ -58,5 +63,13 @@ func (e *TrustError) Hint() string {
 2. Trust the user with everything that Nix can do as root. In /etc/nix/nix.conf:
        extra-trusted-users = %[1]s
    then: sudo systemctl restart nix-daemon
-   NixOS: nix.settings.extra-trusted-users = [ "%[1]s" ];`, e.User, e.Key)
+   NixOS: nix.settings.extra-trusted-users = [ "%[1]s" ];
+3. Let the import helper take what the key has signed, for the users of a group and
+   for nothing else. In /etc/drv-thru/import-helper.keys:
+       %[2]s
+   then: sudo systemctl enable --now drv-thru-import-helper.socket, with the user %[1]s
+   in the group drv-thru-import
+   NixOS: services.drv-thru.client.ticketHelper = {
+       enable = true; trustedBuilderPublicKeys = [ "%[2]s" ];
+   };`, e.User, e.Key)
 }

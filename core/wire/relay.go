@@ -147,10 +147,10 @@ const (
 	// RelayAcceptTimeout is how long a builder has to come for a circuit.
 	RelayAcceptTimeout = 10 * time.Second
 	// RelayKeepalive is how often a relay pings a registered builder.
-	RelayKeepalive = 6 * time.Second
+	RelayKeepalive = 12 * time.Second
 	// RelayDeadAfter is when a silent peer of a listen socket is taken for
 	// dead: two pings missed.
-	RelayDeadAfter = 15 * time.Second
+	RelayDeadAfter = 30 * time.Second
 )
 
 // Close codes of the relay, in the range that RFC 6455 leaves to applications.

@@ -108,7 +108,7 @@ func TestParseRelayMessageRefuses(t *testing.T) {
 		`{"type":"register","endpoint":"` + id[1:] + `","host":"a","signature":"` + signature + `"}`,
 		`{"type":"registered"}`,
 		`{"type":"registered","keepalive_ms":-1}`,
-		`{"type":"registered","keepalive_ms":16000}`,
+		`{"type":"registered","keepalive_ms":31000}`,
 		`{"type":"incoming"}`,
 		`{"type":"incoming","circuit":"000102030405060708090A0B0C0D0E0F"}`,
 		`{"type":"incoming","circuit":"../../v1/listen"}`,

@@ -134,6 +134,11 @@ func (s *initSpec) enter() error {
 	if err := pivot(root); err != nil {
 		return err
 	}
+	// As systemd has it: nix-daemon moves into a mount namespace of its own, and
+	// what is mounted later has to appear there.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("make mounts shared: %w", err)
+	}
 	if s.Loopback {
 		return loopbackUp()
 	}

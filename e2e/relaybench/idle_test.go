@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,17 +16,18 @@ import (
 )
 
 // BenchmarkIdle reports what the relay's process keeps in memory for each
-// builder that is registered and for each circuit on which nothing happens.
+// builder that is registered and for each circuit on which nothing happens,
+// after a garbage collection, and the CPU that 10,000 idle builders need.
 //
 //	go test -tags e2e -run '^$' -bench Idle -benchtime 1x ./e2e/relaybench
 func BenchmarkIdle(b *testing.B) {
-	const registrations, sessions = 2000, 500
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	const registrations, sessions, lasts = 10_000, 500, 12 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	relayURL := spawn(b, "relay", "")
 	spawn(b, "builder", relayURL)
 	for b.Loop() {
-		before := resident(b, "relay")
+		before := settled(b, "relay")
 		listeners := make([]*link.Listener, registrations)
 		for i := range listeners {
 			l, err := link.Listen(link.ListenConfig{Identity: secret("idle" + strconv.Itoa(i)), Relays: []string{relayURL}})
@@ -38,7 +40,10 @@ func BenchmarkIdle(b *testing.B) {
 			}
 			listeners[i] = l
 		}
-		registered := resident(b, "relay")
+		registered := settled(b, "relay")
+		busy := -processTime(b, "relay")
+		time.Sleep(lasts)
+		busy += processTime(b, "relay")
 		for i := range sessions {
 			s, err := link.Dial(ctx, link.Config{Identity: secret("client" + strconv.Itoa(i)), Peer: secret("builder").ID(), Relays: []string{relayURL}})
 			if err != nil {
@@ -46,11 +51,24 @@ func BenchmarkIdle(b *testing.B) {
 			}
 			defer s.Close()
 		}
-		open := resident(b, "relay")
+		open := settled(b, "relay")
+		b.ReportMetric(float64(registered)/1024, "MiB-registered")
+		b.ReportMetric(100*busy.Seconds()/lasts.Seconds(), "%core")
 		b.ReportMetric(float64(registered-before)/registrations, "KiB/registration")
 		b.ReportMetric(float64(open-registered)/sessions, "KiB/circuit")
 		b.ReportMetric(0, "ns/op")
 	}
+}
+
+// settled is what a process holds once it has collected its garbage twice
+// (stacks shrink by half each time).
+func settled(b *testing.B, role string) int {
+	b.Helper()
+	if err := syscall.Kill(processes[role], syscall.SIGUSR1); err != nil {
+		b.Fatal(err)
+	}
+	time.Sleep(3 * time.Second)
+	return resident(b, role)
 }
 
 // resident is a process' VmRSS of proc_pid_status(5), KiB.

@@ -128,6 +128,36 @@ in
       ];
     };
 
+    clientHelper = client {
+      ticketHelper = {
+        enable = true;
+        group = "users";
+        trustedBuilderPublicKeys = [ "attic-1:${key}" "cellar-1:${otherKey}" ];
+      };
+    };
+    # Nobody is served without the word.
+    clientHelperOff = client { ticketHelper.trustedBuilderPublicKeys = [ "attic-1:${key}" ]; };
+    clientMounts = {
+      imports = [
+        (believe "attic-1:${key}")
+        (client {
+          mounts = {
+            attic = {
+              ticketFile = "/run/secrets/attic.ticket";
+              where = "/run/drv-thru/attic";
+            };
+            cellar = {
+              endpointId = laptop;
+              relayUrls = [ "https://relay.example.org" "http://[2001:db8::1]:7411/path" ];
+              secretKeyFile = "/run/secrets/drv-thru.key";
+              where = "/srv/cellar";
+              substituter = false;
+            };
+          };
+        })
+      ];
+    };
+
     # All three on one machine.
     together = {
       imports = [
@@ -183,6 +213,31 @@ in
       trustedBuilders = {
         attic.publicKey = "attic-1:${key}";
         cellar.publicKey = "attic-1:${otherKey}";
+      };
+    };
+    helperWithoutKeys = client { ticketHelper.enable = true; };
+    mountOfNobody = client { mounts.attic.where = "/run/attic"; };
+    mountOfTwo = client {
+      mounts.attic = {
+        where = "/run/attic";
+        ticketFile = "/run/secrets/ticket";
+        endpointId = laptop;
+        relayUrls = [ "https://relay.example.org" ];
+        secretKeyFile = "/run/secrets/key";
+      };
+    };
+    mountWithoutRelay = client {
+      mounts.attic = {
+        where = "/run/attic";
+        endpointId = laptop;
+        secretKeyFile = "/run/secrets/key";
+      };
+    };
+    mountWithoutKey = client {
+      mounts.attic = {
+        where = "/run/attic";
+        endpointId = laptop;
+        relayUrls = [ "https://relay.example.org" ];
       };
     };
     nameOfAnother = believe "cache.nixos.org-1:${key}";
@@ -248,6 +303,13 @@ in
     "client.trustedBuilders.attic.publicKey id" = believe laptop;
     "client.trustedBuilders.attic.publicKey signature" = believe "attic-1:${otherKey}${key}";
     "client.trustedBuilders.attic.publicKey two" = believe "attic-1:${key} cellar-1:${key}";
-    "client.mounts unknown" = client { mounts = { }; };
+    "client.ticketHelper.trustedBuilderPublicKeys id" = client { ticketHelper = { enable = true; trustedBuilderPublicKeys = [ laptop ]; }; };
+    "client.ticketHelper.group list" = client { ticketHelper = { enable = true; group = [ "wheel" ]; }; };
+    "client.mounts.attic.where relative" = client { mounts.attic = { where = "attic"; ticketFile = "/run/ticket"; }; };
+    "client.mounts.attic.where specifier" = client { mounts.attic = { where = "/run/%n"; ticketFile = "/run/ticket"; }; };
+    "client.mounts.attic.ticketFile store" = client { mounts.attic = { where = "/run/attic"; ticketFile = "/nix/store/ticket"; }; };
+    "client.mounts.attic.endpointId key" = client { mounts.attic = { where = "/run/attic"; endpointId = "attic-1:${key}"; }; };
+    "client.mounts.attic.unknown option" = client { mounts.attic = { where = "/run/attic"; builder = "attic"; }; };
+    "client.mount unknown" = client { mount = { }; };
   };
 }

@@ -21,7 +21,7 @@ let
   pkgs = {
     stdenv.hostPlatform.system = "x86_64-linux";
     coreutils = "/coreutils";
-    writeText = name: _: "/${name}";
+    writeText = name: text: builtins.seq text "/${name}";
   };
 
   # What a module comes to.
@@ -41,6 +41,8 @@ let
       fuse = config.programs.fuse.enable;
       packages = map toString config.environment.systemPackages;
       services = config.systemd.services;
+      sockets = config.systemd.sockets;
+      substituters = config.nix.settings.substituters;
       settings = if server.enable then server.settings else null;
       tmpfiles = config.systemd.tmpfiles.rules;
       trustedKeys = builtins.sort builtins.lessThan config.nix.settings.trusted-public-keys;

@@ -17,6 +17,7 @@ in
     nix.settings = {
       trusted-public-keys = list [ ];
       extra-trusted-public-keys = option types.anything [ ];
+      substituters = list [ ];
       trusted-users = list [ ];
       extra-trusted-users = option types.anything [ ];
       allowed-users = list [ "*" ];
@@ -28,6 +29,7 @@ in
     networking.firewall.allowedUDPPorts = option (types.listOf types.anything) [ ];
     programs.fuse.enable = option types.bool false;
     systemd.services = option (types.attrsOf types.anything) { };
+    systemd.sockets = option (types.attrsOf types.anything) { };
     systemd.tmpfiles.rules = list [ ];
     users.groups = option
       (types.attrsOf (types.submodule {

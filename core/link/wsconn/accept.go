@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// acceptReadBuffer holds a frame's header; what is longer is read past it.
-	acceptReadBuffer = 512
+	// acceptReadBuffer holds a frame's header and a short message; what is longer
+	// is read past it.
+	acceptReadBuffer = 128
 	// acceptWriteBuffer holds a frame's header until its payload comes.
 	acceptWriteBuffer = 64
 )
@@ -60,13 +61,13 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	h := &holder{rwc: conn}
 	w.s.hold, w.s.local, w.s.remote = h, conn.LocalAddr(), conn.RemoteAddr()
 	held := &heldConn{Conn: conn, h: h}
+	reader := bufio.NewReaderSize(held, acceptReadBuffer)
 	if len(early) > 0 {
 		held.early = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
+	} else if w.s.idle = newWaiter(conn); w.s.idle != nil {
+		w.s.buffered = reader
 	}
-	return held, bufio.NewReadWriter(
-		bufio.NewReaderSize(held, acceptReadBuffer),
-		bufio.NewWriterSize(held, acceptWriteBuffer),
-	), nil
+	return held, bufio.NewReadWriter(reader, bufio.NewWriterSize(held, acceptWriteBuffer)), nil
 }
 
 // heldConn is a connection that is written through its holder.

@@ -1,6 +1,7 @@
 package wsconn
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"time"
@@ -15,6 +16,19 @@ type Socket struct {
 	*websocket.Conn
 	hold          *holder // nil where the platform does the framing
 	local, remote net.Addr
+	idle          *waiter       // nil where waiting needs the WebSocket
+	buffered      *bufio.Reader // what idle does not see
+}
+
+// Wait waits for something to read, if the socket was accepted on TCP: a
+// goroutine that waits in here has a shallow stack, which the garbage collector
+// shrinks, and thousands of idle sockets are mostly stacks. It may return early;
+// what there is to read, or why there is nothing, the Reader tells. Wait has to
+// be called by the goroutine that reads, between messages.
+func (s *Socket) Wait() {
+	if s.idle != nil && s.buffered.Buffered() == 0 {
+		s.idle.wait()
+	}
 }
 
 // WriteMessage sends p as one message.

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,11 +59,11 @@ const builtinWall = 10 * time.Second
 // Config makes a Manager.
 type Config struct {
 	Policies map[string]Policy
-	// Dir keeps the modules that came with tickets, and compiled code. Nobody
-	// else may be able to write there.
-	Dir string
-	Log *slog.Logger
-	Now func() time.Time
+	// Dir keeps the modules that came with tickets, and compiled code unless
+	// Compiled does. Nobody else may be able to write there.
+	Dir, Compiled string
+	Log           *slog.Logger
+	Now           func() time.Time
 	// Record keeps a decision for the owner.
 	Record func(context.Context, state.Decision) error
 	// Wall replaces policy.MaxWall; 0 means that.
@@ -101,7 +102,7 @@ var _ builder.Policy = (*Manager)(nil)
 // New loads the configured policies. One that cannot be loaded is logged, and
 // denies.
 func New(ctx context.Context, cfg Config) (*Manager, error) {
-	cache := filepath.Join(cfg.Dir, "compiled")
+	cache := cmp.Or(cfg.Compiled, filepath.Join(cfg.Dir, "compiled"))
 	m := &Manager{
 		cfg:    cfg,
 		host:   policy.NewHost(policy.Config{CacheDir: cache, Wall: cfg.Wall}),

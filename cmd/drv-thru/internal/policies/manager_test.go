@@ -28,6 +28,9 @@ var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 var trapping = []byte("\x00asm\x01\x00\x00\x00" + "\x01\x04\x01\x60\x00\x00" + "\x03\x02\x01\x00" +
 	"\x07\x0a\x01\x06_start\x00\x00" + "\x0a\x05\x01\x03\x00\x00\x0b")
 
+// compiled is a folder that all tests share: compiling takes long.
+var compiled string
+
 // recorder keeps what is recorded and logged.
 type recorder struct {
 	mu        sync.Mutex
@@ -62,7 +65,7 @@ func start(t *testing.T, dir string, all map[string]Policy) (*Manager, *recorder
 	t.Helper()
 	r := &recorder{}
 	m, err := New(t.Context(), Config{
-		Policies: all, Dir: dir, Log: slog.New(slog.NewTextHandler(r, nil)), Now: func() time.Time { return now },
+		Policies: all, Dir: dir, Compiled: compiled, Log: slog.New(slog.NewTextHandler(r, nil)), Now: func() time.Time { return now },
 		Record: r.record, Wall: time.Minute,
 	})
 	if err != nil {

@@ -39,7 +39,17 @@ func TestMain(m *testing.M) {
 		}
 		select {} // until it is killed
 	}
-	os.Exit(m.Run())
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	var err error
+	if compiled, err = os.MkdirTemp("", "compiled"); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(compiled)
+	return m.Run()
 }
 
 func openState(ctx context.Context, dir string) (*state.DB, error) {

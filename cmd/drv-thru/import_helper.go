@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/fusecache/helper"
+)
+
+// importHelperFlags are the flags of import-helper serve.
+type importHelperFlags struct {
+	socket, group, nix                            string
+	keyFiles                                      words
+	requestTime, readyTime, stallTime, importTime time.Duration
+	maxImports, maxImportsPerUser                 int
+	verbose                                       bool
+}
+
+const importHelperHelp = `Imports for users whom Nix does not trust. Whoever may connect to the socket can have
+store paths imported that a key in one of the files has signed, and nothing else:
+no other key, no setting, no command. drv-thru build uses it by itself.
+
+It runs as root. With systemd's socket activation (LISTEN_FDS), --socket and
+--socket-group do not count.`
+
+func newImportHelperCommand(a *app) *ffcli.Command {
+	return &ffcli.Command{
+		Name:        "import-helper",
+		ShortUsage:  "drv-thru import-helper serve [flags]",
+		ShortHelp:   "import for users whom Nix does not trust",
+		FlagSet:     a.flags("drv-thru import-helper"),
+		Subcommands: []*ffcli.Command{newImportHelperServeCommand(a)},
+		Exec:        func(context.Context, []string) error { return flag.ErrHelp },
+	}
+}
+
+func newImportHelperServeCommand(a *app) *ffcli.Command {
+	var f importHelperFlags
+	fs := a.flags("drv-thru import-helper serve")
+	fs.StringVar(&f.socket, "socket", helper.DefaultSocket, "`PATH` of the socket to make")
+	fs.StringVar(&f.group, "socket-group", "", "`GROUP` that may connect to it (default: root alone)")
+	fs.Var(&f.keyFiles, "trusted-public-key-file", "`FILE` with the public keys that users may name, one a line (repeatable)")
+	fs.StringVar(&f.nix, "nix", "", "`FILE` of the program nix (default: that of "+helper.DefaultPath+")")
+	fs.DurationVar(&f.requestTime, "request-timeout", 10*time.Second, "`TIME` for a client to say what it wants")
+	fs.DurationVar(&f.readyTime, "ready-timeout", 15*time.Second, "`TIME` for a client to serve what was mounted for it")
+	fs.DurationVar(&f.stallTime, "stall-timeout", 90*time.Second, "`TIME` that an import may go without progress")
+	fs.DurationVar(&f.importTime, "import-timeout", 24*time.Hour, "`TIME` that an import may take")
+	fs.IntVar(&f.maxImports, "max-imports", 16, "`NUMBER` of imports at once")
+	fs.IntVar(&f.maxImportsPerUser, "max-imports-per-user", 4, "`NUMBER` of imports at once of one user")
+	fs.BoolVar(&f.verbose, "v", false, "log more")
+	return &ffcli.Command{
+		Name:       "serve",
+		ShortUsage: "drv-thru import-helper serve --trusted-public-key-file FILE [flags]",
+		ShortHelp:  "run the import helper",
+		LongHelp:   importHelperHelp,
+		FlagSet:    fs,
+		Exec: func(ctx context.Context, args []string) error {
+			if err := f.check(args); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			return a.serveImportHelper(ctx, &f)
+		},
+	}
+}
+
+func (f *importHelperFlags) check(args []string) error {
+	switch {
+	case len(args) > 0:
+		return usagef("import-helper serve takes no arguments, got %q", args)
+	case len(f.keyFiles) == 0:
+		return &usageError{
+			text: "import-helper serve needs to know whose signatures count",
+			hint: "give --trusted-public-key-file FILE, with lines like those that drv-thru serve prints as signing key",
+		}
+	case !filepath.IsAbs(f.socket):
+		return usagef("--socket is a whole path, not %q", f.socket)
+	case f.nix != "" && !filepath.IsAbs(f.nix):
+		return usagef("--nix is a whole path, not %q", f.nix)
+	case f.maxImports < 1 || f.maxImportsPerUser < 1:
+		return usagef("--max-imports and --max-imports-per-user are at least 1")
+	}
+	for _, d := range []time.Duration{f.requestTime, f.readyTime, f.stallTime, f.importTime} {
+		if d <= 0 {
+			return usagef("a timeout is more than nothing")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/core/ticket"
+)
+
+// mountFlags are the flags of mount.
+type mountFlags struct {
+	ticket, ticketFile, builder, server, keyFile string
+	relays                                       words
+	allowOther                                   bool
+	cacheDir, cacheSize                          string
+	readTimeout                                  time.Duration
+	verbose                                      bool
+}
+
+// minReadTimeout keeps a typing error from making every read fail.
+const minReadTimeout = time.Second
+
+const mountHelp = `Mounts the builder's signed cache on DIR, for as long as this runs. The directory
+is a substituter: nix build --substituters file://DIR, with the builder's signing
+key among trusted-public-keys. It has what the ticket or this client may read, also
+what is built later. While the builder cannot be reached it has what was read before.
+
+The Nix daemon, or anybody but the user who mounts, needs --allow-other; for
+ordinary users that takes user_allow_other in /etc/fuse.conf.
+
+A ticket on the command line can be seen by every user of this machine while the
+command runs. Put it into DRV_THRU_TICKET or a file instead.`
+
+func newMountCommand(a *app) *ffcli.Command {
+	var f mountFlags
+	fs := a.flags("drv-thru mount")
+	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` whose builds are shown; - reads it from standard input")
+	fs.StringVar(&f.ticketFile, "ticket-file", "", "`FILE` with the ticket")
+	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
+	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
+	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
+	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
+	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
+	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
+	fs.DurationVar(&f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
+	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
+	return &ffcli.Command{
+		Name:       "mount",
+		ShortUsage: "drv-thru mount [--ticket TICKET | --server ID --relay-url URL] [flags] DIR",
+		ShortHelp:  "mount a builder's cache as a substituter",
+		LongHelp:   mountHelp,
+		FlagSet:    fs,
+		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) != 1 || args[0] == "" {
+				return usagef("mount takes one directory, got %q", args)
+			}
+			cfg, err := f.configure(a, args[0])
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+			defer stop()
+			return a.mount(ctx, cfg)
+		},
+	}
+}
+
+// mountConfig is what mount needs to know.
+type mountConfig struct {
+	dir         string
+	route       *route
+	allowOther  bool
+	cacheDir    string // "": keep nothing
+	cacheBytes  int64
+	chunkBytes  int64
+	readTimeout time.Duration
+	verbose     bool
+}
+
+func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
+	ways := 0
+	for _, w := range []string{f.ticket, f.ticketFile, f.builder, f.server} {
+		if w != "" {
+			ways++
+		}
+	}
+	switch {
+	case ways == 0:
+		return nil, &usageError{
+			text: "mount needs to know whose cache to show",
+			hint: "give --ticket TICKET, or --server ID with --relay-url URL",
+		}
+	case ways > 1:
+		return nil, usagef("--ticket, --ticket-file, --builder and --server exclude each other")
+	case f.builder != "":
+		return nil, usagef("--builder takes its names from builders.json, which this version does not read yet; use --server and --relay-url")
+	case f.readTimeout < minReadTimeout:
+		return nil, usagef("--read-timeout is at least %s", minReadTimeout)
+	}
+	b := buildFlags{ticket: f.ticket, server: f.server, relays: f.relays, keyFile: f.keyFile}
+	if f.ticketFile != "" {
+		text, err := readTicketFile(f.ticketFile)
+		if err != nil {
+			return nil, err
+		}
+		b.ticket = text
+	}
+	visible := f.ticketFile == "" && onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket)
+	r, err := a.route(&b, visible, func(line string) { fmt.Fprintln(a.stderr, line) })
+	if err != nil {
+		return nil, err
+	}
+	cfg := &mountConfig{
+		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, verbose: f.verbose,
+	}
+	if cfg.chunkBytes, err = a.cacheSize(); err != nil {
+		return nil, err
+	}
+	if f.cacheSize == "0" {
+		return cfg, nil
+	}
+	size, err := ticket.ParseSize(f.cacheSize)
+	if err != nil {
+		return nil, usagef("--cache-size: %v", err)
+	}
+	if cfg.cacheBytes = int64(size); size == 0 {
+		cfg.cacheBytes = math.MaxInt64 / 2 // unlimited
+	}
+	if cfg.cacheDir = f.cacheDir; cfg.cacheDir == "" {
+		cfg.cacheDir = a.mountCacheDir(r)
+	}
+	return cfg, nil
+}
+
+// mountCacheDir is where a mount keeps what was read by default; "" when there is
+// no place for it.
+func (a *app) mountCacheDir(r *route) string {
+	base, err := a.cacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(base, "mount", r.builder.String())
+}
+
+// readTicketFile reads a ticket from a file.
+func readTicketFile(name string) (string, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return "", fmt.Errorf("read the ticket: %w", err)
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, ticket.MaxText+1))
+	if err != nil {
+		return "", fmt.Errorf("read the ticket: %w", err)
+	}
+	if len(text) == 0 {
+		return "", &ticketError{errors.New("the ticket's file " + name + " is empty")}
+	}
+	return string(text), nil
+}

@@ -1,0 +1,385 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/fusecache"
+)
+
+const (
+	// firstPause and longestPause lie between attempts to reach the builder.
+	firstPause   = 250 * time.Millisecond
+	longestPause = 30 * time.Second
+	// probeTime bounds one attempt.
+	probeTime = 30 * time.Second
+	// lookupTime bounds the question for one narinfo.
+	lookupTime = 10 * time.Second
+	// hiccup is how long a lookup waits for a connection that was lost a moment
+	// ago. Nix takes a path that is not found for one that it has to build.
+	hiccup = 5 * time.Second
+	// infoTime is how long a narinfo is taken for fresh: for as long as Nix needs
+	// from looking to reading, and not much longer, as the builder may collect it.
+	infoTime = time.Minute
+	// infoBytes bounds the narinfos that are remembered for that.
+	infoBytes = 16 << 20
+	// lookAhead is how many references are asked for at once, before Nix does.
+	lookAhead = 16
+)
+
+var errOffline = errors.New("no connection to the builder")
+
+// remote is the builder as a mount sees it: there, or not. Its methods are safe
+// for concurrent use.
+type remote struct {
+	route    *route
+	disk     *fusecache.Disk // may be nil
+	log      *slog.Logger
+	template client.API // for the headers, before there is a session
+	ahead    chan struct{}
+	wg       sync.WaitGroup
+	ctx      context.Context // ends with close
+	cancel   context.CancelFunc
+
+	mu      sync.Mutex
+	session *link.Session
+	api     *client.API
+	up      bool
+	changed chan struct{} // closed when up changes, and after each attempt
+	tries   int
+	err     error // why it is not up
+	since   time.Time
+	doubt   chan struct{}
+	status  string
+
+	infos map[string]recentInfo
+	bytes int
+}
+
+type recentInfo struct {
+	text string
+	at   time.Time
+}
+
+func newRemote(cfg *mountConfig, disk *fusecache.Disk, log *slog.Logger) *remote {
+	r := &remote{
+		route: cfg.route, disk: disk, log: log,
+		template: client.API{Ticket: cfg.route.ticket, Agent: softwareName()},
+		ahead:    make(chan struct{}, lookAhead),
+		changed:  make(chan struct{}),
+		doubt:    make(chan struct{}, 1),
+		since:    time.Now(),
+		infos:    make(map[string]recentInfo),
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+func (r *remote) header() http.Header { return r.template.Header() }
+
+// close ends the session.
+func (r *remote) close() {
+	r.cancel()
+	r.wg.Wait()
+	if r.session != nil {
+		_ = r.session.Close()
+	}
+}
+
+// keep keeps the builder reached, for ever.
+func (r *remote) keep(ctx context.Context) {
+	pause := firstPause
+	for ctx.Err() == nil {
+		err := r.probe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.set(err)
+		if err == nil {
+			pause = firstPause
+			select {
+			case <-ctx.Done():
+			case <-r.doubt:
+			}
+			continue
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		pause = min(2*pause, longestPause)
+	}
+}
+
+// probe asks the builder whether it is there.
+func (r *remote) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	r.mu.Lock()
+	api := r.api
+	r.mu.Unlock()
+	if api == nil {
+		session, dialed, err := dialRemote(ctx, r.route, r.log)
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.session, r.api = session, dialed
+		r.mu.Unlock()
+		api = dialed
+	}
+	_, err := api.Info(ctx)
+	return err
+}
+
+// set notes how an attempt has ended.
+func (r *remote) set(err error) {
+	r.mu.Lock()
+	was := r.up
+	r.up, r.err = err == nil, err
+	r.tries++
+	if was != r.up || r.tries == 1 {
+		r.since = time.Now()
+	}
+	select {
+	case <-r.doubt:
+	default:
+	}
+	close(r.changed)
+	r.changed = make(chan struct{})
+	first := r.tries == 1
+	r.mu.Unlock()
+	switch {
+	case err == nil && !was && first:
+		r.log.Info("connected", "builder", r.route.builder.Short())
+	case err == nil && !was:
+		r.log.Info("connected again", "builder", r.route.builder.Short())
+	case err != nil && (was || first):
+		r.log.Warn("no connection to the builder; trying on", "builder", r.route.builder.Short(), "err", err)
+	}
+	r.tell()
+}
+
+// tell tells the service manager how it stands.
+func (r *remote) tell() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	text := "STATUS=connected to builder " + r.route.builder.Short()
+	if !r.up {
+		text = "STATUS=not connected to builder " + r.route.builder.Short() + "; what was read before is there"
+	}
+	if text != r.status {
+		r.status = text
+		notify(text)
+	}
+}
+
+// failed notes that a request has failed for want of a connection.
+func (r *remote) failed(err error) {
+	r.mu.Lock()
+	was := r.up
+	r.up, r.err = false, err
+	if was {
+		r.since = time.Now()
+	}
+	r.mu.Unlock()
+	if was {
+		r.log.Warn("lost the connection to the builder", "err", err)
+	}
+	select {
+	case r.doubt <- struct{}{}:
+	default:
+	}
+}
+
+// first waits for the first connection, but not for long, and fails when the
+// builder will have none of it.
+func (r *remote) first(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	r.mu.Lock()
+	changed := r.changed
+	tried := r.tries > 0
+	r.mu.Unlock()
+	if !tried {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if denied(r.err) {
+		return r.err
+	}
+	return nil
+}
+
+// reach returns the API of a builder that is there; it waits a moment for one
+// that was there a moment ago. Nil: there is none.
+func (r *remote) reach(ctx context.Context) *client.API {
+	var patience <-chan time.Time
+	for {
+		r.mu.Lock()
+		api, up, changed := r.api, r.up, r.changed
+		left := hiccup - time.Since(r.since)
+		r.mu.Unlock()
+		if up || left <= 0 || denied(r.reason()) {
+			if !up {
+				return nil
+			}
+			return api
+		}
+		if patience == nil {
+			timer := time.NewTimer(left)
+			defer timer.Stop()
+			patience = timer.C
+		}
+		select {
+		case <-changed:
+		case <-patience:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (r *remote) reason() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// RoundTrip implements [http.RoundTripper] for NARs.
+func (r *remote) RoundTrip(req *http.Request) (*http.Response, error) {
+	api := r.reach(req.Context())
+	if api == nil {
+		if req.Body != nil {
+			_ = req.Body.Close()
+		}
+		return nil, errOffline
+	}
+	resp, err := api.Bulk.RoundTrip(req)
+	if err != nil && req.Context().Err() == nil {
+		r.failed(err)
+	}
+	return resp, err
+}
+
+// lookup finds the narinfo of a path. Without a connection, and for a path that
+// the builder has no more, those are found whose NARs are here.
+//
+// It never fails for want of a connection: Nix gives up a whole build when a
+// substituter has an I/O error, and asks the next one when it lacks a path.
+func (r *remote) lookup(ctx context.Context, hash string) (string, error) {
+	text, err := r.ask(ctx, hash)
+	if err == nil {
+		r.askAhead(text)
+		return text, nil
+	}
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	return r.kept(hash)
+}
+
+// ask asks the builder for a narinfo, unless that was done a moment ago.
+func (r *remote) ask(ctx context.Context, hash string) (string, error) {
+	api := r.reach(ctx)
+	if api == nil {
+		return "", errOffline
+	}
+	if text, ok := r.recent(hash); ok {
+		return text, nil
+	}
+	within, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	text, err := api.NarInfo(within, hash)
+	switch {
+	case err == nil:
+		r.remember(hash, text)
+	case errors.Is(err, fs.ErrNotExist), ctx.Err() != nil:
+	case errors.Is(err, client.ErrConnection), within.Err() != nil, denied(err):
+		r.failed(err)
+	default:
+		r.log.Warn("the builder does not answer about a path", "hash", hash, "err", err)
+	}
+	return text, err
+}
+
+// askAhead asks for the references of a path before Nix does, one after the other.
+func (r *remote) askAhead(text string) {
+	info, err := nix.ParseNarInfo([]byte(text))
+	if err != nil {
+		return
+	}
+	for _, ref := range info.References {
+		hash := ref.Hash()
+		if _, ok := r.recent(hash); ok || ref == info.Path {
+			continue
+		}
+		select {
+		case r.ahead <- struct{}{}:
+		default:
+			return
+		}
+		r.wg.Add(1)
+		go func() {
+			defer r.wg.Done()
+			defer func() { <-r.ahead }()
+			_, _ = r.ask(r.ctx, hash) // who needs it asks again
+		}()
+	}
+}
+
+// kept returns the narinfo of a path whose NAR is on this machine.
+func (r *remote) kept(hash string) (string, error) {
+	if r.disk == nil {
+		return "", fs.ErrNotExist
+	}
+	text, ok := r.disk.NarInfo(hash)
+	if !ok {
+		return "", fs.ErrNotExist
+	}
+	info, err := nix.ParseNarInfo([]byte(text))
+	if err != nil || !r.disk.HasNar(info.NarHash.Nix32()) {
+		return "", fs.ErrNotExist
+	}
+	return text, nil
+}
+
+func (r *remote) recent(hash string) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	info, ok := r.infos[hash]
+	if !ok || time.Since(info.at) > infoTime {
+		return "", false
+	}
+	return info.text, true
+}
+
+func (r *remote) remember(hash, text string) {
+	r.mu.Lock()
+	old, again := r.infos[hash]
+	r.bytes += len(text) - len(old.text)
+	if r.bytes > infoBytes {
+		clear(r.infos)
+		r.bytes = len(text)
+	}
+	r.infos[hash] = recentInfo{text, time.Now()}
+	r.mu.Unlock()
+	if r.disk != nil && (!again || old.text != text) {
+		r.disk.PutNarInfo(hash, text)
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/fusecache"
+)
+
+// firstConnect is how long mount waits for the builder before it mounts without.
+const firstConnect = 10 * time.Second
+
+// mount shows the builder's cache until ctx ends or somebody unmounts it.
+func (a *app) mount(ctx context.Context, cfg *mountConfig) (err error) {
+	log := a.logger(cfg.verbose)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	var disk *fusecache.Disk
+	if cfg.cacheDir != "" {
+		if disk, err = fusecache.OpenDisk(cfg.cacheDir, cfg.cacheBytes, log); err != nil {
+			// It only costs time to do without.
+			log.Warn("nothing is kept on disk", "err", err)
+			disk = nil
+		} else {
+			defer func() { err = errors.Join(err, disk.Close()) }()
+		}
+	}
+	r := newRemote(cfg, disk, log)
+	keeper := make(chan struct{})
+	go func() {
+		defer close(keeper)
+		r.keep(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-keeper
+		r.close()
+	}()
+	if err := r.first(ctx, firstConnect); err != nil {
+		return err
+	}
+	chunks := a.openChunks(cfg.chunkBytes, func(text string) { log.Warn(text) })
+	defer chunks.close()
+	fetcher := cache.NewChunkFetcher(cache.ChunkConfig{
+		Transport: r, Header: r.header(), Base: strings.TrimSuffix(link.BaseURL, "/"),
+		Store: chunks.store, Seeds: chunks.seeds, Now: time.Now, Warn: func(text string) { log.Warn(text) },
+	})
+	defer fetcher.Close()
+	view, err := cache.NewView(nil, cache.ViewConfig{
+		Fetcher:     fetcher,
+		Lookup:      r.lookup,
+		ReadTimeout: cfg.readTimeout,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, view.Close()) }()
+	m, err := fusecache.Mount(view, cfg.dir, fusecache.Options{AllowOther: cfg.allowOther, Live: true, Disk: disk, Logger: log})
+	if err != nil {
+		return mountError(err)
+	}
+	notify(daemon.SdNotifyReady)
+	r.tell()
+	fmt.Fprintf(a.stderr, "mounted on %s; use it with --substituters %s\n", m.Dir(), m.URL())
+	select {
+	case <-ctx.Done():
+		notify(daemon.SdNotifyStopping)
+	case <-m.Done():
+		log.Info("somebody has unmounted it", "dir", m.Dir())
+	}
+	return m.Unmount()
+}
+
+func mountError(err error) error {
+	if errors.Is(err, fusecache.ErrUnavailable) {
+		return &hintError{err, "mount needs FUSE: the fuse3 package, and /dev/fuse open to this user"}
+	}
+	return err
+}
+
+// notify tells the service manager, if one has started this.
+func notify(state string) {
+	// Whether it hears it is its own matter.
+	_, _ = daemon.SdNotify(false, state)
+}
+
+// dialRemote opens a session with the builder.
+func dialRemote(ctx context.Context, r *route, log *slog.Logger) (*link.Session, *client.API, error) {
+	session, err := link.Dial(ctx, link.Config{
+		Identity: r.identity, Peer: r.builder, Relays: r.relays, Log: log,
+		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return session, &client.API{
+		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL, Ticket: r.ticket, Agent: softwareName(),
+	}, nil
+}
+
+// denied reports whether the builder has answered, and will not answer otherwise
+// soon: the ticket or the client's key is no good.
+func denied(err error) bool {
+	code := wire.CodeOf(err)
+	return code != "" && code.Exit() == wire.ExitDenied
+}

@@ -1,0 +1,114 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+)
+
+// defaultMaxPaths is how many paths a View with a Lookup remembers.
+const defaultMaxPaths = 20_000
+
+// lookup asks ViewConfig.Lookup for the narinfo of a path, by the hash part, and
+// takes it in. The answer "no" is not remembered, and takes back an earlier "yes".
+func (v *View) lookup(ctx context.Context, hash string) error {
+	if len(hash) != nix.HashPartLen {
+		return fs.ErrNotExist
+	}
+	v.mu.Lock()
+	_, known := v.infos[hash]
+	_, looked := v.used[hash]
+	v.mu.Unlock()
+	if known && !looked {
+		return nil // it was added
+	}
+	ctx, cancel := context.WithTimeout(ctx, v.cfg.ReadTimeout)
+	defer cancel()
+	defer context.AfterFunc(v.ctx, cancel)()
+	text, err := v.cfg.Lookup(ctx, hash)
+	if err != nil {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.infos, hash)
+		delete(v.used, hash)
+		return err
+	}
+	infos, err := parseNarInfos([]string{text}, v.keys)
+	if err != nil {
+		return err
+	}
+	if got := infos[0].Path; got.Hash() != hash {
+		return fmt.Errorf("%w: asked for %s, got %s", ErrNarInfo, hash, got)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		return fs.ErrClosed
+	}
+	// It may have other signatures now, or another build of it may be there.
+	delete(v.infos, hash)
+	added := len(v.paths)
+	err = v.add(infos)
+	v.paths = v.paths[:added]
+	if err != nil {
+		delete(v.used, hash)
+		return err
+	}
+	v.uses++
+	v.used[hash] = v.uses
+	if len(v.used) > v.cfg.MaxPaths {
+		v.prune()
+	}
+	return nil
+}
+
+// prune forgets the paths that were looked up longest ago, a quarter of what may
+// be remembered, with those of their NARs that nobody uses; v.mu is held.
+func (v *View) prune() {
+	type use struct {
+		hash string
+		at   uint64
+	}
+	all := make([]use, 0, len(v.used))
+	for hash, at := range v.used {
+		all = append(all, use{hash, at})
+	}
+	slices.SortFunc(all, func(a, b use) int { return cmp.Compare(a.at, b.at) })
+	for _, u := range all[:len(all)-v.cfg.MaxPaths*3/4] {
+		delete(v.infos, u.hash)
+		delete(v.used, u.hash)
+	}
+	kept := make(map[string]bool, len(v.infos))
+	for _, info := range v.infos {
+		kept[info.NarHash.Nix32()] = true
+	}
+	busy := make(map[*narState]bool)
+	for r := range v.runs {
+		busy[r.nar] = true
+		for _, w := range r.todo {
+			busy[w.nar] = true
+		}
+	}
+	var start int64
+	order := v.order[:0]
+	for i, n := range v.order {
+		if !kept[n.hash] && i >= v.expected && !busy[n] && len(n.files) == 0 && len(n.waiters) == 0 {
+			segs := n.segs
+			n.segs = nil
+			for _, s := range segs {
+				v.drop(s)
+			}
+			delete(v.nars, n.hash)
+			continue
+		}
+		n.index, n.start = len(order), start
+		start += n.size
+		order = append(order, n)
+	}
+	clear(v.order[len(order):])
+	v.order = order
+}

@@ -1,0 +1,163 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/e2e/lab"
+)
+
+// mountDir is where a client mounts.
+const mountDir = "/run/drv-thru-cache"
+
+// startMount runs drv-thru mount with a ticket and waits until it is mounted.
+func startMount(t *testing.T, h *lab.Host, user, ticket string, args ...string) *lab.Process {
+	t.Helper()
+	argv := append([]string{"drv-thru", "mount", "-v"}, args...)
+	p := h.StartCmd(h.Command(user, append(argv, mountDir)...).AddEnv("DRV_THRU_TICKET=" + ticket))
+	p.WaitFor("(?m)^mounted on "+mountDir, longest)
+	return p
+}
+
+// stopMount ends it as a service manager does, and wants nothing left.
+func stopMount(t *testing.T, h *lab.Host, p *lab.Process) {
+	t.Helper()
+	p.Signal(syscall.SIGTERM)
+	if err := p.Wait(longest); err != nil {
+		t.Errorf("mount: %v\n%s", err, tailOf(p.Output()))
+	}
+	if points := h.FuseMounts(); len(points) > 0 {
+		t.Errorf("still mounted: %v", points)
+	}
+}
+
+// The mount is a substituter, for root on the command line and for the daemon
+// with --allow-other, also of what is built while it is mounted.
+func TestMount(t *testing.T) {
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		b := lab.NewHost(t, root, lab.WithName("builder"))
+		b.StartDaemon()
+		builder := lab.StartBuilder(t, b, lab.BuilderConfig{Relays: []string{lab.StartRelay(t, b).URL}})
+		// alice builds there, and what she has built others substitute.
+		c := lab.NewHost(t, root, lab.WithName("client"))
+		c.StartDaemon("trusted-public-keys = "+builder.PublicKey(), "trusted-substituters = file://"+mountDir)
+		client := lab.NewClient(t, c)
+		ticket := builder.Ticket("--uses", "unlimited")
+		built := client.BuildExpr(ticket, lab.Wide(20, "first"))
+		first := built[len(built)-1]
+		c.Delete(c.Closure(built...)...)
+
+		mount := startMount(t, c, lab.RootUser, ticket, "--allow-other")
+		substitute := func(user, path string, args ...string) {
+			t.Helper()
+			args = append([]string{"nix", "build", "--no-link", "-L", "--substituters", "file://" + mountDir, path}, args...)
+			must(t, c.Command(user, args...))
+			if !c.Has(path) {
+				t.Errorf("%s was not substituted", path)
+			}
+		}
+		// The daemon, for a user who is not trusted.
+		substitute(lab.Alice, first)
+		c.Delete(c.Closure(first)...)
+		// Root's own Nix.
+		substitute(lab.RootUser, first, "--option", "trusted-public-keys", builder.PublicKey())
+
+		// What is built later is found without mounting again.
+		late := c.Run(lab.Alice, "nix", "eval", "--raw", "--impure", "--expr", "("+string(lab.Hello("late"))+").outPath")
+		if err := c.Command(lab.Alice, "nix", "build", "--no-link", "--substituters", "file://"+mountDir, late).Run(); err == nil {
+			t.Errorf("%s was found before it was built", late)
+		}
+		if got := client.BuildExpr(ticket, lab.Hello("late"))[0]; got != late {
+			t.Fatalf("built %s, want %s", got, late)
+		}
+		c.Delete(late)
+		substitute(lab.Alice, late)
+
+		if version := c.NixVersion(); !strings.HasPrefix(version, "2.8.") {
+			drv := c.Run(lab.Alice, "nix", "eval", "--raw", "--impure", "--expr", "("+string(lab.Hello("late"))+").drvPath")
+			log := c.Run(lab.Alice, "nix", "log", "--store", "file://"+mountDir, drv)
+			says(t, log, "hello")
+		}
+
+		// While the builder is away, what was read before is there, and what was
+		// not is missing rather than broken.
+		info := c.Run(lab.RootUser, "cat", mountDir+"/"+narFile(late))
+		_, nar, _ := strings.Cut(info, "\nURL: nar/")
+		nar, _, _ = strings.Cut(nar, "\n")
+		eventually(t, "its NAR is kept", func() bool {
+			return c.Command(lab.RootUser, "sh", "-c", "test -e /root/.cache/drv-thru/mount/*/nar/"+nar).Run() == nil
+		})
+		c.Delete(late)
+		builder.Stop(longest)
+		substitute(lab.Alice, late)
+		missing := "/nix/store/" + strings.Repeat("0", 32) + "-missing"
+		if out, err := c.Command(lab.Alice, "nix", "build", "--no-link", "--substituters", "file://"+mountDir, missing).CombinedOutput(); err == nil || strings.Contains(string(out), "Input/output error") {
+			t.Errorf("while the builder is away: %v\n%s", err, out)
+		}
+		builder.Start()
+		mount.WaitFor("connected again", longest)
+		stopMount(t, c, mount)
+		if err := c.Verify(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What was left by a mount that was killed is cleared by the next one, and a
+// command line that cannot work says so.
+func TestMountStale(t *testing.T) {
+	s := lab.NewPair(t, lab.Trixie, lab.Trixie)
+	c := s.Client.Host
+	ticket := s.Builder.Ticket("--uses", "unlimited")
+	path := s.Client.BuildExpr(ticket, lab.Hello("stale"))[0]
+
+	mount := startMount(t, c, lab.RootUser, ticket)
+	info := mountDir + "/" + strings.TrimPrefix(path, "/nix/store/")[:32] + ".narinfo"
+	says(t, c.Run(lab.RootUser, "cat", info), path)
+	busy := c.Start(lab.RootUser, "sh", "-c", "cd "+mountDir+"/nar && echo holding && cat")
+	busy.WaitFor("holding", longest)
+	mount.Kill()
+	if out, err := c.Command(lab.RootUser, "ls", mountDir).CombinedOutput(); err == nil || !strings.Contains(string(out), "not connected") {
+		t.Errorf("after kill -9: %v\n%s", err, out)
+	}
+	mount = startMount(t, c, lab.RootUser, ticket)
+	says(t, c.Run(lab.RootUser, "cat", info), path)
+
+	// A second one in the same place is refused, and does no harm.
+	fails(t, c.Command(lab.RootUser, "drv-thru", "mount", "--ticket", ticket, mountDir), wire.ExitFailed)
+	says(t, c.Run(lab.RootUser, "cat", info), path)
+	stopMount(t, c, mount)
+
+	text := fails(t, c.Command(lab.RootUser, "drv-thru", "mount", "--ticket", s.Builder.Ticket("--expires", "1s", "--name", "gone")[:60], mountDir), wire.ExitUsage)
+	says(t, text, "ticket")
+	busy.Kill()
+}
+
+// A builder that stands still fails reads in time; when it goes on, so do reads.
+func TestMountFrozenBuilder(t *testing.T) {
+	s := lab.NewPair(t, lab.Trixie, lab.Trixie)
+	c := s.Client.Host
+	ticket := s.Builder.Ticket("--uses", "unlimited")
+	path := s.Client.BuildExpr(ticket, lab.Blob(160, "frozen"))[0]
+	mount := startMount(t, c, lab.RootUser, ticket, "--read-timeout", "3s", "--cache-size", "0")
+	info := c.Run(lab.RootUser, "cat", mountDir+"/"+narFile(path))
+	_, nar, _ := strings.Cut(info, "\nURL: ")
+	nar, _, _ = strings.Cut(nar, "\n")
+	nar = mountDir + "/" + nar
+
+	// More than fits into the mount's memory is still to come.
+	failing := c.Start(lab.RootUser, "sh", "-c", "exec 3<"+nar+" && head -c 1000000 <&3 >/dev/null && echo begun && kill -STOP $$; exec cat <&3 >/dev/null")
+	failing.WaitFor("begun", longest)
+	s.Builder.Signal(syscall.SIGSTOP)
+	failing.Signal(syscall.SIGCONT)
+	if err := failing.Wait(longest); lab.ExitCode(err) != 1 || !strings.Contains(failing.Output(), "Input/output error") {
+		t.Errorf("a read that cannot be answered: %v, %q", err, tailOf(failing.Output()))
+	}
+	s.Builder.Signal(syscall.SIGCONT)
+	eventually(t, "it can be read again", func() bool { return c.Command(lab.RootUser, "dd", "if="+nar, "of=/dev/null", "bs=1M", "count=120").Run() == nil })
+	stopMount(t, c, mount)
+}

@@ -1,0 +1,409 @@
+package fusecache
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// Disk keeps what a long-lived mount has shown, for when the builder cannot be
+// reached and for the kernel to cache: narinfos, and NARs that were read whole.
+// A NAR is shown only when its hash has been checked. When there is more than a
+// number of bytes, what was not used for longest goes. Nothing of it is precious:
+// an error on writing costs a fetch later.
+//
+// The directory belongs to one Disk at a time. Below it are info/<hash>.narinfo,
+// nar/<NAR hash>.nar and tmp/ for NARs that are not complete.
+type Disk struct {
+	dir  string
+	most int64
+	log  *slog.Logger
+	lock *os.File
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	bytes   int64
+	clock   int64
+	entries map[string]*diskEntry // by name below dir
+	spools  map[string]bool       // NAR hashes that are being written
+	told    bool                  // that it cannot be written
+}
+
+type diskEntry struct {
+	size int64
+	used int64
+}
+
+const (
+	diskInfos = "info"
+	diskNars  = "nar"
+	diskTmp   = "tmp"
+	// entryCost is what a file costs besides its bytes.
+	entryCost = 4096
+)
+
+// ErrDiskInUse is returned when another process has the directory.
+var ErrDiskInUse = errors.New("another process uses it")
+
+// OpenDisk opens or makes the directory, which may take most bytes. Nil for
+// logger discards messages.
+func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	d := &Disk{dir: dir, most: most, log: logger, entries: make(map[string]*diskEntry), spools: make(map[string]bool)}
+	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, fmt.Errorf("open cache: %w", err)
+		}
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if err := lockFile(lock); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open cache %s: %w", dir, err)
+	}
+	d.lock = lock
+	if err := d.scan(); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	return d, nil
+}
+
+// scan takes in what an earlier process has left.
+func (d *Disk) scan() error {
+	tmp, err := os.ReadDir(filepath.Join(d.dir, diskTmp))
+	if err != nil {
+		return err
+	}
+	for _, e := range tmp {
+		if err := os.Remove(filepath.Join(d.dir, diskTmp, e.Name())); err != nil {
+			return err
+		}
+	}
+	type found struct {
+		name string
+		size int64
+		at   time.Time
+	}
+	var all []found
+	for _, sub := range []string{diskInfos, diskNars} {
+		files, err := os.ReadDir(filepath.Join(d.dir, sub))
+		if err != nil {
+			return err
+		}
+		for _, e := range files {
+			if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+				all = append(all, found{sub + "/" + e.Name(), info.Size(), info.ModTime()})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b found) int { return cmp.Or(a.at.Compare(b.at), strings.Compare(a.name, b.name)) })
+	for _, f := range all {
+		d.enter(f.name, f.size)
+	}
+	d.shrink()
+	return nil
+}
+
+// Close waits until what is being written is written or given up.
+func (d *Disk) Close() error {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.wg.Wait()
+	return d.lock.Close()
+}
+
+// enter notes a file as the one used last; d.mu is held, but for scan.
+func (d *Disk) enter(name string, size int64) {
+	if old := d.entries[name]; old != nil {
+		d.bytes -= old.size + entryCost
+	}
+	d.clock++
+	d.entries[name] = &diskEntry{size, d.clock}
+	d.bytes += size + entryCost
+}
+
+// use notes that a file is used, for this process and the next.
+func (d *Disk) use(name string) bool {
+	e := d.entries[name]
+	if e == nil {
+		return false
+	}
+	d.clock++
+	e.used = d.clock
+	now := time.Now()
+	_ = os.Chtimes(filepath.Join(d.dir, name), now, now)
+	return true
+}
+
+// shrink removes files until the rest fits, an eighth more than it must; d.mu is
+// held. Who has one open can read on.
+func (d *Disk) shrink() {
+	if d.bytes <= d.most {
+		return
+	}
+	names := make([]string, 0, len(d.entries))
+	for name := range d.entries {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(d.entries[a].used, d.entries[b].used) })
+	for _, name := range names {
+		if d.bytes <= d.most-d.most/8 {
+			return
+		}
+		d.remove(name)
+	}
+}
+
+func (d *Disk) remove(name string) {
+	if e := d.entries[name]; e != nil {
+		d.bytes -= e.size + entryCost
+		delete(d.entries, name)
+		_ = os.Remove(filepath.Join(d.dir, name)) // the next scan finds it
+	}
+}
+
+// failed tells once that nothing can be kept.
+func (d *Disk) failed(err error) {
+	d.mu.Lock()
+	told := d.told
+	d.told = true
+	d.mu.Unlock()
+	if !told {
+		d.log.Warn("cannot keep what was read", "dir", d.dir, "err", err)
+	}
+}
+
+// PutNarInfo keeps the narinfo of a path, by its hash part.
+func (d *Disk) PutNarInfo(hash, text string) {
+	name := diskInfos + "/" + hash + ".narinfo"
+	if strings.ContainsAny(hash, "/.") || len(text) > wire.MaxNarInfo {
+		return
+	}
+	tmp, err := os.CreateTemp(filepath.Join(d.dir, diskTmp), "info-*")
+	if err != nil {
+		d.failed(err)
+		return
+	}
+	_, err = tmp.WriteString(text)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(d.dir, name))
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		d.failed(err)
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.enter(name, int64(len(text)))
+	d.shrink()
+}
+
+// NarInfo returns a narinfo that was kept.
+func (d *Disk) NarInfo(hash string) (string, bool) {
+	name := diskInfos + "/" + hash + ".narinfo"
+	d.mu.Lock()
+	ok := d.use(name)
+	d.mu.Unlock()
+	if !ok {
+		return "", false
+	}
+	text, err := os.ReadFile(filepath.Join(d.dir, name))
+	return string(text), err == nil
+}
+
+// HasNar reports whether the NAR of that hash, in Nix's base32, is kept whole.
+func (d *Disk) HasNar(hash string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.entries[diskNars+"/"+hash+".nar"] != nil
+}
+
+// narSize returns the size of a NAR that is kept whole.
+func (d *Disk) narSize(hash string) (uint64, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.entries[diskNars+"/"+hash+".nar"]
+	if e == nil {
+		return 0, false
+	}
+	return uint64(e.size), true
+}
+
+// openNar opens a NAR that is kept whole; size -1 is any.
+func (d *Disk) openNar(hash string, size int64) *os.File {
+	name := diskNars + "/" + hash + ".nar"
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.entries[name] == nil {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(d.dir, name))
+	if err == nil {
+		if info, statErr := f.Stat(); statErr != nil || info.Size() != d.entries[name].size || size >= 0 && info.Size() != size {
+			f.Close()
+			err = fs.ErrInvalid
+		}
+	}
+	if err != nil {
+		d.remove(name)
+		return nil
+	}
+	d.use(name)
+	return f
+}
+
+// spool takes a NAR's bytes as they are read, in order from the beginning.
+type spool struct {
+	disk *Disk
+	hash string
+	size int64
+
+	mu   sync.Mutex
+	file *os.File // nil: given up or complete
+	at   int64
+}
+
+// newSpool begins to keep a NAR; nil when it is kept already, is being kept, or
+// is too large.
+func (d *Disk) newSpool(hash string, size int64) *spool {
+	d.mu.Lock()
+	taken := d.closed || d.spools[hash] || d.entries[diskNars+"/"+hash+".nar"] != nil || size > d.most/2
+	if !taken {
+		d.spools[hash] = true
+	}
+	d.mu.Unlock()
+	if taken {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(d.dir, diskTmp, hash), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		d.mu.Lock()
+		delete(d.spools, hash)
+		d.mu.Unlock()
+		d.failed(err)
+		return nil
+	}
+	return &spool{disk: d, hash: hash, size: size, file: f}
+}
+
+// write takes what was read at off. What does not continue what is there is of
+// no use.
+func (s *spool) write(bufs [][]byte, off int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range bufs {
+		end := off + int64(len(b))
+		if s.file == nil || off > s.at {
+			return
+		}
+		if end > s.at {
+			if _, err := s.file.WriteAt(b[s.at-off:], s.at); err != nil {
+				s.disk.failed(err)
+				s.discard()
+				return
+			}
+			s.at = end
+		}
+		off = end
+	}
+	if s.at == s.size {
+		s.complete()
+	}
+}
+
+// close gives up what is not complete.
+func (s *spool) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		s.discard()
+	}
+}
+
+func (s *spool) discard() {
+	f := s.file
+	s.file = nil
+	_ = os.Remove(f.Name())
+	f.Close()
+	s.disk.mu.Lock()
+	delete(s.disk.spools, s.hash)
+	s.disk.mu.Unlock()
+}
+
+// complete checks the NAR, beside whoever reads, and shows it.
+func (s *spool) complete() {
+	f, d := s.file, s.disk
+	s.file = nil
+	d.mu.Lock()
+	closed := d.closed
+	if !closed {
+		d.wg.Add(1)
+	}
+	d.mu.Unlock()
+	if closed {
+		s.file = f
+		s.discard()
+		return
+	}
+	go func() {
+		defer d.wg.Done()
+		defer f.Close()
+		err := checkNar(f, s.hash, s.size)
+		name := diskNars + "/" + s.hash + ".nar"
+		if err == nil {
+			err = f.Sync()
+		}
+		if err == nil {
+			err = os.Rename(f.Name(), filepath.Join(d.dir, name))
+		}
+		d.mu.Lock()
+		delete(d.spools, s.hash)
+		if err == nil {
+			d.enter(name, s.size)
+			d.shrink()
+		}
+		d.mu.Unlock()
+		if err != nil {
+			_ = os.Remove(f.Name())
+			d.failed(err)
+		}
+	}()
+}
+
+// checkNar compares a file with the hash that its narinfo says.
+func checkNar(f *os.File, hash string, size int64) error {
+	want, err := nix.ParseHash("sha256:" + hash)
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	n, err := io.CopyBuffer(h, io.NewSectionReader(f, 0, size), make([]byte, 256<<10))
+	switch {
+	case err != nil:
+		return err
+	case n != size || nix.Hash(h.Sum(nil)) != want:
+		return fmt.Errorf("NAR %s is not what its narinfo says", hash)
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package fusecache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+)
+
+func openDisk(t *testing.T, dir string, most int64) *Disk {
+	t.Helper()
+	d, err := OpenDisk(dir, most, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// keep reads a NAR in pieces, as a mount does.
+func keep(d *Disk, hash string, nar []byte, piece int) {
+	s := d.newSpool(hash, int64(len(nar)))
+	if s == nil {
+		return
+	}
+	for off := 0; off < len(nar); off += piece {
+		s.write([][]byte{nar[off:min(off+piece, len(nar))]}, int64(off))
+	}
+	s.close()
+}
+
+func readNar(t *testing.T, d *Disk, hash string, size int) []byte {
+	t.Helper()
+	f := d.openNar(hash, int64(size))
+	if f == nil {
+		return nil
+	}
+	defer f.Close()
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestDisk(t *testing.T) {
+	dir := t.TempDir()
+	d := openDisk(t, dir, 10<<20)
+	if _, err := OpenDisk(dir, 1, nil); !errors.Is(err, ErrDiskInUse) {
+		t.Errorf("opened twice: %v", err)
+	}
+	nar := bytes.Repeat([]byte("0123456789"), 50_000)
+	hash := nix.SumHash(nar).Nix32()
+	wrong := nix.SumHash([]byte("other")).Nix32()
+	d.PutNarInfo("abc", "text")
+	keep(d, hash, nar, 64<<10)
+	keep(d, wrong, nar, 64<<10)
+	// Pieces that are missing or come twice.
+	half := nix.SumHash(nar[:1000]).Nix32()
+	s := d.newSpool(half, 1000)
+	if d.newSpool(half, 1000) != nil {
+		t.Error("one NAR is written twice at once")
+	}
+	s.write([][]byte{nar[:300], nar[300:400]}, 0)
+	s.write([][]byte{nar[500:600]}, 500)
+	s.write([][]byte{nar[350:700]}, 350)
+	s.write([][]byte{nar[700:1000]}, 700)
+	s.close()
+	cut := nix.SumHash(nar[:500]).Nix32()
+	s = d.newSpool(cut, 500)
+	s.write([][]byte{nar[:499]}, 0)
+	s.close()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d.newSpool(cut, 500) != nil {
+		t.Error("writes after Close")
+	}
+
+	d = openDisk(t, dir, 10<<20)
+	if text, ok := d.NarInfo("abc"); !ok || text != "text" {
+		t.Errorf("%q, %v", text, ok)
+	}
+	if _, ok := d.NarInfo("abd"); ok {
+		t.Error("a narinfo that was never put")
+	}
+	if !bytes.Equal(readNar(t, d, hash, len(nar)), nar) || !d.HasNar(hash) {
+		t.Error("the NAR was not kept")
+	}
+	if !bytes.Equal(readNar(t, d, half, 1000), nar[:1000]) {
+		t.Error("the NAR in pieces was not kept")
+	}
+	for _, h := range []string{wrong, cut} {
+		if d.HasNar(h) || d.openNar(h, -1) != nil {
+			t.Errorf("%s is shown", h)
+		}
+	}
+	if d.openNar(half, 999) != nil || d.HasNar(half) {
+		t.Error("a NAR of another size is shown")
+	}
+	// One that has been cut short since.
+	if err := os.Truncate(filepath.Join(dir, diskNars, hash+".nar"), 10); err != nil {
+		t.Fatal(err)
+	}
+	if d.openNar(hash, int64(len(nar))) != nil {
+		t.Error("a NAR that was cut short is shown")
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, diskTmp)); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was not used for longest goes first, now and after a restart.
+func TestDiskIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	const size, most = 100_000, 1_000_000
+	d := openDisk(t, dir, most)
+	nars := make([][]byte, 20)
+	hash := func(k int) string { return nix.SumHash(nars[k]).Nix32() }
+	for k := range nars {
+		nars[k] = bytes.Repeat([]byte{byte(k)}, size)
+		keep(d, hash(k), nars[k], size)
+		d.wg.Wait()
+		readNar(t, d, hash(0), size) // in use all the time
+		d.PutNarInfo(fmt.Sprint(k), "text")
+		if d.bytes > most {
+			t.Fatalf("%d bytes", d.bytes)
+		}
+	}
+	if !d.HasNar(hash(0)) || !d.HasNar(hash(19)) || d.HasNar(hash(1)) {
+		t.Error("the wrong ones are gone")
+	}
+	big := bytes.Repeat([]byte("x"), most*3/4)
+	if d.newSpool(nix.SumHash(big).Nix32(), int64(len(big))) != nil {
+		t.Error("a NAR that would take most of it is kept")
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d = openDisk(t, dir, 300_000)
+	defer d.Close()
+	if d.bytes > 300_000 || d.HasNar(hash(10)) {
+		t.Errorf("%d bytes after it was made smaller", d.bytes)
+	}
+}

@@ -1,0 +1,153 @@
+package helper
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParseKeys(t *testing.T) {
+	keys, err := parseKeys("# comment\n\n  " + listedKey + "  \r\nother-1:BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+	if err != nil || !slices.Equal(keys, []string{listedKey, "other-1:BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}) {
+		t.Errorf("%q, %v", keys, err)
+	}
+	for _, text := range []string{"builder-1", "builder-1:AA==", listedKey + " " + listedKey, ":AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "trusted-public-keys = " + listedKey} {
+		if keys, err := parseKeys(text); err == nil {
+			t.Errorf("%q gives %q", text, keys)
+		}
+	}
+}
+
+func TestReadKeys(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(file, []byte(listedKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := readKeys([]string{file}); err != nil || len(keys) != 1 {
+		t.Errorf("%q, %v", keys, err)
+	}
+	if err := os.Chmod(file, 0o620); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{file, file + ".missing", filepath.Dir(file)} {
+		if keys, err := readKeys([]string{name}); err == nil {
+			t.Errorf("%s gives %q", name, keys)
+		}
+	}
+}
+
+func TestMakeDir(t *testing.T) {
+	dir := t.TempDir()
+	for range 2 {
+		if err := makeDir(dir + "/new"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.Symlink("new", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir+"/open", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"link", "file", "open", "none/new"} {
+		if err := makeDir(dir + "/" + name); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+// Whatever a user sends, the command line has the options first and the paths
+// behind "--".
+func TestArgs(t *testing.T) {
+	c := &copier{key: listedKey, from: "file:///run/x", stall: 90 * time.Second}
+	args := c.args([]string{goodPath})
+	text := strings.Join(args, "|")
+	for _, want := range []string{
+		"--option|require-sigs|true", "--option|trusted-public-keys|" + listedKey, "--option|secret-key-files||", "--option|substituters||",
+		"--option|netrc-file|/dev/null", "copy|--no-recursive|--from|file:///run/x|--to|daemon|--|" + goodPath,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %s", want, text)
+		}
+	}
+	if strings.Count(text, "trusted-public-keys") != 1 {
+		t.Error(text)
+	}
+	for _, kv := range c.env() {
+		name, _, _ := strings.Cut(kv, "=")
+		if !slices.Contains([]string{"PATH", "HOME", "TMPDIR", "LANG", "NO_COLOR", "NIX_REMOTE", "NIX_USER_CONF_FILES"}, name) {
+			t.Errorf("%s is handed on", kv)
+		}
+	}
+}
+
+func TestTail(t *testing.T) {
+	const said = "@nix {\"action\":\"start\",\"id\":7,\"type\":103,\"fields\":[]}\n" +
+		"@nix {\"action\":\"result\",\"id\":7,\"type\":105,\"fields\":[5,10,0,0]}\n" +
+		"@nix {\"action\":\"result\",\"id\":8,\"type\":105,\"fields\":[99,100,0,0]}\n" +
+		"@nix {\"action\":\"msg\",\"level\":3,\"msg\":\"copying\"}\n" +
+		"@nix {\"action\":\"msg\",\"level\":0,\"msg\":\"error: no\"}\n" +
+		"@nix broken\nplain\n"
+	var tl tail
+	var done, expected uint64
+	signs := 0
+	tl.read(strings.NewReader(said+strings.Repeat("x", 3*maxLine)+"\nend"), func(d, e uint64) { done, expected, signs = d, e, signs+1 })
+	if text := tl.text(); !strings.HasSuffix(text, "\nend") || len(text) > MaxText {
+		t.Errorf("%q", text[max(0, len(text)-100):])
+	}
+	if done != 5 || expected != 10 || signs != 9 {
+		t.Errorf("%d of %d, %d signs of life", done, expected, signs)
+	}
+	tl = tail{}
+	tl.read(strings.NewReader(said), func(uint64, uint64) {})
+	if text := tl.text(); text != "error: no\nplain" {
+		t.Errorf("%q", text)
+	}
+}
+
+func FuzzTail(f *testing.F) {
+	f.Add("@nix {\"action\":\"result\",\"id\":7,\"type\":105,\"fields\":[5,10,0,0]}\n")
+	f.Fuzz(func(t *testing.T, said string) {
+		var tl tail
+		tl.read(strings.NewReader(said), func(uint64, uint64) {})
+		if len(tl.text()) > MaxText {
+			t.Error("too much is kept")
+		}
+	})
+}
+
+func TestListensThere(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1
+   1: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1
+   2: 0100007F:1F92 0100007F:1F90 01 00000000:00000000 00:00000000 00000000  1000        0 3 1
+   3: 00000000:1F93 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4 1
+broken
+`
+	for at, ok := range map[string]bool{
+		"127.0.0.1:8080": true, "127.0.0.1:8081": false, "127.0.0.1:8082": false, "127.0.0.1:8083": false, "127.0.0.1:8084": false, "[::1]:8080": false,
+	} {
+		if err := listensThere(table, netip.MustParseAddrPort(at), 1000); (err == nil) != ok {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	const six = `   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 1 1
+`
+	if err := listensThere(six, netip.MustParseAddrPort("[::1]:8080"), 1000); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzListensThere(f *testing.F) {
+	f.Add("0: 0100007F:1F90 0:0 0A 0 0 0 1000", uint32(1000))
+	f.Fuzz(func(t *testing.T, table string, uid uint32) {
+		_ = listensThere(table, netip.MustParseAddrPort("127.0.0.1:8080"), uid)
+	})
+}

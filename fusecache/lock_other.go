@@ -1,0 +1,7 @@
+//go:build !unix
+
+package fusecache
+
+import "os"
+
+func lockFile(*os.File) error { return nil }
