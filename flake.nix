@@ -30,7 +30,7 @@
           };
 
           # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-MNjul+RbnwRUuT7nVHjOx90sngUxTCv3neiYSE2uX0s=";
+          vendorHash = "sha256-aVG//1hdoIOfbmNvbgnpf+DUEyte1Y86D203IqOTcN8=";
 
           subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
           env.CGO_ENABLED = 0;
