@@ -31,7 +31,7 @@ type buildFlags struct {
 	outLink            string
 	noLink             bool
 	printPaths, json   bool
-	dryRun             bool
+	dryRun, detach     bool
 	keepGoing, rebuild bool
 	logs, plain        bool
 	noDirect           bool
@@ -42,7 +42,8 @@ type buildFlags struct {
 	noSubstitute bool
 }
 
-func (f *buildFlags) register(fs *flag.FlagSet) {
+// registerRoute makes the flags that say whom to build with and as whom.
+func (f *buildFlags) registerRoute(fs *flag.FlagSet) {
 	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` to build with; - reads it from standard input")
 	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
 	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
@@ -50,6 +51,10 @@ func (f *buildFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+}
+
+func (f *buildFlags) register(fs *flag.FlagSet) {
+	f.registerRoute(fs)
 	fs.StringVar(&f.file, "f", "", "evaluate `FILE`; installables are attribute paths in it")
 	fs.StringVar(&f.file, "file", "", "same as -f `FILE`")
 	fs.StringVar(&f.expr, "expr", "", "evaluate the Nix `EXPRESSION`; installables are attribute paths in it")
@@ -59,15 +64,22 @@ func (f *buildFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&f.refresh, "refresh", false, "take nothing that was downloaded before for fresh")
 	fs.Var(&f.overrides, "override-input", "`INPUT FLAKE`: use FLAKE for the flake input INPUT (repeatable)")
 	fs.StringVar(&f.system, "system", "", "evaluate for this `SYSTEM`")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be sent, built and fetched")
+	fs.BoolVar(&f.keepGoing, "keep-going", false, "build what can still be built after a failure")
+	fs.BoolVar(&f.keepGoing, "k", false, "same as --keep-going")
+	fs.BoolVar(&f.rebuild, "rebuild", false, "build again what is built already, and compare")
+	fs.BoolVar(&f.detach, "detach", false, "leave once the builder has everything it needs, and print the build's ID")
+	f.registerResult(fs)
+}
+
+// registerResult makes the flags that say how a build is shown and what becomes
+// of its outputs.
+func (f *buildFlags) registerResult(fs *flag.FlagSet) {
 	fs.StringVar(&f.outLink, "o", "result", "`NAME` of the link to the result")
 	fs.StringVar(&f.outLink, "out-link", "result", "same as -o `NAME`")
 	fs.BoolVar(&f.noLink, "no-link", false, "make no link to the result")
 	fs.BoolVar(&f.printPaths, "print-out-paths", false, "print the paths of the outputs")
 	fs.BoolVar(&f.json, "json", false, "print what was built as JSON")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be sent, built and fetched")
-	fs.BoolVar(&f.keepGoing, "keep-going", false, "build what can still be built after a failure")
-	fs.BoolVar(&f.keepGoing, "k", false, "same as --keep-going")
-	fs.BoolVar(&f.rebuild, "rebuild", false, "build again what is built already, and compare")
 	fs.BoolVar(&f.logs, "L", false, "show the logs of all builds")
 	fs.BoolVar(&f.logs, "print-build-logs", false, "same as -L")
 	fs.BoolVar(&f.plain, "no-nom", false, "plain lines, also on a terminal")
@@ -142,6 +154,34 @@ func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
 			return usagef("--%s takes two words", name)
 		}
 	}
+	if err := f.checkRoute(); err != nil {
+		return err
+	}
+	switch {
+	case f.file != "" && f.expr != "":
+		return usagef("-f and --expr exclude each other")
+	case f.file == "-" && f.ticket == "-":
+		return usagef("standard input can be the ticket or the file, not both; put the ticket into DRV_THRU_TICKET")
+	case f.detach && (f.dryRun || f.printPaths):
+		return usagef("--detach excludes --dry-run and --print-out-paths")
+	}
+	return f.checkResult()
+}
+
+func (f *buildFlags) checkResult() error {
+	switch {
+	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
+		return usagef("--import is auto, fuse or http, not %q", f.importMode)
+	case f.outLink == "":
+		return usagef("--out-link needs a name; --no-link makes no link")
+	case f.json && f.printPaths:
+		return usagef("--json and --print-out-paths exclude each other")
+	}
+	return nil
+}
+
+// checkRoute makes sure that at most one builder is named.
+func (f *buildFlags) checkRoute() error {
 	ways := 0
 	for _, w := range []string{f.ticket, f.builder, f.server} {
 		if w != "" {
@@ -153,16 +193,6 @@ func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
 		return usagef("--ticket, --builder and --server exclude each other")
 	case f.server == "" && len(f.relays) > 0 && f.ticket == "":
 		return usagef("--relay-url goes with --server")
-	case f.file != "" && f.expr != "":
-		return usagef("-f and --expr exclude each other")
-	case f.file == "-" && f.ticket == "-":
-		return usagef("standard input can be the ticket or the file, not both; put the ticket into DRV_THRU_TICKET")
-	case f.importMode != "auto" && f.importMode != "fuse" && f.importMode != "http":
-		return usagef("--import is auto, fuse or http, not %q", f.importMode)
-	case f.outLink == "":
-		return usagef("--out-link needs a name; --no-link makes no link")
-	case f.json && f.printPaths:
-		return usagef("--json and --print-out-paths exclude each other")
 	}
 	return nil
 }

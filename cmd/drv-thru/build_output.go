@@ -104,7 +104,11 @@ func (r *buildRun) summarise(targets []result, sum *summary) {
 		}
 	}
 	res := sum.result
-	row("inputs sent", "%s of %s", term.Bytes(int64(res.UploadBytes)), term.Count(sum.inputs, "path"))
+	sent := term.Bytes(int64(res.UploadBytes))
+	if sum.inputs > 0 { // not known of a build that was attached to
+		sent += " of " + term.Count(sum.inputs, "path")
+	}
+	row("inputs sent", "%s", sent)
 	row("queued", "%s", term.Span(seconds(res.QueueTime)))
 	row("built in", "%s", term.Span(seconds(res.BuildTime)))
 	came := fmt.Sprintf("%s for %s, %s unpacked", term.Bytes(int64(sum.received)), term.Count(sum.paths, "path"), term.Bytes(sum.unpacked))

@@ -67,23 +67,12 @@ type buildRun struct {
 // build is the command: flags are read, installables at least one.
 func (a *app) build(ctx context.Context, f *buildFlags, installables []string) error {
 	p := term.New(a.stderr, a.env)
-	if f.plain {
-		p.Terminal = false
-	}
 	defer p.Close()
-	r := &buildRun{app: a, flags: f, printer: p, log: slog.New(slog.DiscardHandler)}
-	if f.verbose {
-		r.log = slog.New(slog.NewTextHandler(&lineWriter{p: p}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
-	var err error
-	if r.cacheSize, err = a.cacheSize(); err != nil {
+	r, err := a.newRun(f, p)
+	if err != nil {
 		return err
 	}
-	// A damaged ticket is told before anything else is done.
-	if r.route, err = a.route(f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), p.Line); err != nil {
-		return err
-	}
-	ctx, stop := r.interruptible(ctx)
+	ctx, stop := r.interruptible(ctx, "cancelling; once more to leave at once")
 	defer stop()
 	r.view = term.NewProgress(p, f.logs)
 	defer r.view.Close()
@@ -94,6 +83,24 @@ func (a *app) build(ctx context.Context, f *buildFlags, installables []string) e
 	return err
 }
 
+// newRun reads what the flags name. A damaged ticket is told before anything
+// else is done.
+func (a *app) newRun(f *buildFlags, p *term.Printer) (*buildRun, error) {
+	if f.plain {
+		p.Terminal = false
+	}
+	r := &buildRun{app: a, flags: f, printer: p, log: slog.New(slog.DiscardHandler)}
+	if f.verbose {
+		r.log = slog.New(slog.NewTextHandler(&lineWriter{p: p}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	var err error
+	if r.cacheSize, err = a.cacheSize(); err != nil {
+		return nil, err
+	}
+	r.route, err = a.route(f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), p.Line)
+	return r, err
+}
+
 // interruptedError is a build that the user ended.
 type interruptedError struct{ err error }
 
@@ -102,8 +109,9 @@ func (e *interruptedError) Unwrap() error { return e.err }
 func (e *interruptedError) Exit() int     { return exitInterrupted }
 
 // interruptible returns a context that the first signal cancels. The second
-// ends the process, with no more ado than taking the mount away.
-func (r *buildRun) interruptible(ctx context.Context) (context.Context, func()) {
+// ends the process, with no more ado than taking the mount away. told is printed
+// at the first.
+func (r *buildRun) interruptible(ctx context.Context, told string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
@@ -117,7 +125,7 @@ func (r *buildRun) interruptible(ctx context.Context) (context.Context, func()) 
 			}
 			if first {
 				cancel(errInterrupted)
-				go r.printer.Line("cancelling; once more to leave at once")
+				go r.printer.Line(told)
 				continue
 			}
 			r.out.unmount(hurry)
@@ -158,14 +166,17 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 		if err != nil {
 			return err
 		}
-		if valid {
+		switch {
+		case valid && r.flags.detach:
+			return r.nothingToDetach()
+		case valid:
 			return r.finish(ctx, r.targets, nil)
 		}
 	}
 	if r.route == nil {
 		return &usageError{
 			text: "this has to be built elsewhere, and the command line does not say by whom",
-			hint: "give --ticket TICKET, or --server ID with --relay-url URL",
+			hint: "give --ticket TICKET, --builder NAME (see: drv-thru builders list), or --server ID with --relay-url URL",
 		}
 	}
 	return r.elsewhere(ctx, lookup)
@@ -251,6 +262,9 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
+	if err := r.route.checkKey(info.SigningKey); err != nil {
+		return err
+	}
 	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
 	help, err := r.app.trusted(ctx, trust, info.SigningKey, r.flags.importMode, r.log)
 	if err != nil {
@@ -275,9 +289,13 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		API: api, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now,
 	}
 	r.view.Phase("asking the builder to build")
-	built, err := s.Build(ctx, &client.Request{
-		ID: id, Roots: roots, Inputs: inputs, Mode: r.flags.mode(), KeepGoing: r.flags.keepGoing,
-	})
+	request := &client.Request{
+		ID: id, Roots: roots, Inputs: inputs, Mode: r.flags.mode(), KeepGoing: r.flags.keepGoing, Detach: r.flags.detach,
+	}
+	if request.Detach {
+		return r.leave(ctx, s, request)
+	}
+	built, err := s.Build(ctx, request)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ type route struct {
 	direct   []netip.AddrPort // the builder's own addresses
 	ticket   *ticket.Secret
 	identity key.Secret
+	// signingKey is what the builder has to sign with; "" says nothing of that.
+	signingKey string
 }
 
 // ticketError is a ticket that cannot be read.
@@ -49,7 +51,7 @@ func (a *app) route(f *buildFlags, onCommandLine bool, note func(string)) (*rout
 	case f.server != "":
 		return a.serverRoute(f)
 	case f.builder != "":
-		return nil, usagef("no builder is called %q: there is no builders.json yet; use --server and --relay-url", f.builder)
+		return a.resolveBuilder(f.builder, f.keyFile)
 	}
 	return nil, nil
 }
@@ -105,27 +107,28 @@ func (a *app) identity(file string) (key.Secret, error) {
 	if file != "" {
 		return key.LoadFile(file)
 	}
-	file, err := a.defaultKeyFile()
+	dir, err := a.configDir()
 	if err != nil {
-		return key.Secret{}, err
+		return key.Secret{}, &hintError{err, "name the secret key with --key-file"}
 	}
+	file = filepath.Join(dir, "secret.key")
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return key.Secret{}, fmt.Errorf("make a place for the secret key: %w", err)
 	}
 	return key.LoadOrCreateFile(file, rand.Reader)
 }
 
-// defaultKeyFile is where the user's key lives.
-func (a *app) defaultKeyFile() (string, error) {
+// configDir is where the user's key and builders.json live.
+func (a *app) configDir() (string, error) {
 	config := a.env("XDG_CONFIG_HOME")
 	if !filepath.IsAbs(config) {
 		home := a.env("HOME")
 		if home == "" {
-			return "", errors.New("HOME is not set, so there is no place for the secret key; give --key-file")
+			return "", errors.New("HOME is not set, so there is no ~/.config/drv-thru")
 		}
 		config = filepath.Join(home, ".config")
 	}
-	return filepath.Join(config, "drv-thru", "secret.key"), nil
+	return filepath.Join(config, "drv-thru"), nil
 }
 
 // onCommandLine tells whether the arguments themselves hold a ticket.

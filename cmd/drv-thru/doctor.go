@@ -18,24 +18,28 @@ import (
 // doctorFlags are the flags of doctor.
 type doctorFlags struct {
 	ticket string
-	relays listFlag
-	stun   words
-	json   bool
+	// builder is a name in builders.json, keyFile whose client to be there.
+	builder, keyFile string
+	relays           listFlag
+	stun             words
+	json             bool
 }
 
 func newDoctorCommand(a *app) *ffcli.Command {
 	var f doctorFlags
 	fs := a.flags("drv-thru doctor")
 	fs.StringVar(&f.ticket, "ticket", "", "also check the way to the builder of this `TICKET`; - reads it from standard input")
+	fs.StringVar(&f.builder, "builder", "", "also check the way to the builder of this `NAME` in builders.json")
+	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` for --builder (default ~/.config/drv-thru/secret.key)")
 	fs.Var(&f.relays, "relay-url", "also check the relay at `URL` (repeatable)")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
 	fs.BoolVar(&f.json, "json", false, "print the findings as JSON")
 	return &ffcli.Command{
 		Name:       "doctor",
-		ShortUsage: "drv-thru doctor [--ticket TICKET] [--json]",
+		ShortUsage: "drv-thru doctor [--ticket TICKET | --builder NAME] [--json]",
 		ShortHelp:  "find out what keeps builds from working, or from being fast",
-		LongHelp: "Checks this machine's Nix, its network, and with a ticket the way to its builder,\n" +
-			"and says what to do about what it finds. It builds nothing and spends no use of the\n" +
+		LongHelp: "Checks this machine's Nix, its network, and with a ticket or a name the way to that\n" +
+			"builder, and says what to do about what it finds. It builds nothing and spends no use of the\n" +
 			"ticket. The exit code is 1 when something is broken.",
 		FlagSet: fs,
 		Options: []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
@@ -70,7 +74,7 @@ type finding struct {
 type examination struct {
 	app      *app
 	flags    *doctorFlags
-	route    *route // nil without a ticket
+	route    *route // nil without a ticket or a name
 	findings []finding
 	stun     []string // where relays answer STUN
 }
@@ -92,10 +96,13 @@ func (*brokenError) Exit() int { return wire.ExitFailed }
 
 func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	e := &examination{app: a, flags: f}
-	if f.ticket != "" {
+	if f.ticket != "" && f.builder != "" {
+		return usagef("--ticket and --builder exclude each other")
+	}
+	if f.ticket != "" || f.builder != "" {
 		note := func(text string) { fmt.Fprintln(a.stderr, text) }
 		var err error
-		e.route, err = a.route(&buildFlags{ticket: f.ticket, relays: words(f.relays)}, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
+		e.route, err = a.route(&buildFlags{ticket: f.ticket, builder: f.builder, keyFile: f.keyFile, relays: words(f.relays)}, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
 		if err != nil {
 			return err
 		}

@@ -106,7 +106,7 @@ func (e *examination) network(ctx context.Context) {
 	}
 }
 
-// builder checks the way to the ticket's builder, and the ticket.
+// builder checks the way to the builder, and the ticket or key for it.
 func (e *examination) builder(ctx context.Context, log *slog.Logger) {
 	cfg, err := e.route.link(false, e.flags.stun, log)
 	if err != nil {
@@ -125,6 +125,8 @@ func (e *examination) builder(ctx context.Context, log *slog.Logger) {
 	info, err := api.Info(ctx)
 	var we *wire.Error
 	switch {
+	case errors.As(err, &we) && we.Code == wire.CodeNoCredentials && e.route.ticket == nil:
+		e.add("builder", broken, trustMeHint(e.route), "%v", err)
 	case errors.As(err, &we):
 		e.add("ticket", broken, fixOf(err, we.Hint), "%v", err)
 	case err != nil:
@@ -132,6 +134,9 @@ func (e *examination) builder(ctx context.Context, log *slog.Logger) {
 		return
 	default:
 		e.add("builder", fine, "", "%s with Nix %s, %d of %d slots in use", info.Software, info.NixVersion, info.Active, info.Slots)
+		if err := e.route.checkKey(info.SigningKey); err != nil {
+			e.add("builder", broken, fixOf(err, ""), "%v", err)
+		}
 		e.signingKey(ctx, info.SigningKey)
 	}
 	wctx, cancel := context.WithTimeout(ctx, pathWait)

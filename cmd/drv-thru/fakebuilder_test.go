@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
@@ -52,7 +55,7 @@ func fakeBuilder() {
 		os.Exit(1)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: admin.NewHandler(admin.Config{
-		Tickets: db, Service: fakeService{}, Policies: decider, Decisions: db, Builder: key.ID{1}, Relays: []string{"http://relay.example:7411"},
+		Tickets: db, Service: fakeService{}, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"http://relay.example:7411"},
 		Describe: func(st *admin.Status) {
 			st.NixVersion, st.SigningKey, st.Systems = "2.34.8", "builder-1:AAAA", []string{"x86_64-linux"}
 			st.Started = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -83,7 +86,7 @@ type fakeService struct{}
 func (fakeService) Status() builder.Status {
 	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	return builder.Status{
-		Slots: 2, Running: 1, Waiting: 1,
+		Slots: 2, Running: 1, Waiting: 1, Paused: paused.Load(), Draining: draining.Load(),
 		Active: []builder.BuildStatus{
 			{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", Client: key.ID{2}, ClientName: "laptop", Labels: []string{".#hello"},
 				State: wire.StateBuilding, Created: at, Started: at},
@@ -96,15 +99,43 @@ func (fakeService) Status() builder.Status {
 	}
 }
 
-func (fakeService) Cancel(_ context.Context, id wire.BuildID, _ string) error {
-	return wire.Errorf(wire.CodeNotFound, "no build %s", id)
+func (f fakeService) Builds() []builder.BuildStatus {
+	st := f.Status()
+	return slices.Concat(st.Active, st.Recent)
 }
-func (fakeService) CancelTicket(context.Context, ticket.ID) int { return 3 }
+
+func (fakeService) Events(_ context.Context, id wire.BuildID, w io.Writer, _ bool, _ func() error) error {
+	if id[0] == 'b' {
+		return wire.Errorf(wire.CodeNotFound, "the build's events are no longer kept")
+	}
+	drv := wire.Field{Str: "/nix/store/00000000000000000000000000000000-broken-1.drv", IsText: true}
+	enc := json.NewEncoder(w)
+	for i, e := range []wire.Event{
+		{Type: wire.EventPhase, State: wire.StateBuilding},
+		{Type: wire.EventStart, Activity: &wire.Activity{ID: 1, Type: 105, Fields: []wire.Field{drv}}},
+		{Type: wire.EventLog, Log: wire.NewLog(1, []byte("it does not \x1b[2Jcompile"), false)},
+		{Type: wire.EventLog, Log: wire.NewLog(0, []byte("builder failed with exit code 1"), false)},
+		{Type: wire.EventStop, Activity: &wire.Activity{ID: 1}},
+	} {
+		e.Seq = int64(i + 1)
+		if err := enc.Encode(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (fakeService) Cancel(context.Context, wire.BuildID, string) error { return nil }
+func (fakeService) CancelTicket(context.Context, ticket.ID) int        { return 3 }
 func (fakeService) CollectGarbage(_ context.Context, dryRun bool) ([]builder.Garbage, error) {
 	return []builder.Garbage{
 		{What: builder.GarbageOutputs, Name: "cccccccccccccccccccccccccc", Bytes: 5 << 30},
 		{What: builder.GarbageLog, Name: "cccccccccccccccccccccccccc", Bytes: 3 << 20},
 	}, nil
 }
-func (fakeService) Pause(bool) {}
-func (fakeService) Drain(bool) {}
+
+// paused and draining are the fake builder's, which is a process of its own.
+var paused, draining atomic.Bool
+
+func (fakeService) Pause(on bool) { paused.Store(on) }
+func (fakeService) Drain(on bool) { draining.Store(on) }

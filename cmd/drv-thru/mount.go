@@ -50,7 +50,7 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
 	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
 	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
-	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
 	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
@@ -58,7 +58,7 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
 	return &ffcli.Command{
 		Name:       "mount",
-		ShortUsage: "drv-thru mount [--ticket TICKET | --server ID --relay-url URL] [flags] DIR",
+		ShortUsage: "drv-thru mount [--ticket TICKET | --builder NAME | --server ID --relay-url URL] [flags] DIR",
 		ShortHelp:  "mount a builder's cache as a substituter",
 		LongHelp:   mountHelp,
 		FlagSet:    fs,
@@ -101,16 +101,14 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 	case ways == 0:
 		return nil, &usageError{
 			text: "mount needs to know whose cache to show",
-			hint: "give --ticket TICKET, or --server ID with --relay-url URL",
+			hint: "give --ticket TICKET, --builder NAME, or --server ID with --relay-url URL",
 		}
 	case ways > 1:
 		return nil, usagef("--ticket, --ticket-file, --builder and --server exclude each other")
-	case f.builder != "":
-		return nil, usagef("--builder takes its names from builders.json, which this version does not read yet; use --server and --relay-url")
 	case f.readTimeout < minReadTimeout:
 		return nil, usagef("--read-timeout is at least %s", minReadTimeout)
 	}
-	b := buildFlags{ticket: f.ticket, server: f.server, relays: f.relays, keyFile: f.keyFile}
+	b := buildFlags{ticket: f.ticket, builder: f.builder, server: f.server, relays: f.relays, keyFile: f.keyFile}
 	if f.ticketFile != "" {
 		text, err := readTicketFile(f.ticketFile)
 		if err != nil {

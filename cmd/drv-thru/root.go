@@ -35,6 +35,10 @@ func (a *app) env(name string) string {
 // commands makes the subcommands, in the order of the help.
 var commands = []func(*app) *ffcli.Command{
 	newBuildCommand,
+	newAttachCommand,
+	newLogCommand,
+	newCancelCommand,
+	newBuildersCommand,
 	newMountCommand,
 	newImportHelperCommand,
 	newKeyCommand,
@@ -42,6 +46,11 @@ var commands = []func(*app) *ffcli.Command{
 	newTicketCommand,
 	newPolicyCommand,
 	newStatusCommand,
+	newBuildsCommand,
+	newPauseCommand,
+	newResumeCommand,
+	newDrainCommand,
+	newStateCommand,
 	newDoctorCommand,
 	newGCCommand,
 }

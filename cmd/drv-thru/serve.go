@@ -35,6 +35,7 @@ type serveFlags struct {
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
 	verbose            bool
+	check              bool
 }
 
 // listFlag is a flag that may be given several times.
@@ -76,13 +77,16 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
 	fs.BoolVar(&f.verbose, "verbose", false, "log more")
+	fs.BoolVar(&f.check, "check", false, "only check the configuration and the state; the exit code tells")
 	return &ffcli.Command{
 		Name:       "serve",
 		ShortUsage: "drv-thru serve [flags]",
 		ShortHelp:  "let others build on this machine",
 		LongHelp: "Runs the builder. Whoever holds a ticket (see: drv-thru ticket create), and every\n" +
 			"trusted client, may build with this machine's Nix. The user that runs it must not\n" +
-			"be a trusted user of the Nix daemon, and builds must be sandboxed.",
+			"be a trusted user of the Nix daemon, and builds must be sandboxed.\n\n" +
+			"At SIGHUP the configuration file is read again. Trusted clients, policies, relays\n" +
+			"and limits change at once; the log says what needs a restart.",
 		FlagSet: fs,
 		Exec: func(ctx context.Context, args []string) error {
 			if len(args) > 0 {
@@ -92,9 +96,13 @@ func newServeCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
+			if f.check {
+				return a.checkServe(ctx, cfg)
+			}
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return a.serve(ctx, cfg, a.logger(f.verbose))
+			reread := func() (*serveConfig, error) { return f.configure(a) }
+			return a.serve(ctx, cfg, reread, a.logger(f.verbose))
 		},
 	}
 }

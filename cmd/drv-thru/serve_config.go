@@ -83,25 +83,34 @@ func defaultServeConfig() serveConfig {
 
 // readConfig reads a configuration file on top of c.
 func (c *serveConfig) readConfig(path string) error {
+	if err := readJSON(path, c); err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	return nil
+}
+
+// readJSON reads a file into what v points to. A key that v has no place for is
+// an error that names it and its line.
+func readJSON(path string, v any) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile))
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return err
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
-	err = dec.Decode(c)
+	err = dec.Decode(v)
 	if err == nil {
 		if _, more := dec.Token(); more != io.EOF {
-			err = errors.New("something follows the configuration's closing brace")
+			err = errors.New("something follows the closing brace")
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("read configuration %s: %s%s", path, configError(err), position(text, dec.InputOffset(), err))
+		return fmt.Errorf("%s: %s%s", path, configError(err), position(text, dec.InputOffset(), err))
 	}
 	return nil
 }

@@ -9,8 +9,9 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
-	"slices"
+	"syscall"
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
@@ -35,8 +36,13 @@ const (
 	shutdownWait = 5 * time.Second
 )
 
-// serve runs the builder until ctx ends.
-func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) error {
+// serve runs the builder until ctx ends. At SIGHUP it reads its configuration
+// again.
+func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serveConfig, error), log *slog.Logger) error {
+	// From the start on, as the signal would end the process.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	if err := makeDataDir(cfg.DataDir); err != nil {
@@ -94,27 +100,28 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 			fail(err)
 		}
 	}
-	relays, tickets := slices.Clone(cfg.Relays), slices.Clone(cfg.Relays)
+	reload := &reloader{cfg: cfg, reread: reread, svc: svc, policies: decider, cores: settings.cores, log: log}
 	if cfg.EmbeddedRelay != "" {
 		embedded, err := startEmbeddedRelay(cfg, log, failed)
 		if err != nil {
 			return err
 		}
 		defer embedded.stop()
-		relays, tickets = append(relays, embedded.own), append(tickets, embedded.urls...)
+		reload.embedded = embedded
 	}
-	token, err := cfg.relayToken()
-	if err != nil {
+	if err := reload.readTokens(cfg); err != nil {
 		return err
 	}
+	relays, tickets := reload.relays(cfg)
 	circuits, err := link.Listen(link.ListenConfig{
-		Identity: identity, Relays: relays, Token: token, Log: log,
+		Identity: identity, Relays: relays, Token: reload.token, Log: log,
 		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
 	})
 	if err != nil {
 		return err
 	}
 	defer circuits.Close()
+	reload.circuits = circuits
 	paths, err := openDirect(ctx, cfg, identity, svc, circuits, log)
 	if err != nil {
 		return err
@@ -129,7 +136,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 	started := time.Now()
 	adminServer := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
-		Handler: admin.NewHandler(admin.Config{
+		Handler: reload.admin(admin.Config{
 			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
 			Addresses: paths.addresses,
 			Describe: func(st *admin.Status) {
@@ -140,11 +147,12 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, log *slog.Logger) err
 					st.Relays = append(st.Relays, relayStatus(r))
 				}
 			},
+			State: db,
 		}),
 	}
 	go func() { failed(adminServer.Serve(adminListener)) }()
 	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, cfg)
-	<-ctx.Done()
+	reload.run(ctx, hangups)
 	log.Info("stopping")
 	// Builds first, then what still reads.
 	svc.Close()
@@ -239,10 +247,6 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 	if len(systems) == 0 {
 		systems = settings.systems
 	}
-	cores := cfg.Cores
-	if cores == 0 {
-		cores = settings.cores
-	}
 	builds := filepath.Join(cfg.DataDir, "builds")
 	index, err := cache.OpenIndex(cache.IndexConfig{
 		Dir: filepath.Join(cfg.DataDir, "index"), MaxBytes: unlimited(cfg.MaxIndexBytes), Now: time.Now, Log: log,
@@ -254,12 +258,9 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
 		Store: store, Records: db, Policy: decider, Dir: builds, Now: time.Now, Log: log,
 		FreeDisk: func() (uint64, error) { return freeDisk(nix.StoreDir, builds) },
-		Slots:    cfg.MaxConcurrent, Systems: systems, Features: settings.features,
+		Tuning:   cfg.tuning(settings.cores), Systems: systems, Features: settings.features,
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
-		Index: index, KeepLogs: unlimited(cfg.MaxLogBytes),
-		KeepOutputs: cfg.KeepOutputs.Std(), ReattachGrace: cfg.ReattachGrace.Std(), MaxSilentTime: cfg.MaxSilentTime.Std(),
-		MaxOutputBytes: cfg.MaxOutputBytes, MinFree: uint64(cfg.MinFree), Cores: cores, RecentBuilds: cfg.RecentBuilds,
-		ParallelFills: cfg.parallelFills(),
+		Index: index, ParallelFills: cfg.parallelFills(),
 	})
 }
 

@@ -20,10 +20,13 @@ func newStatusCommand(a *app) *ffcli.Command {
 	var f adminFlags
 	fs := a.flags("drv-thru status")
 	f.register(fs, true)
+	watch := fs.Bool("watch", false, "go on showing it until interrupted")
+	interval := fs.Duration("interval", 2*time.Second, "how often --watch asks")
 	return &ffcli.Command{
 		Name:       "status",
 		ShortUsage: "drv-thru status [flags]",
 		ShortHelp:  "show what this builder does",
+		LongHelp:   "With --watch, a terminal is redrawn; elsewhere each look is printed after the last,\nwith --json as one line.",
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
@@ -33,6 +36,12 @@ func newStatusCommand(a *app) *ffcli.Command {
 			client, err := a.admin(&f)
 			if err != nil {
 				return err
+			}
+			if *interval < minInterval {
+				return usagef("--interval is at least %s", minInterval)
+			}
+			if *watch {
+				return a.watchStatus(ctx, client, *interval, f.json)
 			}
 			st, err := client.Status(ctx)
 			if err != nil {
@@ -71,14 +80,7 @@ func (a *app) printStatus(st *admin.Status, now time.Time) error {
 	} else {
 		rows = append(rows, []string{"listens at", "no address: clients come by relays only"})
 	}
-	capacity := fmt.Sprintf("%d of %d slots in use, %d waiting", st.Running, st.Slots, st.Waiting)
-	switch {
-	case st.Draining:
-		capacity += ", draining"
-	case st.Paused:
-		capacity += ", paused"
-	}
-	rows = append(rows, []string{"capacity", capacity})
+	rows = append(rows, []string{"capacity", capacityText(st)})
 	if err := table(a.stdout, rows...); err != nil {
 		return err
 	}
@@ -100,24 +102,8 @@ func (a *app) printBuilds(title string, builds []builder.BuildStatus, now time.T
 	}
 	var rows [][]string
 	for _, b := range builds {
-		phase := string(b.State)
-		if b.Position > 0 {
-			phase += fmt.Sprintf(" (%d.)", b.Position)
-		}
-		if b.Result != nil && b.Result.Error != nil && b.Result.Error.Code != "" {
-			phase += " (" + string(b.Result.Error.Code) + ")"
-		}
-		end := now
-		if !b.Ended.IsZero() {
-			end = b.Ended
-		}
-		from := b.Created
-		if !b.Started.IsZero() {
-			from = b.Started
-		}
 		rows = append(rows, []string{
-			"  " + string(b.ID), cmp.Or(b.ClientName, b.Client.Short()), phase, roughly(max(0, end.Sub(from))),
-			plain(strings.Join(b.Labels, " ")),
+			"  " + string(b.ID), clientText(&b), phaseText(&b), roughly(elapsed(&b, now)), plain(strings.Join(b.Labels, " ")),
 		})
 	}
 	return table(a.stdout, rows...)

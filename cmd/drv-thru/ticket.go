@@ -22,11 +22,11 @@ const adminSocketEnv = "DRV_THRU_ADMIN_SOCKET"
 func newTicketCommand(a *app) *ffcli.Command {
 	return &ffcli.Command{
 		Name:       "ticket",
-		ShortUsage: "drv-thru ticket create|list|inspect|reveal|revoke",
+		ShortUsage: "drv-thru ticket create|list|inspect|usage|reveal|revoke",
 		ShortHelp:  "make and manage tickets of this builder",
 		FlagSet:    a.flags("drv-thru ticket"),
 		Subcommands: []*ffcli.Command{
-			newTicketCreateCommand(a), newTicketListCommand(a), newTicketInspectCommand(a),
+			newTicketCreateCommand(a), newTicketListCommand(a), newTicketInspectCommand(a), newTicketUsageCommand(a),
 			newTicketRevealCommand(a), newTicketRevokeCommand(a),
 		},
 		Exec: func(_ context.Context, args []string) error {

@@ -195,7 +195,7 @@ func (b *build) presence() {
 	if b.rec.State.Ended() {
 		return
 	}
-	present := b.readers > 0 || b.upload != nil || b.rec.Detach
+	present := b.attended()
 	b.s.queue.setPresent(b.place, present)
 	if present {
 		b.stopAway()
@@ -204,11 +204,17 @@ func (b *build) presence() {
 	}
 }
 
+// attended tells whether the client is there, or need not be: a detached build
+// whose inputs have come needs nobody. b.mu is held.
+func (b *build) attended() bool {
+	return b.readers > 0 || b.upload != nil || b.rec.Detach && b.toAdd == 0
+}
+
 func (b *build) startAway() {
-	if b.readers > 0 || b.upload != nil || b.rec.Detach {
+	if b.attended() {
 		return
 	}
-	grace := b.s.cfg.ReattachGrace
+	grace := b.s.tuning().ReattachGrace
 	if b.away == nil {
 		b.away = time.AfterFunc(grace, func() {
 			b.cancel(wire.Errorf(wire.CodeBuildAbandoned, "nobody read its events for %s", ticket.Duration(grace)))

@@ -67,6 +67,8 @@ func (q *queue) setPresent(p *place, present bool) {
 
 func (q *queue) setPaused(paused bool) { q.change(func() { q.paused = paused }) }
 
+func (q *queue) setSlots(slots int) { q.change(func() { q.slots = slots }) }
+
 // counts returns how many builds run and wait, and how many may run.
 func (q *queue) counts() (running, waiting, slots int) {
 	q.mu.Lock()
@@ -109,6 +111,9 @@ func (q *queue) change(f func()) {
 	q.forget()
 	// Who only lacks inputs while slots are free does not wait for a slot.
 	free := max(0, q.slots-q.running)
+	if q.paused {
+		free = 0
+	}
 	for i, p := range q.order(func(p *place) bool { return p.present }, len(q.waiting)) {
 		position := max(0, i+1-free)
 		if p.position != position {

@@ -123,8 +123,9 @@ func (s *Service) checkDisk(more uint64) error {
 	if err != nil {
 		return fmt.Errorf("ask for free disk space: %w", err)
 	}
-	if free < s.cfg.MinFree || free-s.cfg.MinFree < more {
-		return wire.Errorf(wire.CodeDisk, "%d MiB are free, %d MiB are kept in reserve", free>>20, s.cfg.MinFree>>20)
+	reserve := s.tuning().MinFree
+	if free < reserve || free-reserve < more {
+		return wire.Errorf(wire.CodeDisk, "%d MiB are free, %d MiB are kept in reserve", free>>20, reserve>>20)
 	}
 	return nil
 }

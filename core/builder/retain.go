@@ -162,8 +162,8 @@ func (s *Service) leftOver(dryRun bool) ([]Garbage, error) {
 func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
-	limit := s.cfg.Now().Add(-s.cfg.KeepOutputs)
-	logs := s.cfg.KeepLogs
+	limit := s.cfg.Now().Add(-s.tuning().KeepOutputs)
+	logs := s.tuning().KeepLogs
 	var gone []Garbage
 	var failed error
 	note := func(what string, b *build, bytes int64, remove func() error) {
@@ -190,7 +190,7 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 			b.unpromise()
 		}
 		size := b.logBytes()
-		if over && i >= s.cfg.RecentBuilds {
+		if over && i >= s.tuning().RecentBuilds {
 			note(GarbageBuild, b, size, func() error { return s.remove(ctx, b) })
 			continue
 		}

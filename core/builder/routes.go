@@ -159,7 +159,15 @@ func (s *Service) Authorize(r *http.Request) error {
 	return err
 }
 
-func (s *Service) getInfo(w http.ResponseWriter, _ *http.Request, c *caller) error {
+func (s *Service) getInfo(w http.ResponseWriter, r *http.Request, c *caller) error {
+	// Who comes back to a build may do so with a ticket that has paid for it and
+	// pays for no other.
+	build := r.URL.Query().Get("build")
+	if build != "" {
+		if _, err := s.find(build, c); err != nil {
+			return err
+		}
+	}
 	running, waiting, slots := s.queue.counts()
 	info := &wire.Info{
 		Version: wire.Version, Software: s.cfg.Software, Builder: s.cfg.Identity,
@@ -169,7 +177,7 @@ func (s *Service) getInfo(w http.ResponseWriter, _ *http.Request, c *caller) err
 		CADerivations: s.cfg.CADerivations, You: c.client, Trusted: c.trusted != nil,
 	}
 	if t := c.ticket; t != nil {
-		if err := t.Check(c.client, s.cfg.Now(), false); err != nil {
+		if err := t.Check(c.client, s.cfg.Now(), false); err != nil && build == "" {
 			return err
 		}
 		info.Ticket = &wire.TicketUse{ID: t.ID, Name: t.Name, Expires: t.Expires, UsesLeft: t.UsesLeft(), Limits: t.Limits}

@@ -170,9 +170,10 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 		b.watchDisk(watchCtx)
 	}()
 	sink := &sink{b: b, log: b.log}
+	tuning := b.s.tuning()
 	results, err := session.Build(ctx, roots, BuildOptions{
 		Check: b.rec.Mode == wire.ModeCheck, KeepGoing: keepGoing,
-		MaxSilentTime: b.s.cfg.MaxSilentTime, Cores: b.s.cfg.Cores,
+		MaxSilentTime: tuning.MaxSilentTime, Cores: tuning.Cores,
 	}, sink)
 	if err != nil {
 		return preferCause(ctx, storeError(err))
@@ -318,7 +319,7 @@ func realisationOf(r daemon.BuildResult, output string) string {
 // gives the same answer, so a second build does not slip past the limit because
 // the first has left its outputs in the store.
 func (b *build) checkOutputs(ctx context.Context, result *wire.Result) error {
-	most := smallest(b.limits.MaxOutputBytes, b.s.cfg.MaxOutputBytes)
+	most := smallest(b.limits.MaxOutputBytes, b.s.tuning().MaxOutputBytes)
 	if most == 0 || len(result.Outputs) == 0 {
 		return nil
 	}

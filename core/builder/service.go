@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -59,7 +60,7 @@ type Config struct {
 	Peer func(*http.Request) (key.ID, error)
 	Log  *slog.Logger // default: none
 
-	Slots    int // builds that run at once, default 1
+	Tuning
 	Systems  []string
 	Features []string
 	// CADerivations says that the daemon has the feature enabled.
@@ -69,22 +70,6 @@ type Config struct {
 	Clients     map[key.ID]TrustedClient
 	// Index keeps what is known of NARs over restarts; nil keeps it in memory.
 	Index *cache.Index
-	// KeepOutputs is how long a build's outputs and roots last after its end,
-	// default 24h.
-	KeepOutputs time.Duration
-	// KeepLogs bounds the events of all ended builds that are remembered,
-	// default DefaultKeepLogs; the oldest go first.
-	KeepLogs int64
-	// ReattachGrace is how long a build waits for its client, default 2m.
-	ReattachGrace time.Duration
-	MaxSilentTime time.Duration // of a builder; 0: no limit
-	// MaxOutputBytes bounds every build in addition to its ticket's limit.
-	MaxOutputBytes ticket.Size
-	MinFree        uint64 // bytes below which nothing is built
-	Cores          int
-	// RecentBuilds is how many ended builds are remembered beyond KeepOutputs,
-	// default 20.
-	RecentBuilds int
 	// ParallelFills is how many store paths are walked and cut at once to serve
 	// their NARs, default 4.
 	ParallelFills int
@@ -139,6 +124,8 @@ type Service struct {
 
 	keeping sync.Mutex // held by what removes old builds
 
+	tuned atomic.Pointer[Tuning]
+
 	mu       sync.Mutex
 	draining bool
 	builds   map[wire.BuildID]*build
@@ -162,6 +149,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		clients:   cfg.Clients,
 		indexes:   make(map[wire.BuildID]*index),
 	}
+	s.tuned.Store(&cfg.Tuning)
 	s.cache = cache.NewServer(cache.ServerConfig{
 		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey, Scans: cfg.ParallelFills,
 		Index: cfg.Index, Now: cfg.Now, Log: cfg.Log,
@@ -184,19 +172,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 }
 
 func setDefaults(cfg *Config) {
-	cfg.Slots = max(1, cfg.Slots)
-	if cfg.KeepOutputs <= 0 {
-		cfg.KeepOutputs = defaultKeepOutputs
-	}
-	if cfg.KeepLogs <= 0 {
-		cfg.KeepLogs = DefaultKeepLogs
-	}
-	if cfg.ReattachGrace <= 0 {
-		cfg.ReattachGrace = wire.DefaultReattachGrace
-	}
-	if cfg.RecentBuilds <= 0 {
-		cfg.RecentBuilds = defaultRecentBuilds
-	}
+	cfg.Tuning.setDefaults()
 	if cfg.MaxLog <= 0 {
 		cfg.MaxLog = DefaultMaxLog
 	}

@@ -342,6 +342,20 @@ func TestExpiredTicketStillReads(t *testing.T) {
 	}
 	_, err := c.Put(bt.ID(2), bt.Request(small("a")...))
 	wantCode(t, err, wire.CodeTicketExpired)
+	// It tells whoever comes back to the build what the builder is, and nobody
+	// else.
+	for path, code := range map[string]wire.Code{
+		"": wire.CodeTicketExpired, "?build=" + string(bt.ID(2)): wire.CodeNotFound, "?build=x": wire.CodeNotFound,
+	} {
+		_, err := c.Do(http.MethodGet, "/v1/info"+path, nil)
+		wantCode(t, err, code)
+	}
+	var info wire.Info
+	if err := c.JSON(http.MethodGet, "/v1/info?build="+string(bt.ID(1)), nil, &info); err != nil || info.SigningKey == "" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	_, err = e.holder(2).Do(http.MethodGet, "/v1/info?build="+string(bt.ID(1)), nil)
+	wantCode(t, err, wire.CodeNotFound)
 }
 
 func TestRepeatedPutSpendsOnce(t *testing.T) {

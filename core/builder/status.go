@@ -42,27 +42,41 @@ type BuildStatus struct {
 
 // Status returns a snapshot with the newest RecentBuilds ended builds.
 func (s *Service) Status() Status {
-	st := Status{Active: []BuildStatus{}, Recent: []BuildStatus{}}
+	var st Status
 	st.Running, st.Waiting, st.Slots = s.queue.counts()
 	st.Paused = s.queue.isPaused()
 	s.mu.Lock()
 	st.Draining = s.draining
 	s.mu.Unlock()
+	st.Active = s.active()
+	st.Recent = s.ended(s.tuning().RecentBuilds)
+	return st
+}
+
+// active are the builds that are not ended.
+func (s *Service) active() []BuildStatus {
+	all := []BuildStatus{}
 	for _, b := range s.live() {
-		st.Active = append(st.Active, b.status())
+		all = append(all, b.status())
 	}
-	slices.SortFunc(st.Active, func(a, b BuildStatus) int {
+	slices.SortFunc(all, func(a, b BuildStatus) int {
 		return cmp.Or(cmp.Compare(a.Position, b.Position), a.Created.Compare(b.Created))
 	})
+	return all
+}
+
+// ended are the newest most ended builds, or all when most is negative.
+func (s *Service) ended(most int) []BuildStatus {
+	all := []BuildStatus{}
 	for _, b := range s.past() {
-		if len(st.Recent) == s.cfg.RecentBuilds {
+		if len(all) == most {
 			break
 		}
 		if b.admitErr == nil {
-			st.Recent = append(st.Recent, b.status())
+			all = append(all, b.status())
 		}
 	}
-	return st
+	return all
 }
 
 func (b *build) status() BuildStatus {

@@ -112,6 +112,17 @@ func (a *API) Info(ctx context.Context) (wire.Info, error) {
 	return out, a.get(req, wire.MaxDocument, &out)
 }
 
+// InfoOf is Info for who comes back to a build: the ticket that has paid for it
+// need not pay for another.
+func (a *API) InfoOf(ctx context.Context, id wire.BuildID) (wire.Info, error) {
+	var out wire.Info
+	req, err := a.request(ctx, http.MethodGet, "v1/info?build="+url.QueryEscape(string(id)), nil)
+	if err != nil {
+		return out, err
+	}
+	return out, a.get(req, wire.MaxDocument, &out)
+}
+
 // Plan asks what a build would move.
 func (a *API) Plan(ctx context.Context, plan *wire.PlanRequest) (wire.Plan, error) {
 	var out wire.Plan

@@ -30,7 +30,7 @@ func BenchmarkFollow(b *testing.B) {
 	s := &Session{API: &API{Control: tr, Bulk: tr, Base: "https://builder/"}, Observer: nobody{}}
 	b.SetBytes(int64(stream.Len()))
 	for b.Loop() {
-		if _, res, err := s.follow(b.Context(), testID, 0, func() {}); err != nil || res == nil {
+		if _, res, err := s.follow(b.Context(), testID, 0, 0, func() {}); err != nil || res == nil {
 			b.Fatal(err)
 		}
 	}

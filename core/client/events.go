@@ -18,10 +18,26 @@ var errStalled = errors.New("the builder went silent")
 // stallAfter is when a silent events stream is given up: three keep-alives missed.
 const stallAfter = 3 * wire.EventKeepalive
 
-// follow reads events after number last until the last one, handing each on
-// once and in order. It returns the number of the last event seen, and the
-// result when that was the final one.
-func (s *Session) follow(ctx context.Context, id wire.BuildID, last int64, opened func()) (int64, *wire.Result, error) {
+// followOn is follow over lost connections.
+func (s *Session) followOn(ctx context.Context, id wire.BuildID, last, until int64) (int64, *wire.Result, error) {
+	p := patience{s: s}
+	for {
+		var result *wire.Result
+		var err error
+		last, result, err = s.follow(ctx, id, last, until, p.over)
+		if err == nil || !mayPass(err) {
+			return last, result, err
+		}
+		if err := p.wait(ctx, err); err != nil {
+			return last, nil, err
+		}
+	}
+}
+
+// follow reads events after number last until the last one, or that of number
+// until unless it is 0, handing each on once and in order. It returns the number
+// of the last event seen, and the result when that was the final one.
+func (s *Session) follow(ctx context.Context, id wire.BuildID, last, until int64, opened func()) (int64, *wire.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// The stream is silent for a keep-alive interval at most; a dead path that
@@ -64,8 +80,11 @@ func (s *Session) follow(ctx context.Context, id wire.BuildID, last int64, opene
 		}
 		last = e.Seq
 		s.Observer.Event(&e)
-		if e.Type == wire.EventFinished {
+		switch {
+		case e.Type == wire.EventFinished:
 			return last, e.Result, nil
+		case until > 0 && last >= until:
+			return last, nil, nil
 		}
 	}
 }

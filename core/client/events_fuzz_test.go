@@ -20,7 +20,7 @@ func FuzzEvents(f *testing.F) {
 		seen := &recorder{}
 		tr := &transport{handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(stream) })}
 		s := &Session{API: &API{Control: tr, Bulk: tr, Base: "https://builder/"}, Observer: seen}
-		last, result, err := s.follow(t.Context(), testID, 0, func() {})
+		last, result, err := s.follow(t.Context(), testID, 0, 0, func() {})
 		if (result == nil) == (err == nil) {
 			t.Fatalf("result %v, error %v", result, err)
 		}

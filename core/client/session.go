@@ -88,14 +88,19 @@ func (s *Session) Build(ctx context.Context, r *Request) (*wire.Result, error) {
 	if err == nil {
 		return result, nil
 	}
+	return nil, s.giveUp(ctx, r.ID, err)
+}
+
+// giveUp cancels the build that err has ended here.
+func (s *Session) giveUp(ctx context.Context, id wire.BuildID, err error) error {
 	if cerr := context.Cause(ctx); cerr != nil {
 		err = fmt.Errorf("%w: %w", ErrCancelled, cerr)
 	}
 	// The builder would find out by itself after its grace period.
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 	defer cancel()
-	_, _ = s.API.Cancel(cctx, r.ID)
-	return nil, err
+	_, _ = s.API.Cancel(cctx, id)
+	return err
 }
 
 // run goes on until the build has a result that is not a restart of the builder.
@@ -143,16 +148,7 @@ func (s *Session) attend(ctx context.Context, r *Request, build wire.Build, last
 	g, ctx := errgroup.WithContext(ctx)
 	var result *wire.Result
 	g.Go(func() (err error) {
-		p := patience{s: s}
-		for {
-			last, result, err = s.follow(ctx, r.ID, last, p.over)
-			if err == nil || !mayPass(err) {
-				break
-			}
-			if err = p.wait(ctx, err); err != nil {
-				break
-			}
-		}
+		last, result, err = s.followOn(ctx, r.ID, last, 0)
 		if err == nil {
 			cancel(errFinished) // an upload that is still under way is of no use
 		}
@@ -304,10 +300,8 @@ func (t *tally) report() {
 
 // Reach returns once the builder answers about the build.
 func (s *Session) Reach(ctx context.Context, id wire.BuildID) error {
-	return s.repeat(ctx, func(ctx context.Context) error {
-		_, err := s.API.GetBuild(ctx, id, wire.MaxClosurePaths)
-		return err
-	})
+	_, err := s.State(ctx, id)
+	return err
 }
 
 // Closure asks for the closure of the build's outputs.

@@ -11,6 +11,8 @@ import (
 // ticket, what the ticket still allows. An unusable ticket fails the request
 // with the ticket's own error code, so asking for Info checks a ticket without
 // spending it.
+// With ?build=ID, a build that the request may see, a ticket that has expired or
+// has no uses left does not fail it.
 type Info struct {
 	Version    int        `json:"version"`  // protocol version
 	Software   string     `json:"software"` // "drv-thru 1.2.3"

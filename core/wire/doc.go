@@ -141,7 +141,7 @@
 //
 // A client that has no events stream open for longer than the builder's grace
 // period is taken to be gone, and its build is cancelled unless it was created
-// with detach.
+// with detach and has all of its inputs.
 //
 // # The cache
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,7 +23,10 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-type service struct{ paused, draining, cancelled bool }
+type service struct {
+	paused, draining, cancelled bool
+	ended                       []string
+}
 
 func (s *service) Status() builder.Status {
 	return builder.Status{Slots: 3, Paused: s.paused, Draining: s.draining}
@@ -39,8 +43,27 @@ func (s *service) CancelTicket(context.Context, ticket.ID) int {
 	s.cancelled = true
 	return 2
 }
-func (s *service) Cancel(_ context.Context, id wire.BuildID, _ string) error {
-	return wire.Errorf(wire.CodeNotFound, "no build %s", id)
+func (s *service) Cancel(_ context.Context, id wire.BuildID, why string) error {
+	s.ended = append(s.ended, string(id)+" "+why)
+	return nil
+}
+func (s *service) Builds() []builder.BuildStatus {
+	return []builder.BuildStatus{
+		{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", State: wire.StateBuilding},
+		{ID: "aaaaaaaaaaaaaaaaaaaaaaaaab", State: wire.StateFailed},
+		{ID: "bbbbbbbbbbbbbbbbbbbbbbbbbb", State: wire.StateQueued},
+	}
+}
+func (s *service) Events(_ context.Context, id wire.BuildID, w io.Writer, follow bool, flush func() error) error {
+	switch {
+	case id[0] == 'b':
+		return wire.CodeNotFound.Err()
+	case follow:
+		_, err := io.WriteString(w, `{"seq":1,"type":"phase","state":"queued"}`+"\n\n")
+		return errors.Join(err, flush(), errors.New("the disk is gone"))
+	}
+	_, err := io.WriteString(w, `{"seq":1,"type":"phase","state":"queued"}`+"\n\n"+`{"seq":2,"type":"phase","state":"building"}`+"\n")
+	return errors.Join(err, flush())
 }
 
 func start(t *testing.T) (*Client, *service, string) {
@@ -65,7 +88,7 @@ func start(t *testing.T) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
-		Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
+		Tickets: db, Service: svc, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
 		Addresses: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7412")} },
 		Describe:  func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
 	})}
@@ -133,7 +156,62 @@ func TestSteer(t *testing.T) {
 	if _, err := c.Steer(t.Context(), "explode"); wire.CodeOf(err) != wire.CodeNotFound {
 		t.Errorf("got %v", err)
 	}
-	if err := c.Cancel(t.Context(), "x"); wire.CodeOf(err) != wire.CodeNotFound {
+}
+
+func TestBuilds(t *testing.T) {
+	c, svc, _ := start(t)
+	ctx := t.Context()
+	if all, err := c.Builds(ctx); err != nil || len(all) != 3 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	for id, code := range map[string]wire.Code{"x": wire.CodeNotFound, "bbb": wire.CodeNotFound, "aaaa": wire.CodeBadRequest} {
+		if _, err := c.Build(ctx, id); wire.CodeOf(err) != code {
+			t.Errorf("%s: %v", id, err)
+		}
+		if _, err := c.Cancel(ctx, id); wire.CodeOf(err) != code {
+			t.Errorf("%s: %v", id, err)
+		}
+		if err := c.Events(ctx, id, false, nil); wire.CodeOf(err) != code {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if b, err := c.Build(ctx, "bbbb"); err != nil || b.State != wire.StateQueued {
+		t.Errorf("%+v, %v", b, err)
+	}
+	// What has ended cannot be cancelled.
+	if _, err := c.Cancel(ctx, "aaaaaaaaaaaaaaaaaaaaaaaaab"); wire.CodeOf(err) != wire.CodeBadRequest {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.Cancel(ctx, "bbbb"); err != nil || len(svc.ended) != 1 || !strings.HasPrefix(svc.ended[0], "bbbbbbbbbbbbbbbbbbbbbbbbbb by ") {
+		t.Errorf("cancelled %q, %v", svc.ended, err)
+	}
+}
+
+func TestEvents(t *testing.T) {
+	c, _, _ := start(t)
+	var seen []int64
+	note := func(e *wire.Event) { seen = append(seen, e.Seq) }
+	if err := c.Events(t.Context(), "aaaaaaaaaaaaaaaaaaaaaaaaaa", false, note); err != nil || len(seen) != 2 || seen[1] != 2 {
+		t.Errorf("%d, %v", seen, err)
+	}
+	if err := c.Events(t.Context(), "bbbb", false, note); wire.CodeOf(err) != wire.CodeNotFound {
+		t.Errorf("got %v", err)
+	}
+	// An answer that breaks off is no end.
+	if err := c.Events(t.Context(), "aaaaaaaaaaaaaaaaaaaaaaaaaa", true, note); err == nil || len(seen) != 3 {
+		t.Errorf("%d, %v", seen, err)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	c, _, _ := start(t)
+	if _, err := c.CreateTicket(t.Context(), NewTicket{Name: "mine", MaxUses: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := c.Usage(t.Context(), "mine"); err != nil || u.Ticket.MaxUses != 3 || u.Usage != (Usage{}) {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if _, err := c.Usage(t.Context(), "other"); wire.CodeOf(err) != wire.CodeNotFound {
 		t.Errorf("got %v", err)
 	}
 }

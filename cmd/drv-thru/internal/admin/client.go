@@ -83,21 +83,46 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return fmt.Errorf("ask the builder: %w", err)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.do(&c.http, req)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ECONNREFUSED) {
-			return &SocketError{c.path, err}
-		}
-		return fmt.Errorf("ask the builder: %w", err)
+		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode >= http.StatusBadRequest {
-		return wire.ReadError(resp)
-	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
 		return fmt.Errorf("read the builder's answer: %w", err)
 	}
 	return nil
+}
+
+// do sends a request and turns a refusal into an error.
+func (c *Client) do(client *http.Client, req *http.Request) (*http.Response, error) {
+	resp, err := client.Do(req)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, &SocketError{c.path, err}
+		}
+		return nil, fmt.Errorf("ask the builder: %w", err)
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		defer resp.Body.Close()
+		return nil, wire.ReadError(resp)
+	}
+	return resp, nil
+}
+
+// stream asks for what may take as long as it likes.
+func (c *Client) stream(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://builder"+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the builder: %w", err)
+	}
+	patient := c.http
+	patient.Timeout = 0
+	resp, err := c.do(&patient, req)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
 }
 
 // Status asks how the builder is.
@@ -143,11 +168,6 @@ func (c *Client) Revoke(ctx context.Context, id string, cancel bool) (*Revoked, 
 	r := new(Revoked)
 	err := c.call(ctx, http.MethodDelete, path, nil, r)
 	return r, err
-}
-
-// Cancel ends a build.
-func (c *Client) Cancel(ctx context.Context, id wire.BuildID) error {
-	return c.call(ctx, http.MethodDelete, "/v1/builds/"+url.PathEscape(string(id)), nil, &struct{}{})
 }
 
 // CollectGarbage removes what has had its time, or with dryRun only tells.

@@ -29,11 +29,14 @@ type Tickets interface {
 	Tickets(ctx context.Context) ([]builder.TicketRecord, error)
 	CreateTicket(ctx context.Context, t builder.TicketRecord) error
 	RevokeTicket(ctx context.Context, id ticket.ID, now time.Time) error
+	Usage(ctx context.Context, q builder.UsageQuery) (builder.Usages, error)
 }
 
 // Service is the part of builder.Service that the owner steers.
 type Service interface {
 	Status() builder.Status
+	Builds() []builder.BuildStatus
+	Events(ctx context.Context, id wire.BuildID, w io.Writer, follow bool, flush func() error) error
 	Cancel(ctx context.Context, id wire.BuildID, why string) error
 	CancelTicket(ctx context.Context, id ticket.ID) int
 	Pause(on bool)
@@ -54,12 +57,19 @@ type Decisions interface {
 	Decisions(ctx context.Context, n int) ([]state.Decision, error)
 }
 
+// State is what can be backed up.
+type State interface {
+	// Snapshot returns a copy that is gone when it is closed.
+	Snapshot(ctx context.Context) (*os.File, error)
+}
+
 // Config makes a server; every field but Addresses is required.
 type Config struct {
 	Tickets   Tickets
 	Service   Service
 	Policies  Policies
 	Decisions Decisions
+	State     State
 	// Builder and Relays go into the texts of tickets.
 	Builder key.ID
 	Relays  []string
@@ -91,17 +101,20 @@ func NewHandler(cfg Config) http.Handler {
 	s := &server{cfg}
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(*http.Request) (any, error){
-		"GET /v1/status":            s.status,
-		"GET /v1/tickets":           s.tickets,
-		"POST /v1/tickets":          s.create,
-		"GET /v1/tickets/{id}":      s.ticket,
-		"GET /v1/tickets/{id}/text": s.reveal,
-		"DELETE /v1/tickets/{id}":   s.revoke,
-		"DELETE /v1/builds/{id}":    s.cancel,
-		"POST /v1/queue/{action}":   s.steer,
-		"POST /v1/gc":               s.collectGarbage,
-		"GET /v1/policies":          s.policies,
-		"GET /v1/decisions":         s.decisions,
+		"GET /v1/status":             s.status,
+		"GET /v1/tickets":            s.tickets,
+		"POST /v1/tickets":           s.create,
+		"GET /v1/tickets/{id}":       s.ticket,
+		"GET /v1/tickets/{id}/text":  s.reveal,
+		"DELETE /v1/tickets/{id}":    s.revoke,
+		"GET /v1/tickets/{id}/usage": s.usage,
+		"GET /v1/builds":             s.builds,
+		"GET /v1/builds/{id}":        s.build,
+		"DELETE /v1/builds/{id}":     s.cancel,
+		"POST /v1/queue/{action}":    s.steer,
+		"POST /v1/gc":                s.collectGarbage,
+		"GET /v1/policies":           s.policies,
+		"GET /v1/decisions":          s.decisions,
 		"/": func(r *http.Request) (any, error) {
 			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
 		},
@@ -116,6 +129,8 @@ func NewHandler(cfg Config) http.Handler {
 			_ = json.NewEncoder(w).Encode(answer) // the peer is gone if this fails
 		})
 	}
+	mux.HandleFunc("GET /v1/builds/{id}/events", s.events)
+	mux.HandleFunc("GET /v1/state", s.backup)
 	return mux
 }
 
@@ -292,10 +307,6 @@ func (s *server) revoke(r *http.Request) (any, error) {
 		answer.Cancelled = s.cfg.Service.CancelTicket(r.Context(), t.ID)
 	}
 	return answer, nil
-}
-
-func (s *server) cancel(r *http.Request) (any, error) {
-	return struct{}{}, s.cfg.Service.Cancel(r.Context(), wire.BuildID(r.PathValue("id")), "by the builder's owner")
 }
 
 func (s *server) collectGarbage(r *http.Request) (any, error) {

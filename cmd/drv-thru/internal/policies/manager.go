@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
@@ -79,9 +80,16 @@ type Manager struct {
 	mu     sync.Mutex
 	loaded map[policy.Hash]*load
 	files  map[string]file
-	// started are the modules of configured policies when the builder started:
-	// what decides for those without a pin.
-	started map[string]policy.Hash
+
+	configured atomic.Pointer[configured]
+}
+
+// configured are the policies of the configuration.
+type configured struct {
+	policies map[string]Policy
+	// modules are what their files were when the configuration was read: what
+	// decides for those without a pin.
+	modules map[string]policy.Hash
 }
 
 // load is a module that is compiled once for all who wait for it.
@@ -106,7 +114,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg:    cfg,
 		host:   policy.NewHost(policy.Config{CacheDir: cache, Wall: cfg.Wall}),
-		loaded: make(map[policy.Hash]*load), files: make(map[string]file), started: make(map[string]policy.Hash),
+		loaded: make(map[policy.Hash]*load), files: make(map[string]file),
 	}
 	if err := os.MkdirAll(m.kept(), 0o700); err != nil {
 		return nil, fmt.Errorf("make policies directory: %w", err)
@@ -116,18 +124,26 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the built-in policy: %s", ownerText(err))
 	}
-	for name, p := range cfg.Policies {
+	m.Configure(ctx, cfg.Policies)
+	return m, nil
+}
+
+// Configure replaces the configured policies, for builds that are not decided
+// yet. One that cannot be loaded is logged, and denies.
+func (m *Manager) Configure(ctx context.Context, all map[string]Policy) {
+	c := &configured{policies: all, modules: make(map[string]policy.Hash)}
+	for name, p := range all {
 		if p.Module == "" {
 			continue
 		}
 		module, err := m.fromFile(ctx, p.Module, policy.Hash{})
 		if err != nil {
-			cfg.Log.Warn("policy cannot be used, and denies", "policy", name, "err", ownerText(err))
+			m.cfg.Log.Warn("policy cannot be used, and denies", "policy", name, "err", ownerText(err))
 			continue
 		}
-		m.started[name] = module.Hash()
+		c.modules[name] = module.Hash()
 	}
-	return m, nil
+	m.configured.Store(c)
 }
 
 // Close frees the modules.
@@ -225,7 +241,8 @@ func (m *Manager) choose(ctx context.Context, p builder.TicketPolicy) (c chosen,
 	if c.name == "" {
 		c.name = builtin.Name
 	}
-	configured, ok := m.cfg.Policies[c.name]
+	all := m.configured.Load()
+	configured, ok := all.policies[c.name]
 	if ok && !p.Kept {
 		c.monitor = configured.Mode == Monitor
 		if len(c.settings) == 0 {
@@ -252,8 +269,8 @@ func (m *Manager) choose(ctx context.Context, p builder.TicketPolicy) (c chosen,
 		c.module = m.builtin
 	case pin == policy.Hash{}:
 		// A trusted client's, or one that was the built-in module's.
-		if pin, ok = m.started[c.name]; !ok {
-			err = &policy.Error{Code: policy.CodeMissing, Detail: configured.Module + " could not be loaded when the builder started"}
+		if pin, ok = all.modules[c.name]; !ok {
+			err = &policy.Error{Code: policy.CodeMissing, Detail: configured.Module + " could not be loaded when the configuration was read"}
 			break
 		}
 		c.hash = pin.String()
@@ -277,15 +294,16 @@ type Info struct {
 // List returns the configured policies and the built-in one, by name.
 func (m *Manager) List(ctx context.Context) []Info {
 	names := []string{builtin.Name}
-	for name := range m.cfg.Policies {
+	all := m.configured.Load().policies
+	for name := range all {
 		if name != builtin.Name {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	all := make([]Info, 0, len(names))
+	infos := make([]Info, 0, len(names))
 	for _, name := range names {
-		p := m.cfg.Policies[name]
+		p := all[name]
 		info := Info{Name: name, Module: p.Module, Mode: p.Mode, Settings: p.Settings}
 		if info.Mode == "" {
 			info.Mode = Enforce
@@ -297,9 +315,9 @@ func (m *Manager) List(ctx context.Context) []Info {
 		} else {
 			info.Hash = module.Hash().String()
 		}
-		all = append(all, info)
+		infos = append(infos, info)
 	}
-	return all
+	return infos
 }
 
 func ownerText(err error) string {

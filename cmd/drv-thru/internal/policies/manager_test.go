@@ -306,6 +306,32 @@ func TestPinRefuses(t *testing.T) {
 	}
 }
 
+// A new configuration decides from then on.
+func TestConfigure(t *testing.T) {
+	module := filepath.Join(t.TempDir(), "p.wasm")
+	write(t, module, trapping)
+	m, r := start(t, t.TempDir(), map[string]Policy{"p": {Settings: json.RawMessage(`{"limits":{"max_build_seconds":900}}`)}})
+	tk := newTicket(1)
+	tk.Policy.Name = "p"
+	if limits, err := m.ask(t, tk, 0); err != nil || limits.MaxBuildTime.Std() != 15*time.Minute {
+		t.Fatalf("%+v, %v", limits, err)
+	}
+	m.Configure(t.Context(), map[string]Policy{"p": {Settings: json.RawMessage(`{"limits":{"max_build_seconds":60}}`)}})
+	if limits, err := m.ask(t, tk, 0); err != nil || limits.MaxBuildTime.Std() != time.Minute {
+		t.Errorf("%+v, %v", limits, err)
+	}
+	m.Configure(t.Context(), map[string]Policy{"p": {Module: module}})
+	if _, err := m.ask(t, tk, 0); wire.CodeOf(err) != wire.CodePolicyDenied {
+		t.Errorf("a policy that traps: %v", err)
+	}
+	m.Configure(t.Context(), nil)
+	_, err := m.ask(t, tk, 0)
+	wantDenied(t, r, err, `denied by policy "p"`, policy.CodeMissing)
+	if all := m.List(t.Context()); len(all) != 1 {
+		t.Errorf("got %+v", all)
+	}
+}
+
 func TestList(t *testing.T) {
 	m, _ := start(t, t.TempDir(), map[string]Policy{"a": {Mode: Monitor}, "z": {Module: "/nonexistent"}})
 	all := m.List(t.Context())

@@ -36,7 +36,7 @@ func (m *Manager) Pin(ctx context.Context, n Choice, t *builder.TicketRecord) er
 			return err
 		}
 	} else if n.Name != "" {
-		configured, ok := m.cfg.Policies[n.Name]
+		configured, ok := m.configured.Load().policies[n.Name]
 		if !ok && n.Name != builtin.Name {
 			return wire.Errorf(wire.CodeBadRequest, "the builder's configuration has no policy %.60q", n.Name).
 				WithHint("see: drv-thru policy list; or name a module's file")

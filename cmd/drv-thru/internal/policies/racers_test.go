@@ -78,7 +78,7 @@ func newService(ctx context.Context, dir string, d *state.DB) (*builder.Service,
 	}
 	svc, err := builder.New(ctx, builder.Config{
 		SigningKey: signing, Store: store, Records: d, Policy: m, Dir: filepath.Join(dir, "builds"), Peer: bt.Peer,
-		Systems: []string{bt.System}, Slots: 4, RecentBuilds: 100,
+		Systems: []string{bt.System}, Tuning: builder.Tuning{Slots: 4, RecentBuilds: 100},
 		FreeDisk: func() (uint64, error) { return 1 << 40, nil }, Now: time.Now,
 	})
 	return svc, []bt.Object{object}, err

@@ -106,6 +106,13 @@ func secure(path string) error {
 }
 
 func (d *DB) prepare(ctx context.Context) error {
+	if err := d.quickCheck(ctx); err != nil {
+		return err
+	}
+	return d.migrate(ctx)
+}
+
+func (d *DB) quickCheck(ctx context.Context) error {
 	var verdict string
 	if err := d.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict); err != nil {
 		return err
@@ -113,7 +120,7 @@ func (d *DB) prepare(ctx context.Context) error {
 	if verdict != "ok" {
 		return fmt.Errorf("%w: %s", ErrCorrupt, verdict)
 	}
-	return d.migrate(ctx)
+	return nil
 }
 
 // explain names what can be done about a damaged file.

@@ -102,14 +102,22 @@ var migrations = []string{
 		GROUP BY name, n HAVING sum(used) > n;`,
 }
 
+// known fails for a version that a later program has made.
+func known(version int) error {
+	if version > len(migrations) {
+		return fmt.Errorf("%w: it has version %d, this program knows %d", ErrNewer, version, len(migrations))
+	}
+	return nil
+}
+
 func (d *DB) migrate(ctx context.Context) error {
 	return d.inTx(ctx, func(tx *sql.Tx) error {
 		var version int
 		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 			return err
 		}
-		if version > len(migrations) {
-			return fmt.Errorf("%w: it has version %d, this program knows %d", ErrNewer, version, len(migrations))
+		if err := known(version); err != nil {
+			return err
 		}
 		for ; version < len(migrations); version++ {
 			if _, err := tx.ExecContext(ctx, migrations[version]); err != nil {

@@ -33,7 +33,7 @@ func TestServiceOnSQLite(t *testing.T) {
 		}
 		svc, err := builder.New(t.Context(), builder.Config{
 			SigningKey: signing, Store: store, Records: d, Dir: filepath.Join(dir, "builds"), Peer: bt.Peer,
-			Systems: []string{bt.System}, Slots: 4, RecentBuilds: 100,
+			Systems: []string{bt.System}, Tuning: builder.Tuning{Slots: 4, RecentBuilds: 100},
 			FreeDisk: func() (uint64, error) { return 1 << 40, nil }, Now: timeNow,
 		})
 		if err != nil {

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+func newBuildsCommand(a *app) *ffcli.Command {
+	return &ffcli.Command{
+		Name:       "builds",
+		ShortUsage: "drv-thru builds list|show|log|cancel",
+		ShortHelp:  "show and cancel this builder's builds",
+		LongHelp: "Asks the builder that runs on this machine. (For builds of one's own on another\n" +
+			"machine: drv-thru attach, log and cancel.)",
+		FlagSet: a.flags("drv-thru builds"),
+		Subcommands: []*ffcli.Command{
+			newBuildsListCommand(a), newBuildsShowCommand(a), newBuildsLogCommand(a), newBuildsCancelCommand(a),
+		},
+		Exec: func(_ context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("no such command: drv-thru builds %s", args[0])
+			}
+			return flag.ErrHelp
+		},
+	}
+}
+
+func newBuildsListCommand(a *app) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru builds list")
+	f.register(fs, true)
+	return &ffcli.Command{
+		Name:       "list",
+		ShortUsage: "drv-thru builds list [flags]",
+		ShortHelp:  "list the builds that are remembered",
+		LongHelp:   "Lists the builds under way, then the ended ones that are still remembered, the\nnewest first.",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			if len(args) > 0 {
+				return usagef("builds list takes no arguments, got %q", args[0])
+			}
+			client, err := a.admin(&f)
+			if err != nil {
+				return err
+			}
+			all, err := client.Builds(ctx)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(all)
+			}
+			now := time.Now()
+			rows := [][]string{{"ID", "CLIENT", "STATE", "BEGUN", "TOOK", "WHAT"}}
+			for _, b := range all {
+				rows = append(rows, []string{
+					string(b.ID), clientText(&b), phaseText(&b), when(b.Created, now), roughly(elapsed(&b, now)), plain(strings.Join(b.Labels, " ")),
+				})
+			}
+			return table(a.stdout, rows...)
+		},
+	}
+}
+
+// clientText names who builds.
+func clientText(b *builder.BuildStatus) string { return cmp.Or(b.ClientName, b.Client.Short()) }
+
+// phaseText says how far a build is, or how it ended.
+func phaseText(b *builder.BuildStatus) string {
+	phase := string(b.State)
+	if b.Position > 0 {
+		phase += fmt.Sprintf(" (%d.)", b.Position)
+	}
+	if b.Result != nil && b.Result.Error != nil && b.Result.Error.Code != "" {
+		phase += " (" + string(b.Result.Error.Code) + ")"
+	}
+	return phase
+}
+
+// elapsed is how long a build has run, or waited if it has not run.
+func elapsed(b *builder.BuildStatus, now time.Time) time.Duration {
+	from, end := b.Created, now
+	if !b.Started.IsZero() {
+		from = b.Started
+	}
+	if !b.Ended.IsZero() {
+		end = b.Ended
+	}
+	return max(0, end.Sub(from))
+}
+
+// oneBuild makes a command about one build.
+func (a *app) oneBuild(name, short, long string, more func(*flag.FlagSet), do func(context.Context, *adminFlags, string) error) *ffcli.Command {
+	var f adminFlags
+	fs := a.flags("drv-thru builds " + name)
+	f.register(fs, name != "log")
+	if more != nil {
+		more(fs)
+	}
+	return &ffcli.Command{
+		Name:       name,
+		ShortUsage: "drv-thru builds " + name + " [flags] ID",
+		ShortHelp:  short,
+		LongHelp:   long + "\nID may be a beginning of the build's ID.",
+		FlagSet:    fs,
+		Options:    adminOptions(),
+		Exec: func(ctx context.Context, args []string) error {
+			id, err := oneOperand(fs, args, "one build ID")
+			if err != nil {
+				return err
+			}
+			return do(ctx, &f, id)
+		},
+	}
+}
+
+func newBuildsShowCommand(a *app) *ffcli.Command {
+	return a.oneBuild("show", "tell about a build", "Tells who has asked for a build, how it goes or went, and what came of it.", nil,
+		func(ctx context.Context, f *adminFlags, id string) error {
+			client, err := a.admin(f)
+			if err != nil {
+				return err
+			}
+			b, err := client.Build(ctx, id)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(b)
+			}
+			return a.showBuild(b, time.Now())
+		})
+}
+
+func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
+	var rows [][]string
+	row := func(name, text string) {
+		if text != "" {
+			rows = append(rows, []string{name, text})
+		}
+	}
+	at := func(t time.Time) string {
+		if t.IsZero() {
+			return ""
+		}
+		return t.Local().Format(time.DateTime) + ", " + when(t, now)
+	}
+	row("build", string(b.ID))
+	for _, l := range b.Labels {
+		row("installable", plain(l))
+	}
+	row("client", b.Client.String())
+	row("client name", b.ClientName)
+	row("ticket", b.Ticket)
+	row("state", phaseText(b))
+	switch {
+	case b.State.Ended():
+	case b.Connected:
+		row("followed", "yes")
+	case b.Detached:
+		row("followed", "no: it is detached")
+	default:
+		row("followed", "no")
+	}
+	row("begun", at(b.Created))
+	row("started", at(b.Started))
+	row("ended", at(b.Ended))
+	if res := b.Result; res != nil {
+		row("queued for", term.Span(seconds(res.QueueTime)))
+		row("built in", term.Span(seconds(res.BuildTime)))
+		row("inputs sent", term.Bytes(int64(res.UploadBytes)))
+		for _, o := range res.Outputs {
+			row("output", o.Name+"  "+o.Path)
+		}
+		if res.Error != nil {
+			row("error", strings.ReplaceAll(plain(strings.ReplaceAll(res.Error.Error(), "\n", "  ")), "\t", " "))
+		}
+	}
+	return table(a.stdout, rows...)
+}
+
+func newBuildsLogCommand(a *app) *ffcli.Command {
+	var follow bool
+	return a.oneBuild("log", "print a build's log", "Prints what a build and its dependencies have printed.",
+		func(fs *flag.FlagSet) { fs.BoolVar(&follow, "f", false, "go on until the build has ended") },
+		func(ctx context.Context, f *adminFlags, id string) error {
+			client, err := a.admin(f)
+			if err != nil {
+				return err
+			}
+			return a.printLog(func(event func(*wire.Event)) error { return client.Events(ctx, id, follow, event) })
+		})
+}
+
+// printLog prints the log of a build whose events read hands on.
+func (a *app) printLog(read func(event func(*wire.Event)) error) error {
+	p := term.New(a.stdout, a.env)
+	defer p.Close()
+	v := term.NewProgress(p, true)
+	defer v.Close()
+	err := read(v.Event)
+	v.Close()
+	// What the daemon called errors comes last: it says why.
+	_, messages := v.Failed()
+	for _, m := range messages {
+		p.Line(plainMessage(m))
+	}
+	return err
+}
+
+func newBuildsCancelCommand(a *app) *ffcli.Command {
+	return a.oneBuild("cancel", "cancel a build", "Ends a build that is under way.", nil,
+		func(ctx context.Context, f *adminFlags, id string) error {
+			client, err := a.admin(f)
+			if err != nil {
+				return err
+			}
+			b, err := client.Cancel(ctx, id)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(b)
+			}
+			_, err = fmt.Fprintln(a.stdout, "cancelled", b.ID)
+			return err
+		})
+}

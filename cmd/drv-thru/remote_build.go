@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/peterbourgon/ff/v3"
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// checkRemote checks the flags of a command about a build on another machine,
+// and reads the build's ID.
+func (f *buildFlags) checkRemote(text string) (wire.BuildID, error) {
+	if err := f.checkRoute(); err != nil {
+		return "", err
+	}
+	if f.ticket == "" && f.builder == "" && f.server == "" {
+		return "", &usageError{
+			text: "the command line does not say which builder has the build",
+			hint: "give what it was started with: --ticket TICKET, --builder NAME, or --server ID with --relay-url URL",
+		}
+	}
+	id, err := wire.ParseBuildID(text)
+	if err != nil {
+		return "", &usageError{text: fmt.Sprintf("%q is not the ID of a build", text), hint: "build --detach prints it"}
+	}
+	return id, nil
+}
+
+// ofBuild says what a builder means that knows no such build.
+func ofBuild(err error) error {
+	switch wire.CodeOf(err) {
+	case wire.CodeNotFound:
+		return &hintError{err, "a build is known to the ticket or key that started it alone, and for as long as its builder remembers it"}
+	case wire.CodeRestarted:
+		return &hintError{err, "build it again: nothing is spent twice that was built"}
+	}
+	return err
+}
+
+// remoteCommand makes a command about a build on another machine.
+func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(context.Context, *buildFlags, *client.Session, wire.BuildID) error) *ffcli.Command {
+	var f buildFlags
+	fs := a.flags("drv-thru " + name)
+	f.registerRoute(fs)
+	if withJSON {
+		fs.BoolVar(&f.json, "json", false, "print JSON")
+	}
+	return &ffcli.Command{
+		Name:       name,
+		ShortUsage: "drv-thru " + name + " [--ticket TICKET | --builder NAME | --server ID] [flags] BUILD",
+		ShortHelp:  short,
+		LongHelp:   long,
+		FlagSet:    fs,
+		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Exec: func(ctx context.Context, args []string) error {
+			text, err := oneOperand(fs, args, "one build ID")
+			if err != nil {
+				return err
+			}
+			id, err := f.checkRemote(text)
+			if err != nil {
+				return err
+			}
+			note := func(text string) { fmt.Fprintln(a.stderr, text) }
+			r, err := a.route(&f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+			defer stop()
+			b, err := r.dial(ctx, f.noDirect, f.stun, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			defer b.link.Close()
+			s := &client.Session{
+				API: b.API, Files: client.StoreFiles{}, Observer: &eventsOnly{note: note}, Retry: client.DefaultRetry, Now: time.Now,
+			}
+			return ofBuild(do(ctx, &f, s, id))
+		},
+	}
+}
+
+// eventsOnly is an observer of a session that moves nothing.
+type eventsOnly struct {
+	event func(*wire.Event)
+	note  func(string)
+}
+
+func (o *eventsOnly) Event(e *wire.Event)    { o.event(e) }
+func (*eventsOnly) Transfer(client.Transfer) {}
+func (o *eventsOnly) Note(text string)       { o.note(text) }
+
+func newLogCommand(a *app) *ffcli.Command {
+	return a.remoteCommand("log", "print the log of a build on another machine",
+		"Prints what a build and its dependencies have printed by now, also after its end.\n"+
+			"(On the builder itself: drv-thru builds log.)", false,
+		func(ctx context.Context, _ *buildFlags, s *client.Session, id wire.BuildID) error {
+			return a.printLog(func(event func(*wire.Event)) error {
+				s.Observer.(*eventsOnly).event = event
+				return s.Past(ctx, id)
+			})
+		})
+}
+
+func newCancelCommand(a *app) *ffcli.Command {
+	return a.remoteCommand("cancel", "cancel a build on another machine",
+		"Ends a build that was started with build --detach or in another terminal.\n"+
+			"(On the builder itself: drv-thru builds cancel.)", true,
+		func(ctx context.Context, f *buildFlags, s *client.Session, id wire.BuildID) error {
+			b, err := s.State(ctx, id)
+			if err != nil {
+				return err
+			}
+			if b.State.Ended() {
+				return fmt.Errorf("the build has ended already: %s", b.State)
+			}
+			if b, err = s.API.Cancel(ctx, id); err != nil {
+				return err
+			}
+			if f.json {
+				return json.NewEncoder(a.stdout).Encode(detachedBuild{id, b.State})
+			}
+			_, err = fmt.Fprintln(a.stdout, "cancelled", id)
+			return err
+		})
+}

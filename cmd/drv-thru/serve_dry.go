@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/nix"
+)
+
+// checkServe looks at everything that serve would read, and changes nothing. A
+// builder may be running.
+func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
+	var failed error
+	note := func(what, where string, err error) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			fmt.Fprintf(a.stdout, "%-15s %s: not there yet, serve will make it\n", what, where)
+		case err != nil:
+			failed = errors.Join(failed, err)
+		default:
+			fmt.Fprintf(a.stdout, "%-15s %s: good\n", what, where)
+		}
+	}
+	_, err := os.Stat(cfg.DataDir)
+	note("data directory", cfg.DataDir, err)
+	_, err = key.LoadFile(cfg.SecretKeyFile)
+	note("secret key", cfg.SecretKeyFile, err)
+	signing := filepath.Join(cfg.DataDir, "signing-secret.key")
+	text, err := key.ReadFile(signing)
+	if err == nil {
+		if _, err = nix.ParseSecretKey(string(text)); err != nil {
+			err = fmt.Errorf("%s: %w", signing, err)
+		}
+	}
+	note("signing key", signing, err)
+	db := filepath.Join(cfg.DataDir, "state.db")
+	note("state", db, state.Check(ctx, db))
+	if len(cfg.RelayTokenFiles) > 0 {
+		// One that is missing is not made.
+		if _, err := cfg.relayToken(); err != nil {
+			failed = errors.Join(failed, errors.New(err.Error()))
+		}
+	}
+	if err := errors.Join(failed, cfg.checkModules(ctx)); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, "the configuration can be served")
+	return nil
+}
+
+// checkModules compiles the modules of policies.
+func (c *serveConfig) checkModules(ctx context.Context) error {
+	modules := make(map[string]policies.Policy)
+	for name, p := range c.Policies {
+		if p.Module != "" {
+			modules[name] = p
+		}
+	}
+	if len(modules) == 0 {
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "drv-thru-check-")
+	if err != nil {
+		return fmt.Errorf("check policies: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	m, err := policies.New(ctx, policies.Config{
+		Policies: modules, Dir: dir, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Record: func(context.Context, state.Decision) error { return nil },
+	})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	var failed error
+	for _, p := range m.List(ctx) {
+		if p.Error != "" {
+			failed = errors.Join(failed, fmt.Errorf("policy %q: %s", p.Name, p.Error))
+		}
+	}
+	return failed
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/http"
+	"os"
+	"reflect"
+	"slices"
+	"sync/atomic"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/link"
+)
+
+// reloadable are the keys of the configuration that a running builder takes over.
+var reloadable = []string{
+	"max_concurrent_builds", "recent_builds_limit", "trusted_clients", "relays", "relay_token_files", "keep_outputs",
+	"reattach_grace", "max_output_bytes", "max_log_bytes", "min_free", "cores", "max_silent_time", "policies",
+}
+
+// tuning is the part of the configuration that is the service's, given the cores
+// that Nix uses.
+func (c *serveConfig) tuning(cores int) builder.Tuning {
+	return builder.Tuning{
+		Slots: c.MaxConcurrent, KeepOutputs: c.KeepOutputs.Std(), KeepLogs: unlimited(c.MaxLogBytes),
+		ReattachGrace: c.ReattachGrace.Std(), MaxSilentTime: c.MaxSilentTime.Std(), MaxOutputBytes: c.MaxOutputBytes,
+		MinFree: uint64(c.MinFree), Cores: cmp.Or(c.Cores, cores), RecentBuilds: c.RecentBuilds,
+	}
+}
+
+// reloader is what a running builder can take over of a new configuration, and
+// what has to know of it.
+type reloader struct {
+	cfg      *serveConfig // in effect
+	reread   func() (*serveConfig, error)
+	svc      *builder.Service
+	policies *policies.Manager
+	circuits *link.Listener
+	embedded *embeddedRelay // nil: there is none
+	cores    int            // that Nix uses
+	log      *slog.Logger
+
+	tokens  atomic.Pointer[func(relay string) string]
+	config  admin.Config
+	handler atomic.Pointer[http.Handler]
+}
+
+// run reloads at every signal until ctx ends.
+func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		next, err := r.reread()
+		if err == nil {
+			err = r.apply(ctx, next)
+		}
+		if err != nil {
+			r.log.Error("the configuration was not reloaded, and nothing has changed", "err", err)
+		}
+	}
+}
+
+// apply takes over what can be, and says what cannot.
+func (r *reloader) apply(ctx context.Context, next *serveConfig) error {
+	changed, kept := r.cfg.merge(next)
+	clients, err := next.clients()
+	if err != nil {
+		return err
+	}
+	urls, tickets := r.relays(next)
+	if len(urls) == 0 {
+		return usagef("without a relay nobody finds the builder, and starting the embedded one takes a restart")
+	}
+	if err := r.readTokens(next); err != nil {
+		return err
+	}
+	if slices.Contains(changed, "relays") {
+		if err := r.circuits.SetRelays(urls); err != nil {
+			return err
+		}
+		r.setRelays(tickets)
+	}
+	if slices.Contains(changed, "policies") {
+		r.policies.Configure(ctx, next.Policies)
+	}
+	r.svc.SetClients(clients)
+	r.svc.SetTuning(next.tuning(r.cores))
+	r.cfg = next
+	r.log.Info("reloaded the configuration", "changed", changed)
+	for _, name := range kept {
+		r.log.Warn("a change of the configuration needs a restart", "key", name)
+	}
+	return nil
+}
+
+// merge returns the keys of next that differ from c's: those that can change,
+// and those that cannot, of which next gets c's values.
+func (c *serveConfig) merge(next *serveConfig) (changed, kept []string) {
+	was, will := reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem()
+	for i := range was.NumField() {
+		if reflect.DeepEqual(was.Field(i).Interface(), will.Field(i).Interface()) {
+			continue
+		}
+		name := was.Type().Field(i).Tag.Get("json")
+		if slices.Contains(reloadable, name) {
+			changed = append(changed, name)
+			continue
+		}
+		kept = append(kept, name)
+		will.Field(i).Set(was.Field(i))
+	}
+	return changed, kept
+}
+
+// relays are the URLs to register at, and those that tickets say.
+func (r *reloader) relays(cfg *serveConfig) (urls, tickets []string) {
+	urls, tickets = slices.Clone(cfg.Relays), slices.Clone(cfg.Relays)
+	if r.embedded != nil {
+		urls, tickets = append(urls, r.embedded.own), append(tickets, r.embedded.urls...)
+	}
+	return urls, tickets
+}
+
+// readTokens reads the tokens of relays.
+func (r *reloader) readTokens(cfg *serveConfig) error {
+	tokens, err := cfg.relayToken()
+	if err == nil {
+		r.tokens.Store(&tokens)
+	}
+	return err
+}
+
+func (r *reloader) token(relay string) string { return (*r.tokens.Load())(relay) }
+
+// admin is the admin socket's handler, whose tickets name the relays of today.
+func (r *reloader) admin(cfg admin.Config) http.Handler {
+	r.config = cfg
+	r.setRelays(cfg.Relays)
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { (*r.handler.Load()).ServeHTTP(w, req) })
+}
+
+func (r *reloader) setRelays(tickets []string) {
+	cfg := r.config
+	cfg.Relays = tickets
+	h := admin.NewHandler(cfg)
+	r.handler.Store(&h)
+}

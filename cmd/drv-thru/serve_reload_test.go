@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func configured(t *testing.T, dir, text string) *serveConfig {
+	t.Helper()
+	path := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := (&serveFlags{config: path, dataDir: dir}).configure(&app{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestMergeConfig(t *testing.T) {
+	dir := t.TempDir()
+	was := configured(t, dir, `{"relays": ["https://a.example"], "trusted_clients": {"a": {"public_key": "`+someID+`", "max_build_time": "1h"}}}`)
+	same := configured(t, dir, `{"trusted_clients": {"a": {"max_build_time": "1h", "public_key": "`+someID+`"}}, "relays": ["https://a.example"]}`)
+	if changed, kept := was.merge(same); len(changed)+len(kept) > 0 {
+		t.Errorf("the same: %q, %q", changed, kept)
+	}
+	next := configured(t, dir, `{"relays": ["https://b.example"], "max_concurrent_builds": 4, "systems": ["x86_64-linux"],
+		"admin_socket": "/run/other.sock", "trusted_clients": {"a": {"public_key": "`+someID+`", "max_build_time": "2h"}}}`)
+	changed, kept := was.merge(next)
+	if want := []string{"max_concurrent_builds", "trusted_clients", "relays"}; !slices.Equal(changed, want) {
+		t.Errorf("changed %q, want %q", changed, want)
+	}
+	if want := []string{"admin_socket", "systems"}; !slices.Equal(kept, want) {
+		t.Errorf("kept %q, want %q", kept, want)
+	}
+	if next.AdminSocket != was.AdminSocket || next.Systems != nil || next.MaxConcurrent != 4 {
+		t.Errorf("in effect: %+v", next)
+	}
+}
+
+// Every reloadable key is one of the configuration.
+func TestReloadableKeys(t *testing.T) {
+	var keys []string
+	for field := range reflect.TypeFor[serveConfig]().Fields() {
+		keys = append(keys, field.Tag.Get("json"))
+	}
+	for _, key := range reloadable {
+		if !slices.Contains(keys, key) {
+			t.Errorf("%q is no key; there are %s", key, strings.Join(keys, " "))
+		}
+	}
+}
+
+// Taking the last relay away would leave a builder that nobody finds.
+func TestReloadKeepsARelay(t *testing.T) {
+	dir := t.TempDir()
+	was := configured(t, dir, `{"relays": ["https://a.example"]}`)
+	r := &reloader{cfg: was}
+	if err := r.apply(t.Context(), configured(t, dir, `{}`)); err == nil || !strings.Contains(err.Error(), "relay") || r.cfg != was {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,145 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/e2e/lab"
+)
+
+// A day with a builder: builds that are left and come back to, seen and steered
+// from both ends, with a ticket and as a trusted client with a name for the
+// builder.
+func TestHabits(t *testing.T) {
+	bh := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
+	ch := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
+	bh.StartDaemon()
+	c := lab.NewClient(t, ch)
+	mine := ch.Run(lab.Alice, "drv-thru", "key", "show")
+	relay := lab.StartRelay(t, bh)
+	const config = "/tmp/habits.json"
+	bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h"}`)
+	b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--config", config}})
+	ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
+	drvThru := func(args ...string) *lab.Cmd {
+		return ch.Command(c.User, append([]string{"drv-thru"}, args...)...)
+	}
+	detach := func(route []string, e lab.Expr) string {
+		t.Helper()
+		return must(t, drvThru(append(append([]string{"build"}, route...), "--detach", "--impure", "--expr", string(e))...))
+	}
+	gate := lab.NewGate(t, bh, "habits")
+
+	t.Run("detach and attach", func(t *testing.T) {
+		// One use is enough for all of it.
+		ticket := []string{"--ticket", b.Ticket("--name", "habits", "--uses", "1")}
+		id := detach(ticket, lab.Waiting(gate, "detached"))
+		log := func(route []string) *lab.Cmd { return drvThru(append(append([]string{"log"}, route...), id)...) }
+		eventually(t, "the build goes on by itself", func() bool { return strings.Contains(must(t, log(ticket)), "waiting at habits") })
+		says(t, b.Admin("builds", "list"), id, "building")
+		says(t, b.Admin("builds", "show", id[:8]), "no: it is detached")
+		spent(t, b, "habits", 1)
+
+		// It is nobody else's.
+		other := []string{"--ticket", b.Ticket("--name", "other")}
+		for _, command := range []string{"attach", "log", "cancel"} {
+			says(t, fails(t, drvThru(append(append([]string{command}, other...), id)...), wire.ExitFailed), "no such build", "that started it")
+		}
+
+		attach := func(args ...string) *lab.Process {
+			return ch.StartCmd(drvThru(append(append([]string{"attach"}, ticket...), append(args, id)...)...))
+		}
+		visitor := attach("-L", "--no-link")
+		visitor.WaitFor(`waiting at habits`, longest)
+		visitor.Interrupt()
+		if code := lab.ExitCode(visitor.Wait(longest)); code != 130 {
+			t.Errorf("who leaves ends with %d:\n%s", code, visitor.Output())
+		}
+		if s := statusOf(t, b); s.Running != 1 {
+			t.Errorf("%d builds run after the visitor has left", s.Running)
+		}
+		follower := attach("-L", "-o", "/tmp/habits", "--print-out-paths")
+		follower.WaitFor(`waiting at habits`, longest)
+		gate.Open()
+		if err := follower.Wait(longest); err != nil {
+			t.Fatalf("%v\n%s", err, follower.Output())
+		}
+		path := ch.Run(c.User, "readlink", "/tmp/habits")
+		if !ch.Has(path) || !strings.Contains(follower.Output(), path) {
+			t.Errorf("%s is not here; attach printed\n%s", path, follower.Output())
+		}
+
+		// Later still.
+		says(t, must(t, log(ticket)), "waiting at habits")
+		says(t, b.Admin("builds", "log", id), "waiting at habits")
+		says(t, fails(t, drvThru(append(append([]string{"cancel"}, ticket...), id)...), wire.ExitFailed), "has ended already: built")
+		says(t, b.Admin("ticket", "usage", "habits"), "1 of 1", "builds       1, of them 1 in the last hour")
+	})
+
+	home := []string{"--builder", "home"}
+	t.Run("named builder", func(t *testing.T) {
+		var st struct{ Endpoint string }
+		decode(t, b.Admin("status", "--json"), &st)
+		add := []string{"builders", "add", "--replace", "home", "--endpoint-id", st.Endpoint, "--relay-url", relay.URL, "--public-key"}
+		must(t, drvThru(append(add, b.PublicKey())...))
+
+		// It trusts this client once its configuration says so.
+		says(t, fails(t, drvThru("builders", "test"), wire.ExitDenied), "failed home: ", "trusted_clients the public_key "+mine)
+		bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h", "systems": ["x86_64-linux"], "trusted_clients": {"alice": {"public_key": "`+mine+`"}}}`)
+		b.Signal(syscall.SIGHUP)
+		b.WaitFor(`needs a restart.*key=systems`, longest)
+		says(t, b.Output(), "changed=[trusted_clients]")
+		says(t, must(t, drvThru("builders", "test")), "ok     home: drv-thru")
+		must(t, drvThru(append(add, "other-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=")...))
+		wrong := fails(t, drvThru("build", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits"))), wire.ExitFailed)
+		says(t, wrong, "signs with "+b.PublicKey(), "builders add --replace")
+		must(t, drvThru(append(add, b.PublicKey())...))
+
+		says(t, b.Admin("pause"), "paused")
+		id := detach(home, lab.Hello("habits"))
+		eventually(t, "the build waits", func() bool { return strings.Contains(b.Admin("status"), "queued (1.)") })
+		if s := statusOf(t, b); s.Waiting != 1 || s.Running != 0 {
+			t.Errorf("%d builds run and %d wait while the builder is paused", s.Running, s.Waiting)
+		}
+		saysNot(t, b.Admin("resume"), "paused")
+		path := must(t, drvThru("attach", "--builder", "home", "--no-link", "--print-out-paths", id))
+		if !ch.Has(path) {
+			t.Errorf("%q is not here", path)
+		}
+
+		b.Admin("drain")
+		refused := drvThru("build", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-drained")))
+		says(t, fails(t, refused, wire.ExitUnreachable), "takes no new builds")
+		b.Admin("resume")
+	})
+
+	t.Run("cancel", func(t *testing.T) {
+		closed := lab.NewGate(t, bh, "closed")
+		id := detach(home, lab.Waiting(closed, "cancelled"))
+		eventually(t, "the build runs", func() bool { return statusOf(t, b).Running == 1 })
+		says(t, must(t, drvThru("cancel", "--builder", "home", id)), "cancelled "+id)
+		eventually(t, "nothing runs", func() bool { return statusOf(t, b).Running == 0 })
+		says(t, fails(t, drvThru("attach", "--builder", "home", "--no-link", id), wire.ExitFailed), "build cancelled: by its client")
+
+		id = detach(home, lab.Waiting(closed, "cancelled by the owner"))
+		says(t, b.Admin("builds", "cancel", id), "cancelled "+id)
+		says(t, b.Admin("builds", "show", id), "by the builder's owner")
+	})
+	t.Run("state", func(t *testing.T) {
+		copied := b.Admin("state", "backup", "/tmp/habits.db")
+		says(t, copied, "/tmp/habits.db, ")
+		check := func() *lab.Cmd {
+			return bh.Command(lab.BuilderUser, "drv-thru", "serve", "--check", "--config", config, "--data-dir", "/tmp/habits", "--relay", relay.URL)
+		}
+		bh.Run(lab.BuilderUser, "mkdir", "/tmp/habits")
+		bh.Run(lab.BuilderUser, "cp", "/tmp/habits.db", "/tmp/habits/state.db")
+		says(t, must(t, check()), "/tmp/habits/state.db: good", "can be served")
+		bh.WriteFile(lab.BuilderUser, config, `{"trusted_client": {}}`)
+		says(t, fails(t, check(), wire.ExitFailed), `unknown key "trusted_client" (line 1)`)
+	})
+	(&lab.Pair{Builder: b, Client: c}).Verify(t)
+}
