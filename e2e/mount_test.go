@@ -158,6 +158,8 @@ func TestMountFrozenBuilder(t *testing.T) {
 		t.Errorf("a read that cannot be answered: %v, %q", err, tailOf(failing.Output()))
 	}
 	s.Builder.Signal(syscall.SIGCONT)
-	eventually(t, "it can be read again", func() bool { return c.Command(lab.RootUser, "dd", "if="+nar, "of=/dev/null", "bs=1M", "count=120").Run() == nil })
+	eventually(t, "it can be read again", func() bool {
+		return c.Command(lab.RootUser, "dd", "if="+nar, "of=/dev/null", "bs=1M", "count=120").Run() == nil
+	})
 	stopMount(t, c, mount)
 }

@@ -132,14 +132,13 @@ func (f *search) run(looked chan<- struct{}) {
 			retry.Stop()
 			return
 		case wayLost:
-			f.s.log.Info("the direct path was lost", slog.String("path", w.path().String()))
-			f.s.remove(w)
+			f.gone(w)
 			w = nil
 		case networkChanged:
 			pause = searchAfter
 			f.recheck(ctx, w)
 			if w != nil && w.dead() {
-				f.s.remove(w)
+				f.gone(w)
 				w = nil
 			}
 			<-observed
@@ -158,6 +157,12 @@ func (f *search) run(looked chan<- struct{}) {
 		}
 		retry.Stop()
 	}
+}
+
+// gone forgets a way that was lost.
+func (f *search) gone(w *way) {
+	f.s.log.Info("the direct path was lost", slog.String("path", w.path().String()))
+	f.s.remove(w)
 }
 
 func (f *search) local() netip.AddrPort {

@@ -52,8 +52,10 @@ type Internet struct {
 func NewInternet(t T, root Root) *Internet {
 	t.Helper()
 	in := &Internet{Host: NewHost(t, root, WithName("internet"), WithNetns()), t: t}
+	// A bridge without an address of its own takes that of a port, and changes it
+	// when ports come and go: neighbours would send to the old one for a while.
 	in.script(in.pid, `
-		ip link add br0 type bridge
+		ip link add br0 address 02:00:00:00:00:01 type bridge
 		ip link set br0 up
 		for n in 1 2 3; do
 			ip addr add `+internet4+`$n/24 dev br0
