@@ -120,12 +120,16 @@ func TestHabits(t *testing.T) {
 	t.Run("cancel", func(t *testing.T) {
 		closed := lab.NewGate(t, bh, "closed")
 		id := detach(home, lab.Waiting(closed, "cancelled"))
-		eventually(t, "the build runs", func() bool { return statusOf(t, b).Running == 1 })
+		runs := func() bool {
+			return strings.Contains(must(t, drvThru("log", "--builder", "home", id)), "waiting at closed")
+		}
+		eventually(t, "the build runs", runs)
 		says(t, must(t, drvThru("cancel", "--builder", "home", id)), "cancelled "+id)
 		eventually(t, "nothing runs", func() bool { return statusOf(t, b).Running == 0 })
 		says(t, fails(t, drvThru("attach", "--builder", "home", "--no-link", id), wire.ExitFailed), "build cancelled: by its client")
 
 		id = detach(home, lab.Waiting(closed, "cancelled by the owner"))
+		eventually(t, "the second build runs", runs)
 		says(t, b.Admin("builds", "cancel", id), "cancelled "+id)
 		says(t, b.Admin("builds", "show", id), "by the builder's owner")
 	})
@@ -141,5 +145,16 @@ func TestHabits(t *testing.T) {
 		bh.WriteFile(lab.BuilderUser, config, `{"trusted_client": {}}`)
 		says(t, fails(t, check(), wire.ExitFailed), `unknown key "trusted_client" (line 1)`)
 	})
-	(&lab.Pair{Builder: b, Client: c}).Verify(t)
+	if err := ch.Verify(); err != nil {
+		t.Error(err)
+	}
+	// Nix sometimes leaves the sandbox of a build that was cancelled.
+	for _, path := range bh.Litter() {
+		if !strings.HasSuffix(path, ".drv.chroot") {
+			t.Errorf("%s is left in the builder's store", path)
+		}
+	}
+	if mounts := ch.FuseMounts(); len(mounts) > 0 {
+		t.Errorf("mounted on the client: %v", mounts)
+	}
 }
