@@ -111,7 +111,7 @@ func TestHabits(t *testing.T) {
 			t.Errorf("%q is not here", path)
 		}
 
-		b.Admin("drain")
+		says(t, b.Admin("drain", "--wait"), "0 waiting, draining")
 		refused := drvThru("build", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-drained")))
 		says(t, fails(t, refused, wire.ExitUnreachable), "takes no new builds")
 		b.Admin("resume")

@@ -128,8 +128,10 @@ func FuzzInputFrames(f *testing.F) {
 			t.Fatal(err)
 		}
 		keep := &keepSession{}
+		s := &Service{cfg: Config{FreeDisk: func() (uint64, error) { return 1 << 62, nil }}}
+		s.tuned.Store(&Tuning{})
 		b := &build{
-			s: &Service{cfg: Config{FreeDisk: func() (uint64, error) { return 1 << 62, nil }}}, dir: t.TempDir(),
+			s: s, dir: t.TempDir(),
 			ctx: t.Context(), closure: cl, planned: make(map[nix.Path]Planned), session: keep, complete: make(chan struct{}),
 			wanted: map[int]bool{0: true, 1: true}, toAdd: 2,
 		}
