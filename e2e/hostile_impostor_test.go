@@ -115,6 +115,7 @@ const (
 	onClosure   = "closure"
 	onManifests = "manifests"
 	onChunks    = "chunks"
+	onPath      = "path"
 	onCancel    = "cancel"
 )
 
@@ -126,7 +127,7 @@ func (x *exchange) route() string {
 		return onCancel
 	case strings.Contains(x.r.URL.Path, "/inputs/"):
 		return onSending
-	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onManifests, last == onChunks:
+	case last == onInfo, last == onPlan, last == onInputs, last == onEvents, last == onClosure, last == onManifests, last == onChunks, last == onPath:
 		return last
 	}
 	return onBuild

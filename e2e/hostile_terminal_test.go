@@ -62,7 +62,7 @@ func TestHostileBuilderTerminal(t *testing.T) {
 		"problem": {on(onBuild, func(x *exchange) bool {
 			wire.WriteError(x, wire.Errorf(wire.CodePolicyDenied, "%s", nasty).WithHint("%s", nasty))
 			return true
-		}), "denied by policy: begin "},
+		}), "denied by policy begin "},
 		"problem-code": {on(onBuild, func(x *exchange) bool {
 			wire.WriteError(x, &wire.Error{Code: wire.Code(nasty), Detail: nasty})
 			return true
