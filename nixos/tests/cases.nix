@@ -309,7 +309,7 @@ in
     "client.mounts.attic.where specifier" = client { mounts.attic = { where = "/run/%n"; ticketFile = "/run/ticket"; }; };
     "client.mounts.attic.ticketFile store" = client { mounts.attic = { where = "/run/attic"; ticketFile = "/nix/store/ticket"; }; };
     "client.mounts.attic.endpointId key" = client { mounts.attic = { where = "/run/attic"; endpointId = "attic-1:${key}"; }; };
-    "client.mounts.attic.unknown option" = client { mounts.attic = { where = "/run/attic"; builder = "attic"; }; };
+    "client.mounts.attic.builder unknown" = client { mounts.attic = { where = "/run/attic"; builder = "attic"; }; };
     "client.mount unknown" = client { mount = { }; };
   };
 }
