@@ -49,6 +49,10 @@ const (
 	// maxBlocks bounds that memory: 16 MiB under way, and some that waits for
 	// the reader or for the chunk store.
 	maxBlocks = 12
+	// maxBehind bounds what the chunk store may have beyond that before it goes
+	// without: what it does not get is fetched again next time, so a hiccup of
+	// its disk should cost nothing.
+	maxBehind = 20
 	// blockChunks bounds the chunks of a request.
 	blockChunks = 2048
 	// maxLocalJobs is how many jobs read the chunk store at once: enough for

@@ -75,7 +75,11 @@ func (f *ChunkFetcher) newBlock(must bool) *chunkBlock {
 			k = min(k, 0)
 		}
 	}
-	if k < 0 && f.blocks >= maxBlocks && len(f.puts) > 0 {
+	limit := maxBlocks
+	if len(f.puts) > 0 {
+		limit += maxBehind
+	}
+	if k < 0 && f.blocks >= limit && len(f.puts) > 0 {
 		// Nobody waits for the chunk store.
 		b := f.puts[0]
 		f.puts = f.puts[1:]
@@ -88,7 +92,7 @@ func (f *ChunkFetcher) newBlock(must bool) *chunkBlock {
 		f.free = append(f.free[:k], f.free[k+1:]...)
 		f.empty(b)
 		return b
-	case f.blocks < maxBlocks || must:
+	case f.blocks < limit || must:
 		f.blocks++
 		return &chunkBlock{buf: make([]byte, blockSize)}
 	}

@@ -512,7 +512,7 @@ func TestChunkFetchWarm(t *testing.T) {
 
 // A chunk store that is full or slow keeps nobody waiting.
 func TestChunkStoreFails(t *testing.T) {
-	nars := []*testNar{newNar(0, 1, maxBlocks*blockSize+8<<20)}
+	nars := []*testNar{newNar(0, 1, (maxBlocks+maxBehind)*blockSize+8<<20)}
 	t.Run("full", func(t *testing.T) {
 		store := newMemChunks()
 		store.full = errors.New("no space left on device")
