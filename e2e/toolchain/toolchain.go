@@ -194,6 +194,8 @@ func shell(ctx context.Context, dir, command string) error {
 	cmd.Env = append(os.Environ(),
 		"PATH="+tools+":/usr/bin:/bin:"+os.Getenv("PATH"),
 		"RUSTC=/usr/bin/rustc", "RUSTUP_TOOLCHAIN=",
+		// Debian 13's Rust asks for rust-lld, which Debian does not have.
+		"CARGO_TARGET_WASM32_WASIP1_LINKER=wasm-ld",
 		"ZIG_GLOBAL_CACHE_DIR="+filepath.Join(tools, "zig-cache"), "ZIG_LOCAL_CACHE_DIR="+filepath.Join(tools, "zig-cache"),
 		"npm_config_cache="+filepath.Join(tools, "npm-cache"), "npm_config_prefer_offline=true",
 		"npm_config_audit=false", "npm_config_fund=false", "npm_config_update_notifier=false",

@@ -36,7 +36,7 @@ var Languages = []Language{
 		Build: "GOOS=wasip1 GOARCH=wasm go build -o policy.wasm .", Test: "go test .",
 	},
 	{
-		Name: "rust", Title: "Rust", Needs: "cargo and the target wasm32-wasip1 (rustup target add wasm32-wasip1; Debian: cargo, libstd-rust-dev-wasm32 and lld, where the target of Debian 12 is called wasm32-wasi)",
+		Name: "rust", Title: "Rust", Needs: "cargo and the target wasm32-wasip1 (rustup target add wasm32-wasip1; Debian: cargo, libstd-rust-dev-wasm32 and lld; on Debian 13 with CARGO_TARGET_WASM32_WASIP1_LINKER=wasm-ld in the environment, and on Debian 12 the target is called wasm32-wasi)",
 		Build: "cargo build --release --target wasm32-wasip1 && cp target/wasm32-wasip1/release/policy.wasm .", Test: "cargo test",
 	},
 	{
