@@ -2,14 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
-	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -52,20 +50,9 @@ func newAttachCommand(a *app) *ffcli.Command {
 
 // attach follows a build to its end and brings its outputs.
 func (a *app) attach(ctx context.Context, f *buildFlags, id wire.BuildID) error {
-	p := term.New(a.stderr, a.env)
-	defer p.Close()
-	r, err := a.newRun(f, p)
-	if err != nil {
-		return err
-	}
-	ctx, stop := r.interruptible(ctx, "leaving; the build goes on")
-	defer stop()
-	r.view = term.NewProgress(p, f.logs)
-	defer r.view.Close()
-	if err = r.attach(ctx, id); err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
-		return &interruptedError{err}
-	}
-	return err
+	return a.watch(ctx, f, "leaving; the build goes on", func(ctx context.Context, r *buildRun) error {
+		return r.attach(ctx, id)
+	})
 }
 
 func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {

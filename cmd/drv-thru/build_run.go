@@ -66,18 +66,25 @@ type buildRun struct {
 
 // build is the command: flags are read, installables at least one.
 func (a *app) build(ctx context.Context, f *buildFlags, installables []string) error {
+	return a.watch(ctx, f, "cancelling; once more to leave at once", func(ctx context.Context, r *buildRun) error {
+		return r.run(ctx, installables)
+	})
+}
+
+// watch does what a command does with a build while the terminal shows it. The
+// first signal ends do's context and prints told.
+func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(context.Context, *buildRun) error) error {
 	p := term.New(a.stderr, a.env)
 	defer p.Close()
 	r, err := a.newRun(f, p)
 	if err != nil {
 		return err
 	}
-	ctx, stop := r.interruptible(ctx, "cancelling; once more to leave at once")
+	ctx, stop := r.interruptible(ctx, told)
 	defer stop()
 	r.view = term.NewProgress(p, f.logs)
 	defer r.view.Close()
-	err = r.run(ctx, installables)
-	if err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
+	if err = do(ctx, r); err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
 		return &interruptedError{err}
 	}
 	return err

@@ -78,13 +78,13 @@ func (f *ChunkFetcher) newBlock(must bool) *chunkBlock {
 	limit := maxBlocks
 	if len(f.puts) > 0 {
 		limit += maxBehind
-	}
-	if k < 0 && f.blocks >= limit && len(f.puts) > 0 {
-		// Nobody waits for the chunk store.
-		b := f.puts[0]
-		f.puts = f.puts[1:]
-		f.unhold(b)
-		k = len(f.free) - 1
+		if k < 0 && f.blocks >= limit {
+			// Nobody waits for the chunk store.
+			b := f.puts[0]
+			f.puts = f.puts[1:]
+			f.unhold(b)
+			k = len(f.free) - 1
+		}
 	}
 	switch {
 	case k >= 0:
