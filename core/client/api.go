@@ -134,10 +134,12 @@ func (a *API) Plan(ctx context.Context, plan *wire.PlanRequest) (wire.Plan, erro
 	if err != nil {
 		return out, err
 	}
-	if err := a.get(req, buildLimit(len(plan.Closure)), &out); err != nil {
+	paths := len(plan.Closure)
+	err = a.read(req, buildLimit(paths), func(dec *json.Decoder, src *answerReader) error { return decodePlan(dec, src, &out, paths) })
+	if err != nil {
 		return out, err
 	}
-	return out, checkWanted(out.Wanted, len(plan.Closure))
+	return out, checkWanted(out.Wanted, paths)
 }
 
 // compressFrom is the size from which a document is worth compressing.
@@ -190,7 +192,8 @@ func (a *API) Cancel(ctx context.Context, id wire.BuildID) (wire.Build, error) {
 
 func (a *API) build(req *http.Request, id wire.BuildID, paths int) (wire.Build, error) {
 	var out wire.Build
-	if err := a.get(req, buildLimit(paths), &out); err != nil {
+	err := a.read(req, buildLimit(paths), func(dec *json.Decoder, src *answerReader) error { return decodeBuild(dec, src, &out, paths) })
+	if err != nil {
 		return out, err
 	}
 	return out, checkBuild(&out, id, paths)
@@ -233,7 +236,8 @@ func (a *API) Inputs(ctx context.Context, id wire.BuildID, body io.ReadCloser, p
 		return out, err
 	}
 	defer resp.Body.Close()
-	if err := decode(ctx, resp.Body, buildLimit(paths), &out); err != nil {
+	err = decodeWith(ctx, resp.Body, buildLimit(paths), func(dec *json.Decoder, src *answerReader) error { return decodeBuild(dec, src, &out, paths) })
+	if err != nil {
 		return out, err
 	}
 	return out, checkBuild(&out, id, paths)

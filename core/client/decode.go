@@ -9,9 +9,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// buildLimit bounds an answer about a build whose closure has so many paths. A
-// list of numbers takes several times its text in memory, so the protocol's own
-// limit for documents would be too generous here.
+// buildLimit bounds an answer about a build whose closure has so many paths.
 func buildLimit(paths int) int64 {
 	const (
 		result = 32 << 20 // outputs and errors of the most roots
@@ -74,6 +72,95 @@ const maxPiece = 2 * wire.MaxNarInfo
 // decodeClosure reads a closure piece by piece, so that a list of empty texts
 // cannot take more memory than it has bytes.
 func decodeClosure(dec *json.Decoder, src *answerReader, out *wire.Closure) error {
+	return decodeObject(dec, src, func(name string) (err error) {
+		switch name {
+		case "narinfos":
+			out.NarInfos, err = decodeList[string](dec, src, wire.MaxClosurePaths)
+		case "roots":
+			out.Roots, err = decodeList[string](dec, src, wire.MaxClosurePaths)
+		default:
+			err = skip(dec)
+		}
+		return err
+	})
+}
+
+// decodeBuild reads a build whose closure has so many paths in the same way.
+func decodeBuild(dec *json.Decoder, src *answerReader, out *wire.Build, paths int) error {
+	return decodeObject(dec, src, func(name string) (err error) {
+		switch name {
+		case "id":
+			err = dec.Decode(&out.ID)
+		case "state":
+			err = dec.Decode(&out.State)
+		case "created":
+			err = dec.Decode(&out.Created)
+		case "position":
+			err = dec.Decode(&out.Position)
+		case "wanted":
+			out.Wanted, err = decodeList[int](dec, src, paths)
+		case "last_event":
+			err = dec.Decode(&out.LastEvent)
+		case "result":
+			out.Result = new(wire.Result)
+			err = decodeResult(dec, src, out.Result)
+		default:
+			err = skip(dec)
+		}
+		return err
+	})
+}
+
+func decodeResult(dec *json.Decoder, src *answerReader, out *wire.Result) error {
+	return decodeObject(dec, src, func(name string) (err error) {
+		switch name {
+		case "error":
+			err = dec.Decode(&out.Error)
+		case "outputs":
+			out.Outputs, err = decodeList[wire.Output](dec, src, wire.MaxClosurePaths)
+		case "derivations":
+			out.Derivations, err = decodeList[wire.DrvResult](dec, src, wire.MaxRoots)
+		case "queue_seconds":
+			err = dec.Decode(&out.QueueTime)
+		case "build_seconds":
+			err = dec.Decode(&out.BuildTime)
+		case "upload_bytes":
+			err = dec.Decode(&out.UploadBytes)
+		default:
+			err = skip(dec)
+		}
+		return err
+	})
+}
+
+// decodePlan reads the plan of a build whose closure has so many paths in the
+// same way.
+func decodePlan(dec *json.Decoder, src *answerReader, out *wire.Plan, paths int) error {
+	return decodeObject(dec, src, func(name string) (err error) {
+		switch name {
+		case "wanted":
+			out.Wanted, err = decodeList[int](dec, src, paths)
+		case "upload_bytes":
+			err = dec.Decode(&out.UploadBytes)
+		case "built":
+			err = dec.Decode(&out.Built)
+		case "will_build":
+			out.WillBuild, err = decodeList[string](dec, src, wire.MaxClosurePaths)
+		case "will_substitute":
+			out.WillSubstitute, err = decodeList[string](dec, src, wire.MaxClosurePaths)
+		case "download_bytes":
+			err = dec.Decode(&out.DownloadBytes)
+		case "unpack_bytes":
+			err = dec.Decode(&out.UnpackBytes)
+		default:
+			err = skip(dec)
+		}
+		return err
+	})
+}
+
+// decodeObject has each member of an object read by fn.
+func decodeObject(dec *json.Decoder, src *answerReader, fn func(name string) error) error {
 	if err := expect(dec, json.Delim('{')); err != nil {
 		return err
 	}
@@ -83,23 +170,20 @@ func decodeClosure(dec *json.Decoder, src *answerReader, out *wire.Closure) erro
 		if err != nil {
 			return err
 		}
-		switch name {
-		case "narinfos":
-			out.NarInfos, err = decodeTexts(dec, src, wire.MaxClosurePaths)
-		case "roots":
-			out.Roots, err = decodeTexts(dec, src, wire.MaxClosurePaths)
-		default: // of a newer builder
-			var skipped json.RawMessage
-			err = dec.Decode(&skipped)
-		}
-		if err != nil {
+		if err := fn(name.(string)); err != nil {
 			return err
 		}
 	}
 	return expect(dec, json.Delim('}'))
 }
 
-func decodeTexts(dec *json.Decoder, src *answerReader, most int) ([]string, error) {
+// skip passes over what only a newer builder knows.
+func skip(dec *json.Decoder) error {
+	var skipped json.RawMessage
+	return dec.Decode(&skipped)
+}
+
+func decodeList[T any](dec *json.Decoder, src *answerReader, most int) ([]T, error) {
 	tok, err := dec.Token()
 	if err != nil || tok == nil { // null
 		return nil, err
@@ -107,17 +191,17 @@ func decodeTexts(dec *json.Decoder, src *answerReader, most int) ([]string, erro
 	if tok != json.Delim('[') {
 		return nil, protocolErrorf("its answer has %v where a list should be", tok)
 	}
-	var out []string
+	var out []T
 	for dec.More() {
 		if len(out) == most {
 			return nil, protocolErrorf("its list has more than %d members", most)
 		}
 		src.piece = maxPiece
-		var text string
-		if err := dec.Decode(&text); err != nil {
+		var member T
+		if err := dec.Decode(&member); err != nil {
 			return nil, err
 		}
-		out = append(out, text)
+		out = append(out, member)
 	}
 	return out, expect(dec, json.Delim(']'))
 }

@@ -1,13 +1,16 @@
 package client
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -121,6 +124,50 @@ func TestDecodeClosure(t *testing.T) {
 	err = decodeWith(t.Context(), broken, 1<<20, func(dec *json.Decoder, src *answerReader) error { return decodeClosure(dec, src, &out) })
 	if !errors.Is(err, ErrConnection) || !errors.Is(err, errWire) {
 		t.Errorf("a connection that breaks: %v", err)
+	}
+}
+
+// A build's lists are read member by member: what takes many times its text in
+// memory ends at the first member too many, and every field is read.
+func TestDecodeBuildAndPlan(t *testing.T) {
+	build := wire.Build{
+		ID: "b", State: wire.StateBuilt, Created: time.Unix(1_700_000_000, 0).UTC(), Position: 2, Wanted: []int{0, 2}, LastEvent: 9,
+		Result: &wire.Result{
+			Error:       wire.Errorf(wire.CodeBuildFailed, "no"),
+			Outputs:     []wire.Output{{Drv: "d", Name: "out", Path: "p", Realisation: "r"}},
+			Derivations: []wire.DrvResult{{Drv: "d", Status: "Built", Error: "e", TimesBuilt: 1, NonDeterministic: true}},
+			QueueTime:   1.5, BuildTime: 2.5, UploadBytes: 7,
+		},
+	}
+	plan := wire.Plan{Wanted: []int{1}, UploadBytes: 1, Built: true, WillBuild: []string{"a"}, WillSubstitute: []string{"b"}, DownloadBytes: 2, UnpackBytes: 3}
+	var gotBuild wire.Build
+	var gotPlan wire.Plan
+	for _, c := range []struct {
+		want, got any
+		decode    func(*json.Decoder, *answerReader) error
+	}{
+		{&build, &gotBuild, func(dec *json.Decoder, src *answerReader) error { return decodeBuild(dec, src, &gotBuild, 3) }},
+		{&plan, &gotPlan, func(dec *json.Decoder, src *answerReader) error { return decodePlan(dec, src, &gotPlan, 3) }},
+	} {
+		for i := range reflect.TypeOf(c.want).Elem().NumField() {
+			if reflect.ValueOf(c.want).Elem().Field(i).IsZero() {
+				t.Errorf("%T: field %d is not tested", c.want, i)
+			}
+		}
+		text, err := json.Marshal(c.want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(bytes.TrimSuffix(text, []byte("}")), `,"newer":{"x":[1]}}`...)
+		if err := decodeWith(t.Context(), bytes.NewReader(text), 1<<20, c.decode); err != nil || !reflect.DeepEqual(c.got, c.want) {
+			t.Errorf("%s was read as %+v, %v", text, c.got, err)
+		}
+		for _, text := range []string{`{"wanted":[0,1,2,3`, `[]`, `null`, `{"wanted":{}}`, `{"wanted":["x"]}`} {
+			endless := io.MultiReader(strings.NewReader(text), zeros{})
+			if err := decodeWith(t.Context(), endless, 32<<20, c.decode); !errors.Is(err, ErrProtocol) {
+				t.Errorf("%s: %v", text, err)
+			}
+		}
 	}
 }
 
