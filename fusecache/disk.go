@@ -124,6 +124,44 @@ func (d *Disk) scan() error {
 	return nil
 }
 
+// EmptyDisk removes what is kept in a directory that no Disk has open, and returns how
+// many bytes that is; with dryRun it only counts. It fails with [ErrDiskInUse].
+func EmptyDisk(dir string, dryRun bool) (removed int64, err error) {
+	// The lock stays: who opens the directory meanwhile finds it in use.
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // not made by a Disk
+	}
+	if err != nil {
+		return 0, fmt.Errorf("empty cache: %w", err)
+	}
+	defer lock.Close()
+	if err := lockFile(lock); err != nil {
+		return 0, fmt.Errorf("empty cache %s: %w", dir, err)
+	}
+	var failed []error
+	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
+		files, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, err)
+		}
+		for _, f := range files {
+			info, err := f.Info()
+			if err != nil || !info.Mode().IsRegular() {
+				continue
+			}
+			if !dryRun {
+				if err := os.Remove(filepath.Join(dir, sub, f.Name())); err != nil {
+					failed = append(failed, err)
+					continue
+				}
+			}
+			removed += info.Size()
+		}
+	}
+	return removed, errors.Join(failed...)
+}
+
 // Close gives up what is not complete and waits until the rest is written.
 func (d *Disk) Close() error {
 	d.mu.Lock()
