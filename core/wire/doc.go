@@ -170,9 +170,10 @@
 // POST /v1/cache/chunks answers with one frame for each chunk, in the order asked
 // for. Chunks are named by their NAR and their place in its manifest, never by
 // their contents, so that asking tells nothing about what others have. A NAR or
-// ordinal that cannot be had, and a chunk that the builder finds to be no longer
-// what its manifest says, come as the frame "unavailable"; asking for the
-// manifest again tells whether it is gone for good. A NAR may stand in a request
+// ordinal that cannot be had comes as the frame "unavailable". So does, when the
+// request says "check", a chunk that is no longer what its manifest says: a client
+// that got one asks that way. Asking for the manifest again tells whether the NAR
+// is gone for good. A NAR may stand in a request
 // several times, and so may a chunk; each time counts. A request of more than
 // [MaxChunksRequest] chunks fails with [CodeTooLarge], and the answer to one of
 // more than [MaxChunkBytesRequest] bytes of them, before compression, is cut off
