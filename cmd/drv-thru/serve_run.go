@@ -155,6 +155,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	reload.run(ctx, hangups)
 	log.Info("stopping")
 	// Builds first, then what still reads.
+	settle(svc, reload.cfg.DrainTimeout.Std(), log)
 	svc.Close()
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 	defer cancel()
@@ -168,6 +169,18 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		return cause
 	}
 	return nil
+}
+
+// settle gives builds that run time to end, unless a second signal comes.
+func settle(svc *builder.Service, most time.Duration, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if most > 0 {
+		log.Info("running builds may end first", "within", most)
+	}
+	svc.Settle(ctx)
 }
 
 func (e *embeddedRelay) stop() {
