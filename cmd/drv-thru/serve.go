@@ -36,6 +36,8 @@ type serveFlags struct {
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
 	drainTimeout       ticket.Duration
+	metrics            string
+	metricsPublic      bool
 	verbose            bool
 	check              bool
 }
@@ -79,6 +81,8 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
 	fs.Var(&f.drainTimeout, "drain-timeout", "`DURATION` that running builds have to end at SIGTERM before they are handed back (default none)")
+	fs.StringVar(&f.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on: 9464 or :9464 (both of this machine only), 127.0.0.1:9464 (default: nowhere)")
+	fs.BoolVar(&f.metricsPublic, "metrics-public", false, "let --metrics be an address that other machines reach")
 	fs.BoolVar(&f.verbose, "verbose", false, "log more")
 	fs.BoolVar(&f.check, "check", false, "only check the configuration and the state; the exit code tells")
 	return &ffcli.Command{
@@ -168,6 +172,10 @@ func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 	if f.drainTimeout > 0 {
 		cfg.DrainTimeout = f.drainTimeout
 	}
+	if f.metrics != "" {
+		cfg.Metrics = f.metrics
+	}
+	cfg.MetricsPublic = cfg.MetricsPublic || f.metricsPublic
 	cfg.AllowTrustedDaemon = cfg.AllowTrustedDaemon || f.allowTrustedDaemon
 	cfg.AllowUnsandboxed = cfg.AllowUnsandboxed || f.allowUnsandboxed
 	return &cfg, cfg.check(a)

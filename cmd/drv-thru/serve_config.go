@@ -51,6 +51,8 @@ type serveConfig struct {
 	Cores              int                      `json:"cores"`
 	MaxSilentTime      ticket.Duration          `json:"max_silent_time"`
 	Systems            []string                 `json:"systems"`
+	Metrics            string                   `json:"metrics"`
+	MetricsPublic      bool                     `json:"metrics_public"`
 	AllowTrustedDaemon bool                     `json:"allow_trusted_daemon"`
 	AllowUnsandboxed   bool                     `json:"allow_unsandboxed"`
 	// Policies by name; see docs/policies.md.
@@ -182,6 +184,9 @@ func (c *serveConfig) check(a *app) error {
 		c.EmbeddedRelay = defaultEmbeddedRelay
 	}
 	if _, err := c.direct(); err != nil {
+		return err
+	}
+	if _, err := c.metricsAddress(); err != nil {
 		return err
 	}
 	for name, p := range c.Policies {

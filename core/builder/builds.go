@@ -63,6 +63,9 @@ type build struct {
 	// rooted tells that the build's directory holds all its inputs.
 	rooted bool
 
+	building map[uint64]BuildingDrv // by activity
+	machines map[string]int         // derivations whose build has begun
+
 	readers int         // event streams
 	away    *time.Timer // runs while there are none
 	arrived *time.Timer

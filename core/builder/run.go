@@ -385,6 +385,10 @@ func (b *build) end(result *wire.Result) {
 	lasting := shutdown && b.lasting()
 	b.rec.State, b.rec.Ended, b.rec.Result = state, b.s.cfg.Now(), result
 	result.UploadBytes = b.sent
+	if len(b.machines) > 0 && (len(b.machines) > 1 || b.machines[wire.MachineSelf] == 0) {
+		result.Machines = b.machines
+	}
+	b.building, b.machines = nil, nil
 	b.stopAway()
 	running := b.upload
 	b.closure, b.planned, b.wanted = nil, nil, nil
@@ -412,6 +416,8 @@ func (b *build) end(result *wire.Result) {
 		attrs = append(attrs, "code", result.Error.Code)
 	}
 	b.s.cfg.Log.Info("build ended", attrs...)
+	rec.State, rec.Result = state, result
+	b.s.cfg.Meter.Ended(&rec)
 	close(b.done)
 	b.prepareOutputs()
 }

@@ -62,6 +62,8 @@ type Config struct {
 	// Peer tells who sends a request; by default the TLS identity.
 	Peer func(*http.Request) (key.ID, error)
 	Log  *slog.Logger // default: none
+	// Meter is told what happens; nil for nobody.
+	Meter Meter
 
 	Tuning
 	Systems  []string
@@ -186,6 +188,9 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Meter == nil {
+		cfg.Meter = noMeter{}
 	}
 	if cfg.Peer == nil {
 		cfg.Peer = tlsPeer
