@@ -39,6 +39,7 @@ func (s *Service) recover(ctx context.Context) error {
 		}
 		s.builds[rec.ID] = s.pastBuild(rec)
 	}
+	s.estimate.learn(records)
 	if _, err := s.leftOver(false); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
 	}
