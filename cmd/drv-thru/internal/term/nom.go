@@ -93,14 +93,12 @@ func newNom(program string, screen io.Writer) (*nom, error) {
 
 // send hands on what is waiting. n.mu is held.
 func (n *nom) send() {
-	if n.buf.Len() == 0 || n.ended {
+	// Nobody else sends, so there is room for what there was room for.
+	if n.buf.Len() == 0 || n.ended || len(n.pieces) == cap(n.pieces) {
 		return
 	}
-	select {
-	case n.pieces <- bytes.Clone(n.buf.Bytes()):
-		n.buf.Reset()
-	default:
-	}
+	n.pieces <- bytes.Clone(n.buf.Bytes())
+	n.buf.Reset()
 }
 
 // alive reports whether it shows what it is told.
