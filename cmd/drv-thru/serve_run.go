@@ -7,18 +7,22 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/builder/nixstore"
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -61,7 +65,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	if err != nil {
 		return err
 	}
-	adminListener, err := admin.Listen(cfg.AdminSocket)
+	adminListener, adminSocket, err := listenAdmin(cfg.AdminSocket)
 	if err != nil {
 		return err
 	}
@@ -151,8 +155,13 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		}),
 	}
 	go func() { failed(adminServer.Serve(adminListener)) }()
-	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, cfg)
+	var telling sync.WaitGroup
+	telling.Go(func() { notify.Watchdog(ctx, func() { svc.Status() }) })
+	telling.Go(func() { reload.tellReady(ctx) })
+	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, adminSocket)
 	reload.run(ctx, hangups)
+	telling.Wait()
+	notify.Stopping()
 	log.Info("stopping")
 	// Builds first, then what still reads.
 	svc.Close()
@@ -170,6 +179,23 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	return nil
 }
 
+// listenAdmin returns the socket that systemd has handed over, or one of our own at
+// path, and where it is.
+func listenAdmin(path string) (net.Listener, string, error) {
+	given, err := activation.Listeners()
+	if err != nil {
+		return nil, "", fmt.Errorf("take over the admin socket: %w", err)
+	}
+	switch len(given) {
+	case 0:
+		l, err := admin.Listen(path)
+		return l, path, err
+	case 1:
+		return given[0], given[0].Addr().String(), nil
+	}
+	return nil, "", fmt.Errorf("systemd has handed over %d sockets, want the admin socket alone", len(given))
+}
+
 func (e *embeddedRelay) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
 	defer cancel()
@@ -177,7 +203,7 @@ func (e *embeddedRelay) stop() {
 }
 
 // announce prints who and where the builder is, once a relay knows it.
-func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, paths *directPaths, signing nix.SecretKey, cfg *serveConfig) {
+func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, paths *directPaths, signing nix.SecretKey, adminSocket string) {
 	waitCtx, cancel := context.WithTimeout(ctx, registerWait)
 	defer cancel()
 	registered := circuits.Registered(waitCtx)
@@ -193,7 +219,7 @@ func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, 
 		out("listens at     %s", at)
 	}
 	out("signing key    %s", signing.ToPublicKey())
-	out("admin socket   %s", cfg.AdminSocket)
+	out("admin socket   %s", adminSocket)
 	if registered != nil {
 		for _, r := range circuits.Status() {
 			if r.Err != nil {
