@@ -261,7 +261,13 @@ func flagPrinted(err error) bool {
 	return strings.Contains(err.Error(), "error parsing commandline arguments")
 }
 
+// release is set by the linker in release builds.
+var release string
+
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
