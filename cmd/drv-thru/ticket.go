@@ -125,7 +125,7 @@ func operands(fs *flag.FlagSet, args []string) ([]string, error) {
 				if errors.Is(err, flag.ErrHelp) {
 					return nil, err
 				}
-				return nil, usagef("%s", err)
+				return nil, parseError(err)
 			}
 			args = fs.Args()
 			continue

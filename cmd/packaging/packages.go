@@ -150,8 +150,8 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 			Recommends: p.recommends, Suggests: p.only(kind, p.suggests),
 			Contents: contents,
 			Scripts:  scripts,
-			Deb:      nfpm.Deb{Compression: "xz"},
-			RPM:      nfpm.RPM{Summary: p.summary, Compression: "xz", BuildHost: "localhost", Packager: maintainer},
+			Deb:      nfpm.Deb{Compression: "zstd"},
+			RPM:      nfpm.RPM{Summary: p.summary, Compression: "zstd", BuildHost: "localhost", Packager: maintainer},
 		},
 	}), nil
 }
