@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -102,18 +101,13 @@ type docFile struct {
 	target  string // below /usr/share
 }
 
-// docs has the programs write their man pages and completions, built for this
+// docs has the programs write their man pages and completions, as built for this
 // machine, whatever the release is for.
-func (r *release) docs(ctx context.Context) (*docs, error) {
-	host := platform{runtime.GOOS, runtime.GOARCH}
+func (r *release) docs(ctx context.Context, host *build) (*docs, error) {
 	dir := filepath.Join(r.work, "docs")
 	d := &docs{}
 	for _, program := range programs {
-		exe := filepath.Join(r.work, "host", program)
-		args := append([]string{"build"}, r.goFlags()...)
-		if err := r.goCommand(ctx, host, append(args, "-o", exe, "./cmd/"+program)...).run(); err != nil {
-			return nil, err
-		}
+		exe := filepath.Join(host.dir, program)
 		man := filepath.Join(dir, program, "man")
 		if err := (command{exec.CommandContext(ctx, exe, "man", man)}).run(); err != nil {
 			return nil, err

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -87,14 +88,18 @@ type release struct {
 
 func (r *release) make(ctx context.Context) error {
 	built := make(map[platform]*build)
-	for _, p := range r.platforms {
+	host := platform{runtime.GOOS, runtime.GOARCH}
+	for _, p := range append(slices.Clone(r.platforms), host) {
+		if built[p] != nil {
+			continue
+		}
 		b, err := r.build(ctx, p)
 		if err != nil {
 			return err
 		}
 		built[p] = b
 	}
-	docs, err := r.docs(ctx)
+	docs, err := r.docs(ctx, built[host])
 	if err != nil {
 		return err
 	}
