@@ -88,6 +88,8 @@ type TicketRecord struct {
 	Revoked time.Time
 	// Policy is what decides on its builds; zero is the builder's default.
 	Policy TicketPolicy
+	// Direct tells that its text holds the builder's own addresses, not relays.
+	Direct bool
 }
 
 // TicketPolicy is the policy that a ticket was made with.

@@ -12,6 +12,7 @@ in
 {
   options = {
     assertions = option (types.listOf types.anything) [ ];
+    warnings = list [ ];
     nix.enable = option types.bool true;
     nix.package = option types.anything "/nix-package";
     nix.settings = {
@@ -24,7 +25,8 @@ in
       sandbox = option types.anything true;
     };
     environment.systemPackages = option (types.listOf types.package) [ ];
-    environment.variables = option (types.attrsOf types.str) { };
+    environment.etc = option (types.attrsOf (types.submodule { options.text = option types.str ""; })) { };
+    environment.sessionVariables = option (types.attrsOf types.str) { };
     networking.firewall.allowedTCPPorts = option (types.listOf types.anything) [ ];
     networking.firewall.allowedUDPPorts = option (types.listOf types.anything) [ ];
     programs.fuse.enable = option types.bool false;

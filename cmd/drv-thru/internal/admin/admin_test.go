@@ -277,4 +277,7 @@ func TestDirectTickets(t *testing.T) {
 	if err != nil || len(parsed.Relays) != 0 || len(parsed.Direct) != 1 || parsed.Direct[0] != netip.MustParseAddrPort("192.0.2.1:7412") {
 		t.Errorf("got %+v, %v", parsed.Direct, err)
 	}
+	if again, err := c.Reveal(t.Context(), "near"); err != nil || again.Text != made.Text {
+		t.Errorf("revealed %+v, %v", again, err)
+	}
 }

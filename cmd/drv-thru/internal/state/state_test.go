@@ -311,6 +311,9 @@ func TestOpensOlderVersions(t *testing.T) {
 		if pinned := tickets[0].Policy; v >= 2 && (pinned.Name != "night" || pinned.Hash == "" || string(pinned.Settings) != `{"from":22}`) {
 			t.Errorf("%s: policy %+v", name, pinned)
 		}
+		if tickets[0].Direct != (v >= 3) {
+			t.Errorf("%s: direct %t", name, tickets[0].Direct)
+		}
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
