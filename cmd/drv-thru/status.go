@@ -21,7 +21,7 @@ func newStatusCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru status")
 	f.register(fs, true)
 	watch := fs.Bool("watch", false, "go on showing it until interrupted")
-	interval := fs.Duration("interval", 2*time.Second, "how often --watch asks")
+	interval := fs.Duration("interval", 2*time.Second, "`TIME` from one look of --watch to the next")
 	return &ffcli.Command{
 		Name:       "status",
 		ShortUsage: "drv-thru status [flags]",
