@@ -225,7 +225,7 @@ func newBuildsLogCommand(a *app) *ffcli.Command {
 func (a *app) printLog(read func(event func(*wire.Event)) error) error {
 	p := term.New(a.stdout, a.env)
 	defer p.Close()
-	v := term.NewProgress(p, true)
+	v := term.NewProgress(p, term.Config{Logs: true})
 	defer v.Close()
 	err := read(v.Event)
 	v.Close()

@@ -305,7 +305,8 @@ func (s *Service) begin(b *build, cl *closure) error {
 	defer b.mu.Unlock()
 	b.log, b.closure = log, cl
 	b.place.moved = func(position int) {
-		log.add(&wire.Event{Type: wire.EventQueued, Position: position})
+		wait := s.estimate.wait(position, s.tuning().Slots, s.cfg.Now())
+		log.add(&wire.Event{Type: wire.EventQueued, Position: position, WaitSeconds: wait.Seconds()})
 	}
 	return nil
 }

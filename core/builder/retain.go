@@ -47,6 +47,7 @@ func (s *Service) recover(ctx context.Context) (resumed []*build, err error) {
 		}
 		s.builds[rec.ID] = s.pastBuild(rec)
 	}
+	s.estimate.learn(records)
 	if _, err := s.leftOver(false); err != nil {
 		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
 	}

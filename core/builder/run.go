@@ -48,7 +48,11 @@ func (b *build) run(checked, idle bool, result *wire.Result) error {
 		b.s.queue.setReady(b.place)
 		select {
 		case <-b.place.granted:
-			defer b.s.queue.release()
+			b.s.estimate.begin(b.place, b.s.cfg.Now())
+			defer func() {
+				b.s.estimate.end(b.place, b.s.cfg.Now(), b.ctx.Err() == nil)
+				b.s.queue.release()
+			}()
 		case <-b.ctx.Done():
 			return b.leaveQueue(context.Cause(b.ctx))
 		}

@@ -103,10 +103,11 @@ const (
 // Service is the builder. Make it with New, serve it as an http.Handler, stop
 // it with Close.
 type Service struct {
-	cfg   Config
-	mux   *http.ServeMux
-	cache *cache.Server
-	queue *queue
+	cfg      Config
+	mux      *http.ServeMux
+	cache    *cache.Server
+	queue    *queue
+	estimate estimate
 	// hashes are the NAR hashes of content-addressed paths, which cannot change
 	// as long as the path's name stays.
 	hashes recent[nix.Path, nix.Hash]
