@@ -166,20 +166,8 @@ type module struct {
 
 func newModule(t *testing.T, root lab.Root) module {
 	n := module{lab.NewHost(t, root), "/tmp/module/nixos/tests"}
-	files, err := filepath.Glob("../nixos/*.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tests, err := filepath.Glob("../nixos/tests/*.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range slices.Concat([]string{"../flake.nix"}, files, tests) {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.host.WriteFile(lab.RootUser, filepath.Join("/tmp/module", strings.TrimPrefix(file, "..")), string(text))
+	for name, text := range moduleFiles(t) {
+		n.host.WriteFile(lab.RootUser, filepath.Join("/tmp/module", name), text)
 	}
 	return n
 }

@@ -136,7 +136,8 @@ let
     cores = cfg.cores;
     max_silent_time = cfg.maxSilentTime;
     systems = if cfg.systems == [ ] then null else cfg.systems;
-    policies = if cfg.policies == { } then null else lib.mapAttrs
+    policies = if cfg.policies == { } then null else
+    lib.mapAttrs
       (_: policy: lib.filterAttrs (_: value: value != null && value != { }) {
         module = policy.module;
         settings = policy.settings;
@@ -369,7 +370,7 @@ in
         assertion = twins == { };
         message = "services.drv-thru.server.trustedClients: " + lib.concatStringsSep "; "
           (map (same: "${lib.concatStringsSep " and " same} have the same publicKey") (builtins.attrValues twins))
-        + ". Give each client its own, or leave one of them out.";
+          + ". Give each client its own, or leave one of them out.";
       }
       {
         assertion = listed "trusted-users" == [ ];

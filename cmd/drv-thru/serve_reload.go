@@ -20,7 +20,7 @@ import (
 // reloadable are the keys of the configuration that a running builder takes over.
 var reloadable = []string{
 	"max_concurrent_builds", "recent_builds_limit", "trusted_clients", "relays", "relay_token_files", "keep_outputs",
-	"reattach_grace", "max_output_bytes", "max_log_bytes", "min_free", "cores", "max_silent_time", "policies",
+	"reattach_grace", "drain_timeout", "max_output_bytes", "max_log_bytes", "min_free", "cores", "max_silent_time", "policies",
 }
 
 // tuning is the part of the configuration that is the service's, given the cores

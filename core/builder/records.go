@@ -150,12 +150,13 @@ type BuildRecord struct {
 	// Ticket is zero for a trusted client's build.
 	Ticket ticket.ID
 	// Content is the SHA-256 of the request.
-	Content [32]byte
-	Roots   []wire.Root
-	Mode    wire.Mode
-	Detach  bool
-	State   wire.State
-	Created time.Time
+	Content   [32]byte
+	Roots     []wire.Root
+	Mode      wire.Mode
+	KeepGoing bool
+	Detach    bool
+	State     wire.State
+	Created   time.Time
 	// Started and Ended are zero until then.
 	Started time.Time
 	Ended   time.Time

@@ -25,7 +25,7 @@ in
       sandbox = option types.anything true;
     };
     environment.systemPackages = option (types.listOf types.package) [ ];
-    environment.etc = option (types.attrsOf (types.submodule { options.text = option types.str ""; })) { };
+    environment.etc = option (types.attrsOf (types.submodule { options = { text = option types.str ""; mode = option types.str "symlink"; }; })) { };
     environment.sessionVariables = option (types.attrsOf types.str) { };
     networking.firewall.allowedTCPPorts = option (types.listOf types.anything) [ ];
     networking.firewall.allowedUDPPorts = option (types.listOf types.anything) [ ];
@@ -33,6 +33,7 @@ in
     systemd.services = option (types.attrsOf types.anything) { };
     systemd.sockets = option (types.attrsOf types.anything) { };
     systemd.tmpfiles.rules = list [ ];
+    systemd.tmpfiles.settings = option (types.attrsOf types.anything) { };
     users.groups = option
       (types.attrsOf (types.submodule {
         options.members = list [ ];
@@ -41,6 +42,7 @@ in
     users.users = option
       (types.attrsOf (types.submodule {
         options = {
+          isNormalUser = option types.bool false;
           isSystemUser = option types.bool false;
           group = option types.str "";
           extraGroups = list [ ];

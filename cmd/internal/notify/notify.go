@@ -4,6 +4,7 @@ package notify
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -53,4 +54,10 @@ func Watchdog(ctx context.Context, alive func()) {
 		case <-tick.C:
 		}
 	}
+}
+
+// Extend asks for so much more time than the service manager would give by itself
+// for what goes on: to start, to reload or to stop.
+func Extend(by time.Duration) {
+	send("EXTEND_TIMEOUT_USEC=" + strconv.FormatInt(by.Microseconds(), 10))
 }

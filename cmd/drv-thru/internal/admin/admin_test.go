@@ -29,7 +29,7 @@ type service struct {
 }
 
 func (s *service) Status() builder.Status {
-	return builder.Status{Slots: 3, Paused: s.paused, Draining: s.draining}
+	return builder.Status{Load: builder.Load{Slots: 3, Paused: s.paused, Draining: s.draining}}
 }
 func (s *service) Pause(on bool) { s.paused = on }
 func (s *service) Drain(on bool) { s.draining = on }

@@ -103,6 +103,9 @@ var migrations = []string{
 
 	// Whether a ticket's text holds the builder's own addresses instead of relays.
 	`ALTER TABLE tickets ADD COLUMN direct INTEGER NOT NULL DEFAULT 0;`,
+
+	// Detached builds go on after a restart, as they were asked for.
+	`ALTER TABLE builds ADD COLUMN keep_going INTEGER NOT NULL DEFAULT 0;`,
 }
 
 // known fails for a version that a later program has made.
