@@ -46,7 +46,7 @@ func TestStates(t *testing.T) {
 		want string
 	}{
 		{Ready, `^READY=1$`},
-		{Reloading, `^RELOADING=1\nMONOTONIC_USEC=[0-9]+$`},
+		{Reloading, `^RELOADING=1\nMONOTONIC_USEC=[0-9]+\n?$`},
 		{Stopping, `^STOPPING=1$`},
 		{func() { Status("looking for a relay") }, `^STATUS=looking for a relay$`},
 	} {
