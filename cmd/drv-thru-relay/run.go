@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 	"golang.org/x/crypto/acme/autocert"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
@@ -54,6 +56,7 @@ const stunOff = "off"
 
 func (f *flags) set() *flag.FlagSet {
 	fs := flag.NewFlagSet("drv-thru-relay", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
 	fs.StringVar(&f.listen, "listen", ":7411", "`ADDRESS` to listen on; port 0 takes a free one")
 	fs.StringVar(&f.stunListen, "stun-listen", "", "UDP `ADDRESS` to answer STUN on, or off; default: that of --listen, and off behind --trusted-proxies")
 	fs.StringVar(&f.metrics, "metrics", "", "`ADDRESS` to serve Prometheus metrics on; default: nowhere")
@@ -70,27 +73,27 @@ func (f *flags) set() *flag.FlagSet {
 	fs.Var(&f.tokenFiles, "token-file", "`FILE` with the tokens of --access token, one a line (repeatable)")
 	fs.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` that is logged: debug, info, warn or error")
 	fs.BoolVar(&f.logAddresses, "log-addresses", false, "log the addresses of builders and clients")
-	fs.DurationVar(&f.drain, "drain-timeout", 5*time.Second, "how long open circuits may go on after SIGTERM")
+	fs.DurationVar(&f.drain, "drain-timeout", 5*time.Second, "`TIME` for which open circuits may go on after SIGTERM")
 	l := &f.limits
 	count := func(p *int, name string, value int, usage string) {
 		*p = value
 		fs.Var((*positive)(p), name, usage)
 	}
-	count(&l.Registrations, "max-registrations", 20_000, "builders at once")
-	count(&l.RegistrationsPerAddress, "max-registrations-per-address", 1_000, "builders at once from one address")
-	count(&l.Circuits, "max-circuits", 8_192, "circuits at once; a client uses two")
-	count(&l.CircuitsPerBuilder, "max-circuits-per-builder", 1_024, "circuits at once to one builder")
-	count(&l.CircuitsPerAddress, "max-circuits-per-address", 256, "circuits at once from one address")
-	count(&l.HalfOpenPerBuilder, "max-half-open-per-builder", 64, "circuits at once that one builder has not come for yet")
-	count(&l.Connections, "max-connections", 4_096, "connections at once that have asked for nothing yet")
-	count(&l.ConnectionsPerAddress, "max-connections-per-address", 256, "connections at once that have asked for nothing yet, from one address")
+	count(&l.Registrations, "max-registrations", 20_000, "`NUMBER` of builders at once")
+	count(&l.RegistrationsPerAddress, "max-registrations-per-address", 1_000, "`NUMBER` of builders at once from one address")
+	count(&l.Circuits, "max-circuits", 8_192, "`NUMBER` of circuits at once; a client uses two")
+	count(&l.CircuitsPerBuilder, "max-circuits-per-builder", 1_024, "`NUMBER` of circuits at once to one builder")
+	count(&l.CircuitsPerAddress, "max-circuits-per-address", 256, "`NUMBER` of circuits at once from one address")
+	count(&l.HalfOpenPerBuilder, "max-half-open-per-builder", 64, "`NUMBER` of circuits at once that one builder has not come for yet")
+	count(&l.Connections, "max-connections", 4_096, "`NUMBER` of connections at once that have asked for nothing yet")
+	count(&l.ConnectionsPerAddress, "max-connections-per-address", 256, "`NUMBER` of connections at once that have asked for nothing yet, from one address")
 	fs.Var((*speed)(&l.BytesPerSecond), "max-bytes-per-second", "`SIZE` that all circuits together may carry in a second, such as 100M")
 	fs.Var((*speed)(&l.CircuitBytesPerSecond), "max-circuit-bytes-per-second", "`SIZE` that one circuit may carry in a second")
-	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", 50, "new connections per second from one address")
-	count(&l.HandshakeBurst, "handshake-burst", 500, "new connections at once from one address")
-	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "STUN answers per second to one address")
-	fs.DurationVar(&l.HalfOpen, "half-open-timeout", 10*time.Second, "how long a builder has to come for a circuit")
-	fs.DurationVar(&l.Idle, "idle-timeout", 2*time.Minute, "how long a circuit may carry nothing, or take over one message")
+	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", 50, "`NUMBER` of new connections per second from one address")
+	count(&l.HandshakeBurst, "handshake-burst", 500, "`NUMBER` of new connections at once from one address")
+	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "`NUMBER` of STUN answers per second to one address")
+	fs.DurationVar(&l.HalfOpen, "half-open-timeout", 10*time.Second, "`TIME` that a builder has to come for a circuit")
+	fs.DurationVar(&l.Idle, "idle-timeout", 2*time.Minute, "`TIME` for which a circuit may carry nothing, or take over one message")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	return fs
 }
@@ -212,40 +215,46 @@ func (p prefixes) contains(a netip.Addr) bool {
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
 
-// run is the program without its process: it returns the exit code. It ends
-// when ctx does, or with the first SIGINT or SIGTERM; a second one kills it.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var f flags
-	cmd := &ffcli.Command{
+// command makes the program's command.
+func command(f *flags, stdout, stderr io.Writer) *ffcli.Command {
+	return &ffcli.Command{
 		Name:       "drv-thru-relay",
 		ShortUsage: "drv-thru-relay [flags]",
+		ShortHelp:  "let drv-thru's builders and clients meet",
 		LongHelp: "A relay for drv-thru: builders and clients that cannot reach each other meet here.\n" +
 			"Give its URL to builders with \"drv-thru serve --relay URL\"; tickets then name it.\n" +
 			"Every flag can be set in the environment too, as DRV_THRU_RELAY_LISTEN for --listen.",
-		FlagSet: f.set(),
-		Options: []ff.Option{ff.WithEnvVarPrefix("DRV_THRU_RELAY")},
+		FlagSet:     f.set(),
+		Options:     []ff.Option{ff.WithEnvVarPrefix("DRV_THRU_RELAY")},
+		Subcommands: []*ffcli.Command{newCompletionCommand(stdout), newManCommand()},
+		UsageFunc:   func(*ffcli.Command) string { return "" },
 		Exec: func(ctx context.Context, args []string) error {
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unexpected argument %q", args[0])}
 			}
-			return serve(ctx, f, stdout, stderr)
+			return serve(ctx, *f, stdout, stderr)
 		},
 	}
-	cmd.FlagSet.SetOutput(stderr)
-	err := cmd.Parse(args)
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		// The flag package has printed the error and the usage, ff only the
-		// error's cause is in the environment.
-		if !flagPrinted(err) {
-			fmt.Fprintln(stderr, "error:", err)
-		}
-		return wire.ExitUsage
-	}
-	if err == nil {
+}
+
+// run is the program without its process: it returns the exit code. It ends
+// when ctx does, or with the first SIGINT or SIGTERM; a second one kills it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var f flags
+	cmd := command(&f, stdout, stderr)
+	err := error(nil)
+	if word := os.Getenv(usage.WordVar(cmd.Name)); word != "" {
+		err = complete(ctx, cmd, stdout, word, args)
+	} else if err = cmd.Parse(args); err == nil {
 		err = cmd.Run(ctx)
+	} else if !errors.Is(err, flag.ErrHelp) {
+		err = usageError{usage.ParseError(err)}
 	}
 	switch {
-	case err == nil, errors.Is(err, flag.ErrHelp):
+	case err == nil:
+		return wire.ExitOK
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage.Help(usage.Find(cmd, args)))
 		return wire.ExitOK
 	case errors.As(err, new(usageError)):
 		fmt.Fprintln(stderr, "error:", err)
@@ -256,12 +265,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return wire.ExitFailed
 }
 
-// flagPrinted reports whether the flag package has told the user of err.
-func flagPrinted(err error) bool {
-	return strings.Contains(err.Error(), "error parsing commandline arguments")
-}
+// release is set by the linker in release builds.
+var release string
 
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -84,7 +84,7 @@ func (f *buildFlags) registerResult(fs *flag.FlagSet) {
 	fs.BoolVar(&f.logs, "print-build-logs", false, "same as -L")
 	fs.BoolVar(&f.plain, "no-nom", false, "plain lines, also on a terminal")
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections and how long each step takes")
-	fs.StringVar(&f.importMode, "import", "auto", "how outputs are imported: from a mount (fuse), over HTTP on this machine (http), or auto")
+	fs.StringVar(&f.importMode, "import", "auto", "`WAY` in which outputs are imported: from a mount (fuse), over HTTP on this machine (http), or auto")
 	fs.BoolVar(&f.noSubstitute, "no-substitute", false, "fetch everything from the builder, nothing from this machine's own substituters")
 }
 
@@ -137,7 +137,7 @@ func (f *buildFlags) permute(fs *flag.FlagSet, args []string) ([]string, error) 
 			if errors.Is(err, flag.ErrHelp) {
 				return nil, err
 			}
-			return nil, usagef("%s", err)
+			return nil, parseError(err)
 		}
 		read := len(args) - fs.NArg()
 		literal := read > 0 && args[read-1] == "--"

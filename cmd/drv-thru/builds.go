@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -81,7 +84,11 @@ func clientText(b *builder.BuildStatus) string { return cmp.Or(b.ClientName, b.C
 func phaseText(b *builder.BuildStatus) string {
 	phase := string(b.State)
 	if b.Position > 0 {
-		phase += fmt.Sprintf(" (%d.)", b.Position)
+		phase += fmt.Sprintf(" (%d.", b.Position)
+		if b.WaitSeconds > 0 {
+			phase += ", about " + term.About(seconds(b.WaitSeconds))
+		}
+		phase += ")"
 	}
 	if b.Result != nil && b.Result.Error != nil && b.Result.Error.Code != "" {
 		phase += " (" + string(b.Result.Error.Code) + ")"
@@ -177,10 +184,16 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 	row("begun", at(b.Created))
 	row("started", at(b.Started))
 	row("ended", at(b.Ended))
+	for _, d := range b.Building {
+		row("building", strings.TrimPrefix(d.Drv, nix.StoreDir+"/")+onMachine(d.Machine)+", "+when(d.Since, now))
+	}
 	if res := b.Result; res != nil {
 		row("queued for", term.Span(seconds(res.QueueTime)))
 		row("built in", term.Span(seconds(res.BuildTime)))
 		row("inputs sent", term.Bytes(int64(res.UploadBytes)))
+		for _, name := range slices.Sorted(maps.Keys(res.Machines)) {
+			row("built", term.Count(res.Machines[name], "derivation")+onMachine(name))
+		}
 		for _, o := range res.Outputs {
 			row("output", o.Name+"  "+o.Path)
 		}
@@ -189,6 +202,14 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 		}
 	}
 	return table(a.stdout, rows...)
+}
+
+// onMachine says where something is built, if that is not this machine.
+func onMachine(name string) string {
+	if name == wire.MachineSelf {
+		return ""
+	}
+	return " on " + plain(name)
 }
 
 func newBuildsLogCommand(a *app) *ffcli.Command {
@@ -208,7 +229,7 @@ func newBuildsLogCommand(a *app) *ffcli.Command {
 func (a *app) printLog(read func(event func(*wire.Event)) error) error {
 	p := term.New(a.stdout, a.env)
 	defer p.Close()
-	v := term.NewProgress(p, true)
+	v := term.NewProgress(p, term.Config{Logs: true})
 	defer v.Close()
 	err := read(v.Event)
 	v.Close()

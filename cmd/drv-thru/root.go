@@ -11,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -20,6 +21,9 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	environ        []string // "NAME=value"
+
+	// asked is the command whose usage was asked for, or got wrong.
+	asked *ffcli.Command
 }
 
 // env returns an environment variable, "" without one.
@@ -32,66 +36,119 @@ func (a *app) env(name string) string {
 	return ""
 }
 
-// commands makes the subcommands, in the order of the help.
-var commands = []func(*app) *ffcli.Command{
-	newBuildCommand,
-	newAttachCommand,
-	newLogCommand,
-	newCancelCommand,
-	newBuildersCommand,
-	newMountCommand,
-	newImportHelperCommand,
-	newKeyCommand,
-	newServeCommand,
-	newTicketCommand,
-	newPolicyCommand,
-	newStatusCommand,
-	newBuildsCommand,
-	newPauseCommand,
-	newResumeCommand,
-	newDrainCommand,
-	newStateCommand,
-	newDoctorCommand,
-	newGCCommand,
+const rootHelp = `The client evaluates, sends what the builder lacks, and imports the outputs into
+this machine's Nix store. The builder is drv-thru serve on another machine; it lets
+in who has a ticket of it, and clients that it trusts.`
+
+// root makes the tree of commands, in the order of the help.
+func (a *app) root() *ffcli.Command {
+	fs := a.flags("drv-thru")
+	showVersion := fs.Bool("version", false, "print the version and exit")
+	root := &ffcli.Command{
+		Name:       "drv-thru",
+		ShortUsage: "drv-thru COMMAND [flags] …",
+		ShortHelp:  "build Nix derivations on another machine",
+		LongHelp:   rootHelp,
+		FlagSet:    fs,
+		Exec: func(_ context.Context, args []string) error {
+			switch {
+			case *showVersion:
+				_, err := fmt.Fprintf(a.stdout, "drv-thru %s, protocol %d\n", version, wire.Version)
+				return err
+			case len(args) > 0:
+				return usagef("no such command: drv-thru %s", args[0])
+			}
+			return flag.ErrHelp
+		},
+	}
+	for _, c := range []func(*app) *ffcli.Command{
+		newBuildCommand,
+		newAttachCommand,
+		newLogCommand,
+		newCancelCommand,
+		newBuildersCommand,
+		newMountCommand,
+		newImportHelperCommand,
+		newKeyCommand,
+		newServeCommand,
+		newTicketCommand,
+		newPolicyCommand,
+		newStatusCommand,
+		newBuildsCommand,
+		newPauseCommand,
+		newResumeCommand,
+		newDrainCommand,
+		newStateCommand,
+		newDoctorCommand,
+		newGCCommand,
+		newCompletionCommand,
+		newManCommand,
+	} {
+		root.Subcommands = append(root.Subcommands, c(a))
+	}
+	a.prepare(root)
+	return root
+}
+
+// prepare has the commands tell a which of them is to explain itself, in place of
+// printing by themselves.
+func (a *app) prepare(c *ffcli.Command) {
+	c.UsageFunc = func(c *ffcli.Command) string {
+		a.asked = c
+		return ""
+	}
+	for _, s := range c.Subcommands {
+		a.prepare(s)
+	}
 }
 
 // run is the program without its process: it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
-	root := &ffcli.Command{
-		Name:       "drv-thru",
-		ShortUsage: "drv-thru COMMAND [flags] …",
-		ShortHelp:  "build Nix derivations on another machine",
-		FlagSet:    a.flags("drv-thru"),
-		Exec:       func(context.Context, []string) error { return flag.ErrHelp },
-	}
-	for _, c := range commands {
-		root.Subcommands = append(root.Subcommands, c(a))
+	root := a.root()
+	if word := a.env(usage.WordVar(root.Name)); word != "" {
+		return a.complete(ctx, root, word, args)
 	}
 	err := root.Parse(args)
 	if err == nil {
 		err = root.Run(ctx)
 	} else if !errors.Is(err, flag.ErrHelp) {
-		// The flag package has printed the error and the usage.
-		return wire.ExitUsage
+		err = parseError(err)
 	}
 	switch {
 	case err == nil:
 		return wire.ExitOK
 	case errors.Is(err, flag.ErrHelp):
-		if len(args) == 0 {
-			return wire.ExitUsage
-		}
-		return wire.ExitOK
+		return a.help(args)
+	}
+	var mistake *usageError
+	if errors.As(err, &mistake) && mistake.hint == "" {
+		mistake.hint = "see: " + usage.Find(root, args).FlagSet.Name() + " --help"
 	}
 	a.printError(err)
 	return exitCode(err)
 }
 
-// flags makes a flag set that returns its errors instead of ending the process.
+// help prints the usage of the command that was asked for it. A group of commands
+// without one of them is no question but a mistake.
+func (a *app) help(args []string) int {
+	text := usage.Help(a.asked)
+	for _, name := range args {
+		if name == "-h" || name == "-help" || name == "--help" {
+			fmt.Fprint(a.stdout, text)
+			return wire.ExitOK
+		}
+	}
+	fmt.Fprint(a.stderr, text)
+	return wire.ExitUsage
+}
+
+func parseError(err error) error { return usagef("%s", usage.ParseError(err)) }
+
+// flags makes a flag set that returns its errors and prints nothing.
 func (a *app) flags(name string) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(a.stderr)
+	fs.SetOutput(io.Discard)
 	return fs
 }
 

@@ -5,19 +5,24 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 // adminSocketEnv names the admin socket for every command that asks the builder.
 const adminSocketEnv = "DRV_THRU_ADMIN_SOCKET"
+
+// systemAdminSocket is where systemd makes the admin socket of a builder that is a
+// service of the machine, for the group that may use it.
+const systemAdminSocket = "/run/drv-thru-admin.socket"
 
 func newTicketCommand(a *app) *ffcli.Command {
 	return &ffcli.Command{
@@ -46,7 +51,7 @@ type adminFlags struct {
 }
 
 func (f *adminFlags) register(fs *flag.FlagSet, withJSON bool) {
-	fs.StringVar(&f.socket, "admin-socket", "", "`PATH` of the builder's admin socket (default DATA-DIR/"+adminSocketName+")")
+	fs.StringVar(&f.socket, "admin-socket", "", "`PATH` of the builder's admin socket (default "+systemAdminSocket+" where there is one, else DATA-DIR/"+adminSocketName+")")
 	fs.StringVar(&f.dataDir, "data-dir", "", "the builder's data `DIR`")
 	if withJSON {
 		fs.BoolVar(&f.json, "json", false, "print JSON")
@@ -61,6 +66,9 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	if f.socket != "" {
 		return admin.NewClient(f.socket), nil
 	}
+	if _, err := os.Stat(systemAdminSocket); err == nil && f.dataDir == "" {
+		return admin.NewClient(systemAdminSocket), nil
+	}
 	cfg := serveConfig{DataDir: f.dataDir, MaxConcurrent: 1}
 	if err := cfg.check(a); err != nil {
 		return nil, err
@@ -68,16 +76,10 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	return admin.NewClient(cfg.AdminSocket), nil
 }
 
-// table prints rows of tab-separated cells in columns.
+// table prints rows of cells in columns.
 func table(w io.Writer, rows ...[]string) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		line := strings.TrimRight(strings.Join(row, "\t"), " \t")
-		if _, err := io.WriteString(tw, line+"\n"); err != nil {
-			return err
-		}
-	}
-	return tw.Flush()
+	_, err := io.WriteString(w, term.Columns(rows...))
+	return err
 }
 
 // when prints a time of the past or future for a person, "" for none.
@@ -117,7 +119,7 @@ func operands(fs *flag.FlagSet, args []string) ([]string, error) {
 				if errors.Is(err, flag.ErrHelp) {
 					return nil, err
 				}
-				return nil, usagef("%s", err)
+				return nil, parseError(err)
 			}
 			args = fs.Args()
 			continue

@@ -1,0 +1,153 @@
+// Package usage turns the definitions of a program's commands into everything
+// that tells about them: the text of --help, manual pages, and what a shell
+// completes. All three walk the same tree of commands and their flag sets, so a
+// flag that exists is in each of them.
+//
+// The usage text of a flag names its value in backquotes, as package flag has it;
+// two words there ("`NAME EXPR`") mean that the flag takes two. A command without
+// a ShortHelp is told of nowhere.
+package usage
+
+import (
+	"errors"
+	"flag"
+	"slices"
+	"strings"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+)
+
+// option is a flag under all its names.
+type option struct {
+	names []string // without dashes, short ones first
+	value string   // what stands for the value; empty: takes none
+	// optional values are written --name=VALUE or not at all.
+	optional bool
+	text     string
+	def      string
+}
+
+// options returns a command's flags. Flags that set the same variable are one.
+func options(c *ffcli.Command) []*option {
+	if c.FlagSet == nil {
+		return nil
+	}
+	var all []*option
+	byValue := make(map[flag.Value]*option)
+	c.FlagSet.VisitAll(func(f *flag.Flag) {
+		name, text := flag.UnquoteUsage(f)
+		text = strings.TrimPrefix(text, name+": ")
+		o, ok := byValue[f.Value]
+		if !ok {
+			o = &option{value: name}
+			byValue[f.Value] = o
+			all = append(all, o)
+		}
+		o.names = append(o.names, f.Name)
+		// The other names say only which one they are the same as.
+		if !strings.HasPrefix(text, "same as ") {
+			o.text, o.def = text, defaultText(f)
+		}
+		if isBool(f) && strings.Contains(f.Usage, "`") {
+			o.optional = true
+		}
+	})
+	for _, o := range all {
+		slices.SortFunc(o.names, func(a, b string) int { return len(a) - len(b) })
+	}
+	slices.SortFunc(all, func(a, b *option) int { return strings.Compare(a.long(), b.long()) })
+	return all
+}
+
+func isBool(f *flag.Flag) bool {
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
+}
+
+// defaultText returns a default that the usage text does not tell itself.
+func defaultText(f *flag.Flag) string {
+	switch {
+	case f.DefValue == "", f.DefValue == "0", f.DefValue == "false", strings.Contains(f.Usage, "default"):
+		return ""
+	}
+	return f.DefValue
+}
+
+// long is the name that says most.
+func (o *option) long() string { return o.names[len(o.names)-1] }
+
+// words is how many words follow the flag on the command line.
+func (o *option) words() int {
+	if o.optional {
+		return 0
+	}
+	return len(strings.Fields(o.value))
+}
+
+// dashed writes a flag's name as it is typed.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// spelled is all names with the value: "-f, --file FILE".
+func (o *option) spelled() string {
+	var b strings.Builder
+	for i, n := range o.names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(dashed(n))
+	}
+	switch {
+	case o.optional:
+		b.WriteString("[=" + o.value + "]")
+	case o.value != "":
+		b.WriteString(" " + o.value)
+	}
+	return b.String()
+}
+
+// described is what the flag does, with its default.
+func (o *option) described() string {
+	if o.def != "" {
+		return o.text + " (default " + o.def + ")"
+	}
+	return o.text
+}
+
+// subcommands returns those that users are told of.
+func subcommands(c *ffcli.Command) []*ffcli.Command {
+	return slices.DeleteFunc(slices.Clone(c.Subcommands), func(s *ffcli.Command) bool { return s.ShortHelp == "" })
+}
+
+// path is a command's name with those above it: "drv-thru ticket create". Its flag
+// set has it.
+func path(c *ffcli.Command) string { return c.FlagSet.Name() }
+
+// Find returns the command that args are for.
+func Find(root *ffcli.Command, args []string) *ffcli.Command {
+	for len(args) > 0 {
+		i := slices.IndexFunc(root.Subcommands, func(c *ffcli.Command) bool { return c.Name == args[0] })
+		if i < 0 {
+			break
+		}
+		root, args = root.Subcommands[i], args[1:]
+	}
+	return root
+}
+
+// ParseError says what is wrong with a command line. ff and package flag put words
+// before it that say nothing, and write every flag with one dash.
+func ParseError(err error) error {
+	text := err.Error()
+	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		text = "there is no flag " + dashed(name)
+	}
+	return errors.New(text)
+}
