@@ -14,34 +14,36 @@
       # The date of the commit: "2026-01-31".
       date = lib.concatStringsSep "-"
         (builtins.match "(....)(..)(..).*" (self.lastModifiedDate or "19700101000000"));
+
+      package = pkgs: pkgs.buildGoModule {
+        pname = "drv-thru";
+        version = "0-unstable-${date}";
+
+        # Neither the tests on real Nix nor the module, whose changes rebuild
+        # nothing; but what the module makes, for the programs' tests.
+        src = lib.fileset.toSource {
+          root = ./.;
+          fileset = lib.fileset.union ./nixos/tests/configs.json
+            (lib.fileset.difference ./. (lib.fileset.unions [ ./e2e ./.ci ./nixos ./flake.nix ]));
+        };
+
+        # e2e/test computes this one and says when it has changed.
+        vendorHash = "sha256-aVG//1hdoIOfbmNvbgnpf+DUEyte1Y86D203IqOTcN8=";
+
+        subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
+        env.CGO_ENABLED = 0;
+        ldflags = [ "-s" "-w" ];
+
+        meta = {
+          description = "Build Nix derivations on someone else's machine, with a ticket";
+          license = lib.licenses.mit;
+          mainProgram = "drv-thru";
+        };
+      };
     in
     {
       packages = forEachSystem (pkgs: rec {
-        drv-thru = pkgs.buildGoModule {
-          pname = "drv-thru";
-          version = "0-unstable-${date}";
-
-          # Neither the tests on real Nix nor the module, whose changes rebuild
-          # nothing; but what the module makes, for the programs' tests.
-          src = lib.fileset.toSource {
-            root = ./.;
-            fileset = lib.fileset.union ./nixos/tests/configs.json
-              (lib.fileset.difference ./. (lib.fileset.unions [ ./e2e ./.ci ./nixos ./flake.nix ]));
-          };
-
-          # e2e/test computes this one and says when it has changed.
-          vendorHash = "sha256-aVG//1hdoIOfbmNvbgnpf+DUEyte1Y86D203IqOTcN8=";
-
-          subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
-          env.CGO_ENABLED = 0;
-          ldflags = [ "-s" "-w" ];
-
-          meta = {
-            description = "Build Nix derivations on someone else's machine, with a ticket";
-            license = lib.licenses.mit;
-            mainProgram = "drv-thru";
-          };
-        };
+        drv-thru = package pkgs;
         default = drv-thru;
       });
 
@@ -60,6 +62,8 @@
           default = drv-thru;
         });
 
+      overlays.default = final: _: { drv-thru = package final; };
+
       nixosModules = rec {
         drv-thru = { lib, pkgs, ... }: {
           imports = [ ./nixos/module.nix ];
@@ -67,6 +71,36 @@
         };
         default = drv-thru;
       };
+
+      templates = lib.mapAttrs
+        (name: description: {
+          path = ./nixos/templates + "/${name}";
+          inherit description;
+        })
+        {
+          builder = "A NixOS machine that lets others build on it";
+          client = "A NixOS machine that builds on others";
+          relay = "A NixOS machine where builders and clients meet";
+        };
+
+      checks = forEachSystem (pkgs: {
+        package = self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+
+        # What configurations come to, and what is refused, as in nixos/tests/configs.json.
+        module =
+          let tests = import ./nixos/tests { inherit lib; }; in
+          assert tests.undocumented ++ tests.unlike ++ tests.untyped ++ tests.taken == [ ];
+          assert lib.all (messages: lib.length messages == 1) (lib.attrValues tests.refused);
+          assert tests.configs == lib.importJSON ./nixos/tests/configs.json;
+          pkgs.emptyFile;
+
+        format = pkgs.runCommand "drv-thru-format" { nativeBuildInputs = [ pkgs.nixpkgs-fmt ]; } ''
+          nixpkgs-fmt --check ${./flake.nix} ${./nixos}
+          touch $out
+        '';
+      } // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux {
+        vm = pkgs.testers.runNixOSTest (import ./nixos/tests/vm.nix { module = self.nixosModules.default; });
+      });
 
       devShells = forEachSystem (pkgs: {
         default = pkgs.mkShell {

@@ -37,6 +37,7 @@ type peer struct {
 	t       *testing.T
 	ticket  ticket.Ticket
 	id      key.Secret
+	network link.Network
 	session *link.Session
 	auth    string
 }
@@ -58,7 +59,7 @@ func (p *peer) dial() *link.Session {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	s, err := link.Dial(ctx, link.Config{Identity: p.id, Peer: p.ticket.Builder, Relays: p.ticket.Relays})
+	s, err := link.Dial(ctx, link.Config{Identity: p.id, Peer: p.ticket.Builder, Relays: p.ticket.Relays, Network: p.network})
 	if err != nil {
 		p.t.Fatalf("connect to the builder: %v", err)
 	}

@@ -51,7 +51,7 @@ func TestNixOSModule(t *testing.T) {
 			t.Errorf("%d configurations are refused, %d are to be", len(refused), len(refusals))
 		}
 
-		for _, list := range []string{"undocumented", "unlike"} {
+		for _, list := range []string{"undocumented", "unlike", "untyped"} {
 			var options []string
 			if n.eval(t, &options, "-A", list); len(options) > 0 {
 				t.Errorf("%s: %v", list, options)
@@ -62,40 +62,61 @@ func TestNixOSModule(t *testing.T) {
 
 // refusals are what the assertions say.
 var refusals = map[string]string{
-	"oneKeyTwice":       "trustedClients: laptop and old-laptop have the same publicKey",
-	"trustedUser":       "nix.settings.trusted-users has drv-thru,",
-	"trustedEverybody":  "nix.settings.trusted-users has *,",
-	"trustedExtra":      "nix.settings.trusted-users has @drv-thru,",
-	"trustedGroup":      "nix.settings.trusted-users has @wheel,",
-	"trustedMember":     "nix.settings.trusted-users has @admins,",
-	"notAllowed":        `Add "drv-thru"`,
-	"notSandboxed":      "Set nix.settings.sandbox = true",
-	"halfSandboxed":     "Set nix.settings.sandbox = true",
-	"noNix":             "Set nix.enable = true",
-	"nowhere":           "Name a relay in relays, or set embeddedRelay.enable = true",
-	"openForNothing":    "openFirewall opens the port of the relay inside, which is off",
-	"lowPort":           "embeddedRelay.listen: the builder may not listen on ports below 1024",
-	"twoOnOnePort":      "both have port 7411",
-	"nineRelays":        "room for 8 relays",
-	"certWithoutKey":    "tlsCert and tlsKey go together",
-	"keyWithoutCert":    "tlsCert and tlsKey go together",
-	"helperWithoutKeys": "nothing can be imported without a key",
-	"mountOfNobody":     "set either ticketFile or endpointId of attic",
-	"mountOfTwo":        "set either ticketFile or endpointId of attic",
-	"mountWithoutRelay": "goes with relayUrls and secretKeyFile, which are missing of attic",
-	"mountWithoutKey":   "goes with relayUrls and secretKeyFile, which are missing of attic",
-	"acmeAndCert":       "tlsCert and tlsKey or by ACME",
-	"allowlistOfNobody": "access = \"allowlist\" and allowedBuilders go together",
-	"tokensUnused":      "access = \"token\" and tokenFiles go together",
-	"oneNameTwoKeys":    "several keys that are called attic-1",
-	"nameOfExtra":       "several keys that are called attic-1",
-	"nameOfAnother":     "several keys that are called cache.nixos.org-1",
+	"oneKeyTwice":         "trustedClients: laptop and old-laptop have the same publicKey",
+	"trustedUser":         "nix.settings.trusted-users has drv-thru,",
+	"trustedEverybody":    "nix.settings.trusted-users has *,",
+	"trustedExtra":        "nix.settings.trusted-users has @drv-thru,",
+	"trustedGroup":        "nix.settings.trusted-users has @wheel,",
+	"trustedMember":       "nix.settings.trusted-users has @admins,",
+	"notAllowed":          `Add "drv-thru"`,
+	"notSandboxed":        "Set nix.settings.sandbox = true",
+	"halfSandboxed":       "Set nix.settings.sandbox = true",
+	"noNix":               "Set nix.enable = true",
+	"nowhere":             "Name a relay in relays, or set embeddedRelay.enable = true",
+	"openForNothing":      "openFirewall opens the ports of listen and of the relay inside, and there is neither",
+	"lowListen":           "server.listen: the builder may not listen on ports below 1024",
+	"listenAtRelayInside": "listen and embeddedRelay.listen both have port 7411",
+	"listenAtRelay":       "server.listen and relay.listen both have port 7411",
+	"announceNothing":     "Set listen",
+	"strayToken":          "relayTokenFiles: https://relay.example.org is none of relays",
+	"unknownPolicy":       "there is no policy called nightly",
+	"policyName":          "which every night is not",
+	"builderOfNobody":     "set either endpointId or endpointIdFile of attic",
+	"builderNowhere":      "set either relayUrl or relayUrls of attic",
+	"builderOfNineRelays": "there is room for 8 relayUrls, and attic has more",
+	"builderTwice":        "attic has an endpointId in client.trustedBuilders as well",
+	"builderName":         "my attic cannot be the name of a builder or mount",
+	"mountOfUnknown":      "builder names none of client.builders for attic",
+	"lowPort":             "embeddedRelay.listen: the builder may not listen on ports below 1024",
+	"twoOnOnePort":        "both have port 7411",
+	"nineRelays":          "room for 8 relays",
+	"certWithoutKey":      "tlsCert and tlsKey go together",
+	"keyWithoutCert":      "tlsCert and tlsKey go together",
+	"helperWithoutKeys":   "nothing can be imported without a key",
+	"mountOfNobody":       "set one of ticketFile, builder and endpointId of attic",
+	"mountOfTwo":          "set one of ticketFile, builder and endpointId of attic",
+	"mountWithoutRelay":   "endpointId goes with relayUrls, which are missing of attic",
+	"mountWithoutKey":     "set secretKeyFile of attic",
+	"acmeAndCert":         "tlsCert and tlsKey or by ACME",
+	"allowlistOfNobody":   "access = \"allowlist\" and allowedBuilders go together",
+	"tokensUnused":        "access = \"token\" and tokenFiles go together",
+	"oneNameTwoKeys":      "several keys that are called attic-1",
+	"nameOfExtra":         "several keys that are called attic-1",
+	"nameOfAnother":       "several keys that are called cache.nixos.org-1",
 }
 
-// A value that an option does not take is refused by the name of the option.
+// A value that an option does not take is refused by the name of the option. The
+// name is looked for on one Nix, as each takes an evaluation.
 func TestNixOSModuleTypes(t *testing.T) {
 	forEachRoot(t, func(t *testing.T, root lab.Root) {
 		n := newModule(t, root)
+		var taken []string
+		if n.eval(t, &taken, "-A", "taken"); len(taken) > 0 {
+			t.Errorf("these are taken: %q", taken)
+		}
+		if root != lab.Trixie {
+			return
+		}
 		var names []string
 		n.eval(t, &names, "-A", "wrongNames")
 		for _, name := range names {
@@ -145,20 +166,8 @@ type module struct {
 
 func newModule(t *testing.T, root lab.Root) module {
 	n := module{lab.NewHost(t, root), "/tmp/module/nixos/tests"}
-	files, err := filepath.Glob("../nixos/*.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tests, err := filepath.Glob("../nixos/tests/*.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range slices.Concat([]string{"../flake.nix"}, files, tests) {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.host.WriteFile(lab.RootUser, filepath.Join("/tmp/module", strings.TrimPrefix(file, "..")), string(text))
+	for name, text := range moduleFiles(t) {
+		n.host.WriteFile(lab.RootUser, filepath.Join("/tmp/module", name), text)
 	}
 	return n
 }

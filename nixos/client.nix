@@ -7,15 +7,43 @@ let
   cfg = config.services.drv-thru.client;
   package = config.services.drv-thru.package;
   helper = cfg.ticketHelper;
-  helperKeys = pkgs.writeText "drv-thru-import-helper.keys"
-    (lib.concatStringsSep "" (map (key: key + "\n") helper.trustedBuilderPublicKeys));
+  # Whom Nix trusts, the helper may as well.
+  helperKeys = lib.unique (helper.trustedBuilderPublicKeys ++ keys);
+  helperKeyFile = pkgs.writeText "drv-thru-import-helper.keys"
+    (lib.concatStringsSep "" (map (key: key + "\n") helperKeys));
 
   # For ExecStart=, where % and $ have a meaning.
   quote = flag: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON flag);
   flag = name: value: lib.optional (value != null) (quote "--${name}=${value}");
 
   mounts = lib.mapAttrsToList (name: mount: mount // { inherit name; }) cfg.mounts;
-  badMounts = test: lib.concatStringsSep " and " (map (mount: mount.name) (lib.filter test mounts));
+  # An assertion about each mount, which names those that it is not true of.
+  ofMounts = test: message:
+    let bad = map (mount: mount.name) (lib.filter (mount: !test mount) mounts); in
+    {
+      assertion = bad == [ ];
+      message = "services.drv-thru.client.mounts: " + message (lib.concatStringsSep " and " bad);
+    };
+  ways = mount: lib.filter (way: way != null) [ mount.ticketFile mount.endpointId mount.builder ];
+
+  # builders.json: what builders has, and those of trustedBuilders that say where they are.
+  entry = builder: lib.filterAttrs (_: value: value != null && value != [ ]) {
+    endpoint_id = builder.endpointId;
+    endpoint_id_file = builder.endpointIdFile or null;
+    relay_url = builder.relayUrl;
+    relay_urls = builder.relayUrls or null;
+    public_key = builder.publicKey;
+  };
+  builders = builtins.mapAttrs (_: entry)
+    (lib.filterAttrs (_: builder: builder.endpointId != null) cfg.trustedBuilders // cfg.builders);
+  # An assertion about each of builders.
+  ofBuilders = test: message:
+    let bad = lib.filter (name: !test name cfg.builders.${name}) (builtins.attrNames cfg.builders); in
+    {
+      assertion = bad == [ ];
+      message = "services.drv-thru.client.builders: " + message (lib.concatStringsSep " and " bad);
+    };
+  badNames = lib.filter (name: !own.name name) (builtins.attrNames builders ++ builtins.attrNames cfg.mounts);
 
   # What these services cannot do without a mount namespace of their own, they are
   # kept from otherwise: what they mount is for all, or they make one themselves.
@@ -50,6 +78,7 @@ let
     description = "drv-thru's mount of ${mount.name}";
     wantedBy = [ "multi-user.target" ];
     wants = [ "network-online.target" ];
+    # And so stopped before the network goes.
     after = [ "network-online.target" ];
     serviceConfig = withoutNamespace // {
       Type = "notify";
@@ -57,10 +86,15 @@ let
         [ "${package}/bin/drv-thru mount --allow-other" ]
         (flag "ticket-file" mount.ticketFile)
         (flag "server" mount.endpointId)
+        (flag "builder" mount.builder)
         (lib.concatMap (flag "relay-url") mount.relayUrls)
         (flag "key-file" mount.secretKeyFile)
         [ (quote mount.where) ]
       ]);
+      # A process that is killed takes its FUSE connection along, so nobody hangs in
+      # it; what is left is an empty mount point.
+      TimeoutStopSec = 5;
+      ExecStopPost = "-${pkgs.util-linux}/bin/umount -lq ${quote mount.where}";
       CacheDirectory = "drv-thru-mount";
       CacheDirectoryMode = "0700";
       Environment = "XDG_CACHE_HOME=%C/drv-thru-mount";
@@ -84,12 +118,33 @@ in
   options.services.drv-thru.client = {
     enable = lib.mkEnableOption "drv-thru, which builds on other machines";
 
+    narFetches = mkOption {
+      type = types.nullOr types.ints.positive;
+      default = null;
+      example = 16;
+      description = "How many store paths `drv-thru build` fetches at once (`DRV_THRU_NAR_FETCHES`). With null, it depends on the CPUs.";
+    };
+
     trustedBuilders = mkOption {
       type = types.attrsOf (types.submodule {
-        options.publicKey = mkOption {
-          type = own.nixPublicKey;
-          example = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
-          description = "The builder's signing key, as `drv-thru serve` prints it there.";
+        options = {
+          publicKey = mkOption {
+            type = own.nixPublicKey;
+            example = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
+            description = "The builder's signing key, as `drv-thru serve` prints it there.";
+          };
+          endpointId = mkOption {
+            type = types.nullOr own.endpointId;
+            default = null;
+            example = "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfq";
+            description = "The builder's endpoint ID, which makes it one of {option}`services.drv-thru.client.builders` too.";
+          };
+          relayUrl = mkOption {
+            type = types.nullOr own.relayUrl;
+            default = null;
+            example = "https://relay.example.org";
+            description = "The relay at which it is found.";
+          };
         };
       });
       default = { };
@@ -101,8 +156,69 @@ in
     };
   };
 
+  options.services.drv-thru.client.builders = mkOption {
+    type = types.attrsOf (types.submodule {
+      options = {
+        endpointId = mkOption {
+          type = types.nullOr own.endpointId;
+          default = null;
+          example = "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfq";
+          description = "The builder's endpoint ID, as `drv-thru serve` prints it there.";
+        };
+        endpointIdFile = mkOption {
+          type = types.nullOr own.file;
+          default = null;
+          example = "/run/secrets/attic.id";
+          description = "A file with the endpoint ID, instead. Whoever builds has to be able to read it.";
+        };
+        relayUrl = mkOption {
+          type = types.nullOr own.relayUrl;
+          default = null;
+          example = "https://relay.example.org";
+          description = "The relay at which it is found.";
+        };
+        relayUrls = mkOption {
+          type = types.listOf own.relayUrl;
+          default = [ ];
+          example = [ "https://relay.example.org" "https://relay.example.net" ];
+          description = "The relays at which it is found, instead; at most 8.";
+        };
+        publicKey = mkOption {
+          type = types.nullOr own.nixPublicKey;
+          default = null;
+          example = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
+          description = ''
+            The builder's signing key: one that signs with another is refused. It does not
+            make Nix trust the builder, as {option}`services.drv-thru.client.trustedBuilders` does.
+          '';
+        };
+      };
+    });
+    default = { };
+    example = lib.literalExpression ''
+      {
+        attic = {
+          endpointId = "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfq";
+          relayUrl = "https://relay.example.org";
+        };
+      }
+    '';
+    description = ''
+      Builders by names, for everybody's `drv-thru build --builder NAME`
+      (`/etc/drv-thru/builders.json`). They have to trust the user's key (`drv-thru key show`).
+    '';
+  };
+
   options.services.drv-thru.client.ticketHelper = {
-    enable = lib.mkEnableOption "the import helper, with which users whom Nix does not trust import what builders have signed";
+    enable = mkOption {
+      type = types.bool;
+      default = cfg.enable && helper.trustedBuilderPublicKeys != [ ];
+      defaultText = lib.literalExpression "whether trustedBuilderPublicKeys has any";
+      description = ''
+        Whether there is the import helper, with which users whom Nix does not trust import
+        what builders have signed.
+      '';
+    };
     group = mkOption {
       type = types.str;
       default = "wheel";
@@ -114,15 +230,25 @@ in
       default = [ ];
       example = [ "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=" ];
       description = ''
-        The signing keys of the builders whose outputs it imports. Nix itself need not
-        trust them: only what is imported through the helper is believed to them.
+        The signing keys of the builders whose outputs it imports, beside those of
+        {option}`services.drv-thru.client.trustedBuilders`. Nix itself need not trust them:
+        only what is imported through the helper is believed to them.
       '';
     };
   };
 
   options.services.drv-thru.client.mounts = mkOption {
-    type = types.attrsOf (types.submodule {
+    type = types.attrsOf (types.submodule ({ name, ... }: {
       options = {
+        builder = mkOption {
+          type = types.nullOr types.str;
+          default = null;
+          example = "attic";
+          description = ''
+            The builder, by its name in {option}`services.drv-thru.client.builders` or in
+            {option}`services.drv-thru.client.trustedBuilders`, where it trusts this machine's key.
+          '';
+        };
         ticketFile = mkOption {
           type = types.nullOr own.secretFile;
           default = null;
@@ -133,7 +259,7 @@ in
           type = types.nullOr own.endpointId;
           default = null;
           example = "nodle477gt6odhllqbhp6wr7k5d23jhkuixr2soadzjn3n4hlnfq";
-          description = "The builder's endpoint ID, instead of a ticket, where it trusts this machine's key.";
+          description = "The builder's endpoint ID, where it has no name here. It has to trust this machine's key.";
         };
         relayUrls = mkOption {
           type = types.listOf own.relayUrl;
@@ -149,7 +275,9 @@ in
         };
         where = mkOption {
           type = own.file;
-          example = "/run/drv-thru/attic";
+          default = "/run/drv-thru/${name}";
+          defaultText = "/run/drv-thru/‹name›";
+          example = "/srv/attic";
           description = "The directory to mount on.";
         };
         substituter = mkOption {
@@ -161,7 +289,7 @@ in
           '';
         };
       };
-    });
+    }));
     default = { };
     description = "Caches of builders that are mounted, by a name of your choice.";
   };
@@ -170,10 +298,11 @@ in
     (lib.mkIf helper.enable {
       assertions = [
         {
-          assertion = helper.trustedBuilderPublicKeys != [ ];
-          message = "services.drv-thru.client.ticketHelper: nothing can be imported without a key in trustedBuilderPublicKeys.";
+          assertion = helperKeys != [ ];
+          message = "services.drv-thru.client.ticketHelper: nothing can be imported without a key in trustedBuilderPublicKeys or trustedBuilders.";
         }
       ];
+      users.groups.${helper.group} = { };
       systemd.sockets.drv-thru-import-helper = {
         description = "drv-thru's import helper";
         wantedBy = [ "sockets.target" ];
@@ -189,7 +318,7 @@ in
         after = [ "drv-thru-import-helper.socket" "nix-daemon.socket" ];
         serviceConfig = hardening // {
           Type = "notify";
-          ExecStart = "${package}/bin/drv-thru import-helper serve --trusted-public-key-file ${helperKeys}"
+          ExecStart = "${package}/bin/drv-thru import-helper serve --trusted-public-key-file ${helperKeyFile}"
             + " --nix ${config.nix.package}/bin/nix";
           RestrictNamespaces = "mnt";
           RuntimeDirectory = "drv-thru-import-helper";
@@ -200,16 +329,14 @@ in
     })
     {
       assertions = [
-        {
-          assertion = badMounts (mount: (mount.ticketFile == null) == (mount.endpointId == null)) == "";
-          message = "services.drv-thru.client.mounts: set either ticketFile or endpointId of "
-            + badMounts (mount: (mount.ticketFile == null) == (mount.endpointId == null)) + ".";
-        }
-        {
-          assertion = badMounts (mount: mount.endpointId != null && (mount.relayUrls == [ ] || mount.secretKeyFile == null)) == "";
-          message = "services.drv-thru.client.mounts: endpointId goes with relayUrls and secretKeyFile, which are missing of "
-            + badMounts (mount: mount.endpointId != null && (mount.relayUrls == [ ] || mount.secretKeyFile == null)) + ".";
-        }
+        (ofMounts (mount: builtins.length (ways mount) == 1)
+          (bad: "set one of ticketFile, builder and endpointId of ${bad}."))
+        (ofMounts (mount: mount.endpointId == null || mount.relayUrls != [ ])
+          (bad: "endpointId goes with relayUrls, which are missing of ${bad}."))
+        (ofMounts (mount: mount.builder == null && mount.endpointId == null || mount.secretKeyFile != null)
+          (bad: "a builder has to know this machine: set secretKeyFile of ${bad}."))
+        (ofMounts (mount: mount.builder == null || builders ? ${mount.builder})
+          (bad: "builder names none of client.builders for ${bad}."))
       ];
       systemd.services = builtins.listToAttrs
         (map (mount: { name = "drv-thru-mount-${mount.name}"; value = mountService mount; }) mounts);
@@ -222,8 +349,27 @@ in
           message = "services.drv-thru.client.trustedBuilders: nix.settings.trusted-public-keys has several keys that are called "
             + "${lib.concatStringsSep " and " contested}, and Nix would heed one of them only.";
         }
+        (ofBuilders (_: builder: (builder.endpointId == null) != (builder.endpointIdFile == null))
+          (bad: "set either endpointId or endpointIdFile of ${bad}."))
+        (ofBuilders (_: builder: (builder.relayUrl == null) != (builder.relayUrls == [ ]))
+          (bad: "set either relayUrl or relayUrls of ${bad}."))
+        (ofBuilders (_: builder: builtins.length builder.relayUrls <= 8)
+          (bad: "there is room for 8 relayUrls, and ${bad} has more."))
+        (ofBuilders (name: _: (cfg.trustedBuilders.${name}.endpointId or null) == null)
+          (bad: "${bad} has an endpointId in client.trustedBuilders as well. Leave one of them out."))
+        {
+          assertion = badNames == [ ];
+          message = "services.drv-thru.client: ${lib.concatStringsSep " and " badNames} cannot be the name of a builder or mount. "
+            + "Take letters, digits, dots, - and _.";
+        }
       ];
-      environment.systemPackages = [ config.services.drv-thru.package ];
+      environment.systemPackages = [ package ];
+      environment.etc = lib.optionalAttrs (builders != { }) {
+        "drv-thru/builders.json".text = builtins.toJSON { inherit builders; };
+      };
+      environment.sessionVariables = lib.optionalAttrs (cfg.narFetches != null) {
+        DRV_THRU_NAR_FETCHES = toString cfg.narFetches;
+      };
       nix.settings.trusted-public-keys = keys;
     }
     # Older releases of NixOS always have fusermount3.

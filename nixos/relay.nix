@@ -13,6 +13,8 @@ let
     else own.portOf cfg.stunListen;
   lowPort = lib.any (p: p != null && p < 1024) [ port stunPort ];
   tls = cfg.tlsCert != null && cfg.tlsKey != null;
+  # The relay's name, and nobody else who has a certificate for it.
+  alone = cfg.domain != null && cfg.tlsCert == null && cfg.trustedProxies == [ ];
 
   acme = cfg.acmeDomains != [ ];
   # Credentials by their names.
@@ -72,9 +74,21 @@ in
   options.services.drv-thru.relay = {
     enable = lib.mkEnableOption "drv-thru's relay, where builders and clients meet that cannot reach each other";
 
+    domain = mkOption {
+      type = types.nullOr own.hostName;
+      default = null;
+      example = "relay.example.org";
+      description = ''
+        The relay's name, which is all that a relay of its own needs: it then listens on port 443 and
+        gets itself a certificate. With {option}`services.drv-thru.relay.tlsCert` or
+        {option}`services.drv-thru.relay.trustedProxies`, it is only the name by which
+        builders know it.
+      '';
+    };
     listen = mkOption {
       type = own.listenAddress;
-      default = ":7411";
+      default = if alone then ":443" else ":7411";
+      defaultText = lib.literalExpression "\":443\" with a domain and neither tlsCert nor trustedProxies, else \":7411\"";
       example = ":443";
       description = "Where the relay listens.";
     };
@@ -100,11 +114,12 @@ in
     };
     acmeDomains = mkOption {
       type = types.listOf own.hostName;
-      default = [ ];
+      default = lib.optional alone cfg.domain;
+      defaultText = lib.literalExpression "domain, unless there are tlsCert or trustedProxies";
       example = [ "relay.example.org" ];
       description = ''
         The names for which the relay gets certificates itself, by ACME: they have to lead to
-        port 443 of this machine, and the relay to listen there.
+        port 443 of this machine, or of a router that leads it to `listen`.
       '';
     };
     acmeEmail = mkOption {
@@ -160,7 +175,8 @@ in
     };
     hostNames = mkOption {
       type = types.listOf own.hostName;
-      default = [ ];
+      default = lib.optional (cfg.domain != null && !alone) cfg.domain;
+      defaultText = lib.literalExpression "domain, where it has no certificate by ACME";
       example = [ "relay.example.org" ];
       description = "The names by which builders know this relay. Without any, those of the certificate.";
     };
@@ -222,6 +238,9 @@ in
   };
 
   config = lib.mkIf cfg.enable {
+    # A router may translate the port.
+    warnings = lib.optional (acme && port != 443)
+      "services.drv-thru.relay: certificates by ACME are fetched through port 443, and listen has ${toString port}: that port has to be led here.";
     assertions = [
       {
         assertion = (cfg.tlsCert == null) == (cfg.tlsKey == null);
@@ -250,7 +269,9 @@ in
       wants = [ "network-online.target" ];
       after = [ "network-online.target" ];
       serviceConfig = import ./hardening.nix { inherit lowPort; } // {
-        Type = "exec";
+        # SIGHUP reloads it.
+        Type = "notify-reload";
+        WatchdogSec = 120;
         DynamicUser = true;
         ExecStart = lib.concatStringsSep " " ([ "${package}/bin/drv-thru-relay" ] ++ flags);
         Restart = "on-failure";

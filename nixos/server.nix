@@ -10,13 +10,45 @@ let
   nix = config.nix.settings;
 
   user = "drv-thru";
-  # A file of LoadCredential= may show the permissions of its access list as those
-  # of a group, which the program takes for a key that others can read. The service
-  # makes itself a copy.
-  keyCopy = "/run/drv-thru/secret.key";
   inVarLib = lib.hasPrefix "/var/lib/" cfg.dataDir;
   embedded = cfg.embeddedRelay.enable;
   embeddedPort = own.portOf cfg.embeddedRelay.listen;
+  listens = cfg.listen != null && cfg.listen != "none";
+  listenPort = if listens then own.portOf cfg.listen else null;
+
+  # Secrets are read as root and handed over (LoadCredential=). There, a file may
+  # show the permissions of its access list as those of a group, which the program
+  # takes for a secret that others can read: the service makes itself copies.
+  copies = "drv-thru-server";
+  copyOf = name: "/run/${copies}/${name}";
+  # A key in the state directory is the service's own, and made there.
+  keyElsewhere = cfg.secretKeyFile != null && !lib.hasPrefix (cfg.dataDir + "/") cfg.secretKeyFile;
+  tokenRelays = builtins.attrNames cfg.relayTokenFiles;
+  tokens = builtins.listToAttrs (builtins.genList
+    (n: { name = builtins.elemAt tokenRelays n; value = "relay-token-${toString n}"; })
+    (builtins.length tokenRelays));
+  secrets = lib.optionalAttrs keyElsewhere { "secret.key" = cfg.secretKeyFile; }
+    // builtins.listToAttrs (map (url: { name = tokens.${url}; value = cfg.relayTokenFiles.${url}; }) tokenRelays);
+
+  # What a running builder takes over when it is reloaded (reloadable in
+  # cmd/drv-thru/serve_reload.go): a change of the rest restarts it.
+  reloadable = [
+    "max_concurrent_builds"
+    "recent_builds_limit"
+    "trusted_clients"
+    "relays"
+    "relay_token_files"
+    "keep_outputs"
+    "reattach_grace"
+    "max_output_bytes"
+    "max_log_bytes"
+    "min_free"
+    "cores"
+    "max_silent_time"
+    "policies"
+  ];
+  configFile = "drv-thru/server.json";
+  configText = builtins.toJSON cfg.settings;
 
   clientOptions.options = {
     publicKey = mkOption {
@@ -75,7 +107,7 @@ let
   # The keys of cmd/drv-thru's configuration file.
   settings = lib.filterAttrs (_: value: value != null) {
     data_dir = cfg.dataDir;
-    secret_key_file = if cfg.secretKeyFile == null then null else keyCopy;
+    secret_key_file = if keyElsewhere then copyOf "secret.key" else cfg.secretKeyFile;
     max_concurrent_builds = cfg.maxConcurrentBuilds;
     output_cache_max_parallel_fills = cfg.outputCacheMaxParallelFills;
     recent_builds_limit = cfg.recentBuildsLimit;
@@ -89,6 +121,7 @@ let
       })
       cfg.trustedClients;
     relays = cfg.relays;
+    relay_token_files = if tokens == { } then null else builtins.mapAttrs (_: copyOf) tokens;
     embedded_relay = if embedded then cfg.embeddedRelay.listen else null;
     embedded_relay_urls = if embedded then cfg.embeddedRelay.urls else null;
     listen = cfg.listen;
@@ -103,7 +136,8 @@ let
     cores = cfg.cores;
     max_silent_time = cfg.maxSilentTime;
     systems = if cfg.systems == [ ] then null else cfg.systems;
-    policies = if cfg.policies == { } then null else lib.mapAttrs
+    policies = if cfg.policies == { } then null else
+    lib.mapAttrs
       (_: policy: lib.filterAttrs (_: value: value != null && value != { }) {
         module = policy.module;
         settings = policy.settings;
@@ -112,9 +146,16 @@ let
       cfg.policies;
   };
 
+  ports = lib.optional embedded embeddedPort ++ lib.optional listens listenPort;
+
   # The trusted clients by key, where a key has more than one.
   twins = lib.filterAttrs (_: names: builtins.length names > 1)
     (builtins.groupBy (name: cfg.trustedClients.${name}.publicKey) (builtins.attrNames cfg.trustedClients));
+
+  strayTokens = lib.filter (url: !builtins.elem url cfg.relays) tokenRelays;
+  badPolicyNames = lib.filter (name: builtins.match "[A-Za-z0-9_-]{1,64}" name == null) (builtins.attrNames cfg.policies);
+  unknownPolicies = lib.filter (name: name != null && name != "limits" && !(cfg.policies ? ${name}))
+    (lib.unique (map (client: client.policy) (builtins.attrValues cfg.trustedClients)));
 
   # How nix.conf may speak of the service's user.
   names =
@@ -134,8 +175,7 @@ in
       type = own.dataDir;
       default = "/var/lib/drv-thru";
       description = ''
-        Where the builder keeps its keys, its state and what its builds need. Members of
-        the group `drv-thru` may reach the admin socket in it, and so make tickets.
+        Where the builder keeps its keys, its state and what its builds need.
       '';
     };
     secretKeyFile = mkOption {
@@ -145,7 +185,16 @@ in
       description = ''
         The file with the builder's secret key, which makes its endpoint ID. It is read as
         root, so only root needs to be able to. With null, a key is made in
-        {option}`services.drv-thru.server.dataDir`.
+        {option}`services.drv-thru.server.dataDir`; so is one that is named there.
+      '';
+    };
+    adminGroup = mkOption {
+      type = types.str;
+      default = "wheel";
+      example = "drv-thru-admins";
+      description = ''
+        The group whose members may make and revoke tickets, see the builder's status and
+        pause it, beside root.
       '';
     };
     maxConcurrentBuilds = mkOption {
@@ -195,6 +244,15 @@ in
       example = [ "https://relay.example.org" ];
       description = "The relays at which clients find this builder; at most 8.";
     };
+    relayTokenFiles = mkOption {
+      type = types.attrsOf own.secretFile;
+      default = { };
+      example = { "https://relay.example.org" = "/run/secrets/relay-token"; };
+      description = ''
+        Files with the tokens that relays ask for, by the URLs in
+        {option}`services.drv-thru.server.relays`. They are read at the start, as root.
+      '';
+    };
     embeddedRelay = {
       enable = mkOption {
         type = types.bool;
@@ -216,22 +274,23 @@ in
       };
     };
     listen = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr own.directAddress;
       default = null;
       example = ":7412";
       description = ''
         Where the builder takes clients that come without a relay, by UDP and TCP; null for
-        any free port, `none` for nowhere.
+        any free port, `none` for nowhere. With a port of its own, and that port open, more
+        clients find a direct path.
       '';
     };
     announce = mkOption {
-      type = types.listOf types.str;
+      type = types.listOf own.ipAddress;
       default = [ ];
       example = [ "203.0.113.7:7412" ];
       description = "Further addresses that lead to {option}`services.drv-thru.server.listen`, such as a router's that forwards the port.";
     };
     stun = mkOption {
-      type = types.listOf types.str;
+      type = types.listOf own.hostPort;
       default = [ ];
       example = [ "stun.example.org:3478" ];
       description = "STUN servers. Without any, the relays are asked.";
@@ -239,7 +298,7 @@ in
     openFirewall = mkOption {
       type = types.bool;
       default = false;
-      description = "Whether to open the port of the relay inside. A builder at another relay needs no open port.";
+      description = "Whether to open the ports of {option}`services.drv-thru.server.listen` and of the relay inside. A builder at another relay needs no open port.";
     };
     keepOutputs = mkOption {
       type = own.duration;
@@ -311,7 +370,7 @@ in
         assertion = twins == { };
         message = "services.drv-thru.server.trustedClients: " + lib.concatStringsSep "; "
           (map (same: "${lib.concatStringsSep " and " same} have the same publicKey") (builtins.attrValues twins))
-        + ". Give each client its own, or leave one of them out.";
+          + ". Give each client its own, or leave one of them out.";
       }
       {
         assertion = listed "trusted-users" == [ ];
@@ -336,14 +395,43 @@ in
         message = "services.drv-thru.server: nobody could find the builder. Name a relay in relays, or set embeddedRelay.enable = true.";
       }
       {
-        assertion = cfg.openFirewall -> embedded;
-        message = "services.drv-thru.server.openFirewall opens the port of the relay inside, which is off. "
-          + "Set embeddedRelay.enable = true, or leave openFirewall out: a builder at another relay needs no open port.";
+        assertion = cfg.openFirewall -> embedded || listens;
+        message = "services.drv-thru.server.openFirewall opens the ports of listen and of the relay inside, and there is neither. "
+          + "Set listen, or leave openFirewall out: a builder at another relay needs no open port.";
       }
       {
         assertion = embedded -> embeddedPort >= 1024;
         message = "services.drv-thru.server.embeddedRelay.listen: the builder may not listen on ports below 1024. "
           + "Take another, or run services.drv-thru.relay on this one.";
+      }
+      {
+        assertion = listens -> listenPort >= 1024;
+        message = "services.drv-thru.server.listen: the builder may not listen on ports below 1024. Take another.";
+      }
+      {
+        assertion = listens && embedded -> listenPort != embeddedPort;
+        message = "services.drv-thru.server: listen and embeddedRelay.listen both have port ${toString listenPort}. Change one of them.";
+      }
+      {
+        assertion = listens && relay.enable -> listenPort != own.portOf relay.listen;
+        message = "services.drv-thru: server.listen and relay.listen both have port ${toString listenPort}. Change one of them.";
+      }
+      {
+        assertion = cfg.announce == [ ] || listens;
+        message = "services.drv-thru.server.announce names addresses that lead to listen, which has no port of its own. Set listen.";
+      }
+      {
+        assertion = strayTokens == [ ];
+        message = "services.drv-thru.server.relayTokenFiles: ${lib.concatStringsSep " and " strayTokens} is none of relays.";
+      }
+      {
+        assertion = unknownPolicies == [ ];
+        message = "services.drv-thru.server.trustedClients: there is no policy called ${lib.concatStringsSep " and " unknownPolicies}. "
+          + "Add it to policies, or take it out of policy.";
+      }
+      {
+        assertion = badPolicyNames == [ ];
+        message = "services.drv-thru.server.policies: a name is letters, digits, - and _, which ${lib.concatStringsSep " and " badPolicyNames} is not.";
       }
       {
         assertion = !(embedded && relay.enable && embeddedPort == own.portOf relay.listen);
@@ -364,27 +452,54 @@ in
       description = "drv-thru's builder";
     };
     users.groups.${user} = { };
+    users.groups.${cfg.adminGroup} = { };
 
     environment.systemPackages = [ package ];
-    environment.variables.DRV_THRU_ADMIN_SOCKET = "${cfg.dataDir}/admin.sock";
+    environment.etc.${configFile}.text = configText;
 
-    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ embeddedPort ];
+    # The relay inside answers STUN at its port, which is UDP.
+    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall ports;
+    networking.firewall.allowedUDPPorts = lib.mkIf cfg.openFirewall ports;
 
     # systemd makes directories in /var/lib only.
     systemd.tmpfiles.rules = lib.mkIf (!inVarLib) [ "d ${cfg.dataDir} 0750 ${user} ${user} -" ];
+
+    # Made by systemd, so that it is there before the builder is and while it restarts.
+    systemd.sockets.drv-thru-admin = {
+      description = "drv-thru's admin socket";
+      wantedBy = [ "sockets.target" ];
+      socketConfig = {
+        # systemAdminSocket in cmd/drv-thru/ticket.go
+        ListenStream = "/run/drv-thru-admin.socket";
+        SocketGroup = cfg.adminGroup;
+        SocketMode = "0660";
+        Service = "drv-thru.service";
+        RemoveOnStop = true;
+      };
+    };
 
     systemd.services.drv-thru = {
       description = "drv-thru's builder";
       wantedBy = [ "multi-user.target" ];
       wants = [ "network-online.target" "nix-daemon.socket" ];
-      after = [ "network-online.target" "nix-daemon.socket" ];
+      requires = [ "drv-thru-admin.socket" ];
+      after = [ "network-online.target" "nix-daemon.socket" "drv-thru-admin.socket" ];
       path = [ config.nix.package ];
       environment.HOME = cfg.dataDir;
-      serviceConfig = import ./hardening.nix { } // {
-        Type = "exec";
+      # Builds that run go on where a reload does.
+      reloadTriggers = [ configText ];
+      restartTriggers = [ (builtins.toJSON (removeAttrs cfg.settings reloadable)) ]
+        ++ lib.optional (secrets != { }) (builtins.toJSON secrets);
+      serviceConfig = removeAttrs (import ./hardening.nix { }) [
+        # Policies are compiled to machine code; interpreted, they would be out of time.
+        "MemoryDenyWriteExecute"
+      ] // {
+        # It is ready once it is registered at a relay. SIGHUP reloads it.
+        Type = "notify-reload";
+        WatchdogSec = 120;
         User = user;
         Group = user;
-        ExecStart = "${package}/bin/drv-thru serve --config ${pkgs.writeText "drv-thru.json" (builtins.toJSON cfg.settings)}";
+        ExecStart = "${package}/bin/drv-thru serve --config /etc/${configFile}";
         Restart = "on-failure";
         RestartSec = 5;
         # Wrong usage, which the next start would find as well.
@@ -396,11 +511,11 @@ in
         StateDirectoryMode = "0750";
       } else {
         ReadWritePaths = [ cfg.dataDir ];
-      }) // lib.optionalAttrs (cfg.secretKeyFile != null) {
-        LoadCredential = [ "secret.key:${cfg.secretKeyFile}" ];
-        RuntimeDirectory = "drv-thru";
+      }) // lib.optionalAttrs (secrets != { }) {
+        LoadCredential = lib.mapAttrsToList (name: file: "${name}:${file}") secrets;
+        RuntimeDirectory = copies;
         RuntimeDirectoryMode = "0700";
-        ExecStartPre = "${pkgs.coreutils}/bin/install -m 0400 %d/secret.key ${keyCopy}";
+        ExecStartPre = map (name: "${pkgs.coreutils}/bin/install -m 0400 %d/${name} ${copyOf name}") (builtins.attrNames secrets);
       };
     };
   };

@@ -16,6 +16,7 @@ let
   below = dir: x: x == dir || lib.hasPrefix (dir + "/") x;
 
   port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
+  ip = "([0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9A-Fa-f:.]+])";
   address = "([A-Za-z0-9.-]*|\\[[0-9A-Fa-f:.]+])";
 in
 rec {
@@ -47,6 +48,16 @@ rec {
   listenAddress = text "listenAddress" "address to listen on, such as \":7411\", \"192.0.2.1:443\" or \"[::1]:7411\""
     (matches "${address}:${port}");
 
+  # What serve takes for --listen: no name, because it is not looked up.
+  directAddress = text "directAddress" "address to listen on, such as \":7412\", \"192.0.2.1:7412\" or \"[::1]:7412\", or \"none\""
+    (x: x == "none" || matches "(${ip})?:${port}" x);
+
+  ipAddress = text "ipAddress" "address with a port, such as \"203.0.113.7:7412\" or \"[2001:db8::1]:7412\""
+    (matches "${ip}:${port}");
+
+  hostPort = text "hostPort" "host with a port, such as \"stun.example.org:3478\""
+    (matches "([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:.]+]):${port}");
+
   stunAddress = text "stunAddress" "address to listen on, such as \":3478\", or \"off\""
     (x: x == "off" || listenAddress.check x);
 
@@ -67,6 +78,9 @@ rec {
 
   secretFile = text "secretFile" "absolute path, as a string, outside the Nix store (which everyone can read)"
     (x: absolute x && !below "/nix/store" x);
+
+  # A name that becomes part of a unit's or of an option of the program.
+  name = matches "[A-Za-z0-9][A-Za-z0-9._-]{0,63}";
 
   # A list in nix.conf, which NixOS takes as one text too where it does not know it.
   words = x: if builtins.isList x then x else

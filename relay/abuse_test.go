@@ -133,7 +133,7 @@ func (c *slowConn) Write(p []byte) (int, error) {
 
 // sendAll writes messages until that fails.
 func sendAll(ws *wsconn.Socket, size int, pause time.Duration) {
-	for ws.WriteMessage(context.Background(), websocket.MessageBinary, make([]byte, size)) == nil {
+	for ws.Write(context.Background(), websocket.MessageBinary, make([]byte, size)) == nil {
 		time.Sleep(pause)
 	}
 }
@@ -228,7 +228,7 @@ func answerPings(listen *wsconn.Socket) {
 		if err != nil {
 			return
 		}
-		_ = listen.WriteMessage(context.Background(), websocket.MessageText, wire.RelayMessage{Type: wire.RelayPong}.Encode())
+		_ = listen.Write(context.Background(), websocket.MessageText, wire.RelayMessage{Type: wire.RelayPong}.Encode())
 	}
 }
 
@@ -245,7 +245,7 @@ func TestBytesPerSecond(t *testing.T) {
 				begin := time.Now()
 				go func() {
 					for range sent / (64 << 10) {
-						_ = client.WriteMessage(context.Background(), websocket.MessageBinary, make([]byte, 64<<10))
+						_ = client.Write(context.Background(), websocket.MessageBinary, make([]byte, 64<<10))
 					}
 				}()
 				for got := 0; got < sent; {

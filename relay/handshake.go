@@ -86,7 +86,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
 	defer cancel()
 	m := wire.RelayMessage{Type: wire.RelayRefused, Code: code}
-	if ws.WriteMessage(ctx, websocket.MessageText, m.Encode()) == nil {
+	if ws.Write(ctx, websocket.MessageText, m.Encode()) == nil {
 		// The peer closes: a browser drops what it has not read when we do.
 		_, _, _ = ws.Reader(ctx)
 	}

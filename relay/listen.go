@@ -168,7 +168,7 @@ func (s *Server) register(ws *wsconn.Socket, host string) (key.ID, error) {
 		return key.ID{}, fmt.Errorf("make nonce: %w", err)
 	}
 	challenge := wire.RelayMessage{Type: wire.RelayChallenge, Nonce: nonce}
-	if err := ws.WriteMessage(ctx, websocket.MessageText, challenge.Encode()); err != nil {
+	if err := ws.Write(ctx, websocket.MessageText, challenge.Encode()); err != nil {
 		return key.ID{}, fmt.Errorf("send challenge: %w", err)
 	}
 	m, err := readControl(ctx, ws)
@@ -297,7 +297,7 @@ func (reg *registration) write(message []byte) error {
 		return ctx.Err()
 	}
 	defer func() { reg.turn <- struct{}{} }()
-	return reg.ws.WriteMessage(ctx, websocket.MessageText, message)
+	return reg.ws.Write(ctx, websocket.MessageText, message)
 }
 
 // beat is how often the pings of all builders are sent: the process wakes up for

@@ -50,7 +50,7 @@ func receive(t *testing.T, ws *wsconn.Socket) (wire.RelayMessage, error) {
 
 func send(t *testing.T, ws *wsconn.Socket, m wire.RelayMessage) {
 	t.Helper()
-	if err := ws.WriteMessage(context.Background(), websocket.MessageText, m.Encode()); err != nil {
+	if err := ws.Write(context.Background(), websocket.MessageText, m.Encode()); err != nil {
 		t.Error(err)
 	}
 }
@@ -180,7 +180,7 @@ func TestListenSocketRefusesNonsense(t *testing.T) {
 			"junk":     {websocket.MessageText, "junk", websocket.StatusPolicyViolation},
 		} {
 			ws := register(t, w, secret(2))
-			go func() { _ = ws.WriteMessage(context.Background(), c.typ, []byte(c.data)) }()
+			go func() { _ = ws.Write(context.Background(), c.typ, []byte(c.data)) }()
 			for {
 				_, _, err := ws.Read(context.Background())
 				if err == nil {
@@ -195,13 +195,13 @@ func TestListenSocketRefusesNonsense(t *testing.T) {
 		}
 		// A newer builder's messages are passed over.
 		ws := register(t, w, secret(2))
-		_ = ws.WriteMessage(context.Background(), websocket.MessageText, []byte(`{"type":"load","circuits":3}`))
+		_ = ws.Write(context.Background(), websocket.MessageText, []byte(`{"type":"load","circuits":3}`))
 		if m, err := receive(t, ws); err != nil || m.Type != wire.RelayPing {
 			t.Errorf("got %v, %v, want the next ping", m, err)
 		}
 		// Too many of any kind are not.
 		for range 3000 {
-			if ws.WriteMessage(context.Background(), websocket.MessageText, []byte(`{"type":"pong"}`)) != nil {
+			if ws.Write(context.Background(), websocket.MessageText, []byte(`{"type":"pong"}`)) != nil {
 				break
 			}
 		}

@@ -228,6 +228,21 @@ func TestUnknownBuilder(t *testing.T) {
 	})
 }
 
+// Who asks a relay whether it works learns that it does, and where it answers
+// STUN, although it leads to nobody.
+func TestCheckRelay(t *testing.T) {
+	inWorld(t, relay.Config{STUN: ":3478"}, func(t *testing.T, w *world) {
+		r := link.CheckRelay(t.Context(), w.net(), relayURL, secret(9).ID())
+		if r.Err != nil || r.STUN != "relay.example:3478" || !r.HasTime || r.Skew.Abs() > time.Second {
+			t.Errorf("got %+v", r)
+		}
+		w.stop()
+		if r := link.CheckRelay(t.Context(), w.net(), relayURL, secret(9).ID()); !errors.Is(r.Err, linktest.ErrRefused) {
+			t.Errorf("a relay that is gone: %+v", r)
+		}
+	})
+}
+
 // TestRelayThatSplicesToAnother is a relay that gives the client another
 // builder than it asked for: both ends notice.
 func TestRelayThatSplicesToAnother(t *testing.T) {

@@ -224,16 +224,16 @@ func (s *Server) piece(dst *wsconn.Socket, r io.Reader) (n int, readErr, writeEr
 	if s.buffers.Add(1) <= bigBuffers {
 		b := wsconn.GetBuffer()
 		defer wsconn.PutBuffer(b)
-		buf = b[:wsconn.MessageSize]
+		buf = b[:wsconn.Headroom+wsconn.MessageSize]
 	} else {
 		b := smallBuffers.Get().(*[16 << 10]byte)
 		defer smallBuffers.Put(b)
 		buf = b[:]
 	}
 	defer s.buffers.Add(-1)
-	n, readErr = r.Read(buf)
+	n, readErr = r.Read(buf[wsconn.Headroom:])
 	if n > 0 {
-		writeErr = dst.WriteMessage(context.Background(), websocket.MessageBinary, buf[:n])
+		writeErr = dst.Pass(buf[:wsconn.Headroom+n])
 	}
 	return n, readErr, writeErr
 }

@@ -265,7 +265,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return wire.ExitFailed
 }
 
+// release is set by the linker in release builds.
+var release string
+
 func version() string {
+	if release != "" {
+		return release
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
 )
@@ -109,16 +110,26 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		go authority.prepare(f.acme.domains)
 	}
 	fmt.Fprintf(stdout, "relay ready at %s://%s\n", scheme, bound)
+	notify.Ready()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		notify.Watchdog(ctx, func() { s.Stats() })
+	}()
 
 	for ctx.Err() == nil {
 		select {
 		case err := <-failed:
 			return fmt.Errorf("serve: %w", err)
 		case <-reload:
+			notify.Reloading()
 			f.reload(s, files, log)
+			notify.Ready()
 		case <-ctx.Done():
 		}
 	}
+	<-watched
+	notify.Stopping()
 	stop() // the next signal kills
 	log.Info("shutting down", slog.Int("circuits", s.Stats().Circuits))
 	drain, cancel := context.WithTimeout(context.Background(), f.drain)

@@ -1,12 +1,22 @@
 package main
 
 import (
+	"os/exec"
 	"sync"
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/nix"
 )
+
+// nom finds nix-output-monitor, which shows builds on a terminal; "" without it.
+func nom() string {
+	program, err := exec.LookPath("nom")
+	if err != nil {
+		return ""
+	}
+	return program
+}
 
 // importProgress adds up what arrives of all NARs.
 type importProgress struct {

@@ -82,7 +82,7 @@ func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(con
 	}
 	ctx, stop := r.interruptible(ctx, told)
 	defer stop()
-	r.view = term.NewProgress(p, f.logs)
+	r.view = term.NewProgress(p, term.Config{Logs: f.logs, Nom: nom()})
 	defer r.view.Close()
 	if err = do(ctx, r); err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
 		return &interruptedError{err}
@@ -255,11 +255,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	})
 	g.Go(func() (err error) {
-		drvs := make([]nix.Path, len(roots))
-		for i, root := range roots {
-			drvs[i] = nix.Path(root.Drv)
-		}
-		inputs, err = client.Collect(gctx, client.StoreFiles{}, r.store, drvs)
+		inputs, err = client.Collect(gctx, client.StoreFiles{}, r.store, drvsOf(roots))
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -273,6 +269,9 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.log.Debug("the builder is known, inputs are collected", "paths", len(inputs.Paths))
+	if r.printer.Terminal {
+		r.view.SetGraph(term.NewGraph(inputs, drvsOf(roots)))
+	}
 	help, err := r.app.trusted(ctx, trust, info.SigningKey, r.flags.importMode, r.log)
 	if err != nil {
 		return err
@@ -326,6 +325,14 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return r.buildFailed(built)
 	}
 	return nil
+}
+
+func drvsOf(roots []wire.Root) []nix.Path {
+	drvs := make([]nix.Path, len(roots))
+	for i, root := range roots {
+		drvs[i] = nix.Path(root.Drv)
+	}
+	return drvs
 }
 
 // wireRoots makes the request's roots of the targets, each derivation once.

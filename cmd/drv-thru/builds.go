@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -177,10 +180,16 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 	row("begun", at(b.Created))
 	row("started", at(b.Started))
 	row("ended", at(b.Ended))
+	for _, d := range b.Building {
+		row("building", strings.TrimPrefix(d.Drv, nix.StoreDir+"/")+onMachine(d.Machine)+", "+when(d.Since, now))
+	}
 	if res := b.Result; res != nil {
 		row("queued for", term.Span(seconds(res.QueueTime)))
 		row("built in", term.Span(seconds(res.BuildTime)))
 		row("inputs sent", term.Bytes(int64(res.UploadBytes)))
+		for _, name := range slices.Sorted(maps.Keys(res.Machines)) {
+			row("built", term.Count(res.Machines[name], "derivation")+onMachine(name))
+		}
 		for _, o := range res.Outputs {
 			row("output", o.Name+"  "+o.Path)
 		}
@@ -189,6 +198,14 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 		}
 	}
 	return table(a.stdout, rows...)
+}
+
+// onMachine says where something is built, if that is not this machine.
+func onMachine(name string) string {
+	if name == wire.MachineSelf {
+		return ""
+	}
+	return " on " + plain(name)
 }
 
 func newBuildsLogCommand(a *app) *ffcli.Command {
@@ -208,7 +225,7 @@ func newBuildsLogCommand(a *app) *ffcli.Command {
 func (a *app) printLog(read func(event func(*wire.Event)) error) error {
 	p := term.New(a.stdout, a.env)
 	defer p.Close()
-	v := term.NewProgress(p, true)
+	v := term.NewProgress(p, term.Config{Logs: true})
 	defer v.Close()
 	err := read(v.Event)
 	v.Close()

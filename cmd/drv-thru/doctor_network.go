@@ -90,8 +90,10 @@ func (e *examination) network(ctx context.Context) {
 	case r.Err != nil:
 		e.add("network", slow, "", "no direct paths: %v", r.Err)
 		return
+	case len(servers) == 0 && len(e.relayURLs()) == 0:
+		e.add("network", known, "", "without a relay or --stun there is no STUN server to ask what translates this network's addresses")
 	case len(servers) == 0:
-		e.add("network", known, "", "without a ticket, a relay or --stun there is no STUN server to ask what translates this network's addresses")
+		e.add("network", known, "", "no relay has named a STUN server to ask what translates this network's addresses (see --stun)")
 	case r.NAT == wire.NATBlocked:
 		e.add("network", slow, "let UDP out, and its answers in; builds work through relays meanwhile", "%s", natText(r.NAT))
 	case r.NAT == wire.NATSymmetric:

@@ -86,7 +86,7 @@ type fakeService struct{}
 func (fakeService) Status() builder.Status {
 	at := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	return builder.Status{
-		Slots: 2, Running: 1, Waiting: 1, Paused: paused.Load(), Draining: draining.Load(),
+		Load: builder.Load{Slots: 2, Running: 1, Waiting: 1, Paused: paused.Load(), Draining: draining.Load()},
 		Active: []builder.BuildStatus{
 			{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", Client: key.ID{2}, ClientName: "laptop", Labels: []string{".#hello"},
 				State: wire.StateBuilding, Created: at, Started: at},

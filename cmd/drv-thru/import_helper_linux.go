@@ -10,8 +10,8 @@ import (
 	"strconv"
 
 	"github.com/coreos/go-systemd/v22/activation"
-	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/fusecache/helper"
 )
 
@@ -39,12 +39,12 @@ func (a *app) serveImportHelper(ctx context.Context, f *importHelperFlags) error
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	log.Info("ready", "socket", l.Addr().String(), "keys", f.keyFiles.String())
-	notify(daemon.SdNotifyReady)
+	notify.Ready()
 	select {
 	case err := <-served:
 		return err
 	case <-ctx.Done():
-		notify(daemon.SdNotifyStopping)
+		notify.Stopping()
 		s.Close()
 		return <-served
 	}

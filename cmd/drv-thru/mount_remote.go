@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -177,13 +178,13 @@ func (r *remote) set(err error) {
 func (r *remote) tell() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := "STATUS=connected to builder " + r.route.builder.Short()
+	text := "connected to builder " + r.route.builder.Short()
 	if !r.up {
-		text = "STATUS=not connected to builder " + r.route.builder.Short() + "; what was read before is there"
+		text = "not connected to builder " + r.route.builder.Short() + "; what was read before is there"
 	}
 	if text != r.status {
 		r.status = text
-		notify(text)
+		notify.Status(text)
 	}
 }
 

@@ -9,8 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
@@ -72,12 +71,12 @@ func (a *app) mount(ctx context.Context, cfg *mountConfig) (err error) {
 	if err != nil {
 		return mountError(err)
 	}
-	notify(daemon.SdNotifyReady)
+	notify.Ready()
 	r.tell()
 	fmt.Fprintf(a.stderr, "mounted on %s; use it with --substituters %s\n", m.Dir(), m.URL())
 	select {
 	case <-ctx.Done():
-		notify(daemon.SdNotifyStopping)
+		notify.Stopping()
 	case <-m.Done():
 		log.Info("somebody has unmounted it", "dir", m.Dir())
 	}
@@ -89,12 +88,6 @@ func mountError(err error) error {
 		return &hintError{err, "mount needs FUSE: the fuse3 package, and /dev/fuse open to this user"}
 	}
 	return err
-}
-
-// notify tells the service manager, if one has started this.
-func notify(state string) {
-	// Whether it hears it is its own matter.
-	_, _ = daemon.SdNotify(false, state)
 }
 
 // dialRemote opens a session with the builder.

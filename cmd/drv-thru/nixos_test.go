@@ -2,16 +2,27 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // Keys that the NixOS module leaves alone: the socket has its place, and a
 // machine that others build on gets no way around the two refusals.
-var notInNixOS = []string{"admin_socket", "allow_trusted_daemon", "allow_unsandboxed", "relay_token_files"}
+var notInNixOS = []string{"admin_socket", "allow_trusted_daemon", "allow_unsandboxed", "drain_timeout", "metrics", "metrics_public"}
+
+// nixosHost is a machine of nixos/tests/configs.json.
+type nixosHost struct {
+	Settings json.RawMessage
+	Etc      map[string]string
+	Services map[string]struct {
+		RestartTriggers []string
+	}
+}
 
 // nixosConfigs are the configurations that the NixOS module makes, which
 // nixos/tests/configs.json has and e2e compares with the module.
@@ -21,7 +32,7 @@ func nixosConfigs(t *testing.T) map[string]*serveConfig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var hosts map[string]struct{ Settings json.RawMessage }
+	var hosts map[string]nixosHost
 	if err := json.Unmarshal(text, &hosts); err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +65,9 @@ func nixosConfigs(t *testing.T) map[string]*serveConfig {
 		for key := range keys {
 			delete(unset, key)
 		}
+		if name == "serverFull" {
+			checkTriggers(t, host, keys)
+		}
 	}
 	for _, key := range notInNixOS {
 		if !unset[key] {
@@ -65,6 +79,43 @@ func nixosConfigs(t *testing.T) map[string]*serveConfig {
 		t.Errorf("no option of nixos/server.nix sets %s", key)
 	}
 	return configs
+}
+
+// checkTriggers wants a change of what serve reloads to reload the service, and of
+// nothing else.
+func checkTriggers(t *testing.T, host nixosHost, settings map[string]any) {
+	t.Helper()
+	var restarts map[string]any
+	if err := json.Unmarshal([]byte(host.Services["drv-thru"].RestartTriggers[0]), &restarts); err != nil {
+		t.Fatal(err)
+	}
+	for key := range settings {
+		if _, restarts := restarts[key]; restarts == slices.Contains(reloadable, key) {
+			t.Errorf("a change of %s restarts the service: %t", key, restarts)
+		}
+	}
+}
+
+// Every builders.json that the module writes can be read.
+func TestNixOSBuilders(t *testing.T) {
+	text, err := os.ReadFile("../../nixos/tests/configs.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hosts map[string]nixosHost
+	if err := json.Unmarshal(text, &hosts); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"clientBuilders": "attic cellar", "original": "leviathan"} {
+		path := filepath.Join(t.TempDir(), "builders.json")
+		if err := os.WriteFile(path, []byte(hosts[name].Etc["drv-thru/builders.json"]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		builders, err := readBuilders(path)
+		if got := strings.Join(slices.Sorted(maps.Keys(builders)), " "); err != nil || got != want {
+			t.Errorf("%s has the builders %s, want %s: %v", name, got, want, err)
+		}
+	}
 }
 
 // serve takes every configuration that the NixOS module makes, and the module's

@@ -16,6 +16,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 // serveFlags are what the command line of serve sets; each stands above the
@@ -34,6 +35,9 @@ type serveFlags struct {
 	stun               listFlag
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
+	drainTimeout       ticket.Duration
+	metrics            string
+	metricsPublic      bool
 	verbose            bool
 	check              bool
 }
@@ -76,6 +80,9 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server; repeatable (default: the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
+	fs.Var(&f.drainTimeout, "drain-timeout", "`DURATION` that running builds have to end at SIGTERM before they are handed back (default none)")
+	fs.StringVar(&f.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on: 9464 or :9464 (both of this machine only), 127.0.0.1:9464 (default: nowhere)")
+	fs.BoolVar(&f.metricsPublic, "metrics-public", false, "let --metrics be an address that other machines reach")
 	fs.BoolVar(&f.verbose, "verbose", false, "log more")
 	fs.BoolVar(&f.check, "check", false, "only check the configuration and the state; the exit code tells")
 	return &ffcli.Command{
@@ -86,7 +93,10 @@ func newServeCommand(a *app) *ffcli.Command {
 			"trusted client, may build with this machine's Nix. The user that runs it must not\n" +
 			"be a trusted user of the Nix daemon, and builds must be sandboxed.\n\n" +
 			"At SIGHUP the configuration file is read again. Trusted clients, policies, relays\n" +
-			"and limits change at once; the log says what needs a restart.",
+			"and limits change at once; the log says what needs a restart.\n\n" +
+			"At SIGTERM no more builds begin. Those that run may end within --drain-timeout; what\n" +
+			"is left is handed back: its clients ask again once the builder is back, which spends\n" +
+			"nothing, and detached builds begin again by themselves. A second signal ends the wait.",
 		FlagSet: fs,
 		Exec: func(ctx context.Context, args []string) error {
 			if len(args) > 0 {
@@ -159,6 +169,13 @@ func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 	}
 	cfg.Announce = append(cfg.Announce, f.announce...)
 	cfg.STUN = append(cfg.STUN, f.stun...)
+	if f.drainTimeout > 0 {
+		cfg.DrainTimeout = f.drainTimeout
+	}
+	if f.metrics != "" {
+		cfg.Metrics = f.metrics
+	}
+	cfg.MetricsPublic = cfg.MetricsPublic || f.metricsPublic
 	cfg.AllowTrustedDaemon = cfg.AllowTrustedDaemon || f.allowTrustedDaemon
 	cfg.AllowUnsandboxed = cfg.AllowUnsandboxed || f.allowUnsandboxed
 	return &cfg, cfg.check(a)

@@ -43,6 +43,7 @@ type serveConfig struct {
 	AdminSocket        string                   `json:"admin_socket"`
 	KeepOutputs        ticket.Duration          `json:"keep_outputs"`
 	ReattachGrace      ticket.Duration          `json:"reattach_grace"`
+	DrainTimeout       ticket.Duration          `json:"drain_timeout"`
 	MaxOutputBytes     ticket.Size              `json:"max_output_bytes"`
 	MaxIndexBytes      ticket.Size              `json:"max_index_bytes"`
 	MaxLogBytes        ticket.Size              `json:"max_log_bytes"`
@@ -50,6 +51,8 @@ type serveConfig struct {
 	Cores              int                      `json:"cores"`
 	MaxSilentTime      ticket.Duration          `json:"max_silent_time"`
 	Systems            []string                 `json:"systems"`
+	Metrics            string                   `json:"metrics"`
+	MetricsPublic      bool                     `json:"metrics_public"`
 	AllowTrustedDaemon bool                     `json:"allow_trusted_daemon"`
 	AllowUnsandboxed   bool                     `json:"allow_unsandboxed"`
 	// Policies by name; see docs/policies.md.
@@ -63,6 +66,7 @@ type trustedClient struct {
 	MaxUploadBytes *ticket.Size     `json:"max_upload_bytes"`
 	Cache          string           `json:"cache"`
 	Policy         string           `json:"policy"`
+	Priority       int              `json:"priority"`
 }
 
 const (
@@ -70,8 +74,10 @@ const (
 	maxConfigFile  = 1 << 20
 	// maxParallelFills bounds output_cache_max_parallel_fills.
 	maxParallelFills = 16
-	systemDataDir    = "/var/lib/drv-thru"
-	adminSocketName  = "admin.sock"
+	// maxPriority bounds trusted_clients.<name>.priority in both directions.
+	maxPriority     = 100
+	systemDataDir   = "/var/lib/drv-thru"
+	adminSocketName = "admin.sock"
 )
 
 func defaultServeConfig() serveConfig {
@@ -180,6 +186,9 @@ func (c *serveConfig) check(a *app) error {
 	if _, err := c.direct(); err != nil {
 		return err
 	}
+	if _, err := c.metricsAddress(); err != nil {
+		return err
+	}
 	for name, p := range c.Policies {
 		if !policyName.MatchString(name) {
 			return usagef("policy %q: a name is letters, digits, - and _", name)
@@ -221,7 +230,7 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		if other, twice := clients[t.PublicKey]; twice {
 			return nil, usagef("trusted clients %q and %q have the same public_key", other.Name, name)
 		}
-		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Policy: t.Policy, Limits: ticket.Limits{
+		tc := builder.TrustedClient{Name: name, Cache: builder.CacheAccess(t.Cache), Policy: t.Policy, Priority: t.Priority, Limits: ticket.Limits{
 			MaxBuildTime: ticket.DefaultMaxBuildTime, MaxUploadBytes: ticket.DefaultMaxUploadBytes,
 		}}
 		if t.MaxBuildTime != nil {
@@ -232,6 +241,9 @@ func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 		}
 		if _, known := c.Policies[t.Policy]; !known && t.Policy != "" && t.Policy != builtin.Name {
 			return nil, usagef("trusted client %q: there is no policy %q", name, t.Policy)
+		}
+		if t.Priority < -maxPriority || t.Priority > maxPriority {
+			return nil, usagef("trusted client %q: priority is %d; want %d to %d, 0 being that of tickets", name, t.Priority, -maxPriority, maxPriority)
 		}
 		switch tc.Cache {
 		case "":

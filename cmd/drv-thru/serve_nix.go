@@ -18,6 +18,10 @@ type nixSettings struct {
 	features    []string
 	trustedKeys []nix.PublicKey
 	maxJobs     uint
+	// machines are those that the daemon sends builds to, as far as that could
+	// be read.
+	machines    []nixMachine
+	machinesErr error
 	cores       int
 	// caDerivations says that the experimental feature is on.
 	caDerivations bool
@@ -47,5 +51,31 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 	jobs, _ := strconv.ParseUint(config["max-jobs"], 10, 16) // "auto" is printed as a number
 	s.maxJobs = uint(jobs)
 	s.cores, _ = strconv.Atoi(config["cores"])
+	s.machines, s.machinesErr = readMachines(config["builders"], s.systems[0])
 	return s, nil
+}
+
+// delegates tells that the daemon builds nothing on this machine.
+func (s *nixSettings) delegates() bool { return s.maxJobs == 0 && len(s.machines) > 0 }
+
+// offered are the systems and features that this machine or one of the daemon's
+// others can build.
+func (s *nixSettings) offered() (systems, features []string) {
+	if !s.delegates() {
+		systems, features = slices.Clone(s.systems), slices.Clone(s.features)
+	}
+	for _, m := range s.machines {
+		systems, features = append(systems, m.systems...), append(features, m.features...)
+	}
+	return distinct(systems), distinct(features)
+}
+
+// distinct drops what was there before.
+func distinct(all []string) []string {
+	seen := make(map[string]bool, len(all))
+	return slices.DeleteFunc(all, func(s string) bool {
+		was := seen[s]
+		seen[s] = true
+		return was
+	})
 }

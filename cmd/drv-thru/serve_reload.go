@@ -12,6 +12,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/link"
 )
@@ -19,7 +20,7 @@ import (
 // reloadable are the keys of the configuration that a running builder takes over.
 var reloadable = []string{
 	"max_concurrent_builds", "recent_builds_limit", "trusted_clients", "relays", "relay_token_files", "keep_outputs",
-	"reattach_grace", "max_output_bytes", "max_log_bytes", "min_free", "cores", "max_silent_time", "policies",
+	"reattach_grace", "drain_timeout", "max_output_bytes", "max_log_bytes", "min_free", "cores", "max_silent_time", "policies",
 }
 
 // tuning is the part of the configuration that is the service's, given the cores
@@ -43,6 +44,7 @@ type reloader struct {
 	embedded *embeddedRelay // nil: there is none
 	cores    int            // that Nix uses
 	log      *slog.Logger
+	ready    atomic.Bool // the service manager has been told so
 
 	tokens  atomic.Pointer[func(relay string) string]
 	config  admin.Config
@@ -57,13 +59,34 @@ func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) {
 			return
 		case <-hangups:
 		}
+		r.telling(notify.Reloading)
 		next, err := r.reread()
 		if err == nil {
 			err = r.apply(ctx, next)
 		}
+		r.telling(notify.Ready)
 		if err != nil {
 			r.log.Error("the configuration was not reloaded, and nothing has changed", "err", err)
 		}
+	}
+}
+
+// tellReady tells the service manager once the builder can be found.
+func (r *reloader) tellReady(ctx context.Context) {
+	notify.Status("connecting to a relay")
+	if r.circuits.Registered(ctx) != nil {
+		return // it ends
+	}
+	notify.Status("serving")
+	notify.Ready()
+	r.ready.Store(true)
+}
+
+// telling tells of a reload, unless that would say that the builder is ready
+// before it is.
+func (r *reloader) telling(tell func()) {
+	if r.ready.Load() {
+		tell()
 	}
 }
 

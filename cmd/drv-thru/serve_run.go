@@ -7,18 +7,23 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/metrics"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/builder/nixstore"
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -61,7 +66,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	if err != nil {
 		return err
 	}
-	adminListener, err := admin.Listen(cfg.AdminSocket)
+	adminListener, adminSocket, err := listenAdmin(cfg.AdminSocket)
 	if err != nil {
 		return err
 	}
@@ -76,21 +81,26 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		return err
 	}
 	store := nixstore.New(nixstore.Config{
-		Dial: daemon.Config{Dial: a.storeDialer()}, MaxJobs: settings.maxJobs,
+		Dial: daemon.Config{Dial: a.storeDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
 	})
 	defer store.Close()
 	info, err := checkDaemon(ctx, cfg, store, settings)
 	if err != nil {
 		return err
 	}
+	if settings.machinesErr != nil {
+		log.Warn("some machines that nix-daemon sends builds to are not offered, as nobody but it may read of them", "err", settings.machinesErr)
+	}
+	counted := metrics.New()
 	decider, err := policies.New(ctx, policies.Config{
-		Policies: cfg.Policies, Dir: filepath.Join(cfg.DataDir, "policies"), Log: log, Now: time.Now, Record: db.AddDecision,
+		Policies: cfg.Policies, Dir: filepath.Join(cfg.DataDir, "policies"), Log: log, Now: time.Now,
+		Record: db.AddDecision, Decided: counted.Decided,
 	})
 	if err != nil {
 		return err
 	}
 	defer decider.Close()
-	svc, err := newService(ctx, cfg, identity.ID(), signing, db, decider, store, settings, info, log)
+	svc, err := newService(ctx, cfg, identity.ID(), signing, db, decider, counted, store, settings, info, log)
 	if err != nil {
 		return err
 	}
@@ -100,6 +110,12 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 			fail(err)
 		}
 	}
+	counted.Watch(svc.Load, freeDiskOf(cfg))
+	metricsServer, err := cfg.serveMetrics(counted, log, failed)
+	if err != nil {
+		return err
+	}
+	defer metricsServer.Close()
 	reload := &reloader{cfg: cfg, reread: reread, svc: svc, policies: decider, cores: settings.cores, log: log}
 	if cfg.EmbeddedRelay != "" {
 		embedded, err := startEmbeddedRelay(cfg, log, failed)
@@ -140,7 +156,8 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
 			Addresses: paths.addresses,
 			Describe: func(st *admin.Status) {
-				st.Software, st.NixVersion, st.Systems, st.Started = softwareName(), info.NixVersion, settings.systems, started
+				st.Software, st.NixVersion, st.Started = softwareName(), info.NixVersion, started
+				st.Systems, _ = settings.offered()
 				st.SigningKey = signing.ToPublicKey().String()
 				st.Direct = paths.status()
 				for _, r := range circuits.Status() {
@@ -151,10 +168,16 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		}),
 	}
 	go func() { failed(adminServer.Serve(adminListener)) }()
-	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, cfg)
+	var telling sync.WaitGroup
+	telling.Go(func() { notify.Watchdog(ctx, func() { svc.Status() }) })
+	telling.Go(func() { reload.tellReady(ctx) })
+	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, adminSocket)
 	reload.run(ctx, hangups)
+	telling.Wait()
+	notify.Stopping()
 	log.Info("stopping")
 	// Builds first, then what still reads.
+	settle(svc, reload.cfg.DrainTimeout.Std(), log)
 	svc.Close()
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownWait)
 	defer cancel()
@@ -170,6 +193,36 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	return nil
 }
 
+// settle gives builds that run time to end, unless a second signal comes.
+func settle(svc *builder.Service, most time.Duration, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), most)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if most > 0 {
+		log.Info("running builds may end first", "within", most)
+		notify.Extend(most + 2*shutdownWait)
+	}
+	svc.Settle(ctx)
+}
+
+// listenAdmin returns the socket that systemd has handed over, or one of our own at
+// path, and where it is.
+func listenAdmin(path string) (net.Listener, string, error) {
+	given, err := activation.Listeners()
+	if err != nil {
+		return nil, "", fmt.Errorf("take over the admin socket: %w", err)
+	}
+	switch len(given) {
+	case 0:
+		l, err := admin.Listen(path)
+		return l, path, err
+	case 1:
+		return given[0], given[0].Addr().String(), nil
+	}
+	return nil, "", fmt.Errorf("systemd has handed over %d sockets, want the admin socket alone", len(given))
+}
+
 func (e *embeddedRelay) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
 	defer cancel()
@@ -177,7 +230,7 @@ func (e *embeddedRelay) stop() {
 }
 
 // announce prints who and where the builder is, once a relay knows it.
-func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, paths *directPaths, signing nix.SecretKey, cfg *serveConfig) {
+func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, relays []string, paths *directPaths, signing nix.SecretKey, adminSocket string) {
 	waitCtx, cancel := context.WithTimeout(ctx, registerWait)
 	defer cancel()
 	registered := circuits.Registered(waitCtx)
@@ -193,7 +246,7 @@ func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, 
 		out("listens at     %s", at)
 	}
 	out("signing key    %s", signing.ToPublicKey())
-	out("admin socket   %s", cfg.AdminSocket)
+	out("admin socket   %s", adminSocket)
 	if registered != nil {
 		for _, r := range circuits.Status() {
 			if r.Err != nil {
@@ -236,18 +289,17 @@ func signingKey(dir string, id key.ID) (nix.SecretKey, error) {
 }
 
 func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.SecretKey, db *state.DB,
-	decider builder.Policy, store *nixstore.Store,
+	decider builder.Policy, meter builder.Meter, store *nixstore.Store,
 	settings *nixSettings, info daemon.Info, log *slog.Logger,
 ) (*builder.Service, error) {
 	clients, err := cfg.clients()
 	if err != nil {
 		return nil, err
 	}
-	systems := cfg.Systems
-	if len(systems) == 0 {
-		systems = settings.systems
+	systems, features := settings.offered()
+	if len(cfg.Systems) > 0 {
+		systems = cfg.Systems
 	}
-	builds := filepath.Join(cfg.DataDir, "builds")
 	index, err := cache.OpenIndex(cache.IndexConfig{
 		Dir: filepath.Join(cfg.DataDir, "index"), MaxBytes: unlimited(cfg.MaxIndexBytes), Now: time.Now, Log: log,
 	})
@@ -256,12 +308,18 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 	}
 	return builder.New(ctx, builder.Config{
 		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
-		Store: store, Records: db, Policy: decider, Dir: builds, Now: time.Now, Log: log,
-		FreeDisk: func() (uint64, error) { return freeDisk(nix.StoreDir, builds) },
-		Tuning:   cfg.tuning(settings.cores), Systems: systems, Features: settings.features,
+		Store: store, Records: db, Policy: decider, Meter: meter, Dir: cfg.buildsDir(), Now: time.Now, Log: log,
+		FreeDisk: freeDiskOf(cfg), Tuning: cfg.tuning(settings.cores), Systems: systems, Features: features,
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
 		Index: index, ParallelFills: cfg.parallelFills(),
 	})
+}
+
+// buildsDir is where builds keep their events and roots.
+func (c *serveConfig) buildsDir() string { return filepath.Join(c.DataDir, "builds") }
+
+func freeDiskOf(cfg *serveConfig) func() (uint64, error) {
+	return func() (uint64, error) { return freeDisk(nix.StoreDir, cfg.buildsDir()) }
 }
 
 func relayStatus(r link.RelayStatus) admin.Relay {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,6 +19,10 @@ import (
 
 // adminSocketEnv names the admin socket for every command that asks the builder.
 const adminSocketEnv = "DRV_THRU_ADMIN_SOCKET"
+
+// systemAdminSocket is where systemd makes the admin socket of a builder that is a
+// service of the machine, for the group that may use it.
+const systemAdminSocket = "/run/drv-thru-admin.socket"
 
 func newTicketCommand(a *app) *ffcli.Command {
 	return &ffcli.Command{
@@ -46,7 +51,7 @@ type adminFlags struct {
 }
 
 func (f *adminFlags) register(fs *flag.FlagSet, withJSON bool) {
-	fs.StringVar(&f.socket, "admin-socket", "", "`PATH` of the builder's admin socket (default DATA-DIR/"+adminSocketName+")")
+	fs.StringVar(&f.socket, "admin-socket", "", "`PATH` of the builder's admin socket (default "+systemAdminSocket+" where there is one, else DATA-DIR/"+adminSocketName+")")
 	fs.StringVar(&f.dataDir, "data-dir", "", "the builder's data `DIR`")
 	if withJSON {
 		fs.BoolVar(&f.json, "json", false, "print JSON")
@@ -60,6 +65,9 @@ func adminOptions() []ff.Option { return []ff.Option{ff.WithEnvVarPrefix(envPref
 func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	if f.socket != "" {
 		return admin.NewClient(f.socket), nil
+	}
+	if _, err := os.Stat(systemAdminSocket); err == nil && f.dataDir == "" {
+		return admin.NewClient(systemAdminSocket), nil
 	}
 	cfg := serveConfig{DataDir: f.dataDir, MaxConcurrent: 1}
 	if err := cfg.check(a); err != nil {

@@ -16,7 +16,7 @@ func newTicketRevealCommand(a *app) *ffcli.Command {
 		Name:       "reveal",
 		ShortUsage: "drv-thru ticket reveal ID",
 		ShortHelp:  "print a ticket's text again",
-		LongHelp:   "Prints the text of a ticket again, with the relays that the builder has now.\nID may be the ticket's name, or a beginning of its ID.",
+		LongHelp:   "Prints the text of a ticket again, with the relays that the builder has now, or with\nits own addresses if the ticket was made with --direct.\nID may be the ticket's name, or a beginning of its ID.",
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {

@@ -141,20 +141,24 @@ func (s *Service) newBuild(c *caller, id wire.BuildID, req *wire.BuildRequest, c
 		limits: c.limits(),
 		rec: BuildRecord{
 			ID: id, Client: c.client, Ticket: c.ticketID(), Content: content, Roots: req.Roots,
-			Mode: req.Mode, Detach: req.Detach, State: wire.StateUploading, Created: s.cfg.Now(),
+			Mode: req.Mode, KeepGoing: req.KeepGoing, Detach: req.Detach, State: wire.StateUploading, Created: s.cfg.Now(),
 		},
 		planned: make(map[nix.Path]Planned),
 	}
 	b.ctx, b.cancel = context.WithCancelCause(s.ctx)
+	b.place = newPlaceOf(c)
 	if c.trusted != nil {
 		b.rec.ClientName = c.trusted.Name
 	}
-	group := "client " + c.client.String()
-	if c.ticket != nil {
-		group = "ticket " + c.ticket.ID.String()
-	}
-	b.place = &place{group: group, client: c.client.String(), granted: make(chan struct{}), present: true}
 	return b
+}
+
+func newPlaceOf(c *caller) *place {
+	p := &place{group: c.group(), client: c.client.String(), granted: make(chan struct{}), present: true}
+	if c.trusted != nil {
+		p.priority = c.trusted.Priority
+	}
+	return p
 }
 
 // admitOrForget admits the build, which is registered already, or puts back
@@ -223,7 +227,7 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 			return err
 		}
 	}
-	b.start(wanted, idle, req.KeepGoing)
+	b.start(wanted, idle)
 	return nil
 }
 
@@ -277,6 +281,8 @@ func uploadLimit(bytes uint64, most ticket.Size) error {
 }
 
 func (s *Service) record(ctx context.Context, b *build) error {
+	limits := b.limits
+	b.rec.Limits = &limits
 	// A lost client must not decide whether the transaction is known to have
 	// been committed.
 	err := s.cfg.Records.Admit(context.WithoutCancel(ctx), b.rec)
@@ -299,7 +305,8 @@ func (s *Service) begin(b *build, cl *closure) error {
 	defer b.mu.Unlock()
 	b.log, b.closure = log, cl
 	b.place.moved = func(position int) {
-		log.add(&wire.Event{Type: wire.EventQueued, Position: position})
+		wait := s.estimate.wait(position, s.tuning().Slots, s.cfg.Now())
+		log.add(&wire.Event{Type: wire.EventQueued, Position: position, WaitSeconds: wait.Seconds()})
 	}
 	return nil
 }
@@ -317,7 +324,7 @@ func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have [
 }
 
 // start queues the build and lets it live. idle says that nothing would be built.
-func (b *build) start(wanted []int, idle, keepGoing bool) {
+func (b *build) start(wanted []int, idle bool) {
 	b.mu.Lock()
 	b.wanted, b.toAdd = make(map[int]bool, len(wanted)), len(wanted)
 	for _, i := range wanted {
@@ -336,7 +343,7 @@ func (b *build) start(wanted []int, idle, keepGoing bool) {
 		b.s.queue.join(b.place)
 	}
 	b.s.wg.Add(1)
-	go b.live(checked, idle, keepGoing)
+	go b.live(checked, idle)
 }
 
 // fail ends a build that was recorded but never started.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -56,6 +57,14 @@ type build struct {
 	// revived are the limits of a build that was admitted before the builder
 	// restarted; nil for any other.
 	revived *ticket.Limits
+	// resumed are the roots of a build that is taken up again after a restart
+	// without its client; nil for any other.
+	resumed []daemon.DerivedPath
+	// rooted tells that the build's directory holds all its inputs.
+	rooted bool
+
+	building map[uint64]BuildingDrv // by activity
+	machines map[string]int         // derivations whose build has begun
 
 	readers int         // event streams
 	away    *time.Timer // runs while there are none

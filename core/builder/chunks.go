@@ -72,6 +72,9 @@ func (s *Service) postManifests(w http.ResponseWriter, r *http.Request, c *calle
 		if infos[i], err = reader.nar(hash); err != nil {
 			return err
 		}
+		if infos[i] != nil {
+			s.cfg.Meter.Offered(infos[i].NarSize)
+		}
 	}
 	compress := strings.Contains(r.Header.Get("Accept-Encoding"), "zstd")
 	return s.answer(w, r, c, func(w http.ResponseWriter) error {

@@ -382,6 +382,145 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// awaitPhase reads events until the build has come so far.
+func awaitPhase(t *testing.T, ev *bt.Events, state wire.State) {
+	t.Helper()
+	for {
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Type == wire.EventPhase && x.State == state {
+			return
+		}
+	}
+}
+
+// A detached build has nobody who would ask for it again.
+func TestDetachedGoesOnAfterRestart(t *testing.T) {
+	stops := map[string]func(e *env, rec builder.BuildRecord){
+		"stopped": func(e *env, _ builder.BuildRecord) {
+			e.stop()
+			if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State.Ended() {
+				t.Fatalf("recorded as %s, %v", rec.State, err)
+			}
+		},
+		// A process that was killed records nothing.
+		"killed": func(e *env, rec builder.BuildRecord) {
+			e.stop()
+			if err := e.records.UpdateBuild(t.Context(), rec); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+	for name, stop := range stops {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			g := e.gate()
+			c := e.holder(1, func(r *builder.TicketRecord) { r.MaxUses = 2; r.Limits.MaxOutputBytes = 1 << 30 })
+			begin := func(id uint32, detach bool) {
+				req := bt.Request(e.one(fmt.Sprint(id)))
+				req.Detach, req.KeepGoing = detach, true
+				if _, err := c.Put(bt.ID(id), req); err != nil {
+					t.Fatal(err)
+				}
+			}
+			begin(1, true)
+			<-g.begun
+			begin(2, true)
+			ev, err := c.Events(bt.ID(2), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ev.Close()
+			awaitPhase(t, ev, wire.StateQueued) // its inputs are there
+			rec, err := e.records.Build(t.Context(), bt.ID(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop(e, rec)
+			e.run()
+			c.Server = e.server
+			<-g.begun
+			close(g.open)
+			for id := range uint32(2) {
+				if r := e.finish(c, id+1); r.Error != nil || len(r.Outputs) != 1 {
+					t.Errorf("build %d: %+v", id+1, r)
+				}
+				if rec, err := e.records.Build(t.Context(), bt.ID(id+1)); err != nil || rec.State != wire.StateBuilt || !rec.KeepGoing {
+					t.Errorf("build %d is recorded as %+v, %v", id+1, rec, err)
+				}
+			}
+			if tk, err := e.records.Ticket(t.Context(), c.Secret.ID()); err != nil || tk.Used != 2 {
+				t.Errorf("%d uses were spent, %v", tk.Used, err)
+			}
+		})
+	}
+}
+
+// What a detached build needs to go on by itself may be gone.
+func TestDetachedIsInterrupted(t *testing.T) {
+	for name, spoil := range map[string]func(e *env, tk builder.TicketRecord, drv nix.Path){
+		"revoked":   func(e *env, tk builder.TicketRecord, _ nix.Path) { tk.Revoked = now; e.records.SetTicket(tk) },
+		"collected": func(e *env, _ builder.TicketRecord, drv nix.Path) { e.store.Delete(drv) },
+		"no roots": func(e *env, _ builder.TicketRecord, _ nix.Path) {
+			if err := os.RemoveAll(filepath.Join(e.cfg.Dir, string(bt.ID(1)))); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			g := e.gate()
+			c := e.holder(1)
+			object := e.one("1")
+			req := bt.Request(object)
+			req.Detach = true
+			if _, err := c.Put(bt.ID(1), req); err != nil {
+				t.Fatal(err)
+			}
+			<-g.begun
+			e.stop()
+			tk, err := e.records.Ticket(t.Context(), c.Secret.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoil(e, tk, object.Info.Path)
+			e.run()
+			if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State != wire.StateInterrupted {
+				t.Errorf("recorded as %s, %v", rec.State, err)
+			}
+			close(g.open)
+		})
+	}
+}
+
+// Settle lets end what runs, and leaves what waits.
+func TestSettle(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	first := e.put(c, 1, e.one("1"))
+	<-g.begun
+	awaitPhase(t, e.put(c, 2, e.one("2")), wire.StateQueued)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e.svc.Settle(ctx) // no time at all
+	if got := e.state(c, 1); got != wire.StateBuilding {
+		t.Errorf("state %s", got)
+	}
+	_, err := c.Put(bt.ID(3), bt.Request(e.one("3")))
+	wantCode(t, err, wire.CodeDraining)
+	close(g.open)
+	e.svc.Settle(t.Context())
+	if r, err := first.Finish(); err != nil || r.Error != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := e.state(c, 2); got != wire.StateQueued {
+		t.Errorf("the second is %s", got)
+	}
+}
+
 func TestLimitsOnWhatIsBuilt(t *testing.T) {
 	object := func(d bt.Drv) bt.Object {
 		o, _ := bt.Derivation(d)

@@ -154,7 +154,7 @@ func (s *Service) decideAndRecord(ctx context.Context, b *build, cl *closure, wa
 			return err
 		}
 	} else {
-		b.limits, b.rec.Limits = *b.revived, b.revived
+		b.limits = *b.revived
 	}
 	if least, most := uploadsAtLeast(cl, wanted), b.limits.MaxUploadBytes; most > 0 && least > uint64(most) {
 		return uploadLimit(least, most)

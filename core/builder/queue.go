@@ -6,10 +6,11 @@ import (
 	"sync"
 )
 
-// queue hands out slots. Among those who wait the turn goes to the group (a
-// trusted client or a ticket) that was served longest ago, within it to the
-// client that was served longest ago, and within that to who came first. So one
-// ticket holder gains nothing by many builds, and nothing by many keys.
+// queue hands out slots. Those of a higher priority go first. Among equals the
+// turn goes to the group (a trusted client or a ticket) that was served longest
+// ago, within it to the client that was served longest ago, and within that to
+// who came first. So one ticket holder gains nothing by many builds, and nothing
+// by many keys.
 type queue struct {
 	mu      sync.Mutex
 	slots   int
@@ -32,7 +33,24 @@ type place struct {
 	// Guarded by queue.mu.
 	ready    bool // its inputs are complete
 	present  bool // its client is there to take it
+	priority int  // of the group
 	position int
+	told     int // the position that moved was last told
+}
+
+// nearPosition is where every step of a place is told. Further behind it is each
+// tenth of the way: a thousand who wait would else be told a thousand times each.
+const nearPosition = 20
+
+// worthTelling reports whether a place's new position is.
+func (p *place) worthTelling() bool {
+	switch {
+	case p.position == p.told:
+		return false
+	case p.position <= nearPosition || p.told == 0 || p.position > p.told:
+		return true
+	}
+	return p.told-p.position >= p.told/10
 }
 
 func newQueue(slots int) *queue {
@@ -66,6 +84,15 @@ func (q *queue) setPresent(p *place, present bool) {
 }
 
 func (q *queue) setPaused(paused bool) { q.change(func() { q.paused = paused }) }
+
+// setPriorities changes the priority of every group that has something waiting.
+func (q *queue) setPriorities(of func(group string) int) {
+	q.change(func() {
+		for _, p := range q.waiting {
+			p.priority = of(p.group)
+		}
+	})
+}
 
 func (q *queue) setSlots(slots int) { q.change(func() { q.slots = slots }) }
 
@@ -105,7 +132,7 @@ func (q *queue) change(f func()) {
 		q.running++
 		q.turns++
 		q.served[p.group], q.served[p.clientKey()] = q.turns, q.turns
-		p.position = 0
+		p.position, p.told = 0, 0
 		close(p.granted)
 	}
 	q.forget()
@@ -115,10 +142,10 @@ func (q *queue) change(f func()) {
 		free = 0
 	}
 	for i, p := range q.order(func(p *place) bool { return p.present }, len(q.waiting)) {
-		position := max(0, i+1-free)
-		if p.position != position {
-			p.position = position
-			p.moved(position)
+		p.position = max(0, i+1-free)
+		if p.worthTelling() {
+			p.told = p.position
+			p.moved(p.position)
 		}
 	}
 }
@@ -139,14 +166,15 @@ func (p *place) clientKey() string { return p.group + "\x00" + p.client }
 
 // line is everyone of one group or client, in the order in which they go.
 type line struct {
-	served  uint64 // when it last had a turn
-	arrived int    // of its first member, to break ties
-	clients []*line
-	places  []*place
+	priority int
+	served   uint64 // when it last had a turn
+	arrived  int    // of its first member, to break ties
+	clients  []*line
+	places   []*place
 }
 
 func (l *line) before(o *line) int {
-	return cmp.Or(cmp.Compare(l.served, o.served), cmp.Compare(l.arrived, o.arrived))
+	return cmp.Or(cmp.Compare(o.priority, l.priority), cmp.Compare(l.served, o.served), cmp.Compare(l.arrived, o.arrived))
 }
 
 // order returns the first most of those who wait and fit, in the order in which
@@ -154,7 +182,7 @@ func (l *line) before(o *line) int {
 func (q *queue) order(fit func(*place) bool, most int) []*place {
 	groups := make(map[string]*line)
 	clients := make(map[string]*line)
-	var heap []*line
+	var all []*line
 	n := 0
 	for i, p := range q.waiting {
 		if !fit(p) {
@@ -163,9 +191,9 @@ func (q *queue) order(fit func(*place) bool, most int) []*place {
 		n++
 		g := groups[p.group]
 		if g == nil {
-			g = &line{served: q.served[p.group], arrived: i}
+			g = &line{priority: p.priority, served: q.served[p.group], arrived: i}
 			groups[p.group] = g
-			heap = append(heap, g)
+			all = append(all, g)
 		}
 		c := clients[p.clientKey()]
 		if c == nil {
@@ -176,19 +204,27 @@ func (q *queue) order(fit func(*place) bool, most int) []*place {
 		c.places = append(c.places, p)
 	}
 	order := make([]*place, 0, min(n, most))
-	slices.SortFunc(heap, (*line).before)
-	for _, g := range heap {
+	slices.SortFunc(all, (*line).before)
+	for _, g := range all {
 		slices.SortFunc(g.clients, (*line).before)
 	}
-	// After its turn a line goes behind all others: its stamp becomes the
-	// newest, so sorted lists stay sorted by moving the head to the end.
+	// After its turn a line goes behind all others of its priority: its stamp
+	// becomes the newest, so sorted lists stay sorted by moving the head to the end.
 	for len(order) < cap(order) {
-		g := heap[0]
-		c := g.clients[0]
-		order = append(order, c.places[0])
-		c.places = c.places[1:]
-		g.clients = rotate(g.clients, len(c.places) > 0)
-		heap = rotate(heap, len(g.clients) > 0)
+		equals := 1
+		for equals < len(all) && all[equals].priority == all[0].priority {
+			equals++
+		}
+		turns, rest := all[:equals:equals], all[equals:]
+		for len(turns) > 0 && len(order) < cap(order) {
+			g := turns[0]
+			c := g.clients[0]
+			order = append(order, c.places[0])
+			c.places = c.places[1:]
+			g.clients = rotate(g.clients, len(c.places) > 0)
+			turns = rotate(turns, len(g.clients) > 0)
+		}
+		all = rest
 	}
 	return order
 }

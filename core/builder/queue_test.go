@@ -158,6 +158,52 @@ func TestQueueIsFairUnderLoad(t *testing.T) {
 	}
 }
 
+func TestQueuePriorities(t *testing.T) {
+	q := newQueue(1)
+	q.join(newPlace("x", "blocker"))
+	var places []*place
+	for _, who := range []string{"low", "mid", "mid", "other", "high", "high", "low"} {
+		p := newPlace(who, who)
+		p.priority = map[string]int{"low": -1, "high": 5}[who]
+		places = append(places, p)
+		q.join(p)
+	}
+	if got := []int{places[0].position, places[4].position, places[5].position}; !slices.Equal(got, []int{6, 1, 2}) {
+		t.Errorf("positions %v", got)
+	}
+	// A new configuration counts for who waits already.
+	q.setPriorities(func(group string) int { return map[string]int{"low": 9, "high": 5}[group] })
+	q.release()
+	if got, want := fmt.Sprint(serve(t, q, places)), "[low low high high mid other mid]"; got != want {
+		t.Errorf("served %s, want %s", got, want)
+	}
+}
+
+func TestQueueTellsFewPositions(t *testing.T) {
+	const many = 1000
+	q := newQueue(1)
+	q.join(newPlace("x", "blocker"))
+	told := 0
+	var last *place
+	for range many {
+		p := newPlace("a", "a")
+		p.moved = func(int) {}
+		q.join(p)
+		last = p
+	}
+	seen := []int{last.told}
+	last.moved = func(n int) { told++; seen = append(seen, n) }
+	for !granted(last) {
+		q.release()
+	}
+	if told > 80 {
+		t.Errorf("a place was told %d positions", told)
+	}
+	if tail := seen[len(seen)-3:]; !slices.Equal(tail, []int{3, 2, 1}) || !slices.IsSortedFunc(seen, func(a, b int) int { return b - a }) {
+		t.Errorf("it was told %v", seen)
+	}
+}
+
 func BenchmarkQueueOfThousand(b *testing.B) {
 	q := newQueue(1)
 	q.join(newPlace("x", "blocker"))

@@ -88,6 +88,8 @@ type TicketRecord struct {
 	Revoked time.Time
 	// Policy is what decides on its builds; zero is the builder's default.
 	Policy TicketPolicy
+	// Direct tells that its text holds the builder's own addresses, not relays.
+	Direct bool
 }
 
 // TicketPolicy is the policy that a ticket was made with.
@@ -148,12 +150,13 @@ type BuildRecord struct {
 	// Ticket is zero for a trusted client's build.
 	Ticket ticket.ID
 	// Content is the SHA-256 of the request.
-	Content [32]byte
-	Roots   []wire.Root
-	Mode    wire.Mode
-	Detach  bool
-	State   wire.State
-	Created time.Time
+	Content   [32]byte
+	Roots     []wire.Root
+	Mode      wire.Mode
+	KeepGoing bool
+	Detach    bool
+	State     wire.State
+	Created   time.Time
 	// Started and Ended are zero until then.
 	Started time.Time
 	Ended   time.Time

@@ -22,27 +22,36 @@ const (
 )
 
 // recover takes over what an earlier process left: its records, with those under
-// way marked as interrupted, and no directory without a record.
-func (s *Service) recover(ctx context.Context) error {
+// way marked as interrupted unless nobody will ask for them again, and no
+// directory without a record. It returns the builds that go on.
+func (s *Service) recover(ctx context.Context) (resumed []*build, err error) {
 	records, err := s.cfg.Records.Builds(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, rec := range records {
 		if !rec.State.Ended() {
+			b, err := s.resume(ctx, rec)
+			if err == nil {
+				s.builds[rec.ID] = b
+				resumed = append(resumed, b)
+				continue
+			}
+			s.cfg.Log.Debug("build does not go on by itself", "build", rec.ID, "err", err)
 			rec.State, rec.Ended = wire.StateInterrupted, s.cfg.Now()
 			rec.Result = &wire.Result{Error: errInterrupted}
 			if err := s.cfg.Records.UpdateBuild(ctx, rec); err != nil {
-				return err
+				return nil, err
 			}
 			s.cfg.Log.Info("build was interrupted", "build", rec.ID)
 		}
 		s.builds[rec.ID] = s.pastBuild(rec)
 	}
+	s.estimate.learn(records)
 	if _, err := s.leftOver(false); err != nil {
-		return fmt.Errorf("remove what an earlier run left: %w", err)
+		return nil, fmt.Errorf("remove what an earlier run left: %w", err)
 	}
-	return nil
+	return resumed, nil
 }
 
 // pastBuild stands for a build of an earlier process.

@@ -78,6 +78,10 @@ func noRoute(_ http.ResponseWriter, r *http.Request, _ *caller) error {
 
 func (s *Service) handle(h handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		var a Answer
+		// Go on with r itself: a route's values were set in it.
+		r.Body, w = meteredBody{r.Body, &a.Received}, meteredWriter{w, &a.Sent}
+		defer func() { s.cfg.Meter.Answered(r, a) }()
 		w.Header().Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
 		c, err := s.identify(r)
 		if err == nil {
@@ -86,6 +90,7 @@ func (s *Service) handle(h handler) http.HandlerFunc {
 		if err == nil {
 			return
 		}
+		a.Code = answeredCode(err)
 		s.logError(r, err)
 		// A builder that stops says nothing more either: what a client asks for
 		// then, it gets by repeating the request once the builder is back.
@@ -94,6 +99,18 @@ func (s *Service) handle(h handler) http.HandlerFunc {
 		}
 		wire.WriteError(w, err)
 	}
+}
+
+// answeredCode is the code of an error for the metrics: "" for a client that has
+// gone, which is no error of anybody's.
+func answeredCode(err error) wire.Code {
+	switch code := wire.CodeOf(err); {
+	case code != "":
+		return code
+	case errors.Is(err, context.Canceled), errors.Is(err, errAfterHeaders):
+		return ""
+	}
+	return wire.CodeInternal
 }
 
 // errAfterHeaders marks failures after an answer has begun.

@@ -19,16 +19,22 @@ import (
 // diskEvery is how often a running build's disk is looked at.
 const diskEvery = 5 * time.Second
 
+// What the names of roots in a build's directory begin with.
+const (
+	drvRoots = "drv-"
+	outRoots = "out-"
+)
+
 // live is a build from its admission to its end. checked says that nothing was
 // wanted, so that it is known already that it may run, and idle that it has
 // nothing to build.
-func (b *build) live(checked, idle, keepGoing bool) {
+func (b *build) live(checked, idle bool) {
 	result := &wire.Result{}
-	result.Error = wireError(b.run(checked, idle, keepGoing, result))
+	result.Error = wireError(b.run(checked, idle, result))
 	b.end(result)
 }
 
-func (b *build) run(checked, idle, keepGoing bool, result *wire.Result) error {
+func (b *build) run(checked, idle bool, result *wire.Result) error {
 	roots, idle, err := b.prepare(checked, idle)
 	if err != nil {
 		return b.leaveQueue(b.cause(err))
@@ -43,7 +49,11 @@ func (b *build) run(checked, idle, keepGoing bool, result *wire.Result) error {
 		b.s.queue.setReady(b.place)
 		select {
 		case <-b.place.granted:
-			defer b.s.queue.release()
+			b.s.estimate.begin(b.place, b.s.cfg.Now())
+			defer func() {
+				b.s.estimate.end(b.place, b.s.cfg.Now(), b.ctx.Err() == nil)
+				b.s.queue.release()
+			}()
 		case <-b.ctx.Done():
 			return b.leaveQueue(context.Cause(b.ctx))
 		}
@@ -51,7 +61,7 @@ func (b *build) run(checked, idle, keepGoing bool, result *wire.Result) error {
 	b.setState(wire.StateBuilding)
 	started := b.s.cfg.Now()
 	result.QueueTime = started.Sub(queued).Seconds()
-	err = b.execute(roots, keepGoing, result)
+	err = b.execute(roots, result)
 	result.BuildTime = b.s.cfg.Now().Sub(started).Seconds()
 	return err
 }
@@ -60,6 +70,9 @@ func (b *build) run(checked, idle, keepGoing bool, result *wire.Result) error {
 // After it the closure is forgotten: a thousand queued builds would hold a
 // thousand of them.
 func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) {
+	if b.resumed != nil {
+		return b.resumed, false, nil
+	}
 	select {
 	case <-b.complete:
 	case <-b.ctx.Done():
@@ -83,6 +96,7 @@ func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) 
 	}
 	b.mu.Lock()
 	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, nil
+	b.rooted = true
 	b.mu.Unlock()
 	return cl.roots, idle, nil
 }
@@ -115,7 +129,7 @@ func (b *build) rootInputs(ctx context.Context, cl *closure) error {
 		return err
 	}
 	drvs := cl.rootDrvs()
-	if err := b.addRoots(ctx, session, "drv-", drvs); err != nil {
+	if err := b.addRoots(ctx, session, drvRoots, drvs); err != nil {
 		return err
 	}
 	valid, err := b.s.cfg.Store.ValidPaths(ctx, drvs, false)
@@ -149,7 +163,7 @@ func (b *build) addRoots(ctx context.Context, session Session, prefix string, ta
 }
 
 // execute builds.
-func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire.Result) error {
+func (b *build) execute(roots []daemon.DerivedPath, result *wire.Result) error {
 	ctx := b.ctx
 	if most := b.limits.MaxBuildTime; most > 0 {
 		var cancel context.CancelFunc
@@ -172,7 +186,7 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 	}()
 	sink := &sink{b: b, log: b.log}
 	tuning := b.s.tuning()
-	opts := BuildOptions{KeepGoing: keepGoing, MaxSilentTime: tuning.MaxSilentTime, Cores: tuning.Cores}
+	opts := BuildOptions{KeepGoing: b.rec.KeepGoing, MaxSilentTime: tuning.MaxSilentTime, Cores: tuning.Cores}
 	results, err := session.Build(ctx, roots, opts, sink)
 	if err == nil && b.rec.Mode == wire.ModeCheck && !slices.ContainsFunc(results, failed) {
 		// Nix compares with what is valid, which everything is by now.
@@ -192,7 +206,7 @@ func (b *build) execute(roots []daemon.DerivedPath, keepGoing bool, result *wire
 	}
 	b.countOutputs(ctx, result)
 	// They are kept until their time is over.
-	if err := b.addRoots(ctx, session, "out-", outputPaths(result)); err != nil {
+	if err := b.addRoots(ctx, session, outRoots, outputPaths(result)); err != nil {
 		return preferCause(ctx, err)
 	}
 	return failure
@@ -380,12 +394,20 @@ func (b *build) end(result *wire.Result) {
 		result = &wire.Result{Error: errInterrupted}
 	}
 	b.mu.Lock()
+	lasting := shutdown && b.lasting()
 	b.rec.State, b.rec.Ended, b.rec.Result = state, b.s.cfg.Now(), result
 	result.UploadBytes = b.sent
+	if len(b.machines) > 0 && (len(b.machines) > 1 || b.machines[wire.MachineSelf] == 0) {
+		result.Machines = b.machines
+	}
+	b.building, b.machines = nil, nil
 	b.stopAway()
 	running := b.upload
 	b.closure, b.planned, b.wanted = nil, nil, nil
 	rec, log := b.rec, b.log
+	if lasting {
+		rec.State, rec.Started, rec.Ended, rec.Result = wire.StateQueued, time.Time{}, time.Time{}, nil
+	}
 	b.mu.Unlock()
 	if running != nil {
 		<-running.done // it was cancelled with the build, but may still add a path
@@ -401,11 +423,13 @@ func (b *build) end(result *wire.Result) {
 	} else if log != nil {
 		log.add(&wire.Event{Type: wire.EventFinished, State: state, Result: result})
 	}
-	attrs := []any{"build", rec.ID, "state", state, "seconds", result.BuildTime}
+	attrs := []any{"build", rec.ID, "state", rec.State, "seconds", result.BuildTime}
 	if result.Error != nil {
 		attrs = append(attrs, "code", result.Error.Code)
 	}
 	b.s.cfg.Log.Info("build ended", attrs...)
+	rec.State, rec.Result = state, result
+	b.s.cfg.Meter.Ended(&rec)
 	close(b.done)
 	b.prepareOutputs()
 }

@@ -35,6 +35,9 @@ type TrustedClient struct {
 	Cache  CacheAccess
 	// Policy is the name of its policy in the configuration; "" is the default.
 	Policy string
+	// Priority puts its builds before (or, if negative, behind) those of others,
+	// and tickets', which have 0.
+	Priority int
 }
 
 // Config makes a Service. Fields without a stated default are required.
@@ -59,6 +62,8 @@ type Config struct {
 	// Peer tells who sends a request; by default the TLS identity.
 	Peer func(*http.Request) (key.ID, error)
 	Log  *slog.Logger // default: none
+	// Meter is told what happens; nil for nobody.
+	Meter Meter
 
 	Tuning
 	Systems  []string
@@ -98,10 +103,11 @@ const (
 // Service is the builder. Make it with New, serve it as an http.Handler, stop
 // it with Close.
 type Service struct {
-	cfg   Config
-	mux   *http.ServeMux
-	cache *cache.Server
-	queue *queue
+	cfg      Config
+	mux      *http.ServeMux
+	cache    *cache.Server
+	queue    *queue
+	estimate estimate
 	// hashes are the NAR hashes of content-addressed paths, which cannot change
 	// as long as the path's name stays.
 	hashes recent[nix.Path, nix.Hash]
@@ -133,8 +139,9 @@ type Service struct {
 	indexes  map[wire.BuildID]*index
 }
 
-// New makes a service and takes over the records of an earlier run: builds that
-// were under way become interrupted, directories without a record are removed.
+// New makes a service and takes over the records of an earlier run: detached
+// builds that had all their inputs are queued again, others that were under way
+// become interrupted, directories without a record are removed.
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	setDefaults(&cfg)
 	s := &Service{
@@ -162,10 +169,14 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if s.incoming, err = newIncoming(cfg.UploadDir, &cfg, s.reserveDisk); err != nil {
 		return nil, err
 	}
-	if err := s.recover(ctx); err != nil {
+	resumed, err := s.recover(ctx)
+	if err != nil {
 		return nil, fmt.Errorf("take over earlier builds: %w", err)
 	}
 	s.routes()
+	for _, b := range resumed {
+		b.goOn()
+	}
 	s.wg.Add(1)
 	go s.retain()
 	return s, nil
@@ -178,6 +189,9 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Meter == nil {
+		cfg.Meter = noMeter{}
 	}
 	if cfg.Peer == nil {
 		cfg.Peer = tlsPeer
@@ -214,6 +228,28 @@ func (s *Service) SetClients(clients map[key.ID]TrustedClient) {
 	s.mu.Lock()
 	s.clients = clients
 	s.mu.Unlock()
+	priorities := make(map[string]int)
+	for id, c := range clients {
+		priorities[(&caller{client: id}).group()] = c.Priority
+	}
+	s.queue.setPriorities(func(group string) int { return priorities[group] })
+}
+
+// Settle takes and begins no more builds and waits until those that run have
+// ended, or ctx has. What still runs or waits is for Close.
+func (s *Service) Settle(ctx context.Context) {
+	s.Drain(true)
+	s.Pause(true)
+	for _, b := range s.live() {
+		if b.record().State != wire.StateBuilding {
+			continue
+		}
+		select {
+		case <-b.done:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Close cancels what runs, which is recorded as interrupted so that clients may

@@ -26,6 +26,7 @@ type sink struct {
 var _ daemon.Sink = (*sink)(nil)
 
 func (s *sink) Message(piece []byte, more bool) {
+	piece = withoutURLs(piece)
 	s.keepError(piece, more)
 	s.log.log(wire.Log{More: more}, piece)
 }
@@ -64,13 +65,15 @@ func (s *sink) LogLine(activity uint64, t daemon.ResultType, piece []byte, more 
 func (s *sink) StartActivity(a daemon.Activity) {
 	if a.Type == daemon.ActivityBuild && len(a.Fields) > 0 && a.Fields[0].IsString {
 		s.b.buildBegins(a.Fields[0].Str)
+		s.b.began(&a)
 	}
 	s.log.add(&wire.Event{Type: wire.EventStart, Activity: &wire.Activity{
-		ID: a.ID, Parent: a.Parent, Type: uint64(a.Type), Level: int(a.Level), Text: a.Text, Fields: fields(a.Fields),
+		ID: a.ID, Parent: a.Parent, Type: uint64(a.Type), Level: int(a.Level), Text: withoutURLs(a.Text), Fields: fields(a.Fields),
 	}})
 }
 
 func (s *sink) StopActivity(id uint64) {
+	s.b.stopped(id)
 	s.log.add(&wire.Event{Type: wire.EventStop, Activity: &wire.Activity{ID: id}})
 }
 
@@ -83,7 +86,7 @@ func (s *sink) Result(activity uint64, t daemon.ResultType, fs []daemon.Field) {
 func fields(in []daemon.Field) []wire.Field {
 	out := make([]wire.Field, len(in))
 	for i, f := range in {
-		out[i] = wire.Field{Int: f.Int, Str: f.Str, IsText: f.IsString}
+		out[i] = wire.Field{Int: f.Int, Str: withoutURLs(f.Str), IsText: f.IsString}
 	}
 	return out
 }

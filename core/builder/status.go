@@ -11,11 +11,7 @@ import (
 
 // Status is what the builder's owner sees.
 type Status struct {
-	Slots    int  `json:"slots"`
-	Running  int  `json:"running"`
-	Waiting  int  `json:"waiting"`
-	Draining bool `json:"draining,omitempty"`
-	Paused   bool `json:"paused,omitempty"`
+	Load
 	// Active are the builds that are not ended, those that run first, then in
 	// the order of the queue. Recent are ended ones, the newest first.
 	Active []BuildStatus `json:"active"`
@@ -35,19 +31,16 @@ type BuildStatus struct {
 	Started    time.Time    `json:"started,omitzero"`
 	Ended      time.Time    `json:"ended,omitzero"`
 	// Connected tells whether somebody follows its events.
-	Connected bool         `json:"connected,omitempty"`
-	Detached  bool         `json:"detached,omitempty"`
-	Result    *wire.Result `json:"result,omitempty"`
+	Connected bool `json:"connected,omitempty"`
+	Detached  bool `json:"detached,omitempty"`
+	// Building are the derivations that are being built.
+	Building []BuildingDrv `json:"building,omitempty"`
+	Result   *wire.Result  `json:"result,omitempty"`
 }
 
 // Status returns a snapshot with the newest RecentBuilds ended builds.
 func (s *Service) Status() Status {
-	var st Status
-	st.Running, st.Waiting, st.Slots = s.queue.counts()
-	st.Paused = s.queue.isPaused()
-	s.mu.Lock()
-	st.Draining = s.draining
-	s.mu.Unlock()
+	st := Status{Load: s.Load()}
 	st.Active = s.active()
 	st.Recent = s.ended(s.tuning().RecentBuilds)
 	return st
@@ -86,7 +79,7 @@ func (b *build) status() BuildStatus {
 	st := BuildStatus{
 		ID: b.rec.ID, Client: b.rec.Client, ClientName: b.rec.ClientName, State: b.rec.State, Position: position,
 		Created: b.rec.Created, Started: b.rec.Started, Ended: b.rec.Ended, Connected: b.readers > 0,
-		Detached: b.rec.Detach, Result: b.rec.Result,
+		Detached: b.rec.Detach, Building: b.buildingNow(), Result: b.rec.Result,
 	}
 	if b.rec.Ticket != [16]byte{} {
 		st.Ticket = b.rec.Ticket.String()

@@ -78,7 +78,7 @@ func benchBuilder() error {
 	}
 	srv, err := NewServer(identity, l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
-			_, _ = io.CopyBuffer(io.Discard, struct{ io.Reader }{r.Body}, make([]byte, benchPiece))
+			_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, make([]byte, benchPiece))
 			return
 		}
 		n, _ := strconv.Atoi(strings.TrimPrefix(r.URL.Path, "/"))
@@ -144,7 +144,7 @@ func BenchmarkDirect(b *testing.B) {
 	h2, h3 := open(false), open(true)
 	for _, direction := range []string{"download", "upload"} {
 		b.Run(direction, func(b *testing.B) {
-			var times [3]time.Duration
+			var times, cpu [3]time.Duration
 			rounds := 0
 			for b.Loop() {
 				for i, run := range []func() error{
@@ -152,23 +152,47 @@ func BenchmarkDirect(b *testing.B) {
 					func() error { return benchHTTP(h2.bulk, direction) },
 					func() error { return benchHTTP(h3.bulk, direction) },
 				} {
-					begin := time.Now()
+					begin, used := time.Now(), cpuTime(b, cmd.Process.Pid)
 					if err := run(); err != nil {
 						b.Fatal(err)
 					}
 					times[i] += time.Since(begin)
+					cpu[i] += cpuTime(b, cmd.Process.Pid) - used
 				}
 				rounds++
 			}
 			mb := float64(rounds) * benchTransfer / 1e6
 			for i, name := range []string{"tls", "tcp", "quic"} {
 				b.ReportMetric(mb/times[i].Seconds(), name+"-MB/s")
+				b.ReportMetric(cpu[i].Seconds()/mb*1000, name+"-cpu-s/GB")
 			}
 			b.ReportMetric(times[0].Seconds()/times[1].Seconds(), "tcp/tls")
 			b.ReportMetric(times[1].Seconds()/times[2].Seconds(), "quic/tcp")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// cpuTime is what this process and the builder's have used so far (utime and
+// stime of proc_pid_stat(5), in hundredths of a second).
+func cpuTime(b *testing.B, builder int) time.Duration {
+	b.Helper()
+	var ticks int64
+	for _, pid := range []int{os.Getpid(), builder} {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		for _, f := range strings.Fields(rest)[11:13] {
+			n, err := strconv.ParseInt(f, 10, 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 func benchBare(address string) error {
@@ -181,7 +205,7 @@ func benchBare(address string) error {
 		return err
 	}
 	defer c.Close()
-	_, err = io.CopyBuffer(io.Discard, struct{ io.Reader }{c}, make([]byte, benchPiece))
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, benchPiece))
 	return err
 }
 
@@ -199,7 +223,7 @@ func benchHTTP(rt http.RoundTripper, direction string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	_, err = io.CopyBuffer(io.Discard, struct{ io.Reader }{resp.Body}, make([]byte, benchPiece))
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{resp.Body}, make([]byte, benchPiece))
 	return err
 }
 

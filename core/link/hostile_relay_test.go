@@ -186,7 +186,7 @@ func (h *hostileRelay) join(client, builder *wsconn.Socket) {
 				messages = h.change(toBuilder, n, message)
 			}
 			for _, m := range messages {
-				if to.WriteMessage(context.Background(), typ, m) != nil {
+				if to.Write(context.Background(), typ, m) != nil {
 					_ = from.CloseNow()
 					return
 				}
@@ -410,13 +410,13 @@ func TestRelayThatFloodsABuilder(t *testing.T) {
 			return nil
 		},
 		"nonsense": func(ws *wsconn.Socket) error {
-			return ws.WriteMessage(context.Background(), websocket.MessageText, []byte("nonsense"))
+			return ws.Write(context.Background(), websocket.MessageText, []byte("nonsense"))
 		},
 		"bytes": func(ws *wsconn.Socket) error {
-			return ws.WriteMessage(context.Background(), websocket.MessageBinary, make([]byte, 1000))
+			return ws.Write(context.Background(), websocket.MessageBinary, make([]byte, 1000))
 		},
 		"too much": func(ws *wsconn.Socket) error {
-			return ws.WriteMessage(context.Background(), websocket.MessageText, make([]byte, wire.RelayMaxControl+1))
+			return ws.Write(context.Background(), websocket.MessageText, make([]byte, wire.RelayMaxControl+1))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

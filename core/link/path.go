@@ -58,7 +58,7 @@ func (d tcpDialer) dial(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	wsconn.Tune(conn)
-	return &circuit{conn, d.path()}, nil
+	return &circuit{&gathering{Conn: conn}, d.path()}, nil
 }
 
 // directTimeout bounds connecting to an address.

@@ -188,5 +188,5 @@ func receive(ctx context.Context, ws *wsconn.Socket, want wire.RelayMessageType)
 }
 
 func send(ctx context.Context, ws *wsconn.Socket, m wire.RelayMessage) error {
-	return ws.WriteMessage(ctx, websocket.MessageText, m.Encode())
+	return ws.Write(ctx, websocket.MessageText, m.Encode())
 }

@@ -33,7 +33,8 @@ type Network struct {
 }
 
 // open does a WebSocket handshake at a relay for one of its routes, with a
-// token unless that is "". It also returns where the relay answers STUN.
+// token unless that is "". It also returns where the relay answers STUN, which a
+// refusal tells, too.
 func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsconn.Socket, stun string, err error) {
 	o := wsconn.DialOptions{
 		Protocols:   []string{wire.RelayProtocol},
@@ -51,15 +52,15 @@ func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsco
 		o.Header.Set("Authorization", "Bearer "+token)
 	}
 	ws, resp, err := wsconn.Dial(ctx, relay+route+errorsQuery, o)
+	if resp != nil { // a browser shows none
+		stun = relaySTUN(relay, resp.Header.Get(wire.HeaderRelaySTUN))
+	}
 	if err != nil {
-		return nil, "", &RelayError{relay, handshakeError(ctx, resp, err)}
+		return nil, stun, &RelayError{relay, handshakeError(ctx, resp, err)}
 	}
 	if ws.Subprotocol() != wire.RelayProtocol {
 		_ = ws.CloseNow()
 		return nil, "", &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
-	}
-	if resp != nil { // a browser shows none
-		stun = relaySTUN(relay, resp.Header.Get(wire.HeaderRelaySTUN))
 	}
 	return ws, stun, nil
 }
@@ -136,10 +137,12 @@ func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
 func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
 	ws, stun, err := d.network.open(ctx, d.relay, route, "")
+	if stun != "" {
+		d.stun.Store(&stun)
+	}
 	if err != nil {
 		return nil, err
 	}
-	d.stun.Store(&stun)
 	return &circuit{&watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, d.path()}, nil
 }
 

@@ -167,7 +167,14 @@ type Result struct {
 	// UploadBytes is the sum of the NAR sizes of the inputs that were taken for
 	// this build, however few of their chunks had to be sent.
 	UploadBytes uint64 `json:"upload_bytes"`
+	// Machines counts the derivations that each machine has built, where the
+	// builder's Nix sent some to others.
+	Machines map[string]int `json:"machines,omitempty"`
 }
+
+// MachineSelf is what the builder's own machine is called beside those that its
+// Nix sends builds to.
+const MachineSelf = "builder"
 
 // Output is one built output of a root.
 type Output struct {

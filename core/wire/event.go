@@ -27,11 +27,24 @@ type Event struct {
 	Time time.Time `json:"time"`
 	Type EventType `json:"type"`
 
-	Position int       `json:"position,omitempty"`
+	Position int `json:"position,omitempty"`
+	// WaitSeconds is how long that place will last, by the builder's history;
+	// 0 when it cannot tell. Read it with [Event.Wait].
+	WaitSeconds float64 `json:"wait_seconds,omitempty"`
+
 	State    State     `json:"state,omitempty"`
 	Log      *Log      `json:"log,omitempty"`
 	Activity *Activity `json:"activity,omitempty"`
 	Result   *Result   `json:"result,omitempty"`
+}
+
+// Wait returns how long the place in the queue may last; 0 is not known. No
+// builder's number makes it more than [MaxQueueWait].
+func (e *Event) Wait() time.Duration {
+	if !(e.WaitSeconds > 0) {
+		return 0
+	}
+	return time.Duration(min(e.WaitSeconds, MaxQueueWait.Seconds()) * float64(time.Second))
 }
 
 // Log is text that a build or the daemon printed. Build output is a sequence

@@ -65,4 +65,6 @@ const (
 	EventKeepalive = 10 * time.Second
 	// DefaultReattachGrace is how long a build waits for its client to return.
 	DefaultReattachGrace = 2 * time.Minute
+	// MaxQueueWait is the longest wait that an [Event] tells of.
+	MaxQueueWait = 7 * 24 * time.Hour
 )

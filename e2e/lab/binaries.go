@@ -53,10 +53,11 @@ var programsBuilt = sync.OnceValue(func() error {
 	return build(strings.TrimSpace(string(module)), dir)
 })
 
-// build compiles the programs without cgo, so that one file runs in every root.
+// build compiles the programs without cgo, so that one file runs in every root,
+// and as a release does, whose compiled packages it then shares.
 func build(module, dir string) error {
 	for _, name := range programs {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "./cmd/"+name)
+		cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, name), "./cmd/"+name)
 		cmd.Dir = module
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -39,6 +39,12 @@ const (
 	Sid      Root = "sid"      // Nix 2.34 or newer
 )
 
+// The roots that have systemd as well, for [NewMachine].
+const (
+	BookwormMachine Root = "bookworm-machine"
+	TrixieMachine   Root = "trixie-machine"
+)
+
 // Roots lists every root, oldest Nix first.
 var Roots = []Root{Bookworm, Trixie, Sid}
 
@@ -121,7 +127,7 @@ func startHost(t T, root Root, opts []Option) (*Host, error) {
 	for _, opt := range opts {
 		opt(&spec)
 	}
-	cmd, lifeline, err := startInit(spec)
+	cmd, lifeline, err := startInit(spec, os.Stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +152,7 @@ func startHost(t T, root Root, opts []Option) (*Host, error) {
 // startInit starts a host's init process and waits until its root stands. The
 // process ends when the lifeline is closed, which also happens when this
 // process dies.
-func startInit(spec initSpec) (cmd *exec.Cmd, lifeline io.Closer, err error) {
+func startInit(spec initSpec, stderr io.Writer) (cmd *exec.Cmd, lifeline io.Closer, err error) {
 	arg, err := json.Marshal(spec)
 	if err != nil {
 		return nil, nil, err
@@ -159,7 +165,7 @@ func startInit(spec initSpec) (cmd *exec.Cmd, lifeline io.Closer, err error) {
 		Path:        "/proc/self/exe",
 		Args:        []string{initName, string(arg)},
 		Env:         []string{},
-		Stderr:      os.Stderr,
+		Stderr:      stderr,
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: flags},
 	}
 	stdin, err := cmd.StdinPipe()

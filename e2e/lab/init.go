@@ -26,6 +26,8 @@ type initSpec struct {
 	Work     string // an empty directory to assemble the new root on
 	Loopback bool   // bring up lo: the network namespace is new
 	Binds    []bind // further directories of the machine
+	Boot     bool   // start the root's own systemd: see machine.go
+	Net      string // the network namespace to enter, a file of /proc
 }
 
 type bind struct {
@@ -47,6 +49,9 @@ func init() {
 func initMain(arg string, stdin io.Reader, stdout io.Writer) int {
 	var spec initSpec
 	err := json.Unmarshal([]byte(arg), &spec)
+	if err == nil && spec.Boot {
+		return spec.boot(stdin, stdout)
+	}
 	if err == nil {
 		err = spec.enter()
 	}
@@ -83,17 +88,8 @@ func (s *initSpec) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := mount("tmpfs", s.Work, "tmpfs", 0, "mode=755"); err != nil {
-		return err
-	}
-	upper, work, root := s.Work+"/upper", s.Work+"/work", s.Work+"/root"
-	for _, dir := range []string{upper, work, root} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	overlay := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", s.Root, upper, work)
-	if err := mount("overlay", root, "overlay", 0, overlay); err != nil {
+	root, err := s.overlay()
+	if err != nil {
 		return err
 	}
 	for _, m := range []struct {
@@ -143,6 +139,21 @@ func (s *initSpec) enter() error {
 		return loopbackUp()
 	}
 	return nil
+}
+
+// overlay mounts the root file system, writable, and returns where.
+func (s *initSpec) overlay() (root string, err error) {
+	if err := mount("tmpfs", s.Work, "tmpfs", 0, "mode=755"); err != nil {
+		return "", err
+	}
+	upper, work, root := s.Work+"/upper", s.Work+"/work", s.Work+"/root"
+	for _, dir := range []string{upper, work, root} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return "", err
+		}
+	}
+	overlay := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", s.Root, upper, work)
+	return root, mount("overlay", root, "overlay", 0, overlay)
 }
 
 func mount(source, dir, fs string, flags uintptr, data string) error {

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -186,6 +187,85 @@ func (s *Site) Unplug() {
 	}
 }
 
+// Traffic is the bytes of a host's packets, with their headers: with the
+// internet's own machine, through which relays and proxies are reached, and with
+// everybody else.
+type Traffic struct{ DirectIn, DirectOut, RelayIn, RelayOut int64 }
+
+// Count begins to count the host's packets of TCP and UDP anew: those that arrive and those that
+// leave, not what [Site.Cut] drops.
+func (s *Site) Count() {
+	s.in.t.Helper()
+	chain := func(hook, end, suffix string) string {
+		return `chain ` + hook + ` { type filter hook ` + hook + ` priority filter + 10;
+			` + map[string]string{"in": "iifname", "out": "oifname"}[suffix] + ` "lo" accept;
+			meta l4proto != { tcp, udp } accept;
+			ip ` + end + ` ` + internet4 + `1-` + internet4 + `9 counter name relay_` + suffix + ` accept;
+			ip6 ` + end + ` ` + internet6 + `1-` + internet6 + `9 counter name relay_` + suffix + ` accept;
+			counter name direct_` + suffix + `; }
+		`
+	}
+	s.in.rules(s.host.pid, `table inet count
+		delete table inet count
+		table inet count {
+		counter direct_in {}
+		counter direct_out {}
+		counter relay_in {}
+		counter relay_out {}
+		`+chain("input", "saddr", "in")+chain("output", "daddr", "out")+`}`)
+}
+
+// Counted is what has been counted.
+func (s *Site) Counted() Traffic {
+	s.in.t.Helper()
+	c := s.in.counters(s.host, "count")
+	return Traffic{
+		DirectIn: c["direct_in"].Bytes, DirectOut: c["direct_out"].Bytes, RelayIn: c["relay_in"].Bytes, RelayOut: c["relay_out"].Bytes,
+	}
+}
+
+// counters returns the counters of an nft table of a host, "inet" by family.
+func (in *Internet) counters(h *Host, table string) map[string]Counter {
+	in.t.Helper()
+	var doc struct {
+		Nftables []struct {
+			Counter *struct {
+				Name string
+				Counter
+			}
+		}
+	}
+	out := in.within(h.pid, "", "nft", "-j", "list", "counters", "table", "inet", table)
+	if err := json.Unmarshal(out, &doc); err != nil {
+		in.t.Fatalf("lab: nft: %v\n%s", err, out)
+	}
+	counters := make(map[string]Counter)
+	for _, x := range doc.Nftables {
+		if x.Counter != nil {
+			counters[x.Counter.Name] = x.Counter.Counter
+		}
+	}
+	return counters
+}
+
+// A Counter counts packets.
+type Counter struct{ Packets, Bytes int64 }
+
+// Watch counts the packets that a host sends, by rules of nft: what each of them
+// matches is counted by its name.
+func (in *Internet) Watch(h *Host, rules map[string]string) {
+	in.t.Helper()
+	var counters, chain strings.Builder
+	for name, rule := range rules {
+		fmt.Fprintf(&counters, "counter %s {}\n", name)
+		fmt.Fprintf(&chain, "%s counter name %s\n", rule, name)
+	}
+	in.rules(h.pid, "table inet watch {\n"+counters.String()+"chain out { type filter hook output priority filter;\n"+chain.String()+"}\n}")
+}
+
+// Watched returns what [Internet.Watch] has counted.
+func (in *Internet) Watched(h *Host) map[string]Counter { return in.counters(h, "watch") }
+
 // Cut drops whatever goes between the host and others than the internet's own
 // machine: direct paths die without a word, relays stay.
 func (s *Site) Cut() {
@@ -257,14 +337,16 @@ func (in *Internet) script(pid int, text string) { in.within(pid, "set -e\n"+tex
 // rules loads nft rules there.
 func (in *Internet) rules(pid int, text string) { in.within(pid, text, "nft", "-f", "-") }
 
-func (in *Internet) within(pid int, stdin string, argv ...string) {
+func (in *Internet) within(pid int, stdin string, argv ...string) []byte {
 	in.t.Helper()
 	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-n", "--"}, argv...)...)
 	cmd.Stdin = strings.NewReader(stdin)
 	cmd.Env = []string{"PATH=" + searchPath}
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
 		in.t.Fatalf("lab: %v in a network namespace: %v\n%s%s", argv, err, stdin, bytes.TrimSpace(out))
 	}
+	return out
 }
 
 // serveSTUN answers STUN requests (RFC 8489) at an address.

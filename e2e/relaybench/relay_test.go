@@ -180,7 +180,7 @@ var zeros [chunk]byte
 // serveBytes answers GET /N with N bytes, and PUT by reading the body.
 func serveBytes(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPut {
-		if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{r.Body}, make([]byte, chunk)); err != nil {
+		if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r.Body}, make([]byte, chunk)); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 		return
@@ -255,7 +255,7 @@ func serveTLS(c net.Conn) {
 	}
 	n := int64(binary.BigEndian.Uint64(head[1:]))
 	if head[0] == 'u' {
-		_, _ = io.CopyBuffer(io.Discard, struct{ io.Reader }{io.LimitReader(c, n)}, make([]byte, chunk))
+		_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{io.LimitReader(c, n)}, make([]byte, chunk))
 		_, _ = c.Write([]byte{1})
 		return
 	}
@@ -436,7 +436,7 @@ func throughOurs(rt http.RoundTripper, direction string, n int64) error {
 }
 
 func discard(r io.Reader, want int64) error {
-	got, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{r}, make([]byte, chunk))
+	got, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, chunk))
 	if err == nil && got != want {
 		err = fmt.Errorf("got %d bytes, want %d", got, want)
 	}

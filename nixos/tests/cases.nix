@@ -38,6 +38,8 @@ in
         few.settings.ticket.builds_hour = 3;
       };
       relays = [ "https://relay.example.org" "http://[2001:db8::1]:7411/path" ];
+      relayTokenFiles."https://relay.example.org" = "/run/secrets/relay-token";
+      adminGroup = "builders";
       embeddedRelay = {
         enable = true;
         listen = "[::]:7412";
@@ -71,7 +73,18 @@ in
     };
     serverAtRelay = server { relays = [ "https://relay.example.org" ]; minFree = null; };
 
+    # A key in the state directory is made there.
+    serverOwnKey = server {
+      secretKeyFile = "/var/lib/drv-thru/secret.key";
+      relays = [ "https://relay.example.org" ];
+      listen = "192.0.2.1:7412";
+      openFirewall = true;
+    };
+
     relayDefaults = relay { };
+    relayDomain = relay { domain = "relay.example.org"; openFirewall = true; };
+    relayDomainBehindProxy = relay { domain = "relay.example.org"; trustedProxies = [ "::1" ]; };
+    relayForwarded = relay { listen = ":8443"; acmeDomains = [ "relay.example.org" ]; };
     relayFull = relay {
       listen = "192.0.2.1:443";
       openFirewall = true;
@@ -135,8 +148,38 @@ in
         trustedBuilderPublicKeys = [ "attic-1:${key}" "cellar-1:${otherKey}" ];
       };
     };
-    # Nobody is served without the word.
-    clientHelperOff = client { ticketHelper.trustedBuilderPublicKeys = [ "attic-1:${key}" ]; };
+    clientHelperOff = client { ticketHelper = { enable = false; trustedBuilderPublicKeys = [ "attic-1:${key}" ]; }; };
+    clientBuilders = client {
+      narFetches = 12;
+      builders = {
+        attic = { endpointId = laptop; relayUrl = "https://relay.example.org"; publicKey = "attic-1:${key}"; };
+        cellar = {
+          endpointIdFile = "/etc/drv-thru/cellar.id";
+          relayUrls = [ "https://relay.example.org" "https://relay.example.net" ];
+        };
+      };
+      mounts.attic = { builder = "attic"; secretKeyFile = "/run/secrets/drv-thru.key"; };
+    };
+    # As the reference of the original has it.
+    original = {
+      services.drv-thru = {
+        package = { type = "derivation"; name = "drv-thru"; outPath = "/other"; };
+        server = {
+          enable = true;
+          dataDir = "/var/lib/drv-thru";
+          secretKeyFile = "/var/lib/drv-thru/secret.key";
+          maxConcurrentBuilds = 1;
+          outputCacheMaxParallelFills = null;
+          trustedClients.alex = { publicKey = laptop; maxBuildTime = "30m"; maxUploadBytes = "20G"; };
+        };
+        client = {
+          enable = true;
+          narFetches = null;
+          trustedBuilders.leviathan = { endpointId = desktop; publicKey = "drv-thru:${key}"; relayUrl = null; };
+          ticketHelper = { enable = true; group = "drv-thru"; };
+        };
+      };
+    };
     clientMounts = {
       imports = [
         (believe "attic-1:${key}")
@@ -197,6 +240,13 @@ in
     noNix = { imports = [ (server { }) { nix.enable = false; } ]; };
     nowhere = server { embeddedRelay.enable = false; };
     openForNothing = server { relays = [ "https://relay.example.org" ]; openFirewall = true; };
+    lowListen = server { listen = ":443"; };
+    listenAtRelayInside = server { listen = ":7411"; };
+    listenAtRelay = { imports = [ (server { relays = [ "http://127.0.0.1:7411" ]; listen = ":7411"; }) (relay { }) ]; };
+    announceNothing = server { announce = [ "203.0.113.7:7412" ]; };
+    strayToken = server { relayTokenFiles."https://relay.example.org" = "/run/secrets/relay-token"; };
+    unknownPolicy = server { trustedClients.laptop = { publicKey = laptop; policy = "nightly"; }; };
+    policyName = server { policies."every night" = { }; };
     lowPort = server { embeddedRelay.listen = ":443"; };
     twoOnOnePort = { imports = [ (server { }) (relay { listen = "[::1]:7411"; }) ]; };
     nineRelays = server { relays = builtins.genList (n: "https://relay${toString n}.example.org") 9; };
@@ -216,6 +266,17 @@ in
       };
     };
     helperWithoutKeys = client { ticketHelper.enable = true; };
+    builderOfNobody = client { builders.attic.relayUrl = "https://relay.example.org"; };
+    builderNowhere = client { builders.attic.endpointId = laptop; };
+    builderOfNineRelays = client {
+      builders.attic = { endpointId = laptop; relayUrls = builtins.genList (n: "https://relay${toString n}.example.org") 9; };
+    };
+    builderTwice = client {
+      builders.attic = { endpointId = laptop; relayUrl = "https://relay.example.org"; };
+      trustedBuilders.attic = { endpointId = desktop; publicKey = "attic-1:${key}"; };
+    };
+    builderName = client { builders."my attic" = { endpointId = laptop; relayUrl = "https://relay.example.org"; }; };
+    mountOfUnknown = client { mounts.attic = { builder = "attic"; secretKeyFile = "/run/secrets/key"; }; };
     mountOfNobody = client { mounts.attic.where = "/run/attic"; };
     mountOfTwo = client {
       mounts.attic = {
@@ -273,6 +334,17 @@ in
     "server.embeddedRelay.listen bare" = server { embeddedRelay.listen = "7411"; };
     "server.embeddedRelay.listen high" = server { embeddedRelay.listen = ":65536"; };
     "server.embeddedRelay.urls scheme" = server { embeddedRelay.urls = [ "ftp://builder.example.org" ]; };
+    "server.listen name" = server { listen = "builder.example.org:7412"; };
+    "server.listen bare" = server { listen = "7412"; };
+    "server.announce name" = server { listen = ":7412"; announce = [ "router.example.org:7412" ]; };
+    "server.stun url" = server { stun = [ "stun:stun.example.org:3478" ]; };
+    "server.relayTokenFiles store" = server {
+      relays = [ "https://relay.example.org" ];
+      relayTokenFiles."https://relay.example.org" = "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-token";
+    };
+    "server.adminGroup list" = server { adminGroup = [ "wheel" ]; };
+    "server.policies.nightly.module path" = server { policies.nightly.module = ./cases.nix; };
+    "server.policies.nightly.mode word" = server { policies.nightly.mode = "warn"; };
     "server.openFirewall text" = server { openFirewall = "yes"; };
     "server.keepOutputs zero" = server { keepOutputs = "0s"; };
     "server.keepOutputs empty" = server { keepOutputs = ""; };
@@ -287,6 +359,7 @@ in
     "server.systems text" = server { systems = "x86_64-linux"; };
     "server.settings set" = server { settings = { data_dir = "/"; }; };
     "server.policies unknown" = server { policies = [ ]; };
+    "relay.domain url" = relay { domain = "https://relay.example.org"; };
     "relay.listen name" = relay { listen = "relay.example.org"; };
     "relay.tlsCert path" = relay { tlsCert = ./cases.nix; };
     "relay.tlsKey relative" = relay { tlsKey = "key.pem"; };
@@ -309,7 +382,13 @@ in
     "client.mounts.attic.where specifier" = client { mounts.attic = { where = "/run/%n"; ticketFile = "/run/ticket"; }; };
     "client.mounts.attic.ticketFile store" = client { mounts.attic = { where = "/run/attic"; ticketFile = "/nix/store/ticket"; }; };
     "client.mounts.attic.endpointId key" = client { mounts.attic = { where = "/run/attic"; endpointId = "attic-1:${key}"; }; };
-    "client.mounts.attic.builder unknown" = client { mounts.attic = { where = "/run/attic"; builder = "attic"; }; };
+    "client.mounts.attic.server unknown" = client { mounts.attic = { where = "/run/attic"; server = "attic"; }; };
+    "client.mounts.attic.secretKeyFile path" = client { mounts.attic = { ticketFile = "/run/ticket"; secretKeyFile = ./cases.nix; }; };
+    "client.narFetches 0" = client { narFetches = 0; };
+    "client.builders.attic.endpointId short" = client { builders.attic.endpointId = "attic"; };
+    "client.builders.attic.relayUrl scheme" = client { builders.attic = { endpointId = laptop; relayUrl = "relay.example.org"; }; };
+    "client.builders.attic.publicKey id" = client { builders.attic = { endpointId = laptop; relayUrl = "https://relay.example.org"; publicKey = laptop; }; };
+    "client.trustedBuilders.attic.endpointId key" = client { trustedBuilders.attic = { endpointId = key; publicKey = "attic-1:${key}"; }; };
     "client.mount unknown" = client { mount = { }; };
   };
 }

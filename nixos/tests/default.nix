@@ -21,6 +21,7 @@ let
   pkgs = {
     stdenv.hostPlatform.system = "x86_64-linux";
     coreutils = "/coreutils";
+    util-linux = "/util-linux";
     writeText = name: text: builtins.seq text "/${name}";
   };
 
@@ -37,7 +38,11 @@ let
     in
     {
       failed = failed config;
-      firewall = config.networking.firewall.allowedTCPPorts;
+      etc = builtins.mapAttrs (_: file: file.text) config.environment.etc;
+      firewall = {
+        tcp = config.networking.firewall.allowedTCPPorts;
+        udp = config.networking.firewall.allowedUDPPorts;
+      };
       fuse = config.programs.fuse.enable;
       packages = map toString config.environment.systemPackages;
       services = config.systemd.services;
@@ -47,17 +52,26 @@ let
       tmpfiles = config.systemd.tmpfiles.rules;
       trustedKeys = builtins.sort builtins.lessThan config.nix.settings.trusted-public-keys;
       trustedUsers = config.nix.settings.trusted-users;
+      groups = builtins.attrNames config.users.groups;
       users = config.users.users;
-      variables = config.environment.variables;
+      warnings = config.warnings;
+      variables = config.environment.sessionVariables;
     };
 
   cases = import ./cases.nix { inherit lib; };
 
-  # Every option of the module: [ { name, option } ].
-  walk = name: tree:
-    if lib.isType "option" tree then [{ inherit name; option = tree; }]
-    else lib.concatLists (lib.mapAttrsToList (part: walk "${name}.${part}") (removeAttrs tree [ "_module" ]));
-  options = walk "services.drv-thru" (evaluate { }).options.services.drv-thru;
+  # Every option of the module, those of submodules too: [ { path, name, option } ].
+  walk = path: tree:
+    if lib.isType "option" tree then
+      [{ inherit path; name = lib.concatStringsSep "." path; option = tree; }]
+      ++ walk (path ++ [ "‹name›" ]) (tree.type.getSubOptions [ ])
+    else lib.concatLists (lib.mapAttrsToList (part: walk (path ++ [ part ])) (removeAttrs tree [ "_module" ]));
+  options = walk [ "services" "drv-thru" ] (evaluate { }).options.services.drv-thru;
+
+  # Whether an option takes a number that no option can mean.
+  takes = o:
+    let inherit (evaluate (lib.setAttrByPath o.path 1.5)) config; in
+    (builtins.tryEval (builtins.deepSeq (lib.attrByPath o.path null config) true)).success;
 in
 {
   configs = builtins.mapAttrs (_: view) cases.configs;
@@ -67,11 +81,19 @@ in
     (_: configuration: builtins.deepSeq (view configuration) "this was taken")
     cases.wrong;
 
+  # Those that are taken after all.
+  taken = lib.filter
+    (name: (builtins.tryEval (builtins.deepSeq (view cases.wrong.${name}) true)).success)
+    (builtins.attrNames cases.wrong);
+
   # Options without a description, and those that do not take their own example.
   undocumented = map (o: o.name) (lib.filter (o: !(o.option ? description)) options);
   unlike = map (o: o.name) (lib.filter
     (o: o.option ? example && !lib.isType "literalExpression" o.option.example && !o.option.type.check o.option.example)
     options);
+
+  # Options that take anything at all.
+  untyped = map (o: o.name) (lib.filter takes options);
 
   options = map (o: o.name) options;
   wrongNames = builtins.attrNames cases.wrong;

@@ -48,8 +48,8 @@ let
     if builtins.all (value: value == head values) values then head values
     else throw "The option `${showOption loc}' has conflicting definition values.";
 
-  mkOptionType = { name, description ? name, check ? (_: true), merge ? mergeEqualOption }@type:
-    { _type = "option-type"; inherit description check merge; } // type;
+  mkOptionType = { name, description ? name, check ? (_: true), merge ? mergeEqualOption, getSubOptions ? (_: { }) }@type:
+    { _type = "option-type"; inherit description check merge getSubOptions; } // type;
   simple = name: description: check: mkOptionType { inherit name description check; };
 
   types = rec {
@@ -80,6 +80,7 @@ let
       name = "attrsOf";
       description = "attribute set of ${type.description}";
       check = isAttrs;
+      getSubOptions = prefix: type.getSubOptions (prefix ++ [ "‹name›" ]);
       merge = loc: definitions:
         let sets = concatMap push (valuesOf definitions); in
         builtins.mapAttrs
@@ -90,7 +91,11 @@ let
       name = "submodule";
       description = "submodule";
       check = isAttrs;
-      merge = loc: definitions: (evaluate loc { modules = [ module ] ++ valuesOf definitions; }).config;
+      getSubOptions = prefix: (evaluate prefix { modules = [ module ]; specialArgs.name = "‹name›"; }).options;
+      merge = loc: definitions: (evaluate loc {
+        modules = [ module ] ++ valuesOf definitions;
+        specialArgs.name = elemAt loc (length loc - 1);
+      }).config;
     };
     anything = mkOptionType {
       name = "anything";
@@ -169,6 +174,11 @@ let
     optional = condition: x: if condition then [ x ] else [ ];
     optionals = condition: xs: if condition then xs else [ ];
     optionalAttrs = condition: set: if condition then set else { };
+    setAttrByPath = path: value: if path == [ ] then value else { ${head path} = lib.setAttrByPath (tail path) value; };
+    attrByPath = path: default: set:
+      if path == [ ] then set
+      else if set ? ${head path} then lib.attrByPath (tail path) default set.${head path}
+      else default;
     hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
     removePrefix = prefix: text:
       if lib.hasPrefix prefix text then substring (stringLength prefix) (stringLength text) text else text;

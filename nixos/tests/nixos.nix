@@ -12,6 +12,7 @@ in
 {
   options = {
     assertions = option (types.listOf types.anything) [ ];
+    warnings = list [ ];
     nix.enable = option types.bool true;
     nix.package = option types.anything "/nix-package";
     nix.settings = {
@@ -24,13 +25,15 @@ in
       sandbox = option types.anything true;
     };
     environment.systemPackages = option (types.listOf types.package) [ ];
-    environment.variables = option (types.attrsOf types.str) { };
+    environment.etc = option (types.attrsOf (types.submodule { options = { text = option types.str ""; mode = option types.str "symlink"; }; })) { };
+    environment.sessionVariables = option (types.attrsOf types.str) { };
     networking.firewall.allowedTCPPorts = option (types.listOf types.anything) [ ];
     networking.firewall.allowedUDPPorts = option (types.listOf types.anything) [ ];
     programs.fuse.enable = option types.bool false;
     systemd.services = option (types.attrsOf types.anything) { };
     systemd.sockets = option (types.attrsOf types.anything) { };
     systemd.tmpfiles.rules = list [ ];
+    systemd.tmpfiles.settings = option (types.attrsOf types.anything) { };
     users.groups = option
       (types.attrsOf (types.submodule {
         options.members = list [ ];
@@ -39,6 +42,7 @@ in
     users.users = option
       (types.attrsOf (types.submodule {
         options = {
+          isNormalUser = option types.bool false;
           isSystemUser = option types.bool false;
           group = option types.str "";
           extraGroups = list [ ];

@@ -106,10 +106,11 @@ func fileNar(contents []byte) io.Reader {
 // it (libstore/derivations.cc, Derivation::unparse). Its canary is named in the
 // environment only, so it is not an input.
 func probeDerivation(system string, canary nix.Path) ([]byte, error) {
+	// It is this machine that is asked, not one that Nix sends builds to.
 	const script = `if [ -e "$canary" ]; then echo "` + probeSaw + `"; exit 1; fi; echo sandboxed > $out`
 	write := func(out nix.Path) []byte {
 		var b strings.Builder
-		fmt.Fprintf(&b, `Derive([("out",%s,"","")],[],[],%s,%s,["-c",%s],[("canary",%s),("name","drv-thru-probe"),("out",%s)])`,
+		fmt.Fprintf(&b, `Derive([("out",%s,"","")],[],[],%s,%s,["-c",%s],[("canary",%s),("name","drv-thru-probe"),("out",%s),("preferLocalBuild","1")])`,
 			aterm(string(out)), aterm(system), aterm(probeSh), aterm(script), aterm(string(canary)), aterm(string(out)))
 		return []byte(b.String())
 	}

@@ -25,7 +25,11 @@ func (s *Store) Session(ctx context.Context) (builder.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{c, max(1, s.cfg.MaxJobs)}, nil
+	jobs := max(1, s.cfg.MaxJobs)
+	if s.cfg.Delegate {
+		jobs = 0
+	}
+	return &session{c, jobs}, nil
 }
 
 func (s *session) AddTempRoots(ctx context.Context, paths []nix.Path) error {

@@ -35,6 +35,9 @@ type Config struct {
 	// MaxJobs is how many derivations of one build the daemon builds at a time,
 	// 1 if not set: whoever sets options of a connection sets this one too.
 	MaxJobs uint
+	// Delegate leaves every build to the daemon's own remote builders, as
+	// max-jobs = 0 does.
+	Delegate bool
 }
 
 // Store is a builder.Store over nix-daemon.

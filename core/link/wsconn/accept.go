@@ -17,8 +17,9 @@ const (
 	// acceptReadBuffer holds a frame's header and a short message; what is longer
 	// is read past it.
 	acceptReadBuffer = 128
-	// acceptWriteBuffer holds a frame's header until its payload comes.
-	acceptWriteBuffer = 64
+	// acceptWriteBuffer holds the largest control frame (RFC 6455 §5.5), so that
+	// each leaves in one piece.
+	acceptWriteBuffer = 128
 )
 
 // Accept completes a WebSocket handshake for one of protocols. On failure it
@@ -40,7 +41,7 @@ func Accept(w http.ResponseWriter, r *http.Request, protocols ...string) (*Socke
 	return s, nil
 }
 
-// hijackWriter hands the WebSocket a holder in place of the connection, with
+// hijackWriter hands the WebSocket a framer in place of the connection, with
 // buffers of its own.
 type hijackWriter struct {
 	http.ResponseWriter
@@ -58,30 +59,35 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, fmt.Errorf("take over connection: %w", err)
 	}
 	Tune(conn)
-	h := &holder{rwc: conn}
-	w.s.hold, w.s.local, w.s.remote = h, conn.LocalAddr(), conn.RemoteAddr()
-	held := &heldConn{Conn: conn, h: h}
-	reader := bufio.NewReaderSize(held, acceptReadBuffer)
+	f := &framer{rwc: conn}
+	w.s.frames, w.s.local, w.s.remote = f, conn.LocalAddr(), conn.RemoteAddr()
+	framed := &framedConn{Conn: conn, frames: f}
+	reader := bufio.NewReaderSize(framed, acceptReadBuffer)
 	if len(early) > 0 {
-		held.early = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
+		framed.early = io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
 	} else if w.s.idle = newWaiter(conn); w.s.idle != nil {
 		w.s.buffered = reader
 	}
-	return held, bufio.NewReadWriter(reader, bufio.NewWriterSize(held, acceptWriteBuffer)), nil
+	return framed, bufio.NewReadWriter(reader, bufio.NewWriterSize(framed, acceptWriteBuffer)), nil
 }
 
-// heldConn is a connection that is written through its holder.
-type heldConn struct {
+// framedConn is a connection that is written through its framer.
+type framedConn struct {
 	net.Conn
-	h     *holder
-	early io.Reader // what the client sent before it had our answer
+	frames *framer
+	early  io.Reader // what the client sent before it had our answer
 }
 
-func (c *heldConn) Read(p []byte) (int, error) {
+func (c *framedConn) Read(p []byte) (int, error) {
 	if c.early != nil {
 		return c.early.Read(p)
 	}
 	return c.Conn.Read(p)
 }
 
-func (c *heldConn) Write(p []byte) (int, error) { return c.h.Write(p) }
+func (c *framedConn) Write(p []byte) (int, error) { return c.frames.Write(p) }
+
+// Pass sends what is behind the [Headroom] of buf as one binary message, by one
+// write to the network. It is for sockets that were accepted: the frame is made
+// in place, and theirs are not masked.
+func (s *Socket) Pass(buf []byte) error { return s.frames.send(buf, [4]byte{}) }

@@ -79,8 +79,7 @@ type Conn struct {
 	filling bool      // the reader goroutine writes into the last segment
 	readErr error
 
-	out      *Buffer // nil when empty
-	outN     int
+	out      message
 	due      bool // out shall be sent
 	writeErr error
 	late     *time.Timer
@@ -211,7 +210,7 @@ func (c *Conn) readLoop() {
 	c.mu.Unlock()
 	notify(c.readable)
 	if errors.As(err, new(*TextError)) {
-		_ = c.sock.Conn.Close(websocket.StatusUnsupportedData, "")
+		_ = c.sock.Close(websocket.StatusUnsupportedData, "")
 	}
 }
 
@@ -343,22 +342,18 @@ func (c *Conn) gather(p []byte, more bool) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if c.out == nil {
-		c.out = GetBuffer()
-	}
-	n := copy(c.out[c.outN:MessageSize], p)
-	c.outN += n
+	n := c.out.add(c.sock, p)
 	switch {
 	case c.due:
 		return n, nil
-	case !more || c.outN == MessageSize:
+	case !more || c.out.n == MessageSize:
 		c.due = true
 		notify(c.sendable)
 		return n, nil
 	}
 	c.wrote = time.Now()
 	switch {
-	case c.outN > n: // the timer runs since the first of them
+	case c.out.n > n: // the timer runs since the first of them
 	case c.late == nil:
 		c.late = time.AfterFunc(gatherFor, c.sendLate)
 	default:
@@ -373,7 +368,7 @@ func (c *Conn) gather(p []byte, more bool) (int, error) {
 func (c *Conn) sendLate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.outN == 0 || c.due {
+	if c.out.n == 0 || c.due {
 		return
 	}
 	if left := gatherFor - time.Since(c.wrote); left > 0 {
@@ -392,7 +387,7 @@ func (c *Conn) writeLoop() {
 		}
 		if closing {
 			// Waits for the peer's goodbye; readLoop sees it.
-			_ = c.sock.Conn.Close(websocket.StatusNormalClosure, "")
+			_ = c.sock.Close(websocket.StatusNormalClosure, "")
 			return
 		}
 		select {
@@ -406,21 +401,19 @@ func (c *Conn) writeLoop() {
 // send sends what is due, or all there is; false when there is nothing.
 func (c *Conn) send(all bool) bool {
 	c.mu.Lock()
-	buf, n := c.out, c.outN
-	if n == 0 || !(c.due || all) || c.writeErr != nil {
+	out := c.out
+	if out.n == 0 || !(c.due || all) || c.writeErr != nil {
 		c.mu.Unlock()
 		return false
 	}
-	c.out, c.outN, c.due = nil, 0, false
+	c.out, c.due = message{}, false
 	if c.late != nil {
 		c.late.Stop()
 	}
 	c.mu.Unlock()
 	notify(c.writable)
 
-	err := c.sock.WriteMessage(context.Background(), websocket.MessageBinary, buf[:n])
-	PutBuffer(buf)
-	if err != nil {
+	if err := out.send(c.sock); err != nil {
 		c.mu.Lock()
 		c.writeErr = fmt.Errorf("write: %w", io.ErrUnexpectedEOF)
 		if c.readErr != nil && c.readErr != io.EOF {
@@ -461,9 +454,9 @@ func (c *Conn) Close() error {
 	for len(c.in) > 0 {
 		c.popLocked()
 	}
-	if c.out != nil {
-		PutBuffer(c.out)
-		c.out, c.outN = nil, 0
+	if c.out.buf != nil {
+		PutBuffer(c.out.buf)
+		c.out = message{}
 	}
 	return nil
 }

@@ -47,9 +47,9 @@ func sockets(t *testing.T) (client, server *Socket, l *linktest.Listener) {
 	}
 	server = <-accepted
 	t.Cleanup(func() {
-		_ = client.hold.Close()
+		_ = client.frames.Close()
 		_ = client.CloseNow()
-		_ = server.hold.Close()
+		_ = server.frames.Close()
 		_ = server.CloseNow()
 		_ = srv.Close()
 	})
@@ -430,8 +430,8 @@ func TestIdleStreamHoldsNoBuffers(t *testing.T) {
 		synctest.Wait()
 		for _, c := range []*Conn{subject, peer} {
 			c.mu.Lock()
-			if len(c.in) != 0 || c.out != nil || c.sock.hold.big != nil {
-				t.Errorf("holds %d read buffers, write buffer %t, frame buffer %t", len(c.in), c.out != nil, c.sock.hold.big != nil)
+			if len(c.in) != 0 || c.out.buf != nil {
+				t.Errorf("holds %d read buffers, write buffer %t", len(c.in), c.out.buf != nil)
 			}
 			c.mu.Unlock()
 		}

@@ -44,7 +44,7 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Res
 		},
 	})
 	client := &http.Client{
-		Transport: holdingTransport{tr, s},
+		Transport: framingTransport{tr, s},
 		// A redirect would be followed with a handshake for another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -61,21 +61,22 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Res
 	return s, resp, nil
 }
 
-// holdingTransport puts a holder between the WebSocket and its connection.
+// framingTransport puts a framer between the WebSocket and its connection.
 // That is above TLS, so that a message is also encrypted in full records.
-type holdingTransport struct {
+type framingTransport struct {
 	*http.Transport
 	s *Socket
 }
 
-func (t holdingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t framingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.Transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
+	// Anything else than a connection is no WebSocket either.
 	if rwc, ok := resp.Body.(io.ReadWriteCloser); ok {
-		t.s.hold = &holder{rwc: rwc}
-		resp.Body = t.s.hold
+		t.s.frames = &framer{rwc: rwc, masks: true}
+		resp.Body = t.s.frames
 	}
 	return resp, nil
 }

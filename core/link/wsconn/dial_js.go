@@ -14,5 +14,5 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Res
 	if err != nil {
 		return nil, nil, err
 	}
-	return &Socket{Conn: ws}, resp, nil
+	return &Socket{Conn: ws, frames: &framer{}}, resp, nil
 }

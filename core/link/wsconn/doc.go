@@ -21,8 +21,10 @@ const (
 	// HTTP/2 frame with its header and the overhead of its 17 TLS records, so
 	// that a full frame leaves as one message and not as one and a crumb.
 	MessageSize = 264 << 10
-	// frameRoom is what a message needs beside its payload (RFC 6455 §5.2:
-	// at most 14 bytes), and a page to keep the buffers' size class whole.
+	// Headroom is what a frame needs before its payload (RFC 6455 §5.2).
+	Headroom = 14
+	// frameRoom is room for that, and a page to keep the buffers' size class
+	// whole.
 	frameRoom = 4 << 10
 )
 

@@ -2,19 +2,18 @@ package wsconn
 
 import (
 	"bufio"
-	"context"
 	"net"
 	"time"
 
 	"github.com/coder/websocket"
 )
 
-// Socket is a WebSocket that sends each message in one piece. Messages are
-// written with [Socket.WriteMessage], by one goroutine at a time; reading,
-// pinging and closing are those of websocket.Conn.
+// Socket is a WebSocket with a fast way to send bulk: a Conn's, and
+// [Socket.Pass]. Only one of these and Write may be in use at a time; reading and
+// pinging are those of websocket.Conn.
 type Socket struct {
 	*websocket.Conn
-	hold          *holder // nil where the platform does the framing
+	frames        *framer
 	local, remote net.Addr
 	idle          *waiter       // nil where waiting needs the WebSocket
 	buffered      *bufio.Reader // what idle does not see
@@ -31,17 +30,10 @@ func (s *Socket) Wait() {
 	}
 }
 
-// WriteMessage sends p as one message.
-func (s *Socket) WriteMessage(ctx context.Context, typ websocket.MessageType, p []byte) error {
-	if s.hold == nil {
-		return s.Write(ctx, typ, p)
-	}
-	s.hold.hold()
-	err := s.Write(ctx, typ, p)
-	if err2 := s.hold.release(); err == nil {
-		err = err2
-	}
-	return err
+// Close says goodbye and waits for the peer's. Nothing is sent after it.
+func (s *Socket) Close(code websocket.StatusCode, reason string) error {
+	s.frames.end()
+	return s.Conn.Close(code, reason)
 }
 
 // LocalAddr and RemoteAddr return the addresses of the network connection
@@ -73,8 +65,6 @@ func (s *Socket) CloseWithin(limit time.Duration, code websocket.StatusCode, rea
 
 // abort closes the network connection, which ends whatever waits on it.
 func (s *Socket) abort() {
-	if s.hold != nil {
-		_ = s.hold.Close()
-	}
+	_ = s.frames.Close()
 	_ = s.CloseNow()
 }

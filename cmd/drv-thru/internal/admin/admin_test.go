@@ -29,7 +29,7 @@ type service struct {
 }
 
 func (s *service) Status() builder.Status {
-	return builder.Status{Slots: 3, Paused: s.paused, Draining: s.draining}
+	return builder.Status{Load: builder.Load{Slots: 3, Paused: s.paused, Draining: s.draining}}
 }
 func (s *service) Pause(on bool) { s.paused = on }
 func (s *service) Drain(on bool) { s.draining = on }
@@ -276,5 +276,8 @@ func TestDirectTickets(t *testing.T) {
 	parsed, err := ticket.Parse(made.Text)
 	if err != nil || len(parsed.Relays) != 0 || len(parsed.Direct) != 1 || parsed.Direct[0] != netip.MustParseAddrPort("192.0.2.1:7412") {
 		t.Errorf("got %+v, %v", parsed.Direct, err)
+	}
+	if again, err := c.Reveal(t.Context(), "near"); err != nil || again.Text != made.Text {
+		t.Errorf("revealed %+v, %v", again, err)
 	}
 }

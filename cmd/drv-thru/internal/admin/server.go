@@ -255,15 +255,9 @@ func (s *server) create(r *http.Request) (any, error) {
 	if n.MaxUses < 0 {
 		return nil, wire.Errorf(wire.CodeBadRequest, "negative number of uses")
 	}
-	relays, addresses := s.cfg.Relays, []netip.AddrPort(nil)
-	if n.Direct {
-		if s.cfg.Addresses != nil {
-			addresses = s.cfg.Addresses()
-		}
-		if relays = nil; len(addresses) == 0 {
-			return nil, wire.Errorf(wire.CodeBadRequest, "no address is known at which clients reach this builder without a relay").
-				WithHint("run serve with --listen and, behind a router, --announce")
-		}
+	relays, addresses, err := s.places(n.Direct)
+	if err != nil {
+		return nil, err
 	}
 	text, err := ticket.New(s.cfg.Rand, s.cfg.Builder, relays, addresses)
 	if err != nil {
@@ -271,6 +265,7 @@ func (s *server) create(r *http.Request) (any, error) {
 	}
 	t := builder.TicketRecord{
 		ID: text.ID(), Secret: text.Secret, Name: n.Name, Created: now, MaxUses: n.MaxUses, Limits: n.Limits, Bind: n.Bind,
+		Direct: n.Direct,
 	}
 	if n.Expires > 0 {
 		t.Expires = now.Add(n.Expires.Std())
@@ -284,13 +279,33 @@ func (s *server) create(r *http.Request) (any, error) {
 	return TicketText{Ticket: ticketOf(t, now), Text: text.String()}, nil
 }
 
-// reveal makes the ticket's text again, with the relays of today.
+// places are where a ticket's holder finds the builder: its relays, or its own
+// addresses.
+func (s *server) places(direct bool) (relays []string, addresses []netip.AddrPort, err error) {
+	if !direct {
+		return s.cfg.Relays, nil, nil
+	}
+	if s.cfg.Addresses != nil {
+		addresses = s.cfg.Addresses()
+	}
+	if len(addresses) == 0 {
+		return nil, nil, wire.Errorf(wire.CodeBadRequest, "no address is known at which clients reach this builder without a relay").
+			WithHint("run serve with --listen and, behind a router, --announce")
+	}
+	return nil, addresses, nil
+}
+
+// reveal makes the ticket's text again, with the relays or addresses of today.
 func (s *server) reveal(r *http.Request) (any, error) {
 	t, err := s.find(r)
 	if err != nil {
 		return nil, err
 	}
-	text := ticket.Ticket{Builder: s.cfg.Builder, Secret: t.Secret, Relays: s.cfg.Relays}
+	relays, addresses, err := s.places(t.Direct)
+	if err != nil {
+		return nil, err
+	}
+	text := ticket.Ticket{Builder: s.cfg.Builder, Secret: t.Secret, Relays: relays, Direct: addresses}
 	return TicketText{Ticket: ticketOf(t, s.cfg.Now()), Text: text.String()}, nil
 }
 

@@ -63,6 +63,9 @@ func (m *Manager) decide(ctx context.Context, pinned builder.TicketPolicy, r pol
 // record tells the owner. What the built-in module has nothing against is not
 // worth a line.
 func (m *Manager) record(ctx context.Context, c chosen, d state.Decision) {
+	if m.cfg.Decided != nil {
+		m.cfg.Decided(d)
+	}
 	if d.Verdict == string(policy.Allow) && c.module == m.builtin && !d.Monitor {
 		return
 	}

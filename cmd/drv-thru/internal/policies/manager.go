@@ -67,6 +67,8 @@ type Config struct {
 	Now           func() time.Time
 	// Record keeps a decision for the owner.
 	Record func(context.Context, state.Decision) error
+	// Decided, if set, is told every decision, also those that Record is not.
+	Decided func(state.Decision)
 	// Wall replaces policy.MaxWall; 0 means that.
 	Wall time.Duration
 }

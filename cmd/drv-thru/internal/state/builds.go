@@ -14,7 +14,7 @@ import (
 
 var _ builder.Records = (*DB)(nil)
 
-const buildColumns = "id, client, client_name, ticket, content, roots, mode, detach, state, created, started, ended, result, limits"
+const buildColumns = "id, client, client_name, ticket, content, roots, mode, detach, state, created, started, ended, result, limits, keep_going"
 
 func scanBuild(row scanner) (builder.BuildRecord, error) {
 	var (
@@ -24,7 +24,7 @@ func scanBuild(row scanner) (builder.BuildRecord, error) {
 		state                                         string
 		created, started, ended                       int64
 	)
-	err := row.Scan(&id, &client, &b.ClientName, &paid, &content, &roots, &mode, &b.Detach, &state, &created, &started, &ended, &result, &limits)
+	err := row.Scan(&id, &client, &b.ClientName, &paid, &content, &roots, &mode, &b.Detach, &state, &created, &started, &ended, &result, &limits, &b.KeepGoing)
 	if errors.Is(err, sql.ErrNoRows) {
 		return b, builder.ErrNoRecord
 	}
@@ -77,7 +77,7 @@ func buildValues(b *builder.BuildRecord) ([]any, error) {
 	}
 	return []any{
 		string(b.ID), b.Client.String(), b.ClientName, ticketText(b.Ticket), b.Content[:], string(roots), string(b.Mode),
-		b.Detach, string(b.State), toNanos(b.Created), toNanos(b.Started), toNanos(b.Ended), result, limits,
+		b.Detach, string(b.State), toNanos(b.Created), toNanos(b.Started), toNanos(b.Ended), result, limits, b.KeepGoing,
 	}, nil
 }
 
@@ -112,7 +112,7 @@ func (d *DB) Admit(ctx context.Context, b builder.BuildRecord) error {
 		if err := enter(ctx, tx, &b, name, revive); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO builds ("+buildColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", values...)
+		_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO builds ("+buildColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", values...)
 		if err != nil {
 			return fmt.Errorf("record build: %w", err)
 		}
@@ -152,7 +152,7 @@ func (d *DB) UpdateBuild(ctx context.Context, b builder.BuildRecord) error {
 	}
 	return d.inTx(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE builds SET id=?, client=?, client_name=?, ticket=?, content=?, roots=?, mode=?,
-			detach=?, state=?, created=?, started=?, ended=?, result=?, limits=? WHERE id=?`, append(values, string(b.ID))...)
+			detach=?, state=?, created=?, started=?, ended=?, result=?, limits=?, keep_going=? WHERE id=?`, append(values, string(b.ID))...)
 		if err != nil {
 			return fmt.Errorf("record build: %w", err)
 		}

@@ -100,6 +100,12 @@ var migrations = []string{
 	INSERT INTO totals SELECT 'name', name, sum(used) - n, 0, 0, 0 FROM
 		(SELECT name, used, (SELECT count(*) FROM ledger l WHERE l.name = t.name AND l.ticket <> '') AS n FROM tickets t)
 		GROUP BY name, n HAVING sum(used) > n;`,
+
+	// Whether a ticket's text holds the builder's own addresses instead of relays.
+	`ALTER TABLE tickets ADD COLUMN direct INTEGER NOT NULL DEFAULT 0;`,
+
+	// Detached builds go on after a restart, as they were asked for.
+	`ALTER TABLE builds ADD COLUMN keep_going INTEGER NOT NULL DEFAULT 0;`,
 }
 
 // known fails for a version that a later program has made.

@@ -308,8 +308,17 @@ func TestOpensOlderVersions(t *testing.T) {
 		if u := usageOf(t, d, tickets[0], now, ""); u.Ticket.Builds != 1 || u.Name.Builds != 1 || u.Client.Builds != 1 || u.Client.Active != 0 {
 			t.Errorf("%s: usage %+v", name, u)
 		}
+		if b := builds[0]; v >= 4 && (!b.KeepGoing || !b.Detach || b.Limits == nil || b.Limits.MaxBuildTime != ticket.DefaultMaxBuildTime) {
+			t.Errorf("%s: build %+v", name, b)
+		}
+		if all, err := d.Decisions(t.Context(), 10); err != nil || v >= 2 && (len(all) == 0 || all[0].Policy != "night") {
+			t.Errorf("%s: decisions %+v, %v", name, all, err)
+		}
 		if pinned := tickets[0].Policy; v >= 2 && (pinned.Name != "night" || pinned.Hash == "" || string(pinned.Settings) != `{"from":22}`) {
 			t.Errorf("%s: policy %+v", name, pinned)
+		}
+		if tickets[0].Direct != (v >= 3) {
+			t.Errorf("%s: direct %t", name, tickets[0].Direct)
 		}
 		if err := d.Close(); err != nil {
 			t.Error(err)

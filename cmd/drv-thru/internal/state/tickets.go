@@ -13,7 +13,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
-const ticketColumns = "id, secret, name, created, expires, max_uses, used, limits, bind, revoked, policy"
+const ticketColumns = "id, secret, name, created, expires, max_uses, used, limits, bind, revoked, policy, direct"
 
 type scanner interface{ Scan(...any) error }
 
@@ -24,7 +24,7 @@ func scanTicket(row scanner) (builder.TicketRecord, error) {
 		secret                    []byte
 		created, expires, revoked int64
 	)
-	err := row.Scan(&id, &secret, &t.Name, &created, &expires, &t.MaxUses, &t.Used, &limits, &bind, &revoked, &pinned)
+	err := row.Scan(&id, &secret, &t.Name, &created, &expires, &t.MaxUses, &t.Used, &limits, &bind, &revoked, &pinned, &t.Direct)
 	if errors.Is(err, sql.ErrNoRows) {
 		return t, builder.ErrNoRecord
 	}
@@ -58,9 +58,9 @@ func (d *DB) CreateTicket(ctx context.Context, t builder.TicketRecord) error {
 	if err != nil {
 		return fmt.Errorf("record ticket: %w", err)
 	}
-	_, err = d.db.ExecContext(ctx, "INSERT INTO tickets ("+ticketColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+	_, err = d.db.ExecContext(ctx, "INSERT INTO tickets ("+ticketColumns+") VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
 		t.ID.String(), t.Secret[:], t.Name, toNanos(t.Created), toNanos(t.Expires), t.MaxUses, t.Used,
-		string(limits), idText(t.Bind), toNanos(t.Revoked), string(pinned))
+		string(limits), idText(t.Bind), toNanos(t.Revoked), string(pinned), t.Direct)
 	if err != nil {
 		return fmt.Errorf("record ticket: %w", err)
 	}

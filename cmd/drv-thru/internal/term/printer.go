@@ -3,9 +3,11 @@ package term
 import (
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/term"
 )
 
@@ -17,48 +19,62 @@ const (
 	flushSize = 64 << 10
 	// maxHeld bounds the lines that wait for another's end.
 	maxHeld = 1 << 20
-
-	clearLine = "\r\x1b[K"
 )
 
-// Printer writes lines and, on a terminal, a status line below them. Its
-// methods may be called at any time from anywhere. Close it to leave the
-// terminal tidy.
+// Printer writes lines and, on a terminal, a block of rows below them that may
+// change. Its methods may be called at any time from anywhere. Close it to leave
+// the terminal tidy.
 type Printer struct {
 	w io.Writer
 	// Terminal tells that w is one.
 	Terminal bool
 	// Colour tells that colours are welcome.
 	Colour bool
-	width  func() int
+	// Unicode tells that more than ASCII can be shown.
+	Unicode bool
+	size    func() (columns, rows int)
+	delay   time.Duration // of a flush
 
 	mu     sync.Mutex
 	buf    []byte
 	timer  *time.Timer // not nil: a flush will come
-	status string
-	shown  bool   // the status line is on the screen
-	open   any    // who has written the beginning of a line; nil: nobody
-	held   []byte // whole lines of others, for after it
-	err    error  // the first failed write; nothing is written after it
+	block  []string
+	shown  []string // the rows that are on the screen, below everything else
+	open   any      // who has written the beginning of a line; nil: nobody
+	held   []byte   // whole lines of others, for after it
+	divert func(line string)
+	err    error // the first failed write; nothing is written after it
 	closed bool
 }
 
 // New returns a printer on w. env is the process's environment: NO_COLOR
-// (no-color.org) and TERM=dumb are heeded.
+// (no-color.org), TERM=dumb and the locale are heeded.
 func New(w io.Writer, env func(string) string) *Printer {
-	p := &Printer{w: w, width: func() int { return 80 }}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) && env("TERM") != "dumb" {
+	p := &Printer{w: w, size: fallbackSize, delay: flushAfter, Unicode: unicodeLocale(env)}
+	if f, ok := terminal(w, env); ok {
 		p.Terminal = true
 		p.Colour = env("NO_COLOR") == ""
-		p.width = func() int {
-			if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
-				return n
-			}
-			return 80
-		}
+		p.size = sizeOf(f)
 	}
 	return p
 }
+
+// terminal returns w as a terminal whose cursor can be moved.
+func terminal(w io.Writer, env func(string) string) (*os.File, bool) {
+	f, ok := w.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd())) && env("TERM") != "dumb"
+}
+
+func sizeOf(f *os.File) func() (columns, rows int) {
+	return func() (int, int) {
+		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
+			return columns, rows
+		}
+		return fallbackSize()
+	}
+}
+
+func fallbackSize() (columns, rows int) { return 80, 24 }
 
 // Line prints a line of our own.
 func (p *Printer) Line(text string) {
@@ -68,7 +84,11 @@ func (p *Printer) Line(text string) {
 }
 
 func (p *Printer) line(text string) {
-	b := append(p.safe(nil, text), '\n')
+	if p.divert != nil {
+		p.divert(text)
+		return
+	}
+	b := append(p.safe(nil, []byte(text)), '\n')
 	if p.open != nil && len(p.held)+len(b) <= maxHeld {
 		p.held = append(p.held, b...)
 		return
@@ -87,10 +107,7 @@ func (p *Printer) Piece(owner any, prefix string, piece []byte, more bool) {
 		p.breakLine()
 		p.write([]byte(prefix))
 	}
-	if p.Terminal {
-		piece = p.safe(nil, piece)
-	}
-	p.write(piece)
+	p.write(p.safe(nil, piece))
 	p.open = owner
 	if !more {
 		p.breakLine()
@@ -108,33 +125,54 @@ func (p *Printer) breakLine() {
 	p.held = p.held[:0]
 }
 
-func (p *Printer) safe(dst []byte, text any) []byte {
-	switch t := text.(type) {
-	case string:
-		if !p.Terminal {
-			return append(dst, t...)
-		}
-		return AppendSafe(dst, t)
-	case []byte:
-		return AppendSafe(dst, t)
+// safe appends what a terminal may get of text, and everything elsewhere.
+func (p *Printer) safe(dst, text []byte) []byte {
+	if !p.Terminal {
+		return append(dst, text...)
 	}
-	return dst
+	if !p.Colour {
+		return appendPlain(dst, text)
+	}
+	return AppendSafe(dst, text)
 }
 
-// Status replaces the status line; "" removes it. Elsewhere than on a terminal
-// nothing happens.
-func (p *Printer) Status(text string) {
+// Block replaces the rows below the lines; none removes them. Rows that are too
+// long are cut, and the first ones left out if there are more than fit. Elsewhere
+// than on a terminal nothing happens.
+func (p *Printer) Block(rows []string) {
 	if !p.Terminal {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	text = fit(plain(text), p.width()-1)
-	if text == p.status && p.shown == (text != "") {
+	columns, height := p.size()
+	// A line above them stays in sight.
+	if room := max(height-1, 1); len(rows) > room {
+		rows = rows[len(rows)-room:]
+	}
+	cut := make([]string, len(rows))
+	for i, r := range rows {
+		// The last column stays free: many terminals move on when it is written.
+		cut[i] = fit(oneLine(Safe(r)), columns-1, p.Unicode)
+	}
+	if slices.Equal(cut, p.block) && (p.open != nil || len(p.shown) == len(cut)) {
 		return
 	}
-	p.status = text
+	p.block = cut
 	p.later()
+}
+
+// Divert hands whole lines to fn from now on instead of writing them; nil ends
+// that. The rows below the lines are taken away before.
+func (p *Printer) Divert(fn func(line string)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fn != nil {
+		p.breakLine()
+		p.block = nil
+		p.flush()
+	}
+	p.divert = fn
 }
 
 // write appends to the buffer.
@@ -156,7 +194,7 @@ func (p *Printer) later() {
 	case p.closed:
 		p.flush()
 	case p.timer == nil:
-		p.timer = time.AfterFunc(flushAfter, func() {
+		p.timer = time.AfterFunc(p.delay, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.flush()
@@ -164,22 +202,33 @@ func (p *Printer) later() {
 	}
 }
 
-// flush writes the buffer out, with the status line moved below it.
+// flush writes the buffer out, with the block moved below it.
 func (p *Printer) flush() {
 	if p.timer != nil {
 		p.timer.Stop()
 		p.timer = nil
 	}
 	var out []byte
-	if p.shown {
-		out = append(out, clearLine...)
-		p.shown = false
+	out = p.toBlock(out)
+	if len(p.buf) > 0 || p.open != nil {
+		if len(p.shown) > 0 {
+			out = append(out, ansi.EraseScreenBelow...)
+			p.shown = nil
+		}
+		out = append(out, p.buf...)
 	}
-	out = append(out, p.buf...)
-	// Below an unfinished line there is no place for a status.
-	if p.status != "" && p.open == nil {
-		out = append(out, p.status...)
-		p.shown = true
+	// Below an unfinished line there is no place for a block.
+	if p.open == nil {
+		for i, row := range p.block {
+			if i > 0 {
+				out = append(out, '\n')
+			}
+			out = append(append(out, row...), ansi.EraseLineRight...)
+		}
+		if len(p.shown) > len(p.block) {
+			out = append(out, ansi.EraseScreenBelow...)
+		}
+		p.shown = p.block
 	}
 	if cap(p.buf) > 4*flushSize {
 		p.buf = nil
@@ -190,6 +239,24 @@ func (p *Printer) flush() {
 	}
 }
 
+// toBlock moves the cursor to the beginning of the block that is shown. A
+// terminal that was made narrower has broken its rows into several.
+func (p *Printer) toBlock(out []byte) []byte {
+	if len(p.shown) == 0 {
+		return out
+	}
+	columns, height := p.size()
+	up := -1
+	for _, row := range p.shown {
+		up += max(1, (ansi.StringWidth(row)+columns-1)/columns)
+	}
+	out = append(out, '\r')
+	if up = min(up, height-1); up > 0 {
+		return append(out, ansi.CursorUp(up)...)
+	}
+	return append(out, ansi.EraseLineRight...)
+}
+
 // Flush writes out what is waiting.
 func (p *Printer) Flush() {
 	p.mu.Lock()
@@ -197,13 +264,13 @@ func (p *Printer) Flush() {
 	p.flush()
 }
 
-// Close removes the status line and writes out what is waiting. Lines that come
+// Close removes the block and writes out what is waiting. Lines that come
 // later are written at once.
 func (p *Printer) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.breakLine()
-	p.status = ""
+	p.block = nil
 	p.flush()
 	p.closed = true
 }

@@ -2,8 +2,11 @@ package term
 
 import (
 	"fmt"
+	"os"
+	"os/signal"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
@@ -19,11 +22,13 @@ const queueMoment = 300 * time.Millisecond
 // Nix's verbosity levels (libutil/error.hh) up to which its messages are shown.
 const levelNotice = 2
 
+// phaseBuilding is the phase in which builds run.
+const phaseBuilding = "building"
+
 // Progress shows how a build goes.
 type Progress struct {
 	p *Printer
-	// Logs shows what builds print.
-	Logs bool
+	Config
 
 	mu    sync.Mutex
 	path  func() string
@@ -32,54 +37,92 @@ type Progress struct {
 	began time.Time // of the phase
 	up    rate
 	down  rate
-	place int // in the queue
-	// toldPlace is the one that a line told of.
+	place int       // in the queue
+	turn  time.Time // when it may get a slot; zero: not known
+	// toldPlace is the place that a line told of.
 	toldPlace int
 	closed    bool
-	running   map[uint64]*activity
-	latest    uint64 // the activity that printed last
-	built     int
+	graph     *Graph
+	builds    builds
 	tails     client.Tails
 	errors    []string // what the builder's daemon called errors
+	nom       *nom     // shows the builds; nil: we do
+
+	// clock is the builder's latest time, heard when it came.
+	clock, heard time.Time
 
 	stop chan struct{}
 	done chan struct{}
 }
 
-type activity struct {
-	name  string
-	began time.Time
-	line  []byte // its last line, cut
+// Config says how progress is shown.
+type Config struct {
+	// Logs shows what builds print.
+	Logs bool
+	// Now is the clock; nil is the machine's.
+	Now func() time.Time
+	// Nom is the program nix-output-monitor, which then shows what builds on a
+	// terminal; "" is ourselves.
+	Nom string
 }
 
-const (
-	maxRunning = 4096
-	maxErrors  = 64
-	maxShown   = 256 // bytes of a log line in the status
-)
+const maxErrors = 64
 
 // NewProgress starts to show progress on p. Close it.
-func NewProgress(p *Printer, logs bool) *Progress {
-	v := &Progress{p: p, Logs: logs, path: func() string { return "" }, running: make(map[uint64]*activity),
-		began: time.Now(), stop: make(chan struct{}), done: make(chan struct{})}
+func NewProgress(p *Printer, cfg Config) *Progress {
+	v := newProgress(p, cfg)
 	if !p.Terminal {
 		close(v.done)
 		return v
 	}
 	go func() {
 		defer close(v.done)
+		size, end := resized()
+		defer end()
 		t := time.NewTicker(redraw)
 		defer t.Stop()
 		for {
 			select {
 			case <-v.stop:
 				return
-			case now := <-t.C:
-				v.p.Status(v.status(now))
+			case <-t.C:
+			case <-size:
 			}
+			v.draw()
 		}
 	}()
 	return v
+}
+
+// newProgress returns one that draws only when it is told to.
+func newProgress(p *Printer, cfg Config) *Progress {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Progress{p: p, Config: cfg, path: func() string { return "" }, began: cfg.Now(), stop: make(chan struct{}), done: make(chan struct{})}
+}
+
+// resized returns a channel that tells when the terminal's size has changed, and
+// what ends that.
+func resized() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGWINCH)
+	return c, func() { signal.Stop(c) }
+}
+
+// draw shows how it is now.
+func (v *Progress) draw() {
+	v.mu.Lock()
+	nom := v.nom
+	v.mu.Unlock()
+	if nom != nil {
+		if nom.alive() {
+			return
+		}
+		v.endNom()
+	}
+	columns, rows := v.p.size()
+	v.p.Block(v.frame(v.Now(), columns, rows))
 }
 
 // Close stops showing; later calls change nothing on the screen.
@@ -94,8 +137,16 @@ func (v *Progress) Close() {
 	v.mu.Lock()
 	v.closed = true
 	v.mu.Unlock()
-	v.p.Status("")
+	v.endNom()
+	v.p.Block(nil)
 	v.p.Flush()
+}
+
+// SetGraph names what the derivations are built for.
+func (v *Progress) SetGraph(g *Graph) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.graph = g
 }
 
 // SetPath names the function that tells how the builder is reached.
@@ -112,7 +163,7 @@ func (v *Progress) Phase(phase string) {
 		v.mu.Unlock()
 		return
 	}
-	v.phase, v.doing, v.began = phase, "", time.Now()
+	v.phase, v.doing, v.began = phase, "", v.Now()
 	v.mu.Unlock()
 	if !v.p.Terminal {
 		v.p.Line(phase)
@@ -136,8 +187,7 @@ func (v *Progress) Transfer(t client.Transfer) {
 	if t.Upload {
 		r, verb = &v.up, "sending"
 	}
-	first := r.started.IsZero()
-	r.update(time.Now(), t)
+	first := r.update(v.Now(), t)
 	v.mu.Unlock()
 	if first && !v.p.Terminal && t.Total > 0 {
 		v.p.Line(fmt.Sprintf("%s %s, %s", verb, Count(t.Paths, "path"), Bytes(t.Total)))
@@ -146,42 +196,60 @@ func (v *Progress) Transfer(t client.Transfer) {
 
 // Event implements [client.Observer].
 func (v *Progress) Event(e *wire.Event) {
+	v.event(e)
+	if e.Type == wire.EventFinished {
+		v.endNom()
+	}
+}
+
+func (v *Progress) event(e *wire.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.tails.Event(e)
+	if e.Time.After(v.clock) {
+		v.clock, v.heard = e.Time, v.Now()
+	}
 	switch e.Type {
 	case wire.EventQueued:
-		v.queued(e.Position)
+		v.queued(e)
 	case wire.EventPhase:
 		if e.State == wire.StateBuilding || e.State.Ended() {
 			v.place, v.toldPlace = 0, 0
 		}
-		if e.State == wire.StateBuilding && v.phase != "building" {
-			v.phase, v.began = "building", time.Now()
+		if e.State == wire.StateBuilding && v.phase != phaseBuilding {
+			v.phase, v.doing, v.began = phaseBuilding, "", v.Now()
 		}
 	case wire.EventStart:
-		drv, ok := client.BuiltDerivation(e.Activity)
-		if !ok || len(v.running) >= maxRunning {
-			return
-		}
-		v.running[e.Activity.ID] = &activity{name: DrvName(drv.Name()), began: time.Now()}
-		if !v.p.Terminal || v.Logs {
-			v.p.Line("building " + string(drv))
+		if j := v.builds.start(e.Activity, e.Time); j != nil {
+			v.startNom()
+			if !v.p.Terminal || v.Logs && v.nom == nil {
+				v.p.Line("building " + string(j.drv))
+			}
 		}
 	case wire.EventStop:
-		if _, ok := v.running[e.Activity.ID]; ok {
-			delete(v.running, e.Activity.ID)
-			v.built++
-		}
+		v.builds.stop(e.Activity.ID, e.Time)
+	case wire.EventResult:
+		v.builds.result(e.Activity)
 	case wire.EventLog:
 		v.log(e.Log)
 	}
+	if v.nom != nil {
+		v.nom.event(e, v.Logs)
+	}
 }
+
+// builderTime is the builder's time. It is not this machine's, and events may
+// come long after what they tell of.
+func (v *Progress) builderTime(now time.Time) time.Time { return v.clock.Add(now.Sub(v.heard)) }
 
 // queued takes note of a place in the queue. Who gets a slot at once has been
 // in the queue too, for a moment, which is not worth a line.
-func (v *Progress) queued(place int) {
-	v.place = place
+func (v *Progress) queued(e *wire.Event) {
+	place := e.Position
+	v.place, v.turn = place, time.Time{}
+	if wait := e.Wait(); wait > 0 {
+		v.turn = v.Now().Add(wait)
+	}
 	if v.p.Terminal || place == 0 || place == v.toldPlace {
 		return
 	}
@@ -190,32 +258,36 @@ func (v *Progress) queued(place int) {
 		defer v.mu.Unlock()
 		if v.place == place && v.toldPlace != place && !v.closed {
 			v.toldPlace = place
-			v.p.Line(fmt.Sprintf("waiting in the builder's queue, position %d", place))
+			v.p.Line(fmt.Sprintf("waiting in the builder's queue, position %d%s", place, v.waitText(v.Now())))
 		}
 	})
 }
 
 func (v *Progress) log(l *wire.Log) {
-	a := v.running[l.Activity]
+	j := v.builds.running[l.Activity]
 	switch {
-	case l.Activity == 0 || a == nil:
+	case l.Activity == 0 || j == nil:
 		if l.Level == 0 && l.Activity == 0 {
+			text := string(l.Content())
+			v.builds.message(text)
 			if len(v.errors) < maxErrors {
-				v.errors = append(v.errors, string(l.Content()))
+				v.errors = append(v.errors, text)
 			}
-		} else if l.Level <= levelNotice {
+		} else if l.Level <= levelNotice && v.nom == nil {
 			v.p.Piece(messageOwner{}, "", l.Content(), l.More)
 		}
 	case v.Logs:
-		prefix := a.name + "> "
-		if l.PostBuild {
-			prefix = a.name + " (post)> "
+		if v.nom != nil {
+			return
 		}
-		v.p.Piece(l.Activity, v.p.Paint("34", prefix), l.Content(), l.More)
+		prefix := DrvName(j.drv.Name()) + "> "
+		if l.PostBuild {
+			prefix = DrvName(j.drv.Name()) + " (post)> "
+		}
+		v.p.Piece(l.Activity, v.p.Paint(blue, prefix), l.Content(), l.More)
 	case v.p.Terminal:
 		if piece := l.Content(); len(piece) > 0 {
-			a.line = append(a.line[:0], piece[:min(len(piece), maxShown)]...)
-			v.latest = l.Activity
+			j.line = append(j.line[:0], piece[:min(len(piece), maxShown)]...)
 		}
 	}
 }
@@ -230,78 +302,6 @@ func (v *Progress) Failed(texts ...string) (logs []*client.Tail, messages []stri
 	defer v.mu.Unlock()
 	logs = v.tails.Mentioned(append(texts, v.errors...)...)
 	return logs, v.errors
-}
-
-// status writes the status line.
-func (v *Progress) status(now time.Time) string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var parts []string
-	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
-	switch {
-	case v.place > 0:
-		add("queue position %d", v.place)
-	case v.doing != "":
-		add("%s", v.doing)
-	case v.phase != "":
-		add("%s", v.phase)
-	}
-	if v.phase == "building" {
-		add("%d running, %d done", len(v.running), v.built)
-	}
-	if t := v.up.text(now); t != "" {
-		add("sending %s", t)
-	}
-	if t := v.down.text(now); t != "" {
-		add("receiving %s", t)
-	}
-	if !v.began.IsZero() {
-		add("%s", Span(now.Sub(v.began)))
-	}
-	if p := v.path(); p != "" {
-		add("%s", p)
-	}
-	line := "[" + strings.Join(parts, " · ") + "]"
-	if a := v.running[v.latest]; a != nil && v.phase == "building" {
-		line += " " + a.name + "> " + strings.TrimRight(string(a.line), " \t\r")
-	}
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' {
-			return ' '
-		}
-		return r
-	}, line)
-}
-
-// rate follows one direction's bytes.
-type rate struct {
-	started time.Time
-	now     client.Transfer
-	first   int64 // bytes at the start
-}
-
-func (r *rate) update(now time.Time, t client.Transfer) {
-	if r.started.IsZero() {
-		r.started, r.first = now, t.Done
-	}
-	r.now = t
-}
-
-// text tells how far a transfer is; "" when it has ended or not begun.
-func (r *rate) text(now time.Time) string {
-	if r.started.IsZero() || r.now.Done >= r.now.Total {
-		return ""
-	}
-	s := fmt.Sprintf("%s of %s", Bytes(r.now.Done), Bytes(r.now.Total))
-	if r.now.Wire > 0 {
-		s += fmt.Sprintf(" (%s over the wire)", Bytes(r.now.Wire))
-	}
-	if d := now.Sub(r.started); d > time.Second && r.now.Done > r.first {
-		perSecond := float64(r.now.Done-r.first) / d.Seconds()
-		left := time.Duration(float64(r.now.Total-r.now.Done) / perSecond * float64(time.Second))
-		s += fmt.Sprintf(", %s/s, %s left", Bytes(int64(perSecond)), Span(left))
-	}
-	return s
 }
 
 // DrvName is a derivation's name without its version and ".drv", as Nix writes

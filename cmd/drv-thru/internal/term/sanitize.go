@@ -1,8 +1,11 @@
 package term
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/charmbracelet/x/ansi"
 )
 
 const esc = 0x1b
@@ -46,49 +49,45 @@ func AppendSafe[S string | []byte](dst []byte, text S) []byte {
 // Safe is AppendSafe for texts.
 func Safe(text string) string { return string(AppendSafe(nil, text)) }
 
-// plain is text without any escape sequence or control character.
-func plain(text string) string {
-	var b []byte
-	for safe := Safe(text); safe != ""; {
+// plain is text without any escape sequence or control character but line feed
+// and tab.
+func plain(text string) string { return string(appendPlain(nil, []byte(text))) }
+
+// appendPlain is AppendSafe without colours.
+func appendPlain(dst, text []byte) []byte {
+	for safe := AppendSafe(nil, text); len(safe) > 0; {
 		if safe[0] == esc {
 			n, _ := escape(safe)
 			safe = safe[n:]
 			continue
 		}
-		i := strings.IndexByte(safe, esc)
+		i := bytes.IndexByte(safe, esc)
 		if i < 0 {
 			i = len(safe)
 		}
-		b = append(b, safe[:i]...)
+		dst = append(dst, safe[:i]...)
 		safe = safe[i:]
 	}
-	return string(b)
+	return dst
 }
 
-// fit cuts text to a number of columns.
-func fit(text string, columns int) string {
-	used, cut := 0, 0 // cut is where the text may be cut with room for "…"
-	for i, r := range text {
-		if used <= columns-1 {
-			cut = i
+// oneLine replaces what moves the cursor in safe text.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
 		}
-		if used += width(r); used > columns {
-			return text[:cut] + "…"
-		}
-	}
-	return text
+		return r
+	}, text)
 }
 
-// width is the number of columns that a character takes: two for those that
-// East Asian Width (Unicode Annex 11) calls wide, roughly. Taking a narrow one
-// for wide only cuts a line early.
-func width(r rune) int {
-	switch {
-	case r < 0x1100, r > 0x115f && r < 0x2e80, r > 0xa4cf && r < 0xac00, r > 0xd7a3 && r < 0xf900,
-		r > 0xfaff && r < 0xfe30, r > 0xfe6f && r < 0xff00, r > 0xff60 && r < 0xffe0, r > 0xffe6 && r < 0x1f300:
-		return 1
+// fit cuts safe text to a number of columns.
+func fit(text string, columns int, unicode bool) string {
+	tail := "…"
+	if !unicode {
+		tail = ">"
 	}
-	return 2
+	return ansi.Truncate(text, max(columns, 0), tail)
 }
 
 // escape returns the length of the escape sequence that text begins with, and

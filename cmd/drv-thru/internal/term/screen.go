@@ -5,7 +5,7 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/term"
+	"github.com/charmbracelet/x/ansi"
 )
 
 // Screen is a whole terminal whose text is replaced again and again. It is the
@@ -13,31 +13,35 @@ import (
 // A nil Screen is what NewScreen returns where there is no terminal; Close it
 // all the same.
 type Screen struct {
-	w    io.Writer
-	size func() (columns, rows int)
-	open bool
+	w       io.Writer
+	size    func() (columns, rows int)
+	unicode bool
+	open    bool
 }
 
 const (
-	otherScreen = "\x1b[?1049h\x1b[?25l" // and no cursor
-	firstScreen = "\x1b[?25h\x1b[?1049l"
-	home        = "\x1b[H"
-	clearRest   = "\x1b[K" // of the line
-	clearBelow  = "\x1b[J"
+	otherScreen = ansi.SetModeAltScreenSaveCursor + ansi.HideCursor
+	firstScreen = ansi.ShowCursor + ansi.ResetModeAltScreenSaveCursor
 )
 
 // NewScreen returns the screen of w, nil unless that is a terminal.
 func NewScreen(w io.Writer, env func(string) string) *Screen {
-	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) || env("TERM") == "dumb" {
+	f, ok := terminal(w, env)
+	if !ok {
 		return nil
 	}
-	return &Screen{w: w, size: func() (int, int) {
-		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
-			return columns, rows
-		}
-		return 80, 24
-	}}
+	return &Screen{w: w, size: sizeOf(f), unicode: unicodeLocale(env)}
+}
+
+// Size returns how much room there is.
+func (s *Screen) Size() (columns, rows int) { return s.size() }
+
+// Resized returns a channel that tells when Size has changed, and what ends that.
+func (s *Screen) Resized() (<-chan os.Signal, func()) {
+	if s == nil {
+		return nil, func() {}
+	}
+	return resized()
 }
 
 // Draw shows text in place of what was shown. Lines that are too long are cut,
@@ -49,19 +53,19 @@ func (s *Screen) Draw(text string) error {
 		s.open = true
 		b.WriteString(otherScreen)
 	}
-	b.WriteString(home)
+	b.WriteString(ansi.CursorHomePosition)
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	if len(lines) > rows {
-		lines = append(lines[:rows-1], "…")
+		lines = append(lines[:rows-1], s.more())
 	}
 	for i, line := range lines {
 		if i > 0 {
 			b.WriteString("\r\n")
 		}
 		// The last column stays free: many terminals move on when it is written.
-		b.WriteString(fit(plain(line), columns-1) + clearRest)
+		b.WriteString(fit(oneLine(Safe(line)), columns-1, s.unicode) + ansi.EraseLineRight)
 	}
-	b.WriteString(clearBelow)
+	b.WriteString(ansi.EraseScreenBelow)
 	_, err := io.WriteString(s.w, b.String())
 	return err
 }
@@ -72,4 +76,11 @@ func (s *Screen) Close() {
 		s.open = false
 		_, _ = io.WriteString(s.w, firstScreen) // the terminal is gone if this fails
 	}
+}
+
+func (s *Screen) more() string {
+	if s.unicode {
+		return drawn.more
+	}
+	return typed.more
 }

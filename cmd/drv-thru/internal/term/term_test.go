@@ -99,7 +99,7 @@ func TestFit(t *testing.T) {
 	}{
 		{"short", 5, "short"}, {"longer", 5, "long…"}, {"", 5, ""}, {"漢字", 4, "漢字"}, {"漢字x", 4, "漢…"}, {"a漢字", 4, "a漢…"}, {"abc", 1, "…"},
 	} {
-		if got := fit(c.text, c.columns); got != c.want {
+		if got := fit(c.text, c.columns, true); got != c.want {
 			t.Errorf("%q in %d: %q, want %q", c.text, c.columns, got, c.want)
 		}
 	}
@@ -163,21 +163,27 @@ func TestHeldLinesAreBounded(t *testing.T) {
 	}
 }
 
-// A status line is gone before a line is written, and comes back below it.
-func TestStatus(t *testing.T) {
+// The block is gone before a line is written, and comes back below it.
+func TestBlock(t *testing.T) {
 	var out lockedBuffer
 	p := New(&out, noEnv)
-	p.Terminal, p.width = true, func() int { return 20 }
-	p.Status("working on something long")
+	p.Terminal, p.Colour, p.Unicode = true, true, true
+	p.size, p.delay = func() (int, int) { return 20, 4 }, time.Hour
+	p.Block([]string{"is left out", "one", "\x1b[31mtwo\ttabs\x1b[2J and something long"})
+	p.Block([]string{"no", "one", "\x1b[31mtwo\ttabs\x1b[2J and something long", "three"})
 	p.Flush()
 	p.Line("a line\x1b[2J")
+	p.Flush()
+	p.Block([]string{"less"})
 	p.Flush()
 	p.Piece(1, "> ", []byte("unfinished"), true)
 	p.Flush()
 	p.Close()
-	want := "working on somethi…" +
-		clearLine + "a line\n" + "working on somethi…" +
-		clearLine + "> unfinished" + "\n"
+	block := "one\x1b[K\n\x1b[31mtwo tabs and somet…\x1b[0m\x1b[K\nthree\x1b[K"
+	want := block +
+		"\r\x1b[2A\x1b[Ja line\n" + block +
+		"\r\x1b[2Aless\x1b[K\x1b[J" +
+		"\r\x1b[K\x1b[J> unfinished" + "\n"
 	if got := out.String(); got != want {
 		t.Errorf("%q\nwant %q", got, want)
 	}
@@ -187,7 +193,7 @@ func TestStatus(t *testing.T) {
 func TestProgressPlain(t *testing.T) {
 	var out lockedBuffer
 	p := New(&out, noEnv)
-	v := NewProgress(p, true)
+	v := NewProgress(p, Config{Logs: true})
 	drv := "/nix/store/00000000000000000000000000000000-hello-1.0.drv"
 	v.Phase("evaluating")
 	v.Phase("evaluating")
@@ -229,7 +235,7 @@ func TestProgressPlain(t *testing.T) {
 func TestQueueLine(t *testing.T) {
 	var out lockedBuffer
 	p := New(&out, noEnv)
-	v := NewProgress(p, false)
+	v := NewProgress(p, Config{})
 	v.Event(&wire.Event{Type: wire.EventQueued, Position: 2})
 	deadline := time.Now().Add(10 * time.Second)
 	for !strings.Contains(out.String(), "position 2") && time.Now().Before(deadline) {
@@ -239,24 +245,5 @@ func TestQueueLine(t *testing.T) {
 	v.Close()
 	if got := out.String(); got != "waiting in the builder's queue, position 2\n" {
 		t.Errorf("%q", got)
-	}
-}
-
-func TestStatusText(t *testing.T) {
-	p := New(&lockedBuffer{}, noEnv)
-	v := NewProgress(p, false)
-	defer v.Close()
-	v.SetPath(func() string { return "relay" })
-	v.Phase("building")
-	v.Transfer(client.Transfer{Upload: true, Done: 1 << 20, Total: 4 << 20})
-	p.Terminal = true
-	v.Event(&wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: 7, Type: client.ActivityBuild,
-		Fields: []wire.Field{{IsText: true, Str: "/nix/store/00000000000000000000000000000000-hello-1.0.drv"}}}})
-	v.Event(&wire.Event{Type: wire.EventLog, Log: wire.NewLog(7, []byte("line\twith tab"), false)})
-	got := v.status(v.began.Add(5 * time.Second))
-	for _, want := range []string{"building", "1 running", "1.0 MiB of 4.0 MiB", "relay", "hello> line with tab"} {
-		if !strings.Contains(got, want) {
-			t.Errorf("%q lacks %q", got, want)
-		}
 	}
 }

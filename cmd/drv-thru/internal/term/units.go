@@ -39,6 +39,17 @@ func Span(d time.Duration) string {
 	return fmt.Sprintf("%d h %d m", d/time.Hour, d%time.Hour/time.Minute)
 }
 
+// About writes a duration that is not known well: "40 s", "4 m", "2 h 5 m".
+func About(d time.Duration) string {
+	if d < time.Minute {
+		return Span(d.Round(time.Second))
+	}
+	if d = d.Round(time.Minute); d < time.Hour {
+		return fmt.Sprintf("%d m", d/time.Minute)
+	}
+	return Span(d)
+}
+
 // Count writes a number of things: "1 path", "3 paths".
 func Count(n int, thing string) string {
 	if n == 1 {

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+func fileMode(mode uint32) fs.FileMode { return fs.FileMode(mode) }
+
+func readFile(elem ...string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(elem...))
+	return string(text), err
+}
+
+func writeFile(path, text string) error { return os.WriteFile(path, []byte(text), 0o644) }
+
+// checksums writes SHA256SUMS, as sha256sum --check reads it, of what this run
+// has made.
+func (r *release) checksums() error {
+	slices.Sort(r.written)
+	var list strings.Builder
+	for _, name := range r.written {
+		text, err := os.ReadFile(filepath.Join(r.out, name))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&list, "%x  %s\n", sha256.Sum256(text), name)
+	}
+	fmt.Print(list.String())
+	return writeFile(filepath.Join(r.out, "SHA256SUMS"), list.String())
+}

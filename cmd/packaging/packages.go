@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/goreleaser/nfpm/v2"
+	_ "github.com/goreleaser/nfpm/v2/deb"
+	"github.com/goreleaser/nfpm/v2/files"
+	_ "github.com/goreleaser/nfpm/v2/rpm"
+)
+
+const (
+	homepage   = "https://github.com/drv-thru/drv-thru"
+	maintainer = "The drv-thru authors <drv-thru@users.noreply.github.com>"
+)
+
+// A pack is a package: a program, and what belongs to it. Paths are below
+// cmd/packaging.
+type pack struct {
+	name        string // the program's
+	summary     string
+	description string
+	recommends  []string
+	suggests    []string
+	units       []string
+	sysusers    string
+	state       []string // what the services make, and a purge removes
+	configs     []string // become files of /etc/drv-thru
+	examples    []string
+}
+
+var packs = []pack{
+	{
+		name:    "drv-thru",
+		summary: "Build Nix derivations on someone else's machine",
+		description: `Client and builder. The client evaluates here, has a builder build, and imports
+the outputs, whose signatures its own Nix checks. The builder lets those who hold a
+ticket build on this machine. Nothing is started or enabled at installation.`,
+		// fusermount3, without which the client serves a cache on loopback HTTP.
+		recommends: []string{"fuse3"},
+		suggests:   []string{"nix-bin"},
+		units: []string{
+			"drv-thru-admin.socket", "drv-thru.service",
+			"drv-thru-import-helper.socket", "drv-thru-import-helper.service",
+			"drv-thru-mount@.service",
+		},
+		sysusers: "drv-thru.sysusers",
+		state:    []string{"/var/lib/drv-thru", "/var/cache/drv-thru-mount"},
+		configs:  []string{"serve.json", "import-helper.keys"},
+		examples: []string{"serve.json", "builders.json", "mount-home.conf"},
+	},
+	{
+		name:    "drv-thru-relay",
+		summary: "Relay at which drv-thru's builders and clients meet",
+		description: `Builders and clients that cannot reach each other meet at a relay, which passes
+ciphertext. It needs no Nix. Nothing is started or enabled at installation.`,
+		units: []string{"drv-thru-relay.service"},
+		// The first is a link to the second: systemd.exec(5), DynamicUser=.
+		state:   []string{"/var/lib/drv-thru-relay", "/var/lib/private/drv-thru-relay"},
+		configs: []string{"relay.conf"},
+	},
+}
+
+// packages writes the packages of a platform.
+func (r *release) packages(kind string, b *build) error {
+	if b.os != "linux" {
+		return nil
+	}
+	packager, err := nfpm.Get(kind)
+	if err != nil {
+		return err
+	}
+	for _, p := range packs {
+		info, err := r.info(kind, b, p)
+		if err != nil {
+			return err
+		}
+		if err := nfpm.PrepareForPackager(info, kind); err != nil {
+			return err
+		}
+		f, err := r.create(packager.ConventionalFileName(info))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := packager.Package(info, f); err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// info describes a package to nfpm.
+func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
+	scripts, err := r.scripts(p)
+	if err != nil {
+		return nil, err
+	}
+	notices, err := r.notices(filepath.Join(b.dir, p.name))
+	if err != nil {
+		return nil, err
+	}
+	here := filepath.Join(r.dir, "cmd/packaging")
+	doc := "/usr/share/doc/" + p.name + "/"
+	var contents files.Contents
+	add := func(source, target string, mode uint32) {
+		contents = append(contents, &files.Content{Source: source, Destination: target,
+			FileInfo: &files.ContentFileInfo{Mode: fileMode(mode), MTime: r.time}})
+	}
+	add(filepath.Join(b.dir, p.name), "/usr/bin/"+p.name, 0o755)
+	for _, unit := range p.units {
+		add(filepath.Join(here, "systemd", unit), "/usr/lib/systemd/system/"+unit, 0o644)
+	}
+	if p.sysusers != "" {
+		add(filepath.Join(here, "systemd", p.sysusers), "/usr/lib/sysusers.d/"+p.name+".conf", 0o644)
+	}
+	for _, config := range p.configs {
+		add(filepath.Join(here, "etc", config), "/etc/drv-thru/"+config, 0o644)
+		contents[len(contents)-1].Type = files.TypeConfigNoReplace
+	}
+	for _, example := range p.examples {
+		add(filepath.Join(here, "examples", example), doc+"examples/"+example, 0o644)
+	}
+	for _, f := range b.docs.files {
+		if f.program != p.name {
+			continue
+		}
+		target := f.target
+		if kind == "deb" {
+			target = strings.Replace(target, "zsh/site-functions", "zsh/vendor-completions", 1)
+		}
+		add(f.path, "/usr/share/"+target, 0o644)
+	}
+	add(notices, doc+"copyright", 0o644)
+	add(filepath.Join(r.dir, "README.md"), doc+"README.md", 0o644)
+
+	return nfpm.WithDefaults(&nfpm.Info{
+		Name: p.name, Arch: b.arch, Platform: "linux",
+		Version: r.packageVersion(), VersionSchema: "none", Release: "1",
+		Section: "net", Priority: "optional", License: "MIT",
+		Maintainer: maintainer, Homepage: homepage,
+		Description: p.summary + "\n" + p.description,
+		MTime:       r.time,
+		Overridables: nfpm.Overridables{
+			Recommends: p.recommends, Suggests: p.only(kind, p.suggests),
+			Contents: contents,
+			Scripts:  scripts,
+			Deb:      nfpm.Deb{Compression: "zstd"},
+			RPM:      nfpm.RPM{Summary: p.summary, Compression: "zstd", BuildHost: "localhost", Packager: maintainer},
+		},
+	}), nil
+}
+
+// only keeps the names that Debian has given to packages for Debian.
+func (p pack) only(kind string, names []string) []string {
+	if kind == "deb" {
+		return names
+	}
+	return nil
+}
+
+// scripts writes what the package managers run: the scripts of folder scripts,
+// which both understand, with the package's names in front.
+func (r *release) scripts(p pack) (nfpm.Scripts, error) {
+	var s nfpm.Scripts
+	head := fmt.Sprintf("#!/bin/sh\nset -e\npackage=%s\nunits='%s'\nstate='%s'\n",
+		p.name, strings.Join(p.units, " "), strings.Join(p.state, " "))
+	for name, to := range map[string]*string{
+		"postinstall": &s.PostInstall, "preremove": &s.PreRemove, "postremove": &s.PostRemove,
+	} {
+		body, err := readFile(r.dir, "cmd/packaging/scripts", name+".sh")
+		if err != nil {
+			return s, err
+		}
+		*to = filepath.Join(r.work, p.name+"."+name)
+		if err := writeFile(*to, head+body); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}

@@ -1,0 +1,254 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/e2e/lab"
+)
+
+const (
+	// packagesDir is where machines have the packages, in a directory for each
+	// version: 1 and 2.
+	packagesDir = "/packages"
+	// machineRelay is where the relay of the package listens, on the loopback
+	// interface that the machines have in common.
+	machineRelay = "http://127.0.0.1:7411"
+)
+
+// packageUnits are those of both packages.
+var packageUnits = []string{
+	"drv-thru.service", "drv-thru-admin.socket",
+	"drv-thru-import-helper.socket", "drv-thru-import-helper.service",
+	"drv-thru-mount@.service", "drv-thru-relay.service",
+}
+
+// On whole machines with systemd: a Debian 13 that has relay and builder, and
+// as clients a Debian 13 and a 12 with a user whom Nix does not trust. All are
+// as the packages set them up, with nothing but configuration files changed.
+func TestPackages(t *testing.T) {
+	bind := lab.WithBind(makePackages(t), packagesDir)
+	server := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("server"), bind)
+	installPackages(t, server, "1", "drv-thru", "drv-thru-relay")
+	unitsAreSound(t, server)
+
+	server.Shell(lab.RootUser, "printf 'DRV_THRU_RELAY_LISTEN=127.0.0.1:7411\nDRV_THRU_RELAY_HOSTNAME=127.0.0.1:7411\n' >>/etc/drv-thru/relay.conf")
+	server.WriteFile(lab.RootUser, "/etc/drv-thru/serve.json", fmt.Sprintf(`{"relays": [%q], "listen": "none", "policies": {"few": {}}}`, machineRelay))
+	systemctl(t, server, "enable", "--now", "drv-thru-relay", "drv-thru")
+	key := server.Run(lab.RootUser, "cat", "/var/lib/drv-thru/signing-public.key")
+	ticket := machineTicket(t, server, "--policy", "few")
+	if out, err := as(server, lab.Alice, "drv-thru", "ticket", "list").CombinedOutput(); err == nil {
+		t.Errorf("alice may list tickets:\n%s", out)
+	}
+
+	client := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("client"), bind, lab.WithNetOf(server))
+	old := lab.NewMachine(t, lab.BookwormMachine, lab.WithName("old-client"), bind, lab.WithNetOf(server))
+	for _, c := range []*lab.Machine{client, old} {
+		installPackages(t, c, "1", "drv-thru")
+		must(t, c.Command(lab.RootUser, "usermod", "-aG", "drv-thru-import", lab.Alice))
+		c.Shell(lab.RootUser, "echo '"+key+"' >>/etc/drv-thru/import-helper.keys")
+		systemctl(t, c, "enable", "--now", "drv-thru-import-helper.socket")
+		buildOnMachine(t, c, ticket, "first on "+c.Name())
+	}
+
+	mountSurvives(t, server, client, ticket, key)
+
+	// An upgrade restarts what runs, and nothing else; what was configured and
+	// what was made stay.
+	before := mainPID(t, server, "drv-thru.service")
+	must(t, server.Command(lab.RootUser, "sh", "-c", "dpkg -i "+packagesDir+"/2/*.deb"))
+	if after := mainPID(t, server, "drv-thru.service"); after == before {
+		t.Errorf("the builder was not restarted: process %s", after)
+	}
+	must(t, old.Command(lab.RootUser, "sh", "-c", "dpkg -i "+packagesDir+"/2/drv-thru_*.deb"))
+	for unit, want := range map[string]string{
+		"drv-thru.service": "enabled active", "drv-thru-relay.service": "enabled active", "drv-thru-import-helper.socket": "disabled inactive",
+	} {
+		if state := unitState(server, unit); state != want {
+			t.Errorf("after the upgrade %s is %s, want %s", unit, state, want)
+		}
+	}
+	buildOnMachine(t, old, ticket, "second")
+
+	// A shutdown waits for nothing, though somebody is in the mount.
+	must(t, client.Command(lab.RootUser, "systemd-run", "--property=WorkingDirectory=/run/drv-thru/home", "sleep", "1h"))
+	console := client.PowerOff()
+	says(t, console, "Stopped drv-thru-mount@home.service", "Stopped target network-online.target")
+	saysNot(t, console, "timed out", "Killing")
+
+	// Who removes the package keeps the state; a purge takes it.
+	must(t, server.Command(lab.RootUser, "dpkg", "-r", "drv-thru", "drv-thru-relay"))
+	if left := server.Run(lab.RootUser, "sh", "-c", "pgrep -a drv-thru; ls /etc/systemd/system/*.wants | grep drv-thru; true"); left != "" {
+		t.Errorf("after the removal there is still %s", left)
+	}
+	server.Run(lab.RootUser, "test", "-e", "/var/lib/drv-thru/secret.key", "-a", "-e", "/etc/drv-thru/serve.json")
+	must(t, server.Command(lab.RootUser, "dpkg", "-P", "drv-thru", "drv-thru-relay"))
+	if left := server.Run(lab.RootUser, "sh", "-c", "ls -d /etc/drv-thru /var/lib/drv-thru* /var/lib/private/drv-thru* /run/drv-thru* 2>/dev/null || true"); left != "" {
+		t.Errorf("after the purge there is still %s", left)
+	}
+}
+
+// makePackages makes the packages of this checkout, and the same ones once more
+// with a higher version, and returns their directory.
+func makePackages(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	out, err := exec.Command("go", "-C", "../cmd/packaging", "run", ".", "-only", "deb",
+		"-platform", "linux/"+runtime.GOARCH, "-version", "1.0.0", "-out", filepath.Join(dir, "1")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	const repack = `cd "$1" && mkdir 2 && for deb in 1/*.deb; do
+		dpkg-deb -R "$deb" tree && sed -i 's/^Version: .*/Version: 2.0.0/' tree/DEBIAN/control &&
+		dpkg-deb -Znone -b tree "2/$(basename "$deb")" && rm -r tree || exit 1
+	done`
+	if out, err := exec.Command("sh", "-c", repack, "sh", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
+}
+
+// installPackages installs packages of a version, and wants nothing to run or to
+// be enabled after it.
+func installPackages(t *testing.T, m *lab.Machine, version string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		must(t, m.Command(lab.RootUser, "sh", "-c", "dpkg -i "+packagesDir+"/"+version+"/"+name+"_*.deb"))
+	}
+	for _, unit := range packageUnits {
+		if state := unitState(m, unit); strings.Contains(state, "enabled") || strings.HasSuffix(state, " active") {
+			t.Errorf("%s: after the installation %s is %s", m.Name(), unit, state)
+		}
+	}
+}
+
+// unitState is what "systemctl is-enabled" and "is-active" say. Both fail where
+// the answer is no.
+func unitState(m *lab.Machine, unit string) string {
+	enabled, _ := m.Command(lab.RootUser, "systemctl", "is-enabled", unit).Output()
+	active, _ := m.Command(lab.RootUser, "systemctl", "is-active", unit).Output()
+	return strings.TrimSpace(string(enabled)) + " " + strings.TrimSpace(string(active))
+}
+
+// systemctl runs it, and shows the journal when it fails.
+func systemctl(t *testing.T, m *lab.Machine, args ...string) {
+	t.Helper()
+	if out, err := m.Command(lab.RootUser, append([]string{"systemctl"}, args...)...).CombinedOutput(); err != nil {
+		journal, _ := m.Command(lab.RootUser, "journalctl", "--no-pager", "-n", "60").Output()
+		t.Fatalf("%s: systemctl %s: %v\n%s%s", m.Name(), strings.Join(args, " "), err, out, journal)
+	}
+}
+
+// exposure is the last line of systemd-analyze security.
+var exposure = regexp.MustCompile(`Overall exposure level for \S+: (\S+) `)
+
+// unitsAreSound wants systemd to find nothing wrong with the units, and little
+// that the two services with a network could do beyond their work.
+func unitsAreSound(t *testing.T, m *lab.Machine) {
+	t.Helper()
+	if out, err := m.Command(lab.RootUser, "sh", "-c", "systemd-analyze verify --man=no /usr/lib/systemd/system/drv-thru*").CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+	for _, unit := range []string{"drv-thru.service", "drv-thru-relay.service"} {
+		out, err := m.Command(lab.RootUser, "systemd-analyze", "security", "--no-pager", "--threshold=20", unit).CombinedOutput()
+		if err != nil {
+			t.Errorf("systemd-analyze security %s: %v\n%s", unit, err, out)
+		}
+		if level := exposure.FindSubmatch(out); level != nil {
+			t.Logf("%s: exposure %s", unit, level[1])
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.HasPrefix(line, "✗") {
+				t.Log(strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
+// as prepares a command of a user with all of the user's groups.
+func as(m *lab.Machine, user string, argv ...string) *lab.Cmd {
+	home := "/home/" + user
+	return m.Command(lab.RootUser, append([]string{"runuser", "-u", user, "--"}, argv...)...).
+		AddEnv("HOME="+home, "USER="+user, "LOGNAME="+user, "NIX_REMOTE=daemon").In(home)
+}
+
+var ticketWord = regexp.MustCompile(`\bdrvthru[a-z2-7]+\b`)
+
+// machineTicket makes a ticket as root does, with nothing said about where the
+// builder is.
+func machineTicket(t *testing.T, m *lab.Machine, args ...string) string {
+	t.Helper()
+	out := must(t, m.Command(lab.RootUser, append([]string{"drv-thru", "ticket", "create", "--uses", "unlimited"}, args...)...))
+	ticket := ticketWord.FindString(out)
+	if ticket == "" {
+		t.Fatalf("no ticket in %q", out)
+	}
+	return ticket
+}
+
+// buildOnMachine builds as alice, over there, and returns the path. It comes in
+// through the helper: Nix does not trust her, nor the builder's key.
+func buildOnMachine(t *testing.T, m *lab.Machine, ticket, salt string) string {
+	t.Helper()
+	c := as(m, lab.Alice, "drv-thru", "build", "--no-link", "--print-out-paths", "--impure", "--expr", string(lab.Hello(salt))).
+		AddEnv("DRV_THRU_TICKET=" + ticket)
+	var stderr strings.Builder
+	c.Stderr = &stderr
+	out, err := c.Output()
+	if err != nil {
+		journal, _ := m.Command(lab.RootUser, "journalctl", "--no-pager", "-n", "60").Output()
+		t.Fatalf("%s: %v\n%s%s", m.Name(), err, stderr.String(), journal)
+	}
+	path := strings.TrimSpace(string(out))
+	if got := must(t, as(m, lab.Alice, path+"/bin/hello")); got != "hello "+salt {
+		t.Errorf("%s: bin/hello prints %q", m.Name(), got)
+	}
+	says(t, must(t, m.Command(lab.RootUser, "journalctl", "--no-pager", "-u", "drv-thru-import-helper")), "msg=imported")
+	return path
+}
+
+// mountSurvives has Nix substitute from a mount, before and after the relay was
+// restarted.
+func mountSurvives(t *testing.T, server, client *lab.Machine, ticket, key string) {
+	t.Helper()
+	client.WriteSecret(lab.RootUser, "/etc/drv-thru/home.ticket", ticket)
+	client.WriteFile(lab.RootUser, "/etc/drv-thru/mount-home.conf", "DRV_THRU_TICKET_FILE=/etc/drv-thru/home.ticket\n")
+	systemctl(t, client, "enable", "--now", "drv-thru-mount@home")
+	mount := mainPID(t, client, "drv-thru-mount@home")
+	substitute := func(path string) error {
+		client.Delete(path)
+		out, err := client.Command(lab.RootUser, "nix-store", "-r", path, "--option", "substituters", "file:///run/drv-thru/home",
+			"--option", "trusted-public-keys", key).AddEnv("NIX_REMOTE=daemon").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	}
+	if err := substitute(buildOnMachine(t, client, ticket, "mounted")); err != nil {
+		t.Fatal(err)
+	}
+	systemctl(t, server, "restart", "drv-thru-relay")
+	// What has not been read before, so the mount has to ask for it.
+	path := buildOnMachine(t, client, ticket, "after the restart")
+	var err error
+	eventually(t, "the mount has found the relay again", func() bool { err = substitute(path); return err == nil })
+	if again := mainPID(t, client, "drv-thru-mount@home"); again != mount {
+		t.Errorf("the mount was restarted: process %s, not %s", again, mount)
+	}
+}
+
+func mainPID(t *testing.T, m *lab.Machine, unit string) string {
+	t.Helper()
+	pid := must(t, m.Command(lab.RootUser, "systemctl", "show", "--value", "--property=MainPID", unit))
+	if state := unitState(m, unit); pid == "0" || !strings.HasSuffix(state, " active") {
+		t.Fatalf("%s: %s is %s", m.Name(), unit, state)
+	}
+	return pid
+}
