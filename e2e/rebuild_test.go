@@ -40,9 +40,20 @@ func TestRebuild(t *testing.T) {
 					t.Errorf("%v; it should have been built %d times:\n%s", err, times, out)
 				}
 			}
+			// It is here now: nobody has to be named, and nobody is asked.
+			named := func(e lab.Expr) *lab.Cmd {
+				return ch.Command(c.User, "drv-thru", "build", "-o", "/tmp/rebuilt", "--impure", "--expr", string(e))
+			}
+			here, err := offline(named(e)).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, here)
+			}
+			says(t, string(here), "everything is here already; nobody was asked", "-hello")
+			says(t, fails(t, named(lab.Hello("elsewhere")), wire.ExitUsage), "has to be built elsewhere", "--ticket TICKET, --builder NAME", "--server ID")
+
 			holder := []string{"--ticket", b.Ticket("--uses", "unlimited")}
 			out := fails(t, rebuild(holder, lab.Random("rebuild")), wire.ExitBuildFailed)
-			says(t, out, "the second build gave another result", "/nix/store/", "-random' differs")
+			says(t, out, "the second build gave another result", "/nix/store/", "differs")
 			saysNot(t, out, ".check", "share/random")
 			if err := bh.Verify(); err != nil {
 				t.Error("a ticket leaves something behind:", err)

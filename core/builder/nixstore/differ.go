@@ -23,8 +23,9 @@ const checkSuffix = ".check"
 // maxDiffering bounds the files that are named.
 const maxDiffering = 20
 
-// kept is how Nix says where it has kept the other result.
-var kept = regexp.MustCompile(`output '([^']+)' differs from '([^']+)'`)
+// kept is how Nix says where it has kept the other result; its quotes depend on
+// the version.
+var kept = regexp.MustCompile(`output ['"]([^'"]+)['"] differs from ['"]([^'"]+)['"]`)
 
 // differences names the files in which the two results differ that a message is
 // about, if both are there.

@@ -80,6 +80,7 @@ func TestDifferencesOfWhat(t *testing.T) {
 		"",
 		"output '/nix/store/00000000000000000000000000000000-a' differs",
 		"output '/etc' differs from '/etc.check'",
+		`output "/etc" differs from "/etc.check"`,
 		"output '/nix/store/00000000000000000000000000000000-a' differs from '/etc/passwd'",
 	} {
 		if got := differences(t.Context(), message); got != "" {
