@@ -28,7 +28,7 @@
         };
 
         # e2e/test computes this one and says when it has changed.
-        vendorHash = "sha256-aVG//1hdoIOfbmNvbgnpf+DUEyte1Y86D203IqOTcN8=";
+        vendorHash = "sha256-nl0z7K8i23JbWQR50+tPNP8fP/u8h6J+JZPR1CULRbE=";
 
         subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
         env.CGO_ENABLED = 0;

@@ -38,6 +38,16 @@ func Hello(salt string) Expr {
 		echo built hello`)
 }
 
+// Random makes the file random, which is another one each time, and the file
+// same, which is not.
+func Random(salt string) Expr {
+	return drv("random", salt, `
+		mkdir -p $out/share
+		echo same > $out/share/same
+		read -r uuid < /proc/sys/kernel/random/uuid
+		echo $uuid > $out/share/random`)
+}
+
 // HelloFlake is a flake.nix whose packages.<system>.hello and default are
 // [Hello].
 func HelloFlake(salt string) string {
