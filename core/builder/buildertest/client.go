@@ -36,6 +36,8 @@ type Client struct {
 	Server *httptest.Server
 	ID     key.ID
 	Secret *ticket.Secret
+	// HTTP is used instead of the server's own client, unless nil.
+	HTTP *http.Client
 }
 
 // Do sends a request and returns the answer, or its error.
@@ -52,7 +54,11 @@ func (c *Client) Do(method, path string, body io.Reader, header ...string) (*htt
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := c.Server.Client().Do(req)
+	client := c.HTTP
+	if client == nil {
+		client = c.Server.Client()
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
