@@ -137,7 +137,8 @@
 // When the builder restarts, builds that had not ended become interrupted:
 // asking for their events fails with [CodeRestarted]. A client that is still
 // there repeats PUT /v1/builds/{id} with the same document, which spends
-// nothing; the numbers of events go on after those that it has seen.
+// nothing; the numbers of events go on after those that it has seen. A build that
+// was created with detach and had all of its inputs begins again by itself.
 //
 // A client that has no events stream open for longer than the builder's grace
 // period is taken to be gone, and its build is cancelled unless it was created
