@@ -78,6 +78,7 @@ var refusals = map[string]string{
 	"listenAtRelayInside": "listen and embeddedRelay.listen both have port 7411",
 	"listenAtRelay":       "server.listen and relay.listen both have port 7411",
 	"announceNothing":     "Set listen",
+	"metricsForAll":       "other machines would reach 0.0.0.0:9412",
 	"strayToken":          "relayTokenFiles: https://relay.example.org is none of relays",
 	"unknownPolicy":       "there is no policy called nightly",
 	"policyName":          "which every night is not",
