@@ -24,7 +24,8 @@ import (
 // drv-thru build through the relay: cold, when the builder does not know yet
 // which chunks there are; again, with an empty chunk store; and warm, with the
 // chunk store that this has filled. It reports the medians of the rounds and the
-// ratios of the medians.
+// ratios of the medians: of the time that passes, and (cpu) of the core-seconds that
+// all processes of the three hosts take together, which a busy machine changes less.
 func BenchmarkImport(b *testing.B) {
 	p := newImportPair(b)
 	for _, c := range []struct {
@@ -34,20 +35,23 @@ func BenchmarkImport(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			closure := p.build(c.expr)
 			ways := []string{"raw", "ssh-ng", "cold", "repeat", "warm"}
-			took := make(map[string][]time.Duration)
+			took, spent := make(map[string][]time.Duration), make(map[string][]time.Duration)
 			for b.Loop() {
 				for _, way := range ways {
-					took[way] = append(took[way], p.timed(closure, p.prepare(way, closure)))
+					t, cpu := p.timed(closure, p.prepare(way, closure))
+					took[way], spent[way] = append(took[way], t), append(spent[way], cpu)
 				}
 			}
 			b.ReportMetric(0, "ns/op") // means nothing: five imports are one op
-			raw, ssh := median(took["raw"]).Seconds(), median(took["ssh-ng"]).Seconds()
-			for _, way := range ways {
-				b.ReportMetric(median(took[way]).Seconds(), way+"-s")
-			}
-			for _, way := range ways[2:] {
-				b.ReportMetric(median(took[way]).Seconds()/raw, way+"-x-raw")
-				b.ReportMetric(median(took[way]).Seconds()/ssh, way+"-x-ssh-ng")
+			for unit, all := range map[string]map[string][]time.Duration{"": took, "-cpu": spent} {
+				raw, ssh := median(all["raw"]).Seconds(), median(all["ssh-ng"]).Seconds()
+				for _, way := range ways {
+					b.ReportMetric(median(all[way]).Seconds(), way+unit+"-s")
+				}
+				for _, way := range ways[2:] {
+					b.ReportMetric(median(all[way]).Seconds()/raw, way+unit+"-x-raw")
+					b.ReportMetric(median(all[way]).Seconds()/ssh, way+unit+"-x-ssh-ng")
+				}
 			}
 		})
 	}
@@ -81,6 +85,7 @@ type importPair struct {
 	t        testing.TB
 	builder  *lab.Builder
 	client   *lab.Client
+	hosts    []*lab.Host
 	ticket   string
 	key      string   // file of the key that the client trusts for the other ways
 	raw      string   // URL of a binary cache without compression in the client's tmpfs
@@ -95,13 +100,15 @@ func newImportPair(t testing.TB) *importPair {
 	p := &importPair{t: t}
 	bh := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
 	bh.StartDaemon()
-	relay := lab.StartRelay(t, lab.NewHost(t, lab.Trixie, lab.WithName("relay")))
+	rh := lab.NewHost(t, lab.Trixie, lab.WithName("relay"))
+	relay := lab.StartRelay(t, rh)
 	p.builder = lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
 	secret, public := bh.Key(lab.RootUser, "peer-1")
 	p.key = secret
 	ch := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
 	ch.StartDaemon("trusted-public-keys = " + p.builder.PublicKey() + " " + public)
 	p.client = lab.NewClient(t, ch)
+	p.hosts = []*lab.Host{bh, rh, ch}
 	p.ticket = p.builder.Ticket("--uses", "unlimited")
 	p.sshStore, p.sshEnv = bh.SSHD(lab.BuilderUser).Allow(ch, lab.Alice)
 	return p
@@ -166,13 +173,23 @@ func (p *importPair) copyFrom(store string, closure []string) *lab.Cmd {
 	return c
 }
 
-// timed deletes the client's copy and measures how long c takes to bring it back.
-func (p *importPair) timed(closure []string, c *lab.Cmd) time.Duration {
+// timed deletes the client's copy and measures how long c takes to bring it back,
+// and how much CPU time everybody spends on it.
+func (p *importPair) timed(closure []string, c *lab.Cmd) (took, cpu time.Duration) {
 	p.t.Helper()
 	p.client.Host.Delete(closure...)
-	start := time.Now()
+	spent := func() (sum time.Duration) {
+		for _, h := range p.hosts {
+			sum += h.CPU()
+		}
+		return sum
+	}
+	before, start := spent(), time.Now()
 	out, err := c.CombinedOutput()
-	took := time.Since(start)
+	took = time.Since(start)
+	if c.ProcessState != nil {
+		cpu = spent() - before + c.ProcessState.UserTime() + c.ProcessState.SystemTime()
+	}
 	if err != nil {
 		p.t.Fatalf("%v\n%s", err, out)
 	}
@@ -181,7 +198,7 @@ func (p *importPair) timed(closure []string, c *lab.Cmd) time.Duration {
 			p.t.Fatalf("%s did not come:\n%s", path, out)
 		}
 	}
-	return took
+	return took, cpu
 }
 
 func median(all []time.Duration) time.Duration {

@@ -10,10 +10,8 @@ const (
 	// slow link's answers short, the second fills 1 Gb/s over 60 ms twice.
 	minWindow = 512 << 10
 	maxWindow = 16 << 20
-	// unknownWindow is that while the link is unknown, fastWindow the least on
-	// a link that is fast however near the builder is.
+	// unknownWindow is that while the link is unknown.
 	unknownWindow = 1 << 20
-	fastWindow    = 4 << 20
 	// sampleBytes is how much must have come before the measure is believed.
 	sampleBytes = 512 << 10
 	// sampleTime is how long what was measured counts fully.
@@ -105,7 +103,7 @@ func (g *goodput) window() (all, one int) {
 	rate := g.perSecond()
 	all = unknownWindow
 	if rate > 0 {
-		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/4, fastWindow), minWindow), maxWindow))
+		all = int(min(max(2*rate*g.wait.Seconds(), rate/4, minWindow), maxWindow))
 	}
 	return all, min(max(all/4, minWindow/2), blockSize)
 }

@@ -79,7 +79,13 @@ type event struct {
 // goTest runs "go test -json" and counts every test, benchmark and subtest, and
 // every package that fails for another reason than its tests.
 func (t *tally) goTest(prefix string, env []string, args ...string) {
+	t.goTestIn(".", prefix, env, args...)
+}
+
+// goTestIn is goTest in a folder, which may be another module's.
+func (t *tally) goTestIn(dir, prefix string, env []string, args ...string) {
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
