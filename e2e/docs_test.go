@@ -135,8 +135,8 @@ func newReader(t *testing.T) *reader {
 	// The home of the lab's own user for services, which the README's has.
 	r.builder.Run(lab.RootUser, "rm", "-r", "/var/lib/drv-thru")
 	r.client.StartDaemon()
-	r.builder.WriteFile(lab.RootUser, "/usr/local/bin/sudo", sudo)
-	r.builder.Run(lab.RootUser, "chmod", "+x", "/usr/local/bin/sudo")
+	r.builder.WriteFile(lab.RootUser, "/usr/bin/sudo", sudo)
+	r.builder.Run(lab.RootUser, "chmod", "+x", "/usr/bin/sudo")
 	r.client.WriteFile(lab.Alice, "/home/alice/src/flake.nix", lab.Flake(map[string]lab.Expr{
 		"hello": lab.Hello("from another machine"), "again": lab.Hello("docs"),
 	}))
