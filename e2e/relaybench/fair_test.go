@@ -26,15 +26,10 @@ func BenchmarkFair(b *testing.B) {
 	spawn(b, "rawbuilder", relayURL)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	route := relayURL + strings.Replace(wire.RouteRelayDial, "{endpoint}", secret("builder").ID().String(), 1)
 	for b.Loop() {
 		conns := make([]*wsconn.Conn, circuits)
 		for i := range conns {
-			ws, _, err := wsconn.Dial(ctx, route, wsconn.DialOptions{Protocols: []string{wire.RelayProtocol}})
-			if err != nil {
-				b.Fatal(err)
-			}
-			conns[i] = wsconn.New(ws, wire.RelayMaxMessage)
+			conns[i] = dialRaw(b, ctx, relayURL)
 		}
 		var counts [circuits]atomic.Int64
 		var wg sync.WaitGroup
@@ -83,6 +78,17 @@ func BenchmarkFair(b *testing.B) {
 		b.ReportMetric(float64(peak)/1024, "relay-MiB")
 		b.ReportMetric(0, "ns/op")
 	}
+}
+
+// dialRaw opens a circuit without TLS and HTTP.
+func dialRaw(b *testing.B, ctx context.Context, relayURL string) *wsconn.Conn {
+	b.Helper()
+	route := relayURL + strings.Replace(wire.RouteRelayDial, "{endpoint}", secret("builder").ID().String(), 1)
+	ws, _, err := wsconn.Dial(ctx, route, wsconn.DialOptions{Protocols: []string{wire.RelayProtocol}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return wsconn.New(ws, wire.RelayMaxMessage)
 }
 
 // sendForever answers the first byte of a circuit with bytes without end.
