@@ -34,6 +34,14 @@ lint:
 wasm:
     e2e/test wasm
 
+# everything that a release has, into dist: packages, archives, image, SBOMs, checksums
+release *flags:
+    go -C cmd/packaging run . {{flags}}
+
+# the release twice, from clean clones without caches, and that the bytes are the same
+reproduce:
+    e2e/release
+
 # format
 fmt:
     gofmt -w .

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -38,8 +39,9 @@ func TestPackages(t *testing.T) {
 	server := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("server"), bind)
 	installPackages(t, server, "1", "drv-thru", "drv-thru-relay")
 	unitsAreSound(t, server)
+	imageRuns(t, server)
 
-	server.Shell(lab.RootUser, "printf 'DRV_THRU_RELAY_LISTEN=127.0.0.1:7411\nDRV_THRU_RELAY_HOSTNAME=127.0.0.1:7411\n' >>/etc/drv-thru/relay.conf")
+	server.Shell(lab.RootUser, "printf 'DRV_THRU_RELAY_LISTEN=127.0.0.1:7411\nDRV_THRU_RELAY_HOSTNAME=127.0.0.1:7411\nDRV_THRU_RELAY_DRAIN_TIMEOUT=1s\n' >>/etc/drv-thru/relay.conf")
 	server.WriteFile(lab.RootUser, "/etc/drv-thru/serve.json", fmt.Sprintf(`{"relays": [%q], "listen": "none", "policies": {"few": {}}}`, machineRelay))
 	systemctl(t, server, "enable", "--now", "drv-thru-relay", "drv-thru")
 	key := server.Run(lab.RootUser, "cat", "/var/lib/drv-thru/signing-public.key")
@@ -48,7 +50,8 @@ func TestPackages(t *testing.T) {
 		t.Errorf("alice may list tickets:\n%s", out)
 	}
 
-	client := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("client"), bind, lab.WithNetOf(server))
+	journal := t.TempDir()
+	client := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("client"), bind, lab.WithNetOf(server), lab.WithShared(journal, "/var/log/journal"))
 	old := lab.NewMachine(t, lab.BookwormMachine, lab.WithName("old-client"), bind, lab.WithNetOf(server))
 	for _, c := range []*lab.Machine{client, old} {
 		installPackages(t, c, "1", "drv-thru")
@@ -77,11 +80,7 @@ func TestPackages(t *testing.T) {
 	}
 	buildOnMachine(t, old, ticket, "second")
 
-	// A shutdown waits for nothing, though somebody is in the mount.
-	must(t, client.Command(lab.RootUser, "systemd-run", "--property=WorkingDirectory=/run/drv-thru/home", "sleep", "1h"))
-	console := client.PowerOff()
-	says(t, console, "Stopped drv-thru-mount@home.service", "Stopped target network-online.target")
-	saysNot(t, console, "timed out", "Killing")
+	shutdownIsQuick(t, client, journal)
 
 	// Who removes the package keeps the state; a purge takes it.
 	must(t, server.Command(lab.RootUser, "dpkg", "-r", "drv-thru", "drv-thru-relay"))
@@ -100,11 +99,12 @@ func TestPackages(t *testing.T) {
 func makePackages(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	out, err := exec.Command("go", "-C", "../cmd/packaging", "run", ".", "-only", "deb",
+	out, err := exec.Command("go", "-C", "../cmd/packaging", "run", ".", "-only", "deb,image",
 		"-platform", "linux/"+runtime.GOARCH, "-version", "1.0.0", "-out", filepath.Join(dir, "1")).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	unpackImage(t, filepath.Join(dir, "1"), filepath.Join(dir, "image"))
 	const repack = `cd "$1" && mkdir 2 && for deb in 1/*.deb; do
 		dpkg-deb -R "$deb" tree && sed -i 's/^Version: .*/Version: 2.0.0/' tree/DEBIAN/control &&
 		dpkg-deb -Znone -b tree "2/$(basename "$deb")" && rm -r tree || exit 1
@@ -172,6 +172,62 @@ func unitsAreSound(t *testing.T, m *lab.Machine) {
 	}
 }
 
+// unpackImage unpacks the relay's image for this machine's processor, as a
+// container engine does: the OCI image layout and image index specifications.
+func unpackImage(t *testing.T, from, to string) {
+	t.Helper()
+	layout := t.TempDir()
+	if out, err := exec.Command("sh", "-c", `tar -xf "$0"/*-oci.tar -C "$1"`, from, layout).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	type descriptor struct {
+		Digest   string
+		Platform struct{ OS, Architecture string }
+	}
+	type document struct {
+		Manifests, Layers []descriptor
+	}
+	read := func(name string) (d document) {
+		text, err := os.ReadFile(filepath.Join(layout, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		decode(t, string(text), &d)
+		return d
+	}
+	blob := func(d descriptor) string { return "blobs/" + strings.Replace(d.Digest, ":", "/", 1) }
+	for _, image := range read(blob(read("index.json").Manifests[0])).Manifests {
+		if image.Platform.Architecture != runtime.GOARCH {
+			continue
+		}
+		if err := os.Mkdir(to, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		layer := filepath.Join(layout, blob(read(blob(image)).Layers[0]))
+		if out, err := exec.Command("tar", "-xzf", layer, "-C", to).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	t.Fatal("no image for " + runtime.GOARCH)
+}
+
+// imageRuns runs the relay of the image as nobody, with nothing but the image's
+// files, none of which it can write to.
+func imageRuns(t *testing.T, m *lab.Machine) {
+	t.Helper()
+	must(t, m.Command(lab.RootUser, "systemd-run", "--unit=image", "--property=RootDirectory="+packagesDir+"/image",
+		"--property=User=65534", "--property=Group=65534", "--property=CapabilityBoundingSet=", "--property=MountAPIVFS=no",
+		"/usr/bin/drv-thru-relay", "--listen", "127.0.0.1:7419", "--hostname", "127.0.0.1:7419"))
+	const ask = `exec 3<>/dev/tcp/127.0.0.1/7419 && printf 'GET /healthz HTTP/1.0\r\n\r\n' >&3 && cat <&3`
+	var answer []byte
+	eventually(t, "the image's relay answers", func() bool {
+		answer, _ = m.Command(lab.RootUser, "bash", "-c", ask).Output()
+		return strings.Contains(string(answer), "200 OK")
+	})
+	must(t, m.Command(lab.RootUser, "systemctl", "stop", "image"))
+}
+
 // as prepares a command of a user with all of the user's groups.
 func as(m *lab.Machine, user string, argv ...string) *lab.Cmd {
 	home := "/home/" + user
@@ -197,21 +253,28 @@ func machineTicket(t *testing.T, m *lab.Machine, args ...string) string {
 // through the helper: Nix does not trust her, nor the builder's key.
 func buildOnMachine(t *testing.T, m *lab.Machine, ticket, salt string) string {
 	t.Helper()
+	path, err := tryBuildOnMachine(m, ticket, salt)
+	if err != nil {
+		journal, _ := m.Command(lab.RootUser, "journalctl", "--no-pager", "-n", "60").Output()
+		t.Fatalf("%s: %v\n%s", m.Name(), err, journal)
+	}
+	if got := must(t, as(m, lab.Alice, path+"/bin/hello")); got != "hello "+salt {
+		t.Errorf("%s: bin/hello prints %q", m.Name(), got)
+	}
+	says(t, must(t, m.Command(lab.RootUser, "journalctl", "--no-pager", "-u", "drv-thru-import-helper")), "msg=imported")
+	return path
+}
+
+func tryBuildOnMachine(m *lab.Machine, ticket, salt string) (string, error) {
 	c := as(m, lab.Alice, "drv-thru", "build", "--no-link", "--print-out-paths", "--impure", "--expr", string(lab.Hello(salt))).
 		AddEnv("DRV_THRU_TICKET=" + ticket)
 	var stderr strings.Builder
 	c.Stderr = &stderr
 	out, err := c.Output()
 	if err != nil {
-		journal, _ := m.Command(lab.RootUser, "journalctl", "--no-pager", "-n", "60").Output()
-		t.Fatalf("%s: %v\n%s%s", m.Name(), err, stderr.String(), journal)
+		return "", fmt.Errorf("%w\n%s", err, stderr.String())
 	}
-	path := strings.TrimSpace(string(out))
-	if got := must(t, as(m, lab.Alice, path+"/bin/hello")); got != "hello "+salt {
-		t.Errorf("%s: bin/hello prints %q", m.Name(), got)
-	}
-	says(t, must(t, m.Command(lab.RootUser, "journalctl", "--no-pager", "-u", "drv-thru-import-helper")), "msg=imported")
-	return path
+	return strings.TrimSpace(string(out)), nil
 }
 
 // mountSurvives has Nix substitute from a mount, before and after the relay was
@@ -236,12 +299,37 @@ func mountSurvives(t *testing.T, server, client *lab.Machine, ticket, key string
 	}
 	systemctl(t, server, "restart", "drv-thru-relay")
 	// What has not been read before, so the mount has to ask for it.
-	path := buildOnMachine(t, client, ticket, "after the restart")
-	var err error
-	eventually(t, "the mount has found the relay again", func() bool { err = substitute(path); return err == nil })
+	var path string
+	eventually(t, "the builder has registered again", func() bool {
+		var err error
+		path, err = tryBuildOnMachine(client, ticket, "after the restart")
+		return err == nil
+	})
+	eventually(t, "the mount has found the builder again", func() bool { return substitute(path) == nil })
 	if again := mainPID(t, client, "drv-thru-mount@home"); again != mount {
 		t.Errorf("the mount was restarted: process %s, not %s", again, mount)
 	}
+}
+
+// shutdownIsQuick turns off a machine in whose mount somebody is. journal is
+// where its journal can be read afterwards.
+func shutdownIsQuick(t *testing.T, m *lab.Machine, journal string) {
+	t.Helper()
+	must(t, m.Command(lab.RootUser, "systemd-run", "--property=WorkingDirectory=/run/drv-thru/home", "sleep", "1h"))
+	// What the unit sets, and systemd sees to.
+	if limit := must(t, m.Command(lab.RootUser, "systemctl", "show", "--value", "--property=TimeoutStopUSec", "drv-thru-mount@home")); limit != "5s" {
+		t.Errorf("the mount may take %s to stop", limit)
+	}
+	m.PowerOff()
+	out, err := exec.Command("journalctl", "--directory="+journal, "--no-pager").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, after, found := strings.Cut(string(out), "Stopping drv-thru-mount@home.service")
+	if !found || !strings.Contains(after, "Stopped drv-thru-mount@home.service") {
+		t.Errorf("the mount was not stopped:\n%s", tailOf(string(out)))
+	}
+	saysNot(t, after, "timed out", "Failed with result")
 }
 
 func mainPID(t *testing.T, m *lab.Machine, unit string) string {

@@ -141,20 +141,23 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 		cfg.cacheBytes = math.MaxInt64 / 2 // unlimited
 	}
 	if cfg.cacheDir = f.cacheDir; cfg.cacheDir == "" {
-		cfg.cacheDir = a.mountCacheDir(r)
+		cfg.cacheDir = a.mountCache(r)
 	}
 	return cfg, nil
 }
 
-// mountCacheDir is where a mount keeps what was read by default; "" when there is
+// mountCache is where a mount keeps what was read by default; "" when there is
 // no place for it.
-func (a *app) mountCacheDir(r *route) string {
+func (a *app) mountCache(r *route) string {
 	base, err := a.cacheDir()
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(base, "mount", r.builder.String())
+	return filepath.Join(base, mountCacheDir, r.builder.String())
 }
+
+// mountCacheDir is the directory of what mounts keep, in the cache directory.
+const mountCacheDir = "mount"
 
 // readTicketFile reads a ticket from a file.
 func readTicketFile(name string) (string, error) {

@@ -93,23 +93,21 @@ func (r *release) make(ctx context.Context) error {
 		if built[p] != nil {
 			continue
 		}
-		b, err := r.build(ctx, p)
-		if err != nil {
+		var err error
+		if built[p], err = r.build(ctx, p); err != nil {
 			return err
 		}
-		built[p] = b
 	}
 	docs, err := r.docs(ctx, built[host])
 	if err != nil {
 		return err
 	}
+	return r.pack(built, docs)
+}
+
+// pack writes the files of what was built.
+func (r *release) pack(built map[platform]*build, docs *docs) error {
 	for _, kind := range r.kinds {
-		if kind == "image" {
-			if err := r.image(built); err != nil {
-				return fmt.Errorf("image: %w", err)
-			}
-			continue
-		}
 		for _, p := range r.platforms {
 			b := built[p]
 			b.docs = docs
@@ -124,6 +122,11 @@ func (r *release) make(ctx context.Context) error {
 			}
 			if err != nil {
 				return fmt.Errorf("%s for %s: %w", kind, p, err)
+			}
+		}
+		if kind == "image" {
+			if err := r.image(built); err != nil {
+				return fmt.Errorf("image: %w", err)
 			}
 		}
 	}

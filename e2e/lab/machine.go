@@ -152,24 +152,15 @@ func systemdBelow(init int) int {
 	return 0
 }
 
-// PowerOff shuts the machine down, as its power button would, and returns what
-// its console has shown since it was switched on.
-func (m *Machine) PowerOff() string {
+// PowerOff shuts the machine down, as its power button would, and waits until it
+// is off.
+func (m *Machine) PowerOff() {
 	m.t.Helper()
 	m.Run(RootUser, "systemctl", "poweroff")
 	select {
 	case <-m.ended:
 	case <-time.After(bootTime):
 		m.t.Fatalf("lab: %s is still on after %v:\n%s", m.name, bootTime, m.console.String())
-	}
-	return m.console.String()
-}
-
-// Reread takes note of users who have been added.
-func (m *Machine) Reread() {
-	m.t.Helper()
-	if err := m.readUsers(); err != nil {
-		m.t.Fatalf("lab: users of %s: %v", m.name, err)
 	}
 }
 
@@ -242,7 +233,7 @@ func (s *initSpec) nspawn() (*exec.Cmd, error) {
 		}
 		args = append(args, option+b.From+":"+b.To)
 	}
-	cmd := exec.Command("systemd-nspawn", args...)
+	cmd := exec.Command("/usr/bin/systemd-nspawn", args...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return cmd, nil

@@ -11,7 +11,7 @@ fi
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload
 # An upgrade restarts what runs. A new installation starts nothing.
-if [ -n "${2:-}" ] || [ "$1" != configure ] && [ "$1" -gt 1 ]; then
+if [ "$1" != 1 ] && [ "$1${2:-}" != configure ]; then
 	for unit in $units; do
 		case $unit in
 		*.socket) ;;

@@ -40,6 +40,8 @@ var checks = []check{
 	{name: "flake", run: (*runner).vendorHash},
 	{name: "unit", run: (*runner).unit},
 	{name: "wasm", run: (*runner).wasm},
+	{name: "cross", run: (*runner).cross},
+	{name: "packaging", run: (*runner).packaging},
 	{name: "policy", run: (*runner).policies},
 	{name: "e2e", run: (*runner).e2e},
 	{name: "bench", optional: true, run: (*runner).bench},

@@ -79,7 +79,13 @@ type event struct {
 // goTest runs "go test -json" and counts every test, benchmark and subtest, and
 // every package that fails for another reason than its tests.
 func (t *tally) goTest(prefix string, env []string, args ...string) {
+	t.goTestIn(".", prefix, env, args...)
+}
+
+// goTestIn is goTest in a folder, which may be another module's.
+func (t *tally) goTestIn(dir, prefix string, env []string, args ...string) {
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
@@ -156,14 +162,18 @@ func (t *tally) events(prefix string, stream io.Reader) error {
 	}
 }
 
+// shown begins a line that a test prints for whoever reads the run, passed or not.
+const shown = "| "
+
 // output keeps what a test prints until it is known whether it matters, and
-// prints benchmark results at once. Long scenarios show that they go on.
+// prints benchmark results and what is to be shown at once. Long scenarios show that
+// they go on.
 func (t *tally) output(output map[string]string, key string, e event) {
 	const keep = 256 << 10
 	if len(output[key]) < keep {
 		output[key] += e.Output
 	}
-	if strings.HasPrefix(e.Test, "Benchmark") || strings.HasPrefix(e.Output, "Benchmark") {
+	if strings.HasPrefix(e.Test, "Benchmark") || strings.HasPrefix(e.Output, "Benchmark") || strings.HasPrefix(e.Output, shown) {
 		fmt.Print(e.Output)
 	}
 	if strings.HasPrefix(e.Output, "--- ") && !strings.Contains(e.Test, "/") && strings.HasSuffix(e.Package, "/e2e") {
