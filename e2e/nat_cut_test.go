@@ -4,12 +4,14 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 )
 
@@ -42,6 +44,21 @@ func (n *natLab) finishes(t *testing.T, p *lab.Process) {
 		t.Fatalf("%v:\n%s", err, p.Output())
 	}
 	(&lab.Pair{Builder: n.run, Client: n.client}).Verify(t)
+}
+
+// asleep is for how long machines sleep: DRV_THRU_LAB_ASLEEP (60s), or long enough
+// that the other end has given the path up.
+func asleep(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("DRV_THRU_LAB_ASLEEP")
+	if text == "" {
+		return 8 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 // Direct paths come and go while a build runs, and it notices nothing.
@@ -99,13 +116,14 @@ func TestNATChanges(t *testing.T) {
 	t.Run("sleep", func(t *testing.T) {
 		plug(t, lab.Cone)
 		p, gate := waiting(t)
-		p.Signal(syscall.SIGSTOP)
-		// Long enough that the builder has given the path up.
-		<-time.After(8 * time.Second)
-		p.Signal(syscall.SIGCONT)
-		woke := time.Now()
-		back := when(t, p, foundText, 1).Sub(woke)
-		t.Logf("back after %s", back.Round(time.Millisecond))
+		for i, sleeper := range []*lab.Process{p, n.run.Process} {
+			sleeper.Signal(syscall.SIGSTOP)
+			<-time.After(asleep(t))
+			sleeper.Signal(syscall.SIGCONT)
+			woke := time.Now()
+			back := when(t, p, foundText, 1+i).Sub(woke)
+			t.Logf("%s: back after %s", []string{"client", "builder"}[i], back.Round(time.Millisecond))
+		}
 		gate.Open()
 		n.finishes(t, p)
 	})
@@ -124,7 +142,8 @@ func TestNATChanges(t *testing.T) {
 	builderSite.Unplug()
 }
 
-// moving are builds whose transfers last: everything is slow, relay and all.
+// Builds whose transfers last: a line of 32 Mbit/s, relay and all. Nothing of what
+// has arrived is sent again when its path changes under it.
 func TestNATTransfers(t *testing.T) {
 	n := newNATLab(t, false)
 	builderSite := n.in.Plug(n.builder, lab.Open, false)
@@ -133,46 +152,93 @@ func TestNATTransfers(t *testing.T) {
 	c := n.client.Host
 
 	t.Run("cut mid-upload", func(t *testing.T) {
-		site.Throttle("64mbit", true)
+		c.WriteFile(lab.Alice, "/home/alice/up/source", noise("up", transferBytes))
+		gate := lab.NewGate(t, n.builder, "up")
+		c.WriteFile(lab.Alice, "/home/alice/up/default.nix", fmt.Sprintf(`derivation { name = "up"; system = %q; builder = "/bin/sh";
+			src = builtins.path { path = ./source; name = "source"; };
+			args = [ "-euc" "read line < /gate/up; wc -c < $src > $out" ]; }`, lab.System))
+		site.Throttle(slowLine, true)
 		defer site.Throttle("", true)
-		c.Shell(lab.Alice, "mkdir -p up/src && head -c 24000000 /dev/urandom > up/src/blob")
-		c.WriteFile(lab.Alice, "/home/alice/up/default.nix", string(lab.WithSource("up")))
-		p := n.start(t, "up")
-		when(t, p, foundText, 0)
-		site.Cut()
-		defer site.Mend()
-		n.finishes(t, p)
-		says(t, p.Output(), "path         relay")
+		n.cutMidway(t, site, "up", func(c lab.Traffic) (direct, relay int64) { return c.DirectOut, c.RelayOut }, func(_ *lab.Process, back func()) {
+			// The build waits until the path is back.
+			back()
+			gate.Open()
+		})
 	})
 
 	t.Run("cut mid-import", func(t *testing.T) {
-		builderSite.Throttle("64mbit", true)
+		c.WriteFile(lab.Alice, "/home/alice/down/default.nix", string(lab.Blob(transferBytes>>20, "down")))
+		builderSite.Throttle(slowLine, true)
 		defer builderSite.Throttle("", true)
-		c.WriteFile(lab.Alice, "/home/alice/down/default.nix", string(lab.Blob(24, "down")))
-		p := n.start(t, "down")
-		when(t, p, foundText, 0)
-		p.WaitFor("the build has ended", longest)
-		site.Cut()
-		defer site.Mend()
-		n.finishes(t, p)
-		says(t, p.Output(), "path         relay")
+		n.cutMidway(t, site, "down", func(c lab.Traffic) (direct, relay int64) { return c.DirectIn, c.RelayIn }, func(p *lab.Process, back func()) {
+			// What is left takes until the path is back.
+			builderSite.Throttle("1mbit", true)
+			back()
+			builderSite.Throttle(slowLine, true)
+		})
 	})
 
 	// A direct path that is slower than the relay carries no bulk.
 	t.Run("slow direct", func(t *testing.T) {
 		builderSite.Throttle("2mbit", false)
 		defer builderSite.Throttle("", false)
-		c.WriteFile(lab.Alice, "/home/alice/slow/default.nix", string(lab.Blob(24, "slow")))
+		c.WriteFile(lab.Alice, "/home/alice/slow/default.nix", string(lab.Blob(transferBytes>>20, "slow")))
+		site.Count()
 		p := n.start(t, "slow")
 		when(t, p, foundText, 0)
-		ended := time.Now()
 		n.finishes(t, p)
-		took := time.Since(ended)
-		t.Logf("24 MiB came within %s; by the direct path they would take 100 s", took.Round(time.Millisecond))
-		if took > 50*time.Second {
-			t.Errorf("took %s:\n%s", took, p.Output())
+		// It takes some bytes to find out.
+		got := site.Counted()
+		t.Logf("%+v", got)
+		if got.DirectIn > transferBytes/4 {
+			t.Errorf("%d bytes came by the direct path, %d by the relay", got.DirectIn, got.RelayIn)
 		}
 	})
+}
+
+const (
+	transferBytes = 24 << 20
+	slowLine      = "32mbit"
+	// cutAt is when the path is cut.
+	cutAt = 8 << 20
+	// twice is what may be sent again: one request's chunks, which count once it
+	// has ended.
+	twice = wire.MaxInputChunkBytes
+	// headers is what packets, TLS, HTTP and WebSockets add.
+	headers = transferBytes / 12
+)
+
+// cutMidway starts a build and cuts its direct path when some of a transfer has
+// gone by it; the relay is killed at the same time, and comes again. Once the path is lost it is
+// mended; later waits for it by calling back.
+func (n *natLab) cutMidway(t *testing.T, site *lab.Site, dir string, moved func(lab.Traffic) (direct, relay int64), later func(p *lab.Process, back func())) {
+	t.Helper()
+	site.Count()
+	p := n.start(t, dir)
+	when(t, p, foundText, 0)
+	eventually(t, "a third of the transfer has gone by the direct path", func() bool {
+		direct, _ := moved(site.Counted())
+		return direct > cutAt
+	})
+	n.relays[false].Kill()
+	cut := time.Now()
+	site.Cut()
+	defer site.Mend()
+	n.relays[false].Start()
+	away := when(t, p, lostText, 0).Sub(cut)
+	mended := time.Now()
+	site.Mend()
+	var back time.Duration
+	later(p, func() { back = when(t, p, foundText, 1).Sub(mended) })
+	n.finishes(t, p)
+	direct, relay := moved(site.Counted())
+	t.Logf("away after %s, back after %s; %d bytes directly, %d by the relay", away.Round(time.Millisecond), back.Round(time.Millisecond), direct, relay)
+	if away > 7*time.Second+slack || back > 30*time.Second+slack {
+		t.Errorf("away after %s, back after %s", away, back)
+	}
+	if direct+relay > transferBytes+twice+headers {
+		t.Errorf("%d bytes were sent for %d", direct+relay, transferBytes)
+	}
 }
 
 // start starts a build of ./default.nix in a directory of alice's.
@@ -183,8 +249,8 @@ func (n *natLab) start(t *testing.T, dir string) *lab.Process {
 	return n.client.Host.StartCmd(cmd.In("/home/alice/" + dir))
 }
 
-// Of two relays one is killed: builds by the other go on, whichever it was that
-// carried them.
+// Of two relays one is killed, and then the other: at one of the two times it is the
+// one that carries the build, which goes on.
 func TestNATTwoRelays(t *testing.T) {
 	n := newNATLab(t, false)
 	other := n.in.StartRelay(false)
@@ -194,11 +260,19 @@ func TestNATTwoRelays(t *testing.T) {
 	eventually(t, "the builder is registered at both", func() bool {
 		return strings.Count(n.run.Output(), "registered at relay") >= 2
 	})
-	gate := lab.NewGate(t, n.builder, "relays")
-	p := n.client.Host.StartCmd(n.build(false, lab.Waiting(gate, "relays")))
-	p.WaitFor("waiting at relays", longest)
-	n.relays[false].Kill()
-	gate.Open()
+	first := n.relays[false]
+	one, two := lab.NewGate(t, n.builder, "one"), lab.NewGate(t, n.builder, "two")
+	p := n.client.Host.StartCmd(n.build(false, lab.Log("relays", "echo begun; read line < /gate/one; echo halfway; read line < /gate/two")))
+	p.WaitFor("log> begun", longest)
+	first.Kill()
+	one.Open()
+	p.WaitFor("log> halfway", longest)
+	first.Start()
+	eventually(t, "the builder is registered at the first again", func() bool {
+		return strings.Count(n.run.Output(), `msg="registered at relay" relay=`+first.URL) >= 2
+	})
+	other.Kill()
+	two.Open()
 	n.finishes(t, p)
-	says(t, p.Output(), "path         relay")
+	says(t, p.Output(), "path         relay "+first.URL)
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,7 +40,7 @@ type Disk struct {
 	bytes   int64
 	clock   int64
 	entries map[string]*diskEntry // by name below dir
-	spools  map[string]bool       // NAR hashes that are being written
+	spools  map[string]*spool     // by hash of the NAR that is being written
 	told    bool                  // that it cannot be written
 }
 
@@ -65,7 +66,7 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Disk{dir: dir, most: most, log: logger, entries: make(map[string]*diskEntry), spools: make(map[string]bool)}
+	d := &Disk{dir: dir, most: most, log: logger, entries: make(map[string]*diskEntry), spools: make(map[string]*spool)}
 	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("open cache: %w", err)
@@ -123,11 +124,53 @@ func (d *Disk) scan() error {
 	return nil
 }
 
-// Close waits until what is being written is written or given up.
+// EmptyDisk removes what is kept in a directory that no Disk has open, and returns how
+// many bytes that is; with dryRun it only counts. It fails with [ErrDiskInUse].
+func EmptyDisk(dir string, dryRun bool) (removed int64, err error) {
+	// The lock stays: who opens the directory meanwhile finds it in use.
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // not made by a Disk
+	}
+	if err != nil {
+		return 0, fmt.Errorf("empty cache: %w", err)
+	}
+	defer lock.Close()
+	if err := lockFile(lock); err != nil {
+		return 0, fmt.Errorf("empty cache %s: %w", dir, err)
+	}
+	var failed []error
+	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
+		files, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, err)
+		}
+		for _, f := range files {
+			info, err := f.Info()
+			if err != nil || !info.Mode().IsRegular() {
+				continue
+			}
+			if !dryRun {
+				if err := os.Remove(filepath.Join(dir, sub, f.Name())); err != nil {
+					failed = append(failed, err)
+					continue
+				}
+			}
+			removed += info.Size()
+		}
+	}
+	return removed, errors.Join(failed...)
+}
+
+// Close gives up what is not complete and waits until the rest is written.
 func (d *Disk) Close() error {
 	d.mu.Lock()
 	d.closed = true
+	open := slices.Collect(maps.Values(d.spools))
 	d.mu.Unlock()
+	for _, s := range open {
+		s.close()
+	}
 	d.wg.Wait()
 	return d.lock.Close()
 }
@@ -273,24 +316,38 @@ func (d *Disk) openNar(hash string, size int64) *os.File {
 	return f
 }
 
-// spool takes a NAR's bytes as they are read, in order from the beginning.
+// spool takes a NAR's bytes as they are read, in order from the beginning, and
+// writes them beside whoever reads.
 type spool struct {
 	disk *Disk
 	hash string
 	size int64
 
-	mu   sync.Mutex
-	file *os.File // nil: given up or complete
-	at   int64
+	mu     sync.Mutex
+	at     int64        // what was taken, without a gap
+	pieces chan spooled // nil: takes no more
 }
+
+// spooled is a piece of a NAR in memory that is given back after it was written.
+type spooled struct {
+	bufs    [][]byte
+	off     int64
+	release func()
+}
+
+// spoolBehind is how many pieces a reader may be ahead of the disk: 2 MiB of
+// Nix's reads, 16 MiB of the largest there are.
+const spoolBehind = 32
 
 // newSpool begins to keep a NAR; nil when it is kept already, is being kept, or
 // is too large.
 func (d *Disk) newSpool(hash string, size int64) *spool {
+	s := &spool{disk: d, hash: hash, size: size, pieces: make(chan spooled, spoolBehind)}
 	d.mu.Lock()
-	taken := d.closed || d.spools[hash] || d.entries[diskNars+"/"+hash+".nar"] != nil || size > d.most/2
+	taken := d.closed || d.spools[hash] != nil || d.entries[diskNars+"/"+hash+".nar"] != nil || size > d.most/2
 	if !taken {
-		d.spools[hash] = true
+		d.spools[hash] = s
+		d.wg.Add(1)
 	}
 	d.mu.Unlock()
 	if taken {
@@ -302,33 +359,30 @@ func (d *Disk) newSpool(hash string, size int64) *spool {
 		delete(d.spools, hash)
 		d.mu.Unlock()
 		d.failed(err)
+		d.wg.Done()
 		return nil
 	}
-	return &spool{disk: d, hash: hash, size: size, file: f}
+	go s.run(f, s.pieces)
+	return s
 }
 
-// write takes what was read at off. What does not continue what is there is of
-// no use.
-func (s *spool) write(bufs [][]byte, off int64) {
+// write takes what was read at off; release is called once it is needed no more.
+// What does not continue what was taken before is of no use.
+func (s *spool) write(bufs [][]byte, off int64, release func()) {
+	end := off
+	for _, b := range bufs {
+		end += int64(len(b))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, b := range bufs {
-		end := off + int64(len(b))
-		if s.file == nil || off > s.at {
-			return
-		}
-		if end > s.at {
-			if _, err := s.file.WriteAt(b[s.at-off:], s.at); err != nil {
-				s.disk.failed(err)
-				s.discard()
-				return
-			}
-			s.at = end
-		}
-		off = end
+	if s.pieces == nil || off > s.at || end <= s.at {
+		release()
+		return
 	}
+	s.at = end
+	s.pieces <- spooled{bufs, off, release}
 	if s.at == s.size {
-		s.complete()
+		s.endLocked()
 	}
 }
 
@@ -336,59 +390,60 @@ func (s *spool) write(bufs [][]byte, off int64) {
 func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file != nil {
-		s.discard()
+	s.endLocked()
+}
+
+func (s *spool) endLocked() {
+	if s.pieces != nil {
+		close(s.pieces)
+		s.pieces = nil
 	}
 }
 
-func (s *spool) discard() {
-	f := s.file
-	s.file = nil
-	_ = os.Remove(f.Name())
-	f.Close()
-	s.disk.mu.Lock()
-	delete(s.disk.spools, s.hash)
-	s.disk.mu.Unlock()
-}
-
-// complete checks the NAR, beside whoever reads, and shows it.
-func (s *spool) complete() {
-	f, d := s.file, s.disk
-	s.file = nil
-	d.mu.Lock()
-	closed := d.closed
-	if !closed {
-		d.wg.Add(1)
+// run writes what is taken until that ends; then it shows the NAR, if it is whole
+// and what it should be.
+func (s *spool) run(f *os.File, pieces <-chan spooled) {
+	d := s.disk
+	defer d.wg.Done()
+	defer f.Close()
+	var at int64
+	var err error
+	for p := range pieces {
+		off := p.off
+		for _, b := range p.bufs {
+			if err == nil {
+				_, err = f.WriteAt(b, off)
+			}
+			off += int64(len(b))
+		}
+		at = off
+		p.release()
 	}
-	d.mu.Unlock()
-	if closed {
-		s.file = f
-		s.discard()
-		return
-	}
-	go func() {
-		defer d.wg.Done()
-		defer f.Close()
-		err := checkNar(f, s.hash, s.size)
-		name := diskNars + "/" + s.hash + ".nar"
+	whole := err == nil && at == s.size
+	name := diskNars + "/" + s.hash + ".nar"
+	if whole {
+		err = checkNar(f, s.hash, s.size)
 		if err == nil {
 			err = f.Sync()
 		}
 		if err == nil {
 			err = os.Rename(f.Name(), filepath.Join(d.dir, name))
 		}
-		d.mu.Lock()
-		delete(d.spools, s.hash)
-		if err == nil {
-			d.enter(name, s.size)
-			d.shrink()
-		}
-		d.mu.Unlock()
-		if err != nil {
-			_ = os.Remove(f.Name())
-			d.failed(err)
-		}
-	}()
+		whole = err == nil
+	}
+	if !whole {
+		_ = os.Remove(f.Name()) // or the next start does
+	}
+	d.mu.Lock()
+	delete(d.spools, s.hash)
+	if whole {
+		d.enter(name, s.size)
+		d.shrink()
+	}
+	d.mu.Unlock()
+	if err != nil {
+		d.failed(err)
+	}
 }
 
 // checkNar compares a file with the hash that its narinfo says.

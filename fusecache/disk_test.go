@@ -27,7 +27,7 @@ func keep(d *Disk, hash string, nar []byte, piece int) {
 		return
 	}
 	for off := 0; off < len(nar); off += piece {
-		s.write([][]byte{nar[off:min(off+piece, len(nar))]}, int64(off))
+		s.write([][]byte{nar[off:min(off+piece, len(nar))]}, int64(off), func() {})
 	}
 	s.close()
 }
@@ -64,14 +64,14 @@ func TestDisk(t *testing.T) {
 	if d.newSpool(half, 1000) != nil {
 		t.Error("one NAR is written twice at once")
 	}
-	s.write([][]byte{nar[:300], nar[300:400]}, 0)
-	s.write([][]byte{nar[500:600]}, 500)
-	s.write([][]byte{nar[350:700]}, 350)
-	s.write([][]byte{nar[700:1000]}, 700)
+	s.write([][]byte{nar[:300], nar[300:400]}, 0, func() {})
+	s.write([][]byte{nar[500:600]}, 500, func() {})
+	s.write([][]byte{nar[350:700]}, 350, func() {})
+	s.write([][]byte{nar[700:1000]}, 700, func() {})
 	s.close()
 	cut := nix.SumHash(nar[:500]).Nix32()
 	s = d.newSpool(cut, 500)
-	s.write([][]byte{nar[:499]}, 0)
+	s.write([][]byte{nar[:499]}, 0, func() {})
 	s.close()
 	if err := d.Close(); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -368,21 +369,30 @@ func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fu
 		span.Release()
 		return fuse.ReadResultData(nil), fuse.OK
 	}
+	r := &spanResult{span: span, size: n}
+	r.users.Store(1)
 	if h.spool != nil {
-		h.spool.write(span.Bufs, int64(in.Offset))
+		r.users.Add(1)
+		h.spool.write(span.Bufs, int64(in.Offset), r.Done)
 	}
-	return &spanResult{span, n}, fuse.OK
+	return r, fuse.OK
 }
 
 // spanResult answers a read in place; go-fuse writes the slices with writev(2)
-// and then calls Done.
+// and then calls Done. The spool may need them for longer.
 type spanResult struct {
-	span *cache.Span
-	size int
+	span  *cache.Span
+	size  int
+	users atomic.Int32
+}
+
+func (r *spanResult) Done() {
+	if r.users.Add(-1) == 0 {
+		r.span.Release()
+	}
 }
 
 func (r *spanResult) Size() int                       { return r.size }
-func (r *spanResult) Done()                           { r.span.Release() }
 func (r *spanResult) Slices() ([][]byte, fuse.Status) { return r.span.Bufs, fuse.OK }
 func (r *spanResult) Bytes([]byte) ([]byte, fuse.Status) {
 	b := make([]byte, 0, r.size)

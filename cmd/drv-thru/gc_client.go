@@ -15,20 +15,23 @@ import (
 
 // gcItem is something that garbage collection removes, or would remove.
 type gcItem struct {
-	What  string // "chunks", "mount"
+	What  string // "chunks", "mounted", "mount"
 	Path  string
 	Bytes int64
 }
 
 // gcClient removes what this user's builds have left and nobody needs: the chunk
-// store, all of which can be had again, and the places of mounts whose process is
-// gone. What a running drv-thru writes to stays. With dryRun it only tells.
+// store and what mounts have kept, all of which can be had again, and the places of
+// mounts whose process is gone. What a running drv-thru writes to stays. With dryRun
+// it only tells.
 func (a *app) gcClient(ctx context.Context, dryRun bool) ([]gcItem, error) {
 	var items []gcItem
 	var failed []error
 	if base, err := a.cacheDir(); err == nil {
 		chunks, err := gcChunks(ctx, filepath.Join(base, chunkDir), dryRun)
 		items, failed = append(items, chunks...), append(failed, err)
+		kept, err := gcMounted(ctx, filepath.Join(base, mountCacheDir), dryRun)
+		items, failed = append(items, kept...), append(failed, err)
 	}
 	// Asking for the directory makes it.
 	if dir, err := a.runtimeDir(); err == nil {
@@ -69,6 +72,34 @@ func gcChunks(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
 			}
 		}
 		items = append(items, gcItem{"chunks", path, info.Size()})
+	}
+	return items, errors.Join(failed...)
+}
+
+// gcMounted empties the directories in which drv-thru mount keeps what was read, one
+// for each builder, but for those of mounts that run.
+func gcMounted(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var items []gcItem
+	var failed []error
+	for _, e := range entries {
+		if ctx.Err() != nil || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		bytes, err := fusecache.EmptyDisk(path, dryRun)
+		if err != nil && !errors.Is(err, fusecache.ErrDiskInUse) {
+			failed = append(failed, err)
+		}
+		if bytes > 0 {
+			items = append(items, gcItem{"mounted", path, bytes})
+		}
 	}
 	return items, errors.Join(failed...)
 }

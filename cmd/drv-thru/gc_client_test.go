@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 func TestGCClient(t *testing.T) {
@@ -36,12 +38,35 @@ func TestGCClient(t *testing.T) {
 	if err := unix.Flock(int(busy.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
+	// What two mounts have kept; one of them runs.
+	var running *fusecache.Disk
+	for _, builder := range []string{"left", "running"} {
+		dir := filepath.Join(home, ".cache/drv-thru/mount", builder)
+		if running, err = fusecache.OpenDisk(dir, 1<<20, nil); err != nil {
+			t.Fatal(err)
+		}
+		running.PutNarInfo("abc", "text")
+		if builder == "left" {
+			running.Close()
+		}
+	}
+	defer running.Close()
+	kept := func(builder string) bool {
+		_, err := os.Lstat(filepath.Join(home, ".cache/drv-thru/mount", builder, "info/abc.narinfo"))
+		return err == nil
+	}
 	for _, dry := range []bool{true, false} {
 		items, err := a.gcClient(t.Context(), dry)
-		if err != nil || len(items) != 3 {
+		if err != nil || len(items) != 4 {
 			t.Errorf("dry run %v: %v, %v", dry, items, err)
 		}
 		for _, item := range items {
+			if item.What == "mounted" {
+				if kept("left") != dry || !kept("running") || item.Bytes != 4 {
+					t.Errorf("dry run %v: %v", dry, item)
+				}
+				continue
+			}
 			if _, err := os.Lstat(item.Path); (err == nil) != dry {
 				t.Errorf("dry run %v: %s: %v", dry, item.Path, err)
 			}

@@ -25,6 +25,7 @@ type mountFlags struct {
 	allowOther                                   bool
 	cacheDir, cacheSize                          string
 	readTimeout                                  time.Duration
+	fetches                                      fetches
 	verbose                                      bool
 }
 
@@ -55,6 +56,7 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
 	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
 	fs.DurationVar(&f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
+	f.fetches.register(fs)
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
 	return &ffcli.Command{
 		Name:       "mount",
@@ -87,6 +89,7 @@ type mountConfig struct {
 	cacheBytes  int64
 	chunkBytes  int64
 	readTimeout time.Duration
+	fetches     int // 0: the default
 	verbose     bool
 }
 
@@ -122,7 +125,7 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 		return nil, err
 	}
 	cfg := &mountConfig{
-		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, verbose: f.verbose,
+		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, fetches: f.fetches.orAuto(), verbose: f.verbose,
 	}
 	if cfg.chunkBytes, err = a.cacheSize(); err != nil {
 		return nil, err
@@ -138,20 +141,23 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 		cfg.cacheBytes = math.MaxInt64 / 2 // unlimited
 	}
 	if cfg.cacheDir = f.cacheDir; cfg.cacheDir == "" {
-		cfg.cacheDir = a.mountCacheDir(r)
+		cfg.cacheDir = a.mountCache(r)
 	}
 	return cfg, nil
 }
 
-// mountCacheDir is where a mount keeps what was read by default; "" when there is
+// mountCache is where a mount keeps what was read by default; "" when there is
 // no place for it.
-func (a *app) mountCacheDir(r *route) string {
+func (a *app) mountCache(r *route) string {
 	base, err := a.cacheDir()
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(base, "mount", r.builder.String())
+	return filepath.Join(base, mountCacheDir, r.builder.String())
 }
+
+// mountCacheDir is the directory of what mounts keep, in the cache directory.
+const mountCacheDir = "mount"
 
 // readTicketFile reads a ticket from a file.
 func readTicketFile(name string) (string, error) {

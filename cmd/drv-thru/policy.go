@@ -177,22 +177,13 @@ func newPolicyLogCommand(a *app) *ffcli.Command {
 			if f.json {
 				return json.NewEncoder(a.stdout).Encode(all)
 			}
-			return a.printDecisions("", all, time.Now())
+			return table(a.stdout, decisionRows(all, time.Now())...)
 		},
 	}
 }
 
-// printDecisions shows decisions to the builder's owner, below a title if there
-// is one.
-func (a *app) printDecisions(title string, all []state.Decision, now time.Time) error {
-	if len(all) == 0 {
-		return nil
-	}
-	if title != "" {
-		if _, err := fmt.Fprintf(a.stdout, "\n%s\n", title); err != nil {
-			return err
-		}
-	}
+// decisionRows are decisions for the builder's owner.
+func decisionRows(all []state.Decision, now time.Time) [][]string {
 	var rows [][]string
 	for _, d := range all {
 		verdict := d.Verdict
@@ -210,7 +201,7 @@ func (a *app) printDecisions(title string, all []state.Decision, now time.Time) 
 			"  " + cmp.Or(when(d.At.Truncate(time.Second), now), "now"), d.Policy, d.Event, verdict, plain(cmp.Or(d.TicketName, d.Ticket, d.Client)), text,
 		})
 	}
-	return table(a.stdout, rows...)
+	return rows
 }
 
 func newPolicySchemaCommand(a *app) *ffcli.Command {

@@ -284,6 +284,10 @@ func signingKey(dir string, id key.ID) (nix.SecretKey, error) {
 		if err := os.WriteFile(publicPath, public, 0o644); err != nil {
 			return nix.SecretKey{}, fmt.Errorf("write public key: %w", err)
 		}
+		// Whatever a service's umask says: this half is for everybody.
+		if err := os.Chmod(publicPath, 0o644); err != nil {
+			return nix.SecretKey{}, fmt.Errorf("write public key: %w", err)
+		}
 	}
 	return secret, nil
 }

@@ -1,18 +1,16 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
+	"io"
 	"strings"
 	"time"
 	"unicode"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
-	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
-	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 )
 
@@ -50,63 +48,11 @@ func newStatusCommand(a *app) *ffcli.Command {
 			if f.json {
 				return json.NewEncoder(a.stdout).Encode(st)
 			}
-			return a.printStatus(st, time.Now())
+			v := statusView{p: term.New(a.stdout, a.env), now: time.Now()}
+			_, err = io.WriteString(a.stdout, v.text(st))
+			return err
 		},
 	}
-}
-
-func (a *app) printStatus(st *admin.Status, now time.Time) error {
-	rows := [][]string{
-		{"endpoint", st.Endpoint.String()},
-		{"signing key", st.SigningKey},
-		{"nix", st.NixVersion + " for " + strings.Join(st.Systems, ", ")},
-		{"running since", st.Started.Local().Format(time.DateTime)},
-	}
-	for _, r := range st.Relays {
-		text := r.URL
-		if !r.Registered {
-			text += " (not connected: " + cmp.Or(r.Error, "connecting") + ")"
-		}
-		rows = append(rows, []string{"relay", text})
-	}
-	if d := st.Direct; d != nil {
-		for _, at := range d.Addresses {
-			rows = append(rows, []string{"listens at", at.String()})
-		}
-		rows = append(rows, []string{"network", natText(d.NAT)})
-		if d.Mapping != "" {
-			rows = append(rows, []string{"forwarded", d.Mapping})
-		}
-	} else {
-		rows = append(rows, []string{"listens at", "no address: clients come by relays only"})
-	}
-	rows = append(rows, []string{"capacity", capacityText(st)})
-	if err := table(a.stdout, rows...); err != nil {
-		return err
-	}
-	if err := a.printBuilds("active", st.Active, now); err != nil {
-		return err
-	}
-	if err := a.printBuilds("recent", st.Recent, now); err != nil {
-		return err
-	}
-	return a.printDecisions("denied by policies", st.Denials, now)
-}
-
-func (a *app) printBuilds(title string, builds []builder.BuildStatus, now time.Time) error {
-	if len(builds) == 0 {
-		return nil
-	}
-	if _, err := fmt.Fprintf(a.stdout, "\n%s\n", title); err != nil {
-		return err
-	}
-	var rows [][]string
-	for _, b := range builds {
-		rows = append(rows, []string{
-			"  " + string(b.ID), clientText(&b), phaseText(&b), roughly(elapsed(&b, now)), plain(strings.Join(b.Labels, " ")),
-		})
-	}
-	return table(a.stdout, rows...)
 }
 
 // plain drops what could steer a terminal: labels are what strangers sent.

@@ -1,9 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os/signal"
 	"syscall"
 	"time"
@@ -20,51 +20,68 @@ const minInterval = 10 * time.Millisecond
 func (a *app) watchStatus(ctx context.Context, client *admin.Client, interval time.Duration, asJSON bool) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	var screen *term.Screen
-	if !asJSON {
-		screen = term.NewScreen(a.stdout, a.env)
-		defer screen.Close()
-	}
+	w := a.newStatusWatch(asJSON)
+	defer w.screen.Close()
+	resized, end := w.screen.Resized()
+	defer end()
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	for first := true; ; first = false {
+	for {
 		st, err := client.Status(ctx)
 		if err == nil {
-			err = a.showStatus(st, screen, asJSON, first)
+			err = w.show(st, time.Now())
 		}
-		if ctx.Err() != nil {
+		for waiting := true; waiting && err == nil; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-resized:
+				err = w.show(st, time.Now())
+			case <-tick.C:
+				waiting = false
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
 		}
 	}
 }
 
-// showStatus shows one look at the builder.
-func (a *app) showStatus(st *admin.Status, screen *term.Screen, asJSON, first bool) error {
-	if asJSON {
-		return json.NewEncoder(a.stdout).Encode(st)
+// statusWatch shows one look at the builder after the other.
+type statusWatch struct {
+	app    *app
+	asJSON bool
+	p      *term.Printer
+	screen *term.Screen // nil: they are printed below each other
+	looked bool
+}
+
+func (a *app) newStatusWatch(asJSON bool) *statusWatch {
+	w := &statusWatch{app: a, asJSON: asJSON, p: term.New(a.stdout, a.env)}
+	if !asJSON {
+		w.screen = term.NewScreen(a.stdout, a.env)
 	}
-	var text bytes.Buffer
-	into := *a
-	into.stdout = &text
-	now := time.Now()
-	if screen == nil && !first {
-		text.WriteByte('\n')
+	return w
+}
+
+func (w *statusWatch) show(st *admin.Status, now time.Time) error {
+	if w.asJSON {
+		return json.NewEncoder(w.app.stdout).Encode(st)
 	}
-	text.WriteString(now.Local().Format(time.DateTime) + "\n")
-	if err := into.printStatus(st, now); err != nil {
-		return err
+	v := statusView{p: w.p, now: now}
+	text := now.Format(time.DateTime) + "\n"
+	if w.screen != nil {
+		v.columns, v.rows = w.screen.Size()
+		v.rows = max(v.rows-1, 1) // the time has one
+		return w.screen.Draw(w.p.Paint(term.Bold, text[:len(text)-1]) + "\n" + v.text(st))
 	}
-	if screen != nil {
-		return screen.Draw(text.String())
+	if w.looked {
+		text = "\n" + text
 	}
-	_, err := a.stdout.Write(text.Bytes())
+	w.looked = true
+	_, err := io.WriteString(w.app.stdout, text+v.text(st))
 	return err
 }

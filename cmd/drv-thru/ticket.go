@@ -7,13 +7,13 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
@@ -76,16 +76,10 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	return admin.NewClient(cfg.AdminSocket), nil
 }
 
-// table prints rows of tab-separated cells in columns.
+// table prints rows of cells in columns.
 func table(w io.Writer, rows ...[]string) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		line := strings.TrimRight(strings.Join(row, "\t"), " \t")
-		if _, err := io.WriteString(tw, line+"\n"); err != nil {
-			return err
-		}
-	}
-	return tw.Flush()
+	_, err := io.WriteString(w, term.Columns(rows...))
+	return err
 }
 
 // when prints a time of the past or future for a person, "" for none.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -67,6 +68,7 @@ type build struct {
 	machines map[string]int         // derivations whose build has begun
 
 	readers int         // event streams
+	path    string      // that the newest of them goes by
 	away    *time.Timer // runs while there are none
 	arrived *time.Timer
 }
@@ -176,6 +178,12 @@ func (b *build) attend(delta int) bool {
 	b.readers += delta
 	b.presence()
 	return true
+}
+
+func (b *build) setPath(path string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.path = path
 }
 
 // touch notes that the client was just there.
@@ -337,6 +345,7 @@ func (s *Service) getEvents(w http.ResponseWriter, r *http.Request, c *caller) e
 		return wire.Errorf(wire.CodeRate, "%d readers follow this build already", maxReaders)
 	}
 	defer b.attend(-1)
+	b.setPath(string(link.PathOf(r.Context()).Kind))
 	w.Header().Set("Content-Type", wire.TypeEvents)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)

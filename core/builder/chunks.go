@@ -100,7 +100,9 @@ func (s *Service) postChunks(w http.ResponseWriter, r *http.Request, c *caller) 
 		items[i] = cache.ChunkItem{Info: info, Ranges: n.Chunks}
 	}
 	return s.answer(w, r, c, func(w http.ResponseWriter) error {
-		return s.cache.ServeChunks(r.Context(), w, items, c.client.String(), req.Goodput)
+		return s.cache.ServeChunks(r.Context(), w, cache.ChunkAnswer{
+			Items: items, Client: c.client.String(), Goodput: req.Goodput, Check: req.Check,
+		})
 	})
 }
 

@@ -27,12 +27,16 @@ type BuildStatus struct {
 	Labels     []string     `json:"labels"` // what the client calls its installables
 	State      wire.State   `json:"state"`
 	Position   int          `json:"position,omitempty"`
-	Created    time.Time    `json:"created"`
-	Started    time.Time    `json:"started,omitzero"`
-	Ended      time.Time    `json:"ended,omitzero"`
+	// WaitSeconds is how long that place may last; 0 is not known.
+	WaitSeconds float64   `json:"wait_seconds,omitempty"`
+	Created     time.Time `json:"created"`
+	Started     time.Time `json:"started,omitzero"`
+	Ended       time.Time `json:"ended,omitzero"`
 	// Connected tells whether somebody follows its events.
 	Connected bool `json:"connected,omitempty"`
-	Detached  bool `json:"detached,omitempty"`
+	// Path is the kind of path of who began to follow last: a [link.PathKind].
+	Path     string `json:"path,omitempty"`
+	Detached bool   `json:"detached,omitempty"`
 	// Building are the derivations that are being built.
 	Building []BuildingDrv `json:"building,omitempty"`
 	Result   *wire.Result  `json:"result,omitempty"`
@@ -74,12 +78,16 @@ func (s *Service) ended(most int) []BuildStatus {
 
 func (b *build) status() BuildStatus {
 	position := b.s.queue.positionOf(b.place)
+	wait := b.s.estimate.wait(position, b.s.tuning().Slots, b.s.cfg.Now())
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := BuildStatus{
-		ID: b.rec.ID, Client: b.rec.Client, ClientName: b.rec.ClientName, State: b.rec.State, Position: position,
+		ID: b.rec.ID, Client: b.rec.Client, ClientName: b.rec.ClientName, State: b.rec.State, Position: position, WaitSeconds: wait.Seconds(),
 		Created: b.rec.Created, Started: b.rec.Started, Ended: b.rec.Ended, Connected: b.readers > 0,
 		Detached: b.rec.Detach, Building: b.buildingNow(), Result: b.rec.Result,
+	}
+	if b.readers > 0 {
+		st.Path = b.path
 	}
 	if b.rec.Ticket != [16]byte{} {
 		st.Ticket = b.rec.Ticket.String()

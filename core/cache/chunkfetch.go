@@ -43,8 +43,8 @@ type ChunkConfig struct {
 
 const (
 	// blockSize is the memory of one job, and the most that one request asks
-	// for: far below what the protocol allows, so that a window is several
-	// requests, and one that is lost costs little.
+	// for: below what the protocol allows, so that a window is several requests,
+	// and one that is lost costs little.
 	blockSize = 2 << 20
 	// maxBlocks bounds that memory: 16 MiB under way, and some that waits for
 	// the reader or for the chunk store.
@@ -83,7 +83,7 @@ type ChunkFetcher struct {
 	manifests map[string]*gotManifest // by NAR hash
 	entries   int                     // chunks of all manifests
 	clock     uint64
-	strikes   map[string]int // NARs whose chunks were not what was promised
+	strikes   map[string]int // NARs whose chunks were not what was promised, and how often
 
 	blocks   int // that exist
 	free     []*chunkBlock
@@ -184,16 +184,21 @@ func (f *ChunkFetcher) sourceOf(id chunk.ID) int {
 	return fromWire
 }
 
+// maxStrikes is how often a NAR may turn out not to be what was promised. After the
+// first time the builder compares its chunks with their IDs, too; it finds that its
+// index is wrong, says so, which is the second, and makes it anew.
+const maxStrikes = 2
+
 // strike notes that a NAR's chunks or its manifest are not what was promised: f.mu
-// is held. Its manifest is forgotten and asked for once more; the second time
-// the error is permanent.
+// is held. Its manifest is forgotten and asked for once more; after maxStrikes the
+// error is permanent.
 func (f *ChunkFetcher) strike(m *gotManifest, err error) error {
 	if !m.struck {
 		m.struck = true
 		f.strikes[m.hash]++
 		f.forget(m)
 	}
-	if f.strikes[m.hash] > 1 {
+	if f.strikes[m.hash] > maxStrikes {
 		return Permanent(err)
 	}
 	return err

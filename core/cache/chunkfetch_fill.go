@@ -154,10 +154,13 @@ func (f *ChunkFetcher) request(ctx context.Context, b *chunkBlock, due []int) (g
 // chunksRequest asks for some parts of a block.
 func (f *ChunkFetcher) chunksRequest(b *chunkBlock, due []int) *wire.ChunksRequest {
 	req := &wire.ChunksRequest{Goodput: f.pace.rate()}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, i := range due {
 		p := &b.parts[i]
 		if k := len(req.Nars); k == 0 || req.Nars[k-1].NarHash != p.man.hash {
 			req.Nars = append(req.Nars, wire.NarChunks{NarHash: p.man.hash})
+			req.Check = req.Check || f.strikes[p.man.hash] > 0
 		}
 		n := &req.Nars[len(req.Nars)-1]
 		if k := len(n.Chunks); k > 0 && n.Chunks[k-1][0]+n.Chunks[k-1][1] == p.ordinal {

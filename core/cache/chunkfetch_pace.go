@@ -10,10 +10,9 @@ const (
 	// slow link's answers short, the second fills 1 Gb/s over 60 ms twice.
 	minWindow = 512 << 10
 	maxWindow = 16 << 20
-	// unknownWindow is that while the link is unknown, fastWindow the least on
-	// a link that is fast however near the builder is.
+	// unknownWindow is that while the link is unknown.
 	unknownWindow = 1 << 20
-	fastWindow    = 4 << 20
+	fastWindow    = 8 << 20
 	// sampleBytes is how much must have come before the measure is believed.
 	sampleBytes = 512 << 10
 	// sampleTime is how long what was measured counts fully.

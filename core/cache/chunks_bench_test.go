@@ -38,7 +38,7 @@ func BenchmarkServe(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			for _, r := range requests {
-				if err := e.s.ServeChunks(b.Context(), nowhere{make(http.Header)}, r, "c", 1<<40); err != nil {
+				if err := e.s.ServeChunks(b.Context(), nowhere{make(http.Header)}, ChunkAnswer{Items: r, Goodput: 1 << 40}); err != nil {
 					b.Fatal(err)
 				}
 			}

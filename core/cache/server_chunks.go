@@ -34,24 +34,32 @@ type ChunkItem struct {
 	Ranges []wire.ChunkRange
 }
 
-// ServeChunks answers with chunks in the order asked for (see package wire),
-// each compared with its ID on the way. client and goodput (bytes per second, 0
-// for unknown) decide about compression. Its memory does not depend on what is
-// asked for.
-func (s *Server) ServeChunks(ctx context.Context, w http.ResponseWriter, items []ChunkItem, client string, goodput uint64) error {
+// ChunkAnswer says which chunks to send and how.
+type ChunkAnswer struct {
+	Items []ChunkItem
+	// Client and Goodput (bytes per second, 0 for unknown) decide about compression.
+	Client  string
+	Goodput uint64
+	// Check compares each chunk with its ID.
+	Check bool
+}
+
+// ServeChunks answers with chunks in the order asked for (see package wire). Its
+// memory does not depend on what is asked for.
+func (s *Server) ServeChunks(ctx context.Context, w http.ResponseWriter, a ChunkAnswer) error {
 	s.busy.Add(1)
 	defer s.busy.Add(-1)
 	w.Header().Set("Content-Type", wire.TypeFrames)
 	w.WriteHeader(http.StatusOK)
-	out := &chunkWriter{w: w, rc: http.NewResponseController(w), buf: chunkBuffers.Get().(*[writeFrom + frameRoom]byte), left: wire.MaxChunkBytesRequest}
+	out := &chunkWriter{w: w, rc: http.NewResponseController(w), check: a.Check, buf: chunkBuffers.Get().(*[writeFrom + frameRoom]byte), left: wire.MaxChunkBytesRequest}
 	defer chunkBuffers.Put(out.buf)
-	if goodput < paysBelow {
-		out.pace = s.paces.of(client)
-		out.pace.Goodput(float64(goodput))
+	if a.Goodput < paysBelow {
+		out.pace = s.paces.of(a.Client)
+		out.pace.Goodput(float64(a.Goodput))
 		out.scratch = chunkScratch.Get().(*[chunk.MaxSize]byte)
 		defer chunkScratch.Put(out.scratch)
 	}
-	for _, item := range items {
+	for _, item := range a.Items {
 		if err := s.chunks(ctx, out, item); err != nil {
 			return fmt.Errorf("%w: %w", ErrAborted, err)
 		}
@@ -118,6 +126,7 @@ func (s *Server) wrong(e *entry, k int, err error) {
 type chunkWriter struct {
 	w       io.Writer
 	rc      *http.ResponseController
+	check   bool // compare each chunk with its ID
 	buf     *[writeFrom + frameRoom]byte
 	n       int
 	left    int64 // chunk bytes that may still be asked for
@@ -151,7 +160,7 @@ func (c *chunkWriter) chunk(st *state, k int) (wrong, err error) {
 	if st.small != nil {
 		// Cut and hashed in this very memory.
 		copy(body, st.small[ch.Offset:])
-	} else if err := readChunk(st, k, body); err != nil {
+	} else if err := readChunk(st, k, body, c.check); err != nil {
 		return err, nil
 	}
 	compressed := false
@@ -174,8 +183,9 @@ func (c *chunkWriter) chunk(st *state, k int) (wrong, err error) {
 	return nil, nil
 }
 
-// readChunk reads chunk k from the store, masks it and compares it with its ID.
-func readChunk(st *state, k int, p []byte) error {
+// readChunk reads chunk k from the store and masks it. With check it is compared
+// with its ID.
+func readChunk(st *state, k int, p []byte, check bool) error {
 	ch := &st.chunks[k]
 	if _, err := st.nar.ReadAt(p, ch.Offset); err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -186,7 +196,7 @@ func readChunk(st *state, k int, p []byte) error {
 		}
 	}
 	chunk.Mask(p, ch.Offset, ch.Substs)
-	if chunk.Sum(p) != ch.ID {
+	if check && chunk.Sum(p) != ch.ID {
 		return errMismatch
 	}
 	return nil

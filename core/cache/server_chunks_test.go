@@ -238,7 +238,7 @@ func (e *chunkEnv) chunks(info nix.PathInfo, m *chunk.Manifest, goodput uint64) 
 	e.t.Helper()
 	rec := httptest.NewRecorder()
 	items := []ChunkItem{{Info: &info, Ranges: []wire.ChunkRange{{0, uint32(len(m.Chunks))}}}}
-	if err := e.s.ServeChunks(e.t.Context(), rec, items, "client", goodput); err != nil {
+	if err := e.s.ServeChunks(e.t.Context(), rec, ChunkAnswer{Items: items, Client: "client", Goodput: goodput, Check: true}); err != nil {
 		e.t.Fatal(err)
 	}
 	r := chunk.NewFrameReader(rec.Body)
@@ -307,14 +307,14 @@ func TestServeChunksGathers(t *testing.T) {
 	m := e.manifests(false, info)[0]
 	w := &counting{ResponseWriter: httptest.NewRecorder()}
 	items := []ChunkItem{{Info: &info, Ranges: []wire.ChunkRange{{0, uint32(len(m.Chunks))}}}}
-	if err := e.s.ServeChunks(t.Context(), w, items, "c", 1<<40); err != nil {
+	if err := e.s.ServeChunks(t.Context(), w, ChunkAnswer{Items: items, Goodput: 1 << 40}); err != nil {
 		t.Fatal(err)
 	}
 	if w.writes > 8<<20/writeFrom+1 {
 		t.Errorf("%d writes", w.writes)
 	}
 	w.fail = true
-	if err := e.s.ServeChunks(t.Context(), w, items, "c", 1<<40); !errors.Is(err, ErrAborted) {
+	if err := e.s.ServeChunks(t.Context(), w, ChunkAnswer{Items: items, Goodput: 1 << 40}); !errors.Is(err, ErrAborted) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -337,7 +337,7 @@ func TestServeChunksHostile(t *testing.T) {
 		"twice, backwards": {ChunkItem{Info: &info, Ranges: []wire.ChunkRange{{1, 1}, {0, 1}, {1, 1}}}, []bool{true, true, true}},
 	} {
 		rec := httptest.NewRecorder()
-		if err := e.s.ServeChunks(t.Context(), rec, []ChunkItem{tt.item}, "c", 1<<40); err != nil {
+		if err := e.s.ServeChunks(t.Context(), rec, ChunkAnswer{Items: []ChunkItem{tt.item}, Goodput: 1 << 40}); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -366,7 +366,7 @@ func TestServeChunksHostile(t *testing.T) {
 		ranges = append(ranges, wire.ChunkRange{0, n})
 	}
 	rec := httptest.NewRecorder()
-	err := e.s.ServeChunks(t.Context(), rec, []ChunkItem{{Info: &info, Ranges: ranges}}, "c", 1<<40)
+	err := e.s.ServeChunks(t.Context(), rec, ChunkAnswer{Items: []ChunkItem{{Info: &info, Ranges: ranges}}, Goodput: 1 << 40})
 	if !errors.Is(err, ErrAborted) || wire.CodeOf(err) != wire.CodeTooLarge || rec.Body.Len() > wire.MaxChunkBytesRequest+1<<20 {
 		t.Errorf("%d bytes, %v", rec.Body.Len(), err)
 	}
@@ -406,7 +406,7 @@ func TestManifestWhileCutting(t *testing.T) {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	rec := httptest.NewRecorder()
-	if err := e.s.ServeChunks(t.Context(), rec, []ChunkItem{{Info: &info, Ranges: []wire.ChunkRange{{0, 1}}}}, "c", 1<<40); err != nil {
+	if err := e.s.ServeChunks(t.Context(), rec, ChunkAnswer{Items: []ChunkItem{{Info: &info, Ranges: []wire.ChunkRange{{0, 1}}}}, Goodput: 1 << 40}); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := chunk.NewFrameReader(rec.Body).Next(nil, chunk.MaxSize); errors.Is(err, chunk.ErrUnavailable) {

@@ -176,6 +176,12 @@ func (s *Session) aliveLocked() []*way {
 	return out
 }
 
+// sameLocked reports whether a direct way goes where the lanes do: by a ticket of
+// addresses, they are no other path.
+func (s *Session) sameLocked(base *way) bool {
+	return slices.ContainsFunc(s.aliveLocked(), func(w *way) bool { return w.path() == base.path() })
+}
+
 // forControl chooses the way of a small request: the one with the shortest round
 // trip, with some favour for direct ones.
 func (s *Session) forControl() *way {
@@ -210,7 +216,9 @@ func (s *Session) forBulk(up bool) *way {
 		return s.base
 	}
 	if s.base.ready() {
-		ways = append(ways, s.base)
+		if !s.sameLocked(s.base) {
+			ways = append(ways, s.base)
+		}
 	} else if now.After(s.baseWarmed.Add(probeAfter)) {
 		// The fallback should stand when it is needed.
 		s.baseWarmed = now
@@ -274,7 +282,7 @@ func (s *Session) slower(w *way) bool {
 	now := time.Now()
 	mine, _ := w.down.estimate()
 	for _, other := range append(s.aliveLocked(), s.base) {
-		if other == w || !other.ready() {
+		if other == w || !other.ready() || other.path() == w.path() {
 			continue
 		}
 		rate, measured := other.down.estimate()

@@ -333,7 +333,7 @@ func (d *DirectListener) exchange(r *http.Request) (*wire.PathAnswer, error) {
 // Serve serves what a server made by [NewServer] serves, until Close.
 func (d *DirectListener) Serve(srv *http.Server) error {
 	h3 := &http3.Server{
-		Handler:        srv.Handler,
+		Handler:        uploads(srv.Handler),
 		MaxHeaderBytes: 1 << 20, // net/http's
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
 			p := &quicPeer{conn: c}

@@ -36,6 +36,27 @@ var errStranger = errors.New("who are you?")
 
 func serveDirect(t *testing.T, change func(*DirectConfig)) *directServer {
 	t.Helper()
+	return serveDirectTo(t, change, func(w http.ResponseWriter, r *http.Request) {
+		id, err := PeerID(r)
+		fromContext, ok := PeerFromContext(r.Context())
+		if err != nil || !ok || id != fromContext {
+			t.Errorf("PeerID %v, %v; PeerFromContext %v, %t", id, err, fromContext, ok)
+		}
+		switch r.URL.Path {
+		case "/echo":
+			_, _ = io.Copy(w, r.Body)
+		case "/hang":
+			fmt.Fprint(w, "begun")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		default:
+			fmt.Fprintf(w, "%s %s", r.Proto, PathOf(r.Context()).Kind)
+		}
+	})
+}
+
+func serveDirectTo(t *testing.T, change func(*DirectConfig), handler http.HandlerFunc) *directServer {
+	t.Helper()
 	s := &directServer{}
 	cfg := DirectConfig{
 		Identity: secret(t, 2), Listen: netip.MustParseAddrPort("127.0.0.1:0"), loopback: true,
@@ -53,24 +74,7 @@ func serveDirect(t *testing.T, change func(*DirectConfig)) *directServer {
 	if s.listen, err = ListenDirect(cfg); err != nil {
 		t.Fatal(err)
 	}
-	h := s.listen.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id, err := PeerID(r)
-		fromContext, ok := PeerFromContext(r.Context())
-		if err != nil || !ok || id != fromContext {
-			t.Errorf("PeerID %v, %v; PeerFromContext %v, %t", id, err, fromContext, ok)
-		}
-		switch r.URL.Path {
-		case "/echo":
-			_, _ = io.Copy(w, r.Body)
-		case "/hang":
-			fmt.Fprint(w, "begun")
-			_ = http.NewResponseController(w).Flush()
-			<-r.Context().Done()
-		default:
-			fmt.Fprintf(w, "%s %s", r.Proto, PathOf(r.Context()).Kind)
-		}
-	}))
-	srv, err := NewServer(cfg.Identity, h, nil)
+	srv, err := NewServer(cfg.Identity, s.listen.Handler(handler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

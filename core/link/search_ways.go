@@ -179,7 +179,7 @@ func quicWay(conn *quic.Conn, path Path) *way {
 	tr := &http3.Transport{DisableCompression: true}
 	cc := tr.NewClientConn(conn)
 	w := &way{
-		control: cc, bulk: cc, path: func() Path { return path }, direct: true, done: make(chan struct{}),
+		control: cc, bulk: uploader{cc}, path: func() Path { return path }, direct: true, done: make(chan struct{}),
 		close: func() { _ = conn.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeNoError), "") },
 	}
 	w.ready = func() bool { return !w.dead() }

@@ -23,8 +23,12 @@ type ChunksRequest struct {
 	// Goodput is how many bytes per second the client lately got over the path
 	// that the answer will take; 0 when it does not know. The builder compresses
 	// where that is slower than compressing.
-	Goodput uint64      `json:"goodput,omitempty"`
-	Nars    []NarChunks `json:"nars"`
+	Goodput uint64 `json:"goodput,omitempty"`
+	// Check has the builder compare each chunk with its ID before it sends it. The
+	// client compares them anyway, and asks for this when one of these NARs had one
+	// that was wrong: so the builder finds out what is.
+	Check bool        `json:"check,omitempty"`
+	Nars  []NarChunks `json:"nars"`
 }
 
 // NarChunks are chunks of one NAR.

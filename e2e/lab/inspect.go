@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,6 +54,50 @@ func (h *Host) Processes() []ProcessInfo {
 		h.t.Fatalf("lab: list the processes of %s: %v", h.name, err)
 	}
 	return found
+}
+
+// CPU is how much time the processes of the host have spent, in their own code and
+// in the kernel, with those that have ended and been waited for. A program that the
+// test starts counts until it ends: what it took then is in its ProcessState.
+func (h *Host) CPU() time.Duration {
+	h.t.Helper()
+	var ticks int64
+	err := h.Do(func() error {
+		entries, err := os.ReadDir("/proc")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if pid, err := strconv.Atoi(e.Name()); err == nil && pid != 1 {
+				ticks += cpuTicks(pid)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		h.t.Fatalf("lab: read the CPU time of %s: %v", h.name, err)
+	}
+	return time.Duration(ticks) * time.Second / ticksPerSecond
+}
+
+// ticksPerSecond is USER_HZ, the unit of times in /proc on all of Linux's common
+// architectures.
+const ticksPerSecond = 100
+
+// cpuTicks sums utime, stime, cutime and cstime of proc_pid_stat(5); 0 for a process
+// that is gone.
+func cpuTicks(pid int) (sum int64) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name before it, in parentheses, may contain anything.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	for i := 11; i < 15 && i < len(fields); i++ {
+		n, _ := strconv.ParseInt(fields[i], 10, 64)
+		sum += n
+	}
+	return sum
 }
 
 // BuildProcesses lists the processes of Nix's build users: what builds run.

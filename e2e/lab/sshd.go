@@ -56,6 +56,23 @@ func (s *SSHD) Allow(client *Host, user string) (storeURL string, env []string) 
 	return "ssh-ng://" + s.user + "@127.0.0.1", []string{"NIX_SSHOPTS=" + strings.Join(opts, " ")}
 }
 
+// Alias gives a user of another host what it takes to log in by "ssh NAME" alone,
+// as user: what nix-daemon needs for a machine that it sends builds to.
+func (s *SSHD) Alias(client *Host, user, name string) {
+	client.t.Helper()
+	dir := filepath.Join(client.users[user].home, ".ssh")
+	client.WriteSecret(user, filepath.Join(dir, name), s.key)
+	client.WriteFile(user, filepath.Join(dir, name+".hosts"), fmt.Sprintf("[127.0.0.1]:%d %s", s.port, s.pub))
+	client.WriteSecret(user, filepath.Join(dir, "config"), fmt.Sprintf(`Host %s
+HostName 127.0.0.1
+Port %d
+User %s
+IdentityFile %s
+UserKnownHostsFile %[4]s.hosts
+BatchMode yes
+`, name, s.port, s.user, filepath.Join(dir, name)))
+}
+
 func (h *Host) mustRead(name string) string {
 	h.t.Helper()
 	data, err := h.ReadFile(name)

@@ -8,11 +8,13 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
 )
 
 // BenchmarkIdle reports what the relay's process keeps in memory for each
@@ -21,12 +23,25 @@ import (
 //
 //	go test -tags e2e -run '^$' -bench Idle -benchtime 1x ./e2e/relaybench
 func BenchmarkIdle(b *testing.B) {
-	const registrations, sessions, lasts = 10_000, 500, 12 * time.Second
+	const registrations, circuits, lasts = 10_000, 1_000, 12 * time.Second
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	relayURL := spawn(b, "relay", "")
-	spawn(b, "builder", relayURL)
+	spawn(b, "rawbuilder", relayURL)
 	for b.Loop() {
+		empty := settled(b, "relay")
+		// Without HTTP/2, which pings.
+		conns := make([]*wsconn.Conn, circuits)
+		for i := range conns {
+			conns[i] = dialRaw(b, ctx, relayURL)
+		}
+		open := settled(b, "relay")
+		var wg sync.WaitGroup
+		for _, c := range conns {
+			wg.Go(func() { _ = c.Close() })
+		}
+		wg.Wait()
+
 		before := settled(b, "relay")
 		listeners := make([]*link.Listener, registrations)
 		for i := range listeners {
@@ -44,18 +59,10 @@ func BenchmarkIdle(b *testing.B) {
 		busy := -processTime(b, "relay")
 		time.Sleep(lasts)
 		busy += processTime(b, "relay")
-		for i := range sessions {
-			s, err := link.Dial(ctx, link.Config{Identity: secret("client" + strconv.Itoa(i)), Peer: secret("builder").ID(), Relays: []string{relayURL}})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer s.Close()
-		}
-		open := settled(b, "relay")
 		b.ReportMetric(float64(registered)/1024, "MiB-registered")
 		b.ReportMetric(100*busy.Seconds()/lasts.Seconds(), "%core")
 		b.ReportMetric(float64(registered-before)/registrations, "KiB/registration")
-		b.ReportMetric(float64(open-registered)/sessions, "KiB/circuit")
+		b.ReportMetric(float64(open-empty)/circuits, "KiB/circuit")
 		b.ReportMetric(0, "ns/op")
 	}
 }

@@ -60,7 +60,9 @@ func TestMain(m *testing.M) {
 	var err error
 	switch role {
 	case "relay":
-		err = runRelay(ready)
+		err = runRelay("127.0.0.1:0", ready)
+	case "relayat":
+		err = runRelay(os.Getenv(argVar), ready)
 	case "builder":
 		err = runBuilder(os.Getenv(argVar), ready)
 	case "rawbuilder":
@@ -69,6 +71,10 @@ func TestMain(m *testing.M) {
 		err = runCopyRelay(os.Getenv(argVar), ready)
 	case "tlsserver":
 		err = runTLSServer(ready)
+	case "directbuilder":
+		err = runDirectBuilder(os.Getenv(argVar), ready)
+	case "lineclient":
+		err = runLineClient(os.Getenv(argVar), ready)
 	default:
 		err = errors.New("unknown role " + role)
 	}
@@ -108,8 +114,8 @@ func profile(name string) func() {
 	}
 }
 
-func runRelay(ready func(string)) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func runRelay(address string, ready func(string)) error {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -269,7 +275,13 @@ func serveTLS(c net.Conn) {
 // spawn starts this binary in a role and returns the address that it prints.
 func spawn(b *testing.B, role, arg string) string {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
+	return spawnAs(b, []string{os.Args[0]}, role, arg)
+}
+
+// spawnAs is spawn with a command that leads to this binary.
+func spawnAs(b *testing.B, argv []string, role, arg string) string {
+	b.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), roleVar+"="+role, argVar+"="+arg)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -384,6 +385,10 @@ func (c *Conn) writeLoop() {
 	defer close(c.writeDone)
 	for closing := false; ; {
 		for c.send(closing) {
+			// Without a turn for others, a writer and this goroutine wake each
+			// other for as long as the network takes it, and of many streams
+			// some starve.
+			runtime.Gosched()
 		}
 		if closing {
 			// Waits for the peer's goodbye; readLoop sees it.

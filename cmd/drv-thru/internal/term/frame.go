@@ -55,7 +55,7 @@ func (v *Progress) tallyText(t tally) string {
 	for _, c := range []struct {
 		n         uint64
 		what, sgr string
-	}{{t.running, "running", yellow}, {t.waiting, "waiting", ""}, {t.failed, "failed", red}} {
+	}{{t.running, "running", Yellow}, {t.waiting, "waiting", ""}, {t.failed, "failed", Red}} {
 		if c.n > 0 {
 			parts = append(parts, v.p.Paint(c.sgr, fmt.Sprintf("%d %s", c.n, c.what)))
 		}
@@ -66,7 +66,7 @@ func (v *Progress) tallyText(t tally) string {
 // barRow is a label, a bar and the first text that leaves room for both; where
 // none does, only the last text, which is the shortest.
 func (v *Progress) barRow(label string, part, whole float64, columns int, texts ...string) string {
-	row := v.p.Paint(bold, fmt.Sprintf("%-*s", labelColumns, label))
+	row := v.p.Paint(Bold, fmt.Sprintf("%-*s", labelColumns, label))
 	for _, text := range texts {
 		if bar := min(columns-labelColumns-2-ansi.StringWidth(text), barColumns); bar >= narrowBar {
 			return row + v.p.Bar(part, whole, bar) + "  " + text
@@ -90,7 +90,7 @@ func (v *Progress) lastRow(now time.Time) string {
 	if p := v.path(); p != "" {
 		parts = append(parts, plain(p))
 	}
-	return v.p.Paint(bold, parts[0]) + v.p.Paint(dim, v.p.glyphs().dot+strings.Join(parts[1:], v.p.glyphs().dot))
+	return v.p.Paint(Bold, parts[0]) + v.p.Paint(Dim, v.p.glyphs().dot+strings.Join(parts[1:], v.p.glyphs().dot))
 }
 
 // waitText tells how long the place in the queue may last, if that is known.
@@ -160,7 +160,7 @@ func (v *Progress) jobRows(now time.Time, columns, most int) []string {
 		out = append(out, v.jobRow(l, clock, name))
 	}
 	if hidden > 0 && len(out) < most {
-		out = append(out, v.p.Paint(dim, fmt.Sprintf("%s and %d more running", v.p.glyphs().more, hidden)))
+		out = append(out, v.p.Paint(Dim, fmt.Sprintf("%s and %d more running", v.p.glyphs().more, hidden)))
 	}
 	return out
 }
@@ -186,15 +186,15 @@ type treeLine struct {
 
 func (v *Progress) treeLines(out []treeLine, n *node, before, branch, below string) []treeLine {
 	g := v.p.glyphs()
-	l := treeLine{job: n.job, picture: g.waiting, sgr: dim}
+	l := treeLine{job: n.job, picture: g.waiting, sgr: Dim}
 	if j := n.job; j != nil {
 		switch {
 		case j.failed:
-			l.picture, l.sgr = g.failed, red
+			l.picture, l.sgr = g.failed, Red
 		case !j.ended.IsZero():
-			l.picture, l.sgr = g.done, green
+			l.picture, l.sgr = g.done, Green
 		default:
-			l.picture, l.sgr = g.running, yellow
+			l.picture, l.sgr = g.running, Yellow
 		}
 	}
 	l.name = before + branch + l.picture + " " + drvTitle(n.drv)
@@ -224,20 +224,20 @@ func (v *Progress) jobRow(l treeLine, clock time.Time, name int) string {
 	end, words := clock, plain(strings.TrimRight(string(j.line), " \t\r"))
 	switch {
 	case j.failed:
-		words = v.p.Paint(red, "failed")
+		words = v.p.Paint(Red, "failed")
 	case !j.ended.IsZero():
 		words = ""
 	case words == "" && j.phase != "":
-		words = v.p.Paint(dim, plain(j.phase))
+		words = v.p.Paint(Dim, plain(j.phase))
 	default:
-		words = v.p.Paint(dim, words)
+		words = v.p.Paint(Dim, words)
 	}
 	if !j.ended.IsZero() {
 		end = j.ended
 	}
 	text += fmt.Sprintf(" %*s", spanColumns, Span(end.Sub(j.began)))
 	if j.host != "" {
-		text += "  " + v.p.Paint(blue, "on "+plain(j.host))
+		text += "  " + v.p.Paint(Blue, "on "+plain(j.host))
 	}
 	if words != "" {
 		text += "  " + words

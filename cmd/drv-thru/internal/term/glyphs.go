@@ -41,15 +41,15 @@ func (p *Printer) Bar(part, whole float64, columns int) string {
 	if whole > 0 {
 		full = int(float64(columns) * max(0, min(1, part/whole)))
 	}
-	return p.Paint(green, strings.Repeat(g.full, full)) + p.Paint(dim, strings.Repeat(g.empty, columns-full))
+	return p.Paint(Green, strings.Repeat(g.full, full)) + p.Paint(Dim, strings.Repeat(g.empty, columns-full))
 }
 
 // The styles in use, as SGR parameters.
 const (
-	bold   = "1"
-	dim    = "2"
-	red    = "31"
-	green  = "32"
-	yellow = "33"
-	blue   = "34"
+	Bold   = "1"
+	Dim    = "2"
+	Red    = "31"
+	Green  = "32"
+	Yellow = "33"
+	Blue   = "34"
 )

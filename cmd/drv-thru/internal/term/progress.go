@@ -284,7 +284,7 @@ func (v *Progress) log(l *wire.Log) {
 		if l.PostBuild {
 			prefix = DrvName(j.drv.Name()) + " (post)> "
 		}
-		v.p.Piece(l.Activity, v.p.Paint(blue, prefix), l.Content(), l.More)
+		v.p.Piece(l.Activity, v.p.Paint(Blue, prefix), l.Content(), l.More)
 	case v.p.Terminal:
 		if piece := l.Content(); len(piece) > 0 {
 			j.line = append(j.line[:0], piece[:min(len(piece), maxShown)]...)
