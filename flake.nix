@@ -15,7 +15,7 @@
       date = lib.concatStringsSep "-"
         (builtins.match "(....)(..)(..).*" (self.lastModifiedDate or "19700101000000"));
 
-      package = pkgs: pkgs.buildGoModule {
+      package = pkgs: pkgs.buildGoModule rec {
         pname = "drv-thru";
         version = "0-unstable-${date}";
 
@@ -28,11 +28,24 @@
         };
 
         # e2e/test computes this one and says when it has changed.
-        vendorHash = "sha256-aVG//1hdoIOfbmNvbgnpf+DUEyte1Y86D203IqOTcN8=";
+        vendorHash = "sha256-nl0z7K8i23JbWQR50+tPNP8fP/u8h6J+JZPR1CULRbE=";
 
         subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
         env.CGO_ENABLED = 0;
-        ldflags = [ "-s" "-w" ];
+        ldflags = [ "-s" "-w" "-X main.release=${version}" ];
+
+        # The programs print their own manual pages and completions.
+        nativeBuildInputs = [ pkgs.installShellFiles ];
+        postInstall = lib.optionalString (pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform) ''
+          for program in drv-thru drv-thru-relay; do
+            $out/bin/$program man man
+            for shell in bash zsh fish; do
+              $out/bin/$program completion $shell >$program.$shell
+            done
+            installShellCompletion --cmd $program --bash $program.bash --zsh $program.zsh --fish $program.fish
+          done
+          installManPage man/*.1
+        '';
 
         meta = {
           description = "Build Nix derivations on someone else's machine, with a ticket";

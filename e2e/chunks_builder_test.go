@@ -117,7 +117,7 @@ func exists(t *testing.T, h *lab.Host, name string) bool {
 	return err == nil
 }
 
-// What a builder says of its store is checked on the way out: a flipped byte in
+// What a builder says of its store is checked by whoever gets it: a flipped byte in
 // its index or in a store file, and a path that is collected while it is read,
 // cost a failed request at most.
 func TestBuilderDamage(t *testing.T) {
@@ -155,18 +155,19 @@ func TestBuilderDamage(t *testing.T) {
 	}
 	eventually(t, "it is in the index again", func() bool { return exists(t, b.Host, nar.indexOf()) })
 
-	// A store file: its chunk does not come, others do; the path cannot be had.
+	// A store file: the client finds a chunk that is wrong, and the builder that it is
+	// the store's fault; the path cannot be had.
 	flipByte(t, b.Host, out, 1<<20)
-	if right, unavailable := holder.chunks(nar, m, 0, len(m.Chunks)); right == 0 || unavailable == 0 {
-		t.Errorf("%d chunks came, %d cannot be had", right, unavailable)
+	c.Host.Delete(out)
+	cmd := c.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(expr)).AddEnv("DRV_THRU_CACHE_SIZE=0")
+	says(t, fails(t, cmd, wire.ExitFailed), "no longer has this path")
+	b.WaitFor("nix-store --verify-path "+regexp.QuoteMeta(out), longest)
+	if right, unavailable := holder.chunks(nar, m, 0, len(m.Chunks)); right != 0 || unavailable != len(m.Chunks) {
+		t.Errorf("%d chunks of the damaged path came, %d cannot be had", right, unavailable)
 	}
 	if holder.manifest(nar) != nil || exists(t, b.Host, nar.indexOf()) {
 		t.Error("the damaged path can be had")
 	}
-	b.WaitFor("nix-store --verify-path "+regexp.QuoteMeta(out), longest)
-	c.Host.Delete(out)
-	cmd := c.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(expr)).AddEnv("DRV_THRU_CACHE_SIZE=0")
-	says(t, fails(t, cmd, wire.ExitFailed), "no longer has this path")
 	flipByte(t, b.Host, out, 1<<20)
 	restart()
 	if m = holder.manifest(nar); m == nil {

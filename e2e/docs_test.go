@@ -130,11 +130,13 @@ func newReader(t *testing.T) *reader {
 		client:  lab.NewHost(t, lab.Trixie, lab.WithName("client")),
 		exports: make(map[*lab.Host]string), serving: make(map[string]*lab.Process),
 	}
-	r.relay = lab.StartRelay(t, r.builder)
+	r.relay = lab.StartRelay(t, r.client)
 	r.builder.StartDaemon()
+	// The home of the lab's own user for services, which the README's has.
+	r.builder.Run(lab.RootUser, "rm", "-r", "/var/lib/drv-thru")
 	r.client.StartDaemon()
-	r.builder.WriteFile(lab.RootUser, "/usr/local/bin/sudo", sudo)
-	r.builder.Run(lab.RootUser, "chmod", "+x", "/usr/local/bin/sudo")
+	r.builder.WriteFile(lab.RootUser, "/usr/bin/sudo", sudo)
+	r.builder.Run(lab.RootUser, "chmod", "+x", "/usr/bin/sudo")
 	r.client.WriteFile(lab.Alice, "/home/alice/src/flake.nix", lab.Flake(map[string]lab.Expr{
 		"hello": lab.Hello("from another machine"), "again": lab.Hello("docs"),
 	}))
@@ -210,12 +212,12 @@ func (r *reader) serve(t *testing.T, host *lab.Host, user, line string) {
 	}
 }
 
-// host is a host by its name, and who follows the pages there.
-func (r *reader) host(name string) (*lab.Host, string) {
+// host is a host by its name, where alice follows the pages.
+func (r *reader) host(name string) *lab.Host {
 	if name == "client" {
-		return r.client, lab.Alice
+		return r.client
 	}
-	return r.builder, lab.BuilderUser
+	return r.builder
 }
 
 // Every block of commands in README.md and docs does what the page says, in order;
@@ -240,19 +242,18 @@ func TestDocs(t *testing.T) {
 				ran++
 				for _, line := range strings.Split(b.text, "\n") {
 					if m := promptLine.FindStringSubmatch(line); m != nil {
-						host, user := r.host(m[1])
-						r.run(t, b, host, user, m[2])
+						r.run(t, b, r.host(m[1]), lab.Alice, m[2])
 					}
 				}
 			case on == nil:
 				t.Errorf("%v: a comment above has to say where it is run, or why not: <!-- on client -->, <!-- not run: why -->", b)
 			default:
 				ran++
-				host, user := r.host(on[1])
+				user := lab.Alice
 				if on[2] != "" {
 					user = lab.RootUser
 				}
-				r.run(t, b, host, user, b.text)
+				r.run(t, b, r.host(on[1]), user, b.text)
 			}
 		}
 		t.Logf("%s: %d blocks were run", name, ran)

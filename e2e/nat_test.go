@@ -58,6 +58,14 @@ var (
 	pathText = regexp.MustCompile(`(?m)^path +([a-z-]+) (.*)$`)
 )
 
+// show prints what whoever reads the run should see although the test passed:
+// e2e/test does not keep lines with this mark back.
+func show(text string) {
+	for line := range strings.Lines(text) {
+		fmt.Println("|", strings.TrimRight(line, " \n"))
+	}
+}
+
 // expected says how a client in one network reaches a builder in another.
 func expected(client, builder lab.Network) (direct bool) {
 	switch {
@@ -97,7 +105,7 @@ func TestNATMatrix(t *testing.T) {
 			site.Unplug()
 		}
 	}
-	t.Logf("%d cells: path, and how long after the connection it was there\n%s", cells, table)
+	show(fmt.Sprintf("%d cells: path, and how long after the connection it was there\n%s", cells, table))
 }
 
 // cell builds once and tells by which path.

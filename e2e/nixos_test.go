@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -78,6 +77,7 @@ var refusals = map[string]string{
 	"listenAtRelayInside": "listen and embeddedRelay.listen both have port 7411",
 	"listenAtRelay":       "server.listen and relay.listen both have port 7411",
 	"announceNothing":     "Set listen",
+	"metricsForAll":       "other machines would reach 0.0.0.0:9412",
 	"strayToken":          "relayTokenFiles: https://relay.example.org is none of relays",
 	"unknownPolicy":       "there is no policy called nightly",
 	"policyName":          "which every night is not",
@@ -132,27 +132,31 @@ func TestNixOSModuleTypes(t *testing.T) {
 	})
 }
 
-// The configurations in the README are what the module takes.
+// The configurations in README.md and docs are what the module takes.
 func TestNixOSReadme(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var all []docBlock
+	for _, name := range pages(t) {
+		for _, b := range blocks(t, name) {
+			if b.language == "nix" {
+				all = append(all, b)
+			}
+		}
 	}
-	blocks := regexp.MustCompile("(?s)```nix\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	if len(blocks) == 0 {
-		t.Fatal("README.md has no configuration")
+	if len(all) == 0 {
+		t.Fatal("the pages have no configuration")
 	}
 	forEachRoot(t, func(t *testing.T, root lab.Root) {
 		n := newModule(t, root)
-		for _, block := range blocks {
-			n.host.WriteFile(lab.RootUser, "/tmp/readme.nix", block[1])
+		for _, b := range all {
+			n.host.WriteFile(lab.RootUser, "/tmp/docs.nix", b.text)
 			var config struct {
 				Failed   []string
+				Packages []string
 				Services map[string]any
 			}
-			n.eval(t, &config, "--expr", "(import "+n.tests+" { }).of /tmp/readme.nix")
-			if len(config.Failed) > 0 || len(config.Services) == 0 {
-				t.Errorf("%s\nit has the services %v and fails %q", block[1], slices.Sorted(maps.Keys(config.Services)), config.Failed)
+			n.eval(t, &config, "--expr", "(import "+n.tests+" { }).of /tmp/docs.nix")
+			if len(config.Failed) > 0 || len(config.Services)+len(config.Packages) == 0 {
+				t.Errorf("%v: it has the services %v and fails %q", b, slices.Sorted(maps.Keys(config.Services)), config.Failed)
 			}
 		}
 	})

@@ -3,10 +3,14 @@
 package e2e
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 )
 
@@ -73,4 +77,147 @@ func TestQueue(t *testing.T) {
 		t.Errorf("the build that was left has run:\n%s", second.Output())
 	}
 	p.Verify(t)
+}
+
+// What its owner and three clients do to a builder in a day, on every version of
+// Nix: a fair queue, a ticket that is revoked while its builds run and wait, a
+// build that goes on although a part of it fails, a stop that lets running builds
+// end, and a restart that detached builds outlive.
+func TestBuildersDay(t *testing.T) {
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		h := lab.NewHost(t, root, lab.WithName("builder"))
+		h.StartDaemon()
+		relay := lab.StartRelay(t, h)
+		b := lab.StartBuilder(t, h, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--drain-timeout", "2m"}})
+		ch := lab.NewHost(t, root, lab.WithName("client"))
+		ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
+		c := lab.NewClient(t, ch)
+		p := &lab.Pair{Relay: relay, Builder: b, Client: c}
+		expr := func(e lab.Expr) []string { return []string{"--no-link", "--impure", "--expr", string(e)} }
+		drvThru := func(args ...string) *lab.Cmd { return c.Host.Command(c.User, append([]string{"drv-thru"}, args...)...) }
+
+		t.Run("fair between three clients", func(t *testing.T) {
+			b.Admin("pause")
+			tickets := make(map[string]string)
+			var waiting []*lab.Process
+			// All of a client's builds come before the next one's.
+			for i, who := range []string{"a", "a", "a", "b", "b", "c"} {
+				if tickets[who] == "" {
+					tickets[who] = b.Ticket("--name", who, "--uses", "3")
+				}
+				waiting = append(waiting, c.StartBuild(tickets[who], expr(lab.Hello(fmt.Sprint("fair-", who, i)))...))
+				eventually(t, "the build waits", func() bool {
+					queued := 0
+					for _, a := range statusOf(t, b).Active {
+						if a.State == "queued" {
+							queued++
+						}
+					}
+					return queued == i+1
+				})
+			}
+			b.Admin("resume")
+			for _, w := range waiting {
+				if err := w.Wait(longest); err != nil {
+					t.Fatalf("%v\n%s", err, w.Output())
+				}
+			}
+			type build struct {
+				Ticket  string
+				Started time.Time
+			}
+			var builds []build
+			decode(t, b.Admin("builds", "list", "--json"), &builds)
+			slices.SortFunc(builds, func(x, y build) int { return x.Started.Compare(y.Started) })
+			names := make(map[string]string)
+			for who := range tickets {
+				names[ticketNamed(t, b, who).ID] = who
+			}
+			order := ""
+			for _, x := range builds {
+				order += names[x.Ticket]
+			}
+			if order != "abcaba" {
+				t.Errorf("served in the order %s", order)
+			}
+		})
+
+		t.Run("revoke", func(t *testing.T) {
+			gate := lab.NewGate(t, h, "revoke")
+			ticket := b.Ticket("--name", "gone", "--uses", "2")
+			running := c.StartBuild(ticket, append(expr(lab.Waiting(gate, "gone")), "-L")...)
+			running.WaitFor(`waiting at revoke`, longest)
+			queued := c.StartBuild(ticket, expr(lab.Hello("gone"))...)
+			queued.WaitFor(`position 1\b`, longest)
+			says(t, b.Admin("ticket", "revoke", "gone", "--cancel"), "2 builds")
+			for _, w := range []*lab.Process{running, queued} {
+				if code := lab.ExitCode(w.Wait(longest)); code != wire.ExitDenied {
+					t.Errorf("it ends with %d", code)
+				}
+				says(t, w.Output(), "ticket revoked")
+			}
+			eventually(t, "nothing runs", func() bool { return len(h.BuildProcesses()) == 0 })
+		})
+
+		t.Run("keep going", func(t *testing.T) {
+			c.Host.WriteFile(lab.Alice, "/home/alice/some.nix", lab.Attrs(map[string]lab.Expr{
+				"bad": lab.Failing("keep"), "good": lab.Hello("keep"), "well": lab.Hello("keep-too"),
+			}))
+			text := fails(t, c.BuildCmd(b.Ticket(), "--no-link", "--keep-going", "-f", "some.nix", "good", "bad", "well").In("/home/alice"), wire.ExitBuildFailed)
+			says(t, text, "-failing.drv", "exit code 7")
+			hellos := strings.Join(h.Paths(), "\n")
+			for _, salt := range []string{"keep", "keep-too"} {
+				out := c.Host.Must(c.Host.Command(lab.Alice, "nix-instantiate", "--eval", "--expr", "("+string(lab.Hello(salt))+").outPath"))
+				says(t, hellos, strings.Trim(out, `"`))
+			}
+		})
+
+		t.Run("stop and start", func(t *testing.T) {
+			ticket := b.Ticket("--name", "day", "--uses", "3")
+			running, cut := lab.NewGate(t, h, "running"), lab.NewGate(t, h, "cut")
+			detach := func(e lab.Expr) string {
+				return must(t, drvThru(append([]string{"build", "--ticket", ticket, "--detach"}, expr(e)[1:]...)...))
+			}
+			attached := func(id string) *lab.Process {
+				return c.Host.StartCmd(drvThru("attach", "--ticket", ticket, "-L", "--no-link", "--print-out-paths", id))
+			}
+			runs := func(id, at string) func() bool {
+				return func() bool {
+					return strings.Contains(must(t, drvThru("log", "--ticket", ticket, id)), "waiting at "+at)
+				}
+			}
+			// The stop waits for what runs, the queue does not move.
+			first, second := detach(lab.Waiting(running, "day")), detach(lab.Waiting(cut, "day-cut"))
+			eventually(t, "the first build runs", runs(first, "running"))
+			eventually(t, "the second waits", func() bool { return statusOf(t, b).Waiting == 1 })
+			b.Signal(syscall.SIGTERM)
+			b.WaitFor(`running builds may end first`, longest)
+			running.Open()
+			if err := b.Wait(longest); err != nil {
+				t.Errorf("the builder ends with %v", err)
+			}
+			b.Start()
+			eventually(t, "the second goes on by itself", runs(second, "cut"))
+			says(t, b.Admin("builds", "show", first), "built")
+			// A crash: the build begins again, and who is attached sees the end.
+			follower := attached(second)
+			follower.WaitFor(`waiting at cut`, longest)
+			b.Kill()
+			b.Start()
+			follower.WaitFor(`(?s)the build begins again.*the build begins again.*waiting at cut`, longest)
+			cut.Open()
+			if err := follower.Wait(longest); err != nil {
+				t.Errorf("%v\n%s", err, follower.Output())
+			}
+			spent(t, b, "day", 2)
+			says(t, must(t, drvThru("log", "--ticket", ticket, second)), "passed cut")
+
+			closed := lab.NewGate(t, h, "closed")
+			third := detach(lab.Waiting(closed, "day-cancelled"))
+			eventually(t, "the third build runs", runs(third, "closed"))
+			says(t, must(t, drvThru("cancel", "--ticket", ticket, third)), "cancelled "+third)
+			eventually(t, "nothing runs", func() bool { return len(h.BuildProcesses()) == 0 })
+		})
+		p.Verify(t)
+	})
 }

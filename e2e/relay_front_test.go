@@ -50,7 +50,8 @@ func TestRelayBehindProxies(t *testing.T) {
 	fronts := []front{
 		frontNginx(t, dir, b, here),
 		frontCaddy(t, dir, b, here),
-		frontProxied(t, dir, b, here, cert),
+		frontProxied(t, dir, b, cert, startTinyproxy(t, dir, here)),
+		frontProxied(t, dir, b, cert, startSquid(t, dir, here)),
 		frontIPv6(t, b),
 	}
 	client := someKey(t)
@@ -163,9 +164,39 @@ https://relay.test:%d {
 	return front{name: "caddy", url: fmt.Sprintf("https://relay.test:%d", port)}
 }
 
-// frontProxied is a relay with a certificate that the client reaches only by
-// CONNECT.
-func frontProxied(t *testing.T, dir string, h *lab.Host, hosts, cert string) front {
+// A proxy is a program that clients reach others through.
+type proxy struct{ name, address string }
+
+// startTinyproxy and startSquid run proxies that let clients connect anywhere.
+func startTinyproxy(t *testing.T, dir, hosts string) proxy {
+	port := freePort(t)
+	conf := filepath.Join(dir, "tinyproxy.conf")
+	write(t, conf, fmt.Sprintf("Port %d\nListen 127.0.0.1\nAllow 127.0.0.1\nTimeout 600\nMaxClients 20\nLogLevel Info\n", port))
+	lab.StartProxy(t, hosts, "tinyproxy", "-d", "-c", conf)
+	return proxy{"tinyproxy", fmt.Sprintf("127.0.0.1:%d", port)}
+}
+
+func startSquid(t *testing.T, dir, hosts string) proxy {
+	port := freePort(t)
+	conf := filepath.Join(dir, "squid.conf")
+	write(t, conf, fmt.Sprintf(`
+		http_port 127.0.0.1:%d
+		http_access allow localhost
+		cache deny all
+		pid_filename none
+		access_log none
+		cache_log stdio:/dev/stderr
+		netdb_filename none
+		pinger_enable off
+		shutdown_lifetime 0 seconds
+	`, port))
+	lab.StartProxy(t, hosts, "squid", "-N", "-f", conf)
+	return proxy{"squid", fmt.Sprintf("127.0.0.1:%d", port)}
+}
+
+// frontProxied is a relay with a certificate that the client reaches only through a
+// proxy.
+func frontProxied(t *testing.T, dir string, h *lab.Host, cert string, through proxy) front {
 	key, err := os.ReadFile(filepath.Join(dir, "key.pem"))
 	if err != nil {
 		t.Fatal(err)
@@ -174,14 +205,8 @@ func frontProxied(t *testing.T, dir string, h *lab.Host, hosts, cert string) fro
 	h.WriteSecret(lab.BuilderUser, "/tmp/key.pem", string(key))
 	relay := lab.StartRelay(t, h, "--tls-cert", "/tmp/cert.pem", "--tls-key", "/tmp/key.pem", "--hostname", "proxied.test")
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(relay.URL, "http://"))
-
-	address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	_, proxyPort, _ := net.SplitHostPort(address)
-	conf := filepath.Join(dir, "tinyproxy.conf")
-	write(t, conf, "Port "+proxyPort+"\nListen 127.0.0.1\nAllow 127.0.0.1\nTimeout 600\nMaxClients 20\nLogLevel Info\nConnectPort "+port+"\n")
-	lab.StartProxy(t, hosts, "tinyproxy", "-d", "-c", conf)
-	listening(t, address)
-	return front{name: "HTTPS_PROXY", url: "https://proxied.test:" + port, env: []string{"HTTPS_PROXY=http://" + address}}
+	listening(t, through.address)
+	return front{name: "HTTPS_PROXY " + through.name, url: "https://proxied.test:" + port, env: []string{"HTTPS_PROXY=http://" + through.address}}
 }
 
 func frontIPv6(t *testing.T, h *lab.Host) front {

@@ -40,6 +40,7 @@ let
     "relay_token_files"
     "keep_outputs"
     "reattach_grace"
+    "drain_timeout"
     "max_output_bytes"
     "max_log_bytes"
     "min_free"
@@ -47,7 +48,7 @@ let
     "max_silent_time"
     "policies"
   ];
-  configFile = "drv-thru/server.json";
+  configFile = "drv-thru/serve.json";
   configText = builtins.toJSON cfg.settings;
 
   clientOptions.options = {
@@ -75,6 +76,12 @@ let
         What this client may fetch: the closures of its own builds (`builds`), or every
         path of this machine's store (`store`).
       '';
+    };
+    priority = mkOption {
+      type = types.ints.between (-100) 100;
+      default = 0;
+      example = 10;
+      description = "Whose waiting builds go first: the higher number. Tickets have 0.";
     };
     policy = mkOption {
       type = types.nullOr types.str;
@@ -118,6 +125,7 @@ let
         max_upload_bytes = client.maxUploadBytes;
         cache = client.cache;
         policy = client.policy;
+        priority = client.priority;
       })
       cfg.trustedClients;
     relays = cfg.relays;
@@ -129,6 +137,9 @@ let
     stun = if cfg.stun == [ ] then null else cfg.stun;
     keep_outputs = cfg.keepOutputs;
     reattach_grace = cfg.reattachGrace;
+    drain_timeout = cfg.drainTimeout;
+    metrics = cfg.metrics.listen;
+    metrics_public = if cfg.metrics.public then true else null;
     max_output_bytes = cfg.maxOutputBytes;
     max_index_bytes = cfg.maxIndexBytes;
     max_log_bytes = cfg.maxLogBytes;
@@ -312,6 +323,25 @@ in
       example = "10m";
       description = "How long a build waits for a client that has vanished.";
     };
+    drainTimeout = mkOption {
+      type = types.nullOr own.duration;
+      default = null;
+      example = "10m";
+      description = "How long running builds have to end when the service is stopped. With null, they are handed back at once.";
+    };
+    metrics = {
+      listen = mkOption {
+        type = types.nullOr own.metricsAddress;
+        default = null;
+        example = "127.0.0.1:9412";
+        description = "Where the builder serves Prometheus metrics. With null, nowhere.";
+      };
+      public = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether other machines may read the metrics.";
+      };
+    };
     maxOutputBytes = mkOption {
       type = own.size;
       default = "unlimited";
@@ -419,6 +449,11 @@ in
       {
         assertion = cfg.announce == [ ] || listens;
         message = "services.drv-thru.server.announce names addresses that lead to listen, which has no port of its own. Set listen.";
+      }
+      {
+        assertion = cfg.metrics.listen != null && !cfg.metrics.public -> own.loopback cfg.metrics.listen;
+        message = "services.drv-thru.server.metrics: other machines would reach ${toString cfg.metrics.listen}. "
+          + "Listen on 127.0.0.1, or set metrics.public = true.";
       }
       {
         assertion = strayTokens == [ ];

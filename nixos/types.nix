@@ -58,6 +58,9 @@ rec {
   hostPort = text "hostPort" "host with a port, such as \"stun.example.org:3478\""
     (matches "([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:.]+]):${port}");
 
+  metricsAddress = text "metricsAddress" "address to listen on, such as \"127.0.0.1:9412\" or \":9412\""
+    (matches "(${ip}|localhost)?:${port}");
+
   stunAddress = text "stunAddress" "address to listen on, such as \":3478\", or \"off\""
     (x: x == "off" || listenAddress.check x);
 
@@ -88,6 +91,8 @@ rec {
 
   # "[::1]:443" -> 443
   portOf = x: builtins.fromJSON (builtins.head (builtins.match ".*:([0-9]+)" x));
+
+  loopback = matches "(127\\.[0-9.]*|\\[::1]|localhost)?:.*";
 
   # "1h30m" -> 5400
   seconds = x:

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/peterbourgon/ff/v3"
@@ -40,6 +42,7 @@ type buildFlags struct {
 
 	importMode   string
 	noSubstitute bool
+	fetches      fetches
 }
 
 // registerRoute makes the flags that say whom to build with and as whom.
@@ -85,6 +88,7 @@ func (f *buildFlags) registerResult(fs *flag.FlagSet) {
 	fs.BoolVar(&f.plain, "no-nom", false, "plain lines, also on a terminal")
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections and how long each step takes")
 	fs.StringVar(&f.importMode, "import", "auto", "`WAY` in which outputs are imported: from a mount (fuse), over HTTP on this machine (http), or auto")
+	f.fetches.register(fs)
 	fs.BoolVar(&f.noSubstitute, "no-substitute", false, "fetch everything from the builder, nothing from this machine's own substituters")
 }
 
@@ -203,6 +207,35 @@ func (f *buildFlags) mode() wire.Mode {
 		return wire.ModeCheck
 	}
 	return wire.ModeNormal
+}
+
+// fetches is how many NARs are fetched at once; 0 leaves that to orAuto.
+type fetches int
+
+const (
+	leastAutoFetches = 8
+	mostAutoFetches  = 32
+	// mostFetches keeps a typing error from taking the memory that each needs.
+	mostFetches = 128
+)
+
+func (f *fetches) register(fs *flag.FlagSet) {
+	usage := fmt.Sprintf("`N` outputs that are fetched at once (default: as many as CPUs, at least %d and at most %d)", leastAutoFetches, mostAutoFetches)
+	fs.Func("nar-fetches", usage, func(text string) error {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > mostFetches {
+			return fmt.Errorf("want a number from 1 to %d", mostFetches)
+		}
+		*f = fetches(n)
+		return nil
+	})
+}
+
+func (f *fetches) orAuto() int {
+	if *f > 0 {
+		return int(*f)
+	}
+	return min(max(leastAutoFetches, runtime.NumCPU()), mostAutoFetches)
 }
 
 // words is a flag that may be repeated.

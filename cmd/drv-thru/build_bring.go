@@ -166,6 +166,7 @@ func (in *incoming) open() (*passage, error) {
 	view, err := cache.NewView(nil, cache.ViewConfig{
 		Fetcher:      p.fetcher,
 		SigningKey:   in.signingKey,
+		Fetches:      in.flags.fetches.orAuto(),
 		Realisations: in.realisations(),
 		Progress:     p.progress.piece,
 	})

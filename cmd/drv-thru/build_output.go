@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -125,26 +126,67 @@ func seconds(s float64) time.Duration {
 	return time.Duration(min(max(s, 0), most) * float64(time.Second))
 }
 
+// dryRun is what build --dry-run --json prints. What only the builder could tell
+// once it has all inputs is null.
+type dryRun struct {
+	Send       []nix.Path `json:"send"`       // paths that the builder lacks
+	SendBytes  uint64     `json:"send_bytes"` // their NARs, before chunks and compression
+	InputPaths int        `json:"input_paths"`
+	InputBytes uint64     `json:"input_bytes"`
+	// Built tells that everything is there already.
+	Built bool     `json:"built"`
+	Build []string `json:"build"` // derivations
+	// Fetch are paths that the builder gets from its own substituters.
+	Fetch       []string `json:"fetch"`
+	FetchBytes  *uint64  `json:"fetch_bytes"`
+	UnpackBytes *uint64  `json:"unpack_bytes"`
+	// Receive is at most what comes back: less what is here.
+	ReceivePaths *int    `json:"receive_paths"`
+	ReceiveBytes *uint64 `json:"receive_bytes"`
+}
+
+func newDryRun(plan *wire.Plan, in *client.Inputs) *dryRun {
+	d := &dryRun{Send: []nix.Path{}, SendBytes: min(plan.UploadBytes, in.Bytes), InputPaths: len(in.Paths), InputBytes: in.Bytes, Built: plan.Built}
+	for _, i := range plan.Wanted {
+		d.Send = append(d.Send, in.Paths[i])
+	}
+	if len(d.Send) == 0 {
+		d.Build, d.Fetch = append([]string{}, plan.WillBuild...), append([]string{}, plan.WillSubstitute...)
+		d.FetchBytes, d.UnpackBytes = &plan.DownloadBytes, &plan.UnpackBytes
+	}
+	if plan.Built && plan.OutputPaths > 0 {
+		d.ReceivePaths, d.ReceiveBytes = &plan.OutputPaths, &plan.OutputBytes
+	}
+	return d
+}
+
 // printPlan prints what a build would move.
 func (r *buildRun) printPlan(plan *wire.Plan, in *client.Inputs) error {
 	r.view.Close()
 	r.printer.Flush()
+	d := newDryRun(plan, in)
 	if r.flags.json {
-		return json.NewEncoder(r.app.stdout).Encode(plan)
+		return json.NewEncoder(r.app.stdout).Encode(d)
 	}
 	w := r.app.stdout
-	fmt.Fprintf(w, "would send   %s, %s of %s\n", term.Count(len(plan.Wanted), "path"), term.Bytes(int64(min(plan.UploadBytes, in.Bytes))), term.Bytes(int64(in.Bytes)))
+	size := func(n uint64) string { return term.Bytes(int64(min(n, math.MaxInt64))) }
+	fmt.Fprintf(w, "would send    %s, %s of %s\n", term.Count(len(d.Send), "path"), size(d.SendBytes), size(d.InputBytes))
 	switch {
-	case plan.Built:
-		fmt.Fprintln(w, "would build  nothing: it is built there already")
-	case len(plan.Wanted) > 0:
-		fmt.Fprintln(w, "would build  unknown until the builder has the inputs")
+	case d.Built:
+		fmt.Fprintln(w, "would build   nothing: it is built there already")
+	case len(d.Send) > 0:
+		fmt.Fprintln(w, "would build   unknown until the builder has the inputs")
 	default:
-		fmt.Fprintf(w, "would build  %s\n", term.Count(len(plan.WillBuild), "derivation"))
-		for _, d := range plan.WillBuild {
-			fmt.Fprintln(w, "  "+term.Safe(d))
+		fmt.Fprintf(w, "would build   %s\n", term.Count(len(d.Build), "derivation"))
+		for _, drv := range d.Build {
+			fmt.Fprintln(w, "  "+term.Safe(drv))
 		}
-		fmt.Fprintf(w, "would fetch  %s there, %s (%s unpacked)\n", term.Count(len(plan.WillSubstitute), "path"), term.Bytes(int64(plan.DownloadBytes)), term.Bytes(int64(plan.UnpackBytes)))
+		fmt.Fprintf(w, "would fetch   %s there, %s (%s unpacked)\n", term.Count(len(d.Fetch), "path"), size(*d.FetchBytes), size(*d.UnpackBytes))
+	}
+	if d.ReceiveBytes != nil {
+		fmt.Fprintf(w, "would import  %s at most, %s unpacked\n", term.Count(*d.ReceivePaths, "path"), size(*d.ReceiveBytes))
+	} else {
+		fmt.Fprintln(w, "would import  unknown until it is built")
 	}
 	return nil
 }

@@ -204,10 +204,18 @@ func (r *route) checkKey(signing string) error {
 	if r.signingKey == "" || r.signingKey == signing {
 		return nil
 	}
-	return &hintError{
-		fmt.Errorf("the builder signs with %s, not with %s as builders.json says", signing, r.signingKey),
-		"ask its owner; if its key has changed: drv-thru builders add --replace",
-	}
+	return &otherKeyError{signing, r.signingKey}
+}
+
+// otherKeyError is a builder that signs with another key than it was said to.
+type otherKeyError struct{ signing, want string }
+
+func (e *otherKeyError) Error() string {
+	return fmt.Sprintf("the builder signs with %s, not with %s as builders.json says", e.signing, e.want)
+}
+
+func (e *otherKeyError) Hint() string {
+	return "ask its owner; if its key has changed: drv-thru builders add --replace"
 }
 
 // changeBuilders changes the builders.json that is the user's own.

@@ -25,6 +25,7 @@ type mountFlags struct {
 	allowOther                                   bool
 	cacheDir, cacheSize                          string
 	readTimeout                                  time.Duration
+	fetches                                      fetches
 	verbose                                      bool
 }
 
@@ -55,6 +56,7 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
 	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
 	fs.DurationVar(&f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
+	f.fetches.register(fs)
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
 	return &ffcli.Command{
 		Name:       "mount",
@@ -87,6 +89,7 @@ type mountConfig struct {
 	cacheBytes  int64
 	chunkBytes  int64
 	readTimeout time.Duration
+	fetches     int // 0: the default
 	verbose     bool
 }
 
@@ -122,7 +125,7 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 		return nil, err
 	}
 	cfg := &mountConfig{
-		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, verbose: f.verbose,
+		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, fetches: f.fetches.orAuto(), verbose: f.verbose,
 	}
 	if cfg.chunkBytes, err = a.cacheSize(); err != nil {
 		return nil, err

@@ -139,8 +139,11 @@ func (r *remote) probe(ctx context.Context) error {
 		r.mu.Unlock()
 		api = dialed
 	}
-	_, err := api.Info(ctx)
-	return err
+	info, err := api.Info(ctx)
+	if err != nil {
+		return err
+	}
+	return r.route.checkKey(info.SigningKey)
 }
 
 // set notes how an attempt has ended.

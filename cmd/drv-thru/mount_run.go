@@ -60,6 +60,7 @@ func (a *app) mount(ctx context.Context, cfg *mountConfig) (err error) {
 	view, err := cache.NewView(nil, cache.ViewConfig{
 		Fetcher:     fetcher,
 		Lookup:      r.lookup,
+		Fetches:     cfg.fetches,
 		ReadTimeout: cfg.readTimeout,
 	})
 	if err != nil {
@@ -104,8 +105,11 @@ func dialRemote(ctx context.Context, r *route, log *slog.Logger) (*link.Session,
 }
 
 // denied reports whether the builder has answered, and will not answer otherwise
-// soon: the ticket or the client's key is no good.
+// soon: the ticket or the client's key is no good, or the builder's own.
 func denied(err error) bool {
+	if errors.As(err, new(*otherKeyError)) {
+		return true
+	}
 	code := wire.CodeOf(err)
 	return code != "" && code.Exit() == wire.ExitDenied
 }

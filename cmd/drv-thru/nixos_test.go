@@ -13,7 +13,7 @@ import (
 
 // Keys that the NixOS module leaves alone: the socket has its place, and a
 // machine that others build on gets no way around the two refusals.
-var notInNixOS = []string{"admin_socket", "allow_trusted_daemon", "allow_unsandboxed", "drain_timeout", "metrics", "metrics_public"}
+var notInNixOS = []string{"admin_socket", "allow_trusted_daemon", "allow_unsandboxed"}
 
 // nixosHost is a machine of nixos/tests/configs.json.
 type nixosHost struct {

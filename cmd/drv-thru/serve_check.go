@@ -14,7 +14,7 @@ import (
 func checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore.Store, settings *nixSettings) (daemon.Info, error) {
 	info, err := store.Info(ctx)
 	if err != nil {
-		return info, &hintError{fmt.Errorf("ask the Nix daemon: %w", err), "is nix-daemon running, and may this user talk to it (allowed-users)?"}
+		return info, &hintError{fmt.Errorf("ask the Nix daemon: %w", err), "is nix-daemon running, and may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
 	}
 	if info.Trust == daemon.Trusted && !cfg.AllowTrustedDaemon {
 		return info, &hintError{

@@ -36,6 +36,7 @@ type ticketCreateFlags struct {
 	direct        bool
 	policy        string
 	settings      string
+	qr            bool
 }
 
 func newTicketCreateCommand(a *app) *ffcli.Command {
@@ -56,6 +57,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	fs.BoolVar(&f.direct, "direct", false, "put this machine's own addresses into it instead of relays")
 	fs.StringVar(&f.policy, "policy", "", "`NAME` of a policy of the builder's configuration, or a FILE.wasm (default: the built-in one)")
 	fs.StringVar(&f.settings, "policy-settings", "", "`JSON` that the policy is given instead of the configuration's, or @FILE")
+	fs.BoolVar(&f.qr, "qr", false, "also show the ticket as a QR code, for the terminal")
 	return &ffcli.Command{
 		Name:       "create",
 		ShortUsage: "drv-thru ticket create [flags]",
@@ -64,8 +66,11 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
+			switch {
+			case len(args) > 0:
 				return usagef("ticket create takes no arguments, got %q", args[0])
+			case f.qr && f.json:
+				return usagef("--qr and --json exclude each other")
 			}
 			return a.ticketCreate(ctx, &f)
 		},
@@ -113,6 +118,9 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 	}
 	if _, err := fmt.Fprintln(a.stdout, t.Text); err != nil {
 		return err
+	}
+	if f.qr {
+		a.showQR(t.Text)
 	}
 	fmt.Fprintf(a.stderr, "ticket %s (%s): %s, %s\n", t.ID, t.Name, usesText(t.Ticket), expiresText(t.Ticket, time.Now()))
 	return nil

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -23,11 +24,13 @@ type estimate struct {
 // learn takes note of the builds of earlier processes, the oldest first.
 func (e *estimate) learn(records []BuildRecord) {
 	for _, r := range records {
-		if (r.State == wire.StateBuilt || r.State == wire.StateFailed) && !r.Started.IsZero() && r.Result != nil && r.Result.QueueTime > 0 {
+		if (r.State == wire.StateBuilt || r.State == wire.StateFailed) && r.Result != nil && slices.ContainsFunc(r.Result.Derivations, wasBuilt) {
 			e.add(time.Duration(r.Result.BuildTime * float64(time.Second)))
 		}
 	}
 }
+
+func wasBuilt(d wire.DrvResult) bool { return d.Status != daemon.AlreadyValid.String() }
 
 func (e *estimate) add(d time.Duration) {
 	e.mu.Lock()

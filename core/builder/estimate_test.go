@@ -13,12 +13,12 @@ func TestEstimate(t *testing.T) {
 	if got := e.wait(1, 1, now); got != 0 {
 		t.Errorf("without a history: %s", got)
 	}
-	built := func(seconds, queued float64, state wire.State) BuildRecord {
-		return BuildRecord{State: state, Started: now, Result: &wire.Result{BuildTime: seconds, QueueTime: queued}}
+	built := func(seconds float64, status string, state wire.State) BuildRecord {
+		return BuildRecord{State: state, Result: &wire.Result{BuildTime: seconds, Derivations: []wire.DrvResult{{Status: "AlreadyValid"}, {Status: status}}}}
 	}
 	e.learn([]BuildRecord{
-		built(60, 1, wire.StateBuilt), built(0, 0, wire.StateBuilt), built(180, 1, wire.StateFailed),
-		built(1e6, 1, wire.StateCancelled), {State: wire.StateFailed, Result: &wire.Result{}}, {State: wire.StateBuilt},
+		built(60, "Built", wire.StateBuilt), built(0, "AlreadyValid", wire.StateBuilt), built(180, "PermanentFailure", wire.StateFailed),
+		built(1e6, "Built", wire.StateCancelled), {State: wire.StateFailed, Result: &wire.Result{}}, {State: wire.StateBuilt},
 	})
 	a, b := &place{}, &place{}
 	e.begin(a, now.Add(-30*time.Second))

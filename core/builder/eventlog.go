@@ -310,23 +310,18 @@ func (l *eventLog) copyTo(ctx context.Context, w io.Writer, from int64, idle fun
 	keepalive := time.NewTicker(wire.EventKeepalive)
 	defer keepalive.Stop()
 	off := int64(-1) // not known yet
-	buf := make([]byte, 128<<10)
 	for {
 		written, size, ended, changed := l.extent()
 		if off < 0 && written >= from {
-			if off, err = l.seek(f, from, size, buf); err != nil {
+			if off, err = l.seek(f, from, size); err != nil {
 				return fmt.Errorf("read events: %w", err)
 			}
 		}
-		for off >= 0 && off < size {
-			n, err := f.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
-			if n == 0 {
-				return fmt.Errorf("read events: %w", err)
-			}
-			if _, err := w.Write(buf[:n]); err != nil {
+		if off >= 0 {
+			if err := copyPart(w, f, off, size); err != nil {
 				return err
 			}
-			off += int64(n)
+			off = max(off, size)
 		}
 		if ended {
 			return nil
@@ -346,8 +341,33 @@ func (l *eventLog) copyTo(ctx context.Context, w io.Writer, from int64, idle fun
 	}
 }
 
+// eventBuffers are shared, so that a reader who waits, as most do, holds none.
+var eventBuffers = sync.Pool{New: func() any { return new([128 << 10]byte) }}
+
+// copyPart writes what is in f from off up to size.
+func copyPart(w io.Writer, f *os.File, off, size int64) error {
+	if off >= size {
+		return nil
+	}
+	buf := eventBuffers.Get().(*[128 << 10]byte)
+	defer eventBuffers.Put(buf)
+	for off < size {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), size-off)], off)
+		if n == 0 {
+			return fmt.Errorf("read events: %w", err)
+		}
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	return nil
+}
+
 // seek returns the offset at which event from begins.
-func (l *eventLog) seek(f *os.File, from, size int64, buf []byte) (int64, error) {
+func (l *eventLog) seek(f *os.File, from, size int64) (int64, error) {
+	buf := eventBuffers.Get().(*[128 << 10]byte)
+	defer eventBuffers.Put(buf)
 	at := l.near(from)
 	skip := from - at.seq
 	off := at.off

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -179,7 +180,40 @@ func (s *Service) plan(ctx context.Context, req *wire.PlanRequest) (*wire.Plan, 
 	p.Built = len(m.WillBuild)+len(m.WillSubstitute)+len(m.Unknown) == 0
 	p.WillBuild, p.WillSubstitute = texts(m.WillBuild), texts(m.WillSubstitute)
 	p.DownloadBytes, p.UnpackBytes = m.DownloadSize, m.NarSize
+	if p.Built {
+		if p.OutputPaths, p.OutputBytes, err = s.sizeOf(ctx, c.roots); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
+}
+
+// sizeOf tells of the closure of the outputs of roots, which are built: its paths
+// and the sum of their NAR sizes. Both are 0 when an output's path is only known
+// to the daemon.
+func (s *Service) sizeOf(ctx context.Context, roots []daemon.DerivedPath) (paths int, bytes uint64, err error) {
+	var outputs []nix.Path
+	for _, r := range roots {
+		d, err := s.readDerivation(r.Path)
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, name := range r.Outputs {
+			path := d.Outputs[name].Path
+			if path == "" {
+				return 0, 0, nil
+			}
+			outputs = append(outputs, path)
+		}
+	}
+	infos, err := s.cache.Closure(ctx, nix.SortedPaths(outputs))
+	if err != nil {
+		return 0, 0, storeError(err)
+	}
+	for _, info := range infos {
+		bytes += info.NarSize
+	}
+	return len(infos), bytes, nil
 }
 
 func texts(paths []nix.Path) []string {

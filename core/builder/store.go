@@ -70,8 +70,13 @@ type ImportItem struct {
 
 // BuildOptions are settings of one build.
 type BuildOptions struct {
-	Check     bool
-	KeepGoing bool
+	// Check builds again what is valid already, and compares.
+	Check bool
+	// KeepDiffering has Check keep what differs, beside what it differs from and
+	// until the next garbage collection, and name the files. Nix then also leaves
+	// the directory of that build behind, which only root can remove.
+	KeepDiffering bool
+	KeepGoing     bool
 	// MaxSilentTime is 0 for no limit.
 	MaxSilentTime time.Duration
 	// Cores is what builders see as NIX_BUILD_CORES; 0 leaves it to the daemon.

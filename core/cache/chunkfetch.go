@@ -45,14 +45,14 @@ const (
 	// blockSize is the memory of one job, and the most that one request asks
 	// for: below what the protocol allows, so that a window is several requests,
 	// and one that is lost costs little.
-	blockSize = 4 << 20
+	blockSize = 2 << 20
 	// maxBlocks bounds that memory: 16 MiB under way, and some that waits for
 	// the reader or for the chunk store.
-	maxBlocks = 8
+	maxBlocks = 12
 	// maxBehind bounds what the chunk store may have beyond that before it goes
 	// without: what it does not get is fetched again next time, so a hiccup of
 	// its disk should cost nothing.
-	maxBehind = 10
+	maxBehind = 20
 	// blockChunks bounds the chunks of a request.
 	blockChunks = 2048
 	// maxLocalJobs is how many jobs read the chunk store at once: enough for

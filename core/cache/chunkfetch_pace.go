@@ -12,6 +12,7 @@ const (
 	maxWindow = 16 << 20
 	// unknownWindow is that while the link is unknown.
 	unknownWindow = 1 << 20
+	fastWindow    = 8 << 20
 	// sampleBytes is how much must have come before the measure is believed.
 	sampleBytes = 512 << 10
 	// sampleTime is how long what was measured counts fully.
@@ -103,7 +104,7 @@ func (g *goodput) window() (all, one int) {
 	rate := g.perSecond()
 	all = unknownWindow
 	if rate > 0 {
-		all = int(min(max(2*rate*g.wait.Seconds(), rate/4, minWindow), maxWindow))
+		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/4, fastWindow), minWindow), maxWindow))
 	}
 	return all, min(max(all/4, minWindow/2), blockSize)
 }

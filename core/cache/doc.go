@@ -59,9 +59,10 @@
 // when a build ends or when they are first asked for, and then sent while they
 // are found. The [Index] keeps what was found out: the manifest, and the NAR
 // without the contents of its files, by which any range of it can be read from
-// those. The NAR itself is never copied. Every chunk is compared with its ID
-// before it leaves: what does not fit is not sent, its index entry is dropped,
-// and the NAR is read again, this time with its hash. An index file has a
+// those. The NAR itself is never copied. The client compares every chunk with its
+// ID. When one is wrong it asks again, and then the builder compares, too: what
+// does not fit is not sent, its index entry is dropped, and the NAR is read again,
+// this time with its hash. An index file has a
 // checksum and is worth no more than the time to make it again: one that is
 // damaged, of another format, of a path that is gone or built again, or over the
 // quota is removed.

@@ -17,6 +17,7 @@ import (
 // Defaults of ViewConfig.
 const (
 	DefaultBudget      = 64 << 20
+	DefaultFetches     = 16
 	DefaultReadTimeout = 30 * time.Second
 	DefaultPriority    = 50
 
@@ -26,7 +27,6 @@ const (
 	// slabsPerRun is what one run and the readers that wait for it hold on
 	// to at most, twice.
 	slabsPerRun = 12
-	maxRuns     = 16
 )
 
 // ViewConfig says what a [View] shows and how it gets it.
@@ -45,6 +45,10 @@ type ViewConfig struct {
 	// Budget is the memory for NAR bytes; 0 means DefaultBudget. At least
 	// 6 MiB are used.
 	Budget int64
+	// Fetches bounds the NARs that are fetched at once, for readers that read
+	// several; 0 means DefaultFetches. Budget has to suffice for them, unless
+	// it is 0.
+	Fetches int
 	// ReadTimeout is how long a read waits without progress; 0 means
 	// DefaultReadTimeout.
 	ReadTimeout time.Duration
@@ -146,8 +150,11 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 	if cfg.Fetcher == nil {
 		return nil, errors.New("cache: no fetcher")
 	}
+	if cfg.Fetches <= 0 {
+		cfg.Fetches = DefaultFetches
+	}
 	if cfg.Budget == 0 {
-		cfg.Budget = DefaultBudget
+		cfg.Budget = max(DefaultBudget, int64(cfg.Fetches)*slabsPerRun*slabSize)
 	}
 	if cfg.ReadTimeout == 0 {
 		cfg.ReadTimeout = DefaultReadTimeout
@@ -162,7 +169,7 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 	v := &View{
 		cfg:         cfg,
 		stallTime:   cfg.ReadTimeout / stallShare,
-		maxRuns:     max(1, min(maxRuns, slabs/slabsPerRun)),
+		maxRuns:     max(1, min(cfg.Fetches, slabs/slabsPerRun)),
 		lastWindow:  slabs * 3 / 4,
 		firstWindow: min(firstWindow, slabs/2),
 		infos:       make(map[string]nix.PathInfo, len(narinfos)),

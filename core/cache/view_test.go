@@ -203,6 +203,41 @@ func TestMoreReadersThanRuns(t *testing.T) {
 	})
 }
 
+// As many NARs are fetched at once as were asked for, and one alone is enough
+// for any number of readers.
+func TestFetches(t *testing.T) {
+	for _, fetches := range []int{1, 3, 32} {
+		synctest.Test(t, func(t *testing.T) {
+			var paths []fakePath
+			for k := range 40 {
+				paths = append(paths, newPath(k, 500_000))
+			}
+			m := newFetcher(paths)
+			var now, most int
+			m.onRead = func(ctx context.Context, _ string, off int64) (int, error) {
+				m.mu.Lock()
+				now++
+				most = max(most, now)
+				m.mu.Unlock()
+				time.Sleep(time.Millisecond)
+				m.mu.Lock()
+				now--
+				m.mu.Unlock()
+				return 100_000, nil
+			}
+			v := newView(t, paths, m, ViewConfig{Fetches: fetches})
+			var wg sync.WaitGroup
+			for _, p := range paths {
+				wg.Go(func() { readAll(t, v, p, 300_000) })
+			}
+			wg.Wait()
+			if most > fetches || most < fetches/2 {
+				t.Errorf("%d at once; want %d", most, fetches)
+			}
+		})
+	}
+}
+
 func TestTwoReadersOfOneNar(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPath(0, 20<<20)

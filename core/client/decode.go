@@ -152,6 +152,10 @@ func decodePlan(dec *json.Decoder, src *answerReader, out *wire.Plan, paths int)
 			err = dec.Decode(&out.DownloadBytes)
 		case "unpack_bytes":
 			err = dec.Decode(&out.UnpackBytes)
+		case "output_paths":
+			err = dec.Decode(&out.OutputPaths)
+		case "output_bytes":
+			err = dec.Decode(&out.OutputBytes)
 		default:
 			err = skip(dec)
 		}

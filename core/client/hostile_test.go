@@ -139,7 +139,7 @@ func TestDecodeBuildAndPlan(t *testing.T) {
 			QueueTime:   1.5, BuildTime: 2.5, UploadBytes: 7,
 		},
 	}
-	plan := wire.Plan{Wanted: []int{1}, UploadBytes: 1, Built: true, WillBuild: []string{"a"}, WillSubstitute: []string{"b"}, DownloadBytes: 2, UnpackBytes: 3}
+	plan := wire.Plan{Wanted: []int{1}, UploadBytes: 1, Built: true, WillBuild: []string{"a"}, WillSubstitute: []string{"b"}, DownloadBytes: 2, UnpackBytes: 3, OutputPaths: 4, OutputBytes: 5}
 	var gotBuild wire.Build
 	var gotPlan wire.Plan
 	for _, c := range []struct {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/drv-thru/drv-thru/core/nix"
 )
 
 // LocalTrust is what decides whether the local Nix takes what a builder signed.
@@ -29,13 +31,23 @@ type TrustError struct {
 	Helper string
 }
 
+// keyNameChars mean nothing to nix.conf, the Nix language or a shell.
+const keyNameChars = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_+@/"
+
 // CheckTrust fails with a [*TrustError] unless the local Nix will import what
-// is signed with key.
+// is signed with key, and with another error if that is no key, or none to paste
+// into a configuration.
 func CheckTrust(signingKey string, t LocalTrust) error {
+	if _, err := nix.ParsePublicKey(signingKey); err != nil {
+		return fmt.Errorf("what the builder signs with is no key: %w", err)
+	}
 	if t.UserTrusted || t.NoSigs || slices.Contains(t.Keys, signingKey) {
 		return nil
 	}
 	name, _, _ := strings.Cut(signingKey, ":")
+	if strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(keyNameChars, r) }) {
+		return fmt.Errorf("the Nix of this machine trusts neither the user %s nor the key that the builder signs with, whose name %q is too odd to be added anywhere", t.User, name)
+	}
 	return &TrustError{User: t.User, Key: signingKey, SameName: slices.ContainsFunc(t.Keys, func(k string) bool {
 		return strings.HasPrefix(k, name+":")
 	})}
@@ -69,7 +81,8 @@ func (e *TrustError) Hint() string {
        %[2]s
    then: sudo systemctl enable --now drv-thru-import-helper.socket, with the user %[1]s
    in the group drv-thru-import
-   NixOS: services.drv-thru.client.ticketHelper = {
-       enable = true; trustedBuilderPublicKeys = [ "%[2]s" ];
-   };`, e.User, e.Key)
+   NixOS, for the group wheel or the one named by the option group:
+       services.drv-thru.client.ticketHelper = {
+         enable = true; trustedBuilderPublicKeys = [ "%[2]s" ];
+       };`, e.User, e.Key)
 }

@@ -40,3 +40,17 @@ func TestCheckTrust(t *testing.T) {
 		}
 	}
 }
+
+// A builder says what its key is, and people paste what they are told.
+func TestHostileKeys(t *testing.T) {
+	const data = ":AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	var te *TrustError
+	for _, key := range []string{
+		"", "builder-1", "builder-1:AAAA=", "builder-1:AAAA= other:BBBB=", "builder-1" + data + "\nsubstituters = x",
+		`a"];security.sudo.enable=false;x=["b` + data, "a$(id)" + data, "a`id`" + data, "a b" + data, "a#b" + data, "\x1b[2J" + data,
+	} {
+		if err := CheckTrust(key, LocalTrust{User: "alice"}); err == nil || errors.As(err, &te) || strings.ContainsAny(err.Error(), "\x1b\n") {
+			t.Errorf("%q: %v", key, err)
+		}
+	}
+}

@@ -86,6 +86,10 @@ type Plan struct {
 	WillSubstitute []string `json:"will_substitute,omitempty"`
 	DownloadBytes  uint64   `json:"download_bytes,omitempty"`
 	UnpackBytes    uint64   `json:"unpack_bytes,omitempty"`
+	// OutputPaths and OutputBytes are the paths of the closure of the wanted
+	// outputs and the sum of their NAR sizes; known only when Built.
+	OutputPaths int    `json:"output_paths,omitempty"`
+	OutputBytes uint64 `json:"output_bytes,omitempty"`
 }
 
 // Mode is how to build.

@@ -137,7 +137,8 @@
 // When the builder restarts, builds that had not ended become interrupted:
 // asking for their events fails with [CodeRestarted]. A client that is still
 // there repeats PUT /v1/builds/{id} with the same document, which spends
-// nothing; the numbers of events go on after those that it has seen.
+// nothing; the numbers of events go on after those that it has seen. A build that
+// was created with detach and had all of its inputs begins again by itself.
 //
 // A client that has no events stream open for longer than the builder's grace
 // period is taken to be gone, and its build is cancelled unless it was created
@@ -170,9 +171,10 @@
 // POST /v1/cache/chunks answers with one frame for each chunk, in the order asked
 // for. Chunks are named by their NAR and their place in its manifest, never by
 // their contents, so that asking tells nothing about what others have. A NAR or
-// ordinal that cannot be had, and a chunk that the builder finds to be no longer
-// what its manifest says, come as the frame "unavailable"; asking for the
-// manifest again tells whether it is gone for good. A NAR may stand in a request
+// ordinal that cannot be had comes as the frame "unavailable". So does, when the
+// request says "check", a chunk that is no longer what its manifest says: a client
+// that got one asks that way. Asking for the manifest again tells whether the NAR
+// is gone for good. A NAR may stand in a request
 // several times, and so may a chunk; each time counts. A request of more than
 // [MaxChunksRequest] chunks fails with [CodeTooLarge], and the answer to one of
 // more than [MaxChunkBytesRequest] bytes of them, before compression, is cut off

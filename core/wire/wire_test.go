@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -59,6 +60,7 @@ func documents(t testing.TB) map[string]any {
 		"build-request": &BuildRequest{Roots: []Root{root}, Closure: closure, Mode: ModeCheck, KeepGoing: true, Detach: true},
 		"build":         &Build{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", State: StateFailed, Created: when, Position: 2, Wanted: []int{1}, LastEvent: 9, Result: result},
 		"event-queued":  &Event{Seq: 1, Time: when, Type: EventQueued, Position: 3},
+		"event-wait":    &Event{Seq: 1, Time: when, Type: EventQueued, Position: 3, WaitSeconds: 90.5},
 		"event-phase":   &Event{Seq: 2, Time: when, Type: EventPhase, State: StateBuilding},
 		"event-start": &Event{Seq: 3, Time: when, Type: EventStart, Activity: &Activity{ID: 7, Parent: 1, Type: 105, Level: 3, Text: "building",
 			Fields: []Field{{Str: drv, IsText: true}, {Int: 1<<64 - 1}, {Str: "", IsText: true}}}},
@@ -210,5 +212,16 @@ func TestBuildID(t *testing.T) {
 	}
 	if got, err := ParseBuildID(string(id)); err != nil || got != id {
 		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// No builder's number is taken for more than it can be.
+func TestWait(t *testing.T) {
+	for seconds, want := range map[float64]time.Duration{
+		0: 0, -1: 0, math.Inf(-1): 0, math.NaN(): 0, 1.5: 1500 * time.Millisecond, 1e300: MaxQueueWait, math.Inf(1): MaxQueueWait,
+	} {
+		if got := (&Event{WaitSeconds: seconds}).Wait(); got != want {
+			t.Errorf("%g: %s, want %s", seconds, got, want)
+		}
 	}
 }

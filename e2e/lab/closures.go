@@ -38,6 +38,16 @@ func Hello(salt string) Expr {
 		echo built hello`)
 }
 
+// Random makes the file random, which is another one each time, and the file
+// same, which is not.
+func Random(salt string) Expr {
+	return drv("random", salt, `
+		mkdir -p $out/share
+		echo same > $out/share/same
+		read -r uuid < /proc/sys/kernel/random/uuid
+		echo $uuid > $out/share/random`)
+}
+
 // HelloFlake is a flake.nix whose packages.<system>.hello and default are
 // [Hello].
 func HelloFlake(salt string) string {
@@ -166,6 +176,16 @@ func Blob(mib int, salt string) Expr {
 	return drv("blob", salt, fmt.Sprintf(`
 		dd if=/dev/urandom of=$out bs=1M count=%d 2>/dev/null
 		echo made a blob`, mib))
+}
+
+// Repeated is a tree of the given number of names for one file of random bytes: its
+// NAR has all of them, the disk of the builder only one.
+func Repeated(mib, times int, salt string) Expr {
+	return drv("repeated", salt, fmt.Sprintf(`
+		mkdir $out
+		dd if=/dev/urandom of=$out/0 bs=1M count=%d 2>/dev/null
+		for i in $(seq %d); do ln $out/0 $out/$i; done
+		echo made a tree`, mib, times-1))
 }
 
 // Big is a tree of files of equal size, about the given number of MiB in all, of

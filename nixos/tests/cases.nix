@@ -31,8 +31,11 @@ in
           maxUploadBytes = "unlimited";
           cache = "store";
           policy = "few";
+          priority = -100;
         };
       };
+      drainTimeout = "10m";
+      metrics = { listen = "192.0.2.1:9412"; public = true; };
       policies = {
         nightly = { module = "/etc/drv-thru/nightly.wasm"; mode = "monitor"; };
         few.settings.ticket.builds_hour = 3;
@@ -244,6 +247,7 @@ in
     listenAtRelayInside = server { listen = ":7411"; };
     listenAtRelay = { imports = [ (server { relays = [ "http://127.0.0.1:7411" ]; listen = ":7411"; }) (relay { }) ]; };
     announceNothing = server { announce = [ "203.0.113.7:7412" ]; };
+    metricsForAll = server { metrics.listen = "0.0.0.0:9412"; };
     strayToken = server { relayTokenFiles."https://relay.example.org" = "/run/secrets/relay-token"; };
     unknownPolicy = server { trustedClients.laptop = { publicKey = laptop; policy = "nightly"; }; };
     policyName = server { policies."every night" = { }; };
@@ -342,6 +346,9 @@ in
       relays = [ "https://relay.example.org" ];
       relayTokenFiles."https://relay.example.org" = "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-token";
     };
+    "server.metrics.listen name" = server { metrics.listen = "builder.example.org:9412"; };
+    "server.drainTimeout unit" = server { drainTimeout = "1w"; };
+    "server.trustedClients.laptop.priority 101" = server { trustedClients.laptop = { publicKey = laptop; priority = 101; }; };
     "server.adminGroup list" = server { adminGroup = [ "wheel" ]; };
     "server.policies.nightly.module path" = server { policies.nightly.module = ./cases.nix; };
     "server.policies.nightly.mode word" = server { policies.nightly.mode = "warn"; };

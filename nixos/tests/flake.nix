@@ -7,6 +7,8 @@ let
   derivation = args: args // { type = "derivation"; name = args.pname; outPath = "/${args.pname}"; };
   pkgs = {
     inherit lib;
+    stdenv.buildPlatform.canExecute = host: host.isLinux;
+    installShellFiles = derivation { pname = "install-shell-files"; };
     stdenv.hostPlatform = { inherit system; isLinux = true; };
     buildGoModule = derivation;
     mkShell = shell: derivation (shell // { pname = "shell"; });
@@ -27,6 +29,7 @@ let
       difference = a: b: [ a b ];
     };
     licenses.mit = "MIT";
+    optionalString = condition: text: if condition then text else "";
     importJSON = file: builtins.fromJSON (builtins.readFile file);
     inherit (builtins) attrValues length;
   };
@@ -63,6 +66,7 @@ in
   module = self.checks.${system}.module.name;
   program = self.apps.${system}.default.program;
   overlay = (self.overlays.default pkgs { }).drv-thru.name;
+  inherit (self.packages.${system}.default) version postInstall;
   templates = builtins.mapAttrs template self.templates;
   vm = builtins.mapAttrs (_: node: machine [ node ]) vm.nodes;
   inherit (vm) testScript;

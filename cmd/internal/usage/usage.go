@@ -11,6 +11,7 @@ package usage
 import (
 	"errors"
 	"flag"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -37,11 +38,17 @@ func options(c *ffcli.Command) []*option {
 	c.FlagSet.VisitAll(func(f *flag.Flag) {
 		name, text := flag.UnquoteUsage(f)
 		text = strings.TrimPrefix(text, name+": ")
-		o, ok := byValue[f.Value]
-		if !ok {
+		var o *option
+		same := reflect.TypeOf(f.Value).Comparable() // that of FlagSet.Func is not
+		if same {
+			o = byValue[f.Value]
+		}
+		if o == nil {
 			o = &option{value: name}
-			byValue[f.Value] = o
 			all = append(all, o)
+			if same {
+				byValue[f.Value] = o
+			}
 		}
 		o.names = append(o.names, f.Name)
 		// The other names say only which one they are the same as.

@@ -25,6 +25,7 @@ func program() *ffcli.Command {
 	do.StringVar(&file, "file", "", "same as -f `FILE`")
 	do.Var(new(list), "pair", "`NAME VALUE`: set NAME to VALUE")
 	do.String("way", "auto", "`WAY` to do it")
+	do.Func("sum", "`N` to add", func(string) error { return nil })
 	do.Bool("fast", false, "do it fast")
 	leaf.Int("n", 3, "`NUMBER` of leaves")
 	return &ffcli.Command{
@@ -56,6 +57,7 @@ FLAGS
   --fast                  do it fast
   -f, --file FILE         read FILE
   --pair NAME VALUE       set NAME to VALUE
+  --sum N                 N to add
   --way WAY               WAY to do it (default auto)
 `
 	if got := Help(program().Subcommands[0]); got != want {
@@ -113,7 +115,7 @@ func TestComplete(t *testing.T) {
 		{"g", "normal group"},
 		{"x", "normal"},
 		{"x d", "normal"},
-		{"do -", "normal --fast -f --file --pair --way --help"},
+		{"do -", "normal --fast -f --file --pair --sum --way --help"},
 		{"do --f", "normal --fast --file"},
 		{"do --file ", "filenames one other sub/"},
 		{"do --file=o", "filenames --file=one --file=other"},

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -36,10 +37,29 @@ type Client struct {
 	Server *httptest.Server
 	ID     key.ID
 	Secret *ticket.Secret
+	// HTTP is used instead of the server's own client, unless nil.
+	HTTP *http.Client
 }
 
 // Do sends a request and returns the answer, or its error.
 func (c *Client) Do(method, path string, body io.Reader, header ...string) (*http.Response, error) {
+	h := make(http.Header)
+	for i := 0; i+1 < len(header); i += 2 {
+		h.Set(header[i], header[i+1])
+	}
+	resp, err := c.Raw(method, path, body, h)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= http.StatusBadRequest {
+		defer resp.Body.Close()
+		return nil, wire.ReadError(resp)
+	}
+	return resp, nil
+}
+
+// Raw sends a request with who sends it, and returns the answer whatever it says.
+func (c *Client) Raw(method, path string, body io.Reader, header http.Header) (*http.Response, error) {
 	req, err := http.NewRequest(method, c.Server.URL+path, body)
 	if err != nil {
 		return nil, err
@@ -49,18 +69,12 @@ func (c *Client) Do(method, path string, body io.Reader, header ...string) (*htt
 	if c.Secret != nil {
 		req.Header.Set("Authorization", "Bearer "+c.Secret.Text())
 	}
-	for i := 0; i+1 < len(header); i += 2 {
-		req.Header.Set(header[i], header[i+1])
+	maps.Copy(req.Header, header)
+	client := c.HTTP
+	if client == nil {
+		client = c.Server.Client()
 	}
-	resp, err := c.Server.Client().Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode >= http.StatusBadRequest {
-		defer resp.Body.Close()
-		return nil, wire.ReadError(resp)
-	}
-	return resp, nil
+	return client.Do(req)
 }
 
 // JSON sends in, if not nil, and reads the answer into out.

@@ -125,6 +125,9 @@ func (c *session) build(ctx context.Context, drv nix.Path, outputs []string, opt
 		}
 	}
 	c.s.mu.Unlock()
+	if err == nil && opts.Check && !valid {
+		err = fmt.Errorf("some outputs of '%s' are not valid, so checking is not possible", drv)
+	}
 	if err != nil || valid && !opts.Check {
 		return false, err
 	}

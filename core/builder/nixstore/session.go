@@ -55,7 +55,8 @@ func (s *session) Import(ctx context.Context, items []builder.ImportItem) error 
 
 func (s *session) Build(ctx context.Context, targets []daemon.DerivedPath, opts builder.BuildOptions, sink daemon.Sink) ([]daemon.BuildResult, error) {
 	err := s.c.SetOptions(ctx, daemon.Options{
-		KeepGoing: opts.KeepGoing,
+		KeepFailed: opts.KeepDiffering,
+		KeepGoing:  opts.KeepGoing,
 		// A substitute that was announced and is gone must not become a build
 		// that was never checked.
 		Fallback:       false,
@@ -75,7 +76,13 @@ func (s *session) Build(ctx context.Context, targets []daemon.DerivedPath, opts 
 	if opts.Check {
 		mode = daemon.BuildCheck
 	}
-	return s.c.BuildPathsWithResults(ctx, targets, mode)
+	results, err := s.c.BuildPathsWithResults(ctx, targets, mode)
+	for i := range results {
+		if results[i].Status == daemon.NotDeterministic {
+			results[i].ErrorMsg += differences(ctx, results[i].ErrorMsg)
+		}
+	}
+	return results, err
 }
 
 func (s *session) Close() error { return s.c.Close() }

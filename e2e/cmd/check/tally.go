@@ -162,14 +162,18 @@ func (t *tally) events(prefix string, stream io.Reader) error {
 	}
 }
 
+// shown begins a line that a test prints for whoever reads the run, passed or not.
+const shown = "| "
+
 // output keeps what a test prints until it is known whether it matters, and
-// prints benchmark results at once. Long scenarios show that they go on.
+// prints benchmark results and what is to be shown at once. Long scenarios show that
+// they go on.
 func (t *tally) output(output map[string]string, key string, e event) {
 	const keep = 256 << 10
 	if len(output[key]) < keep {
 		output[key] += e.Output
 	}
-	if strings.HasPrefix(e.Test, "Benchmark") || strings.HasPrefix(e.Output, "Benchmark") {
+	if strings.HasPrefix(e.Test, "Benchmark") || strings.HasPrefix(e.Output, "Benchmark") || strings.HasPrefix(e.Output, shown) {
 		fmt.Print(e.Output)
 	}
 	if strings.HasPrefix(e.Output, "--- ") && !strings.Contains(e.Test, "/") && strings.HasSuffix(e.Package, "/e2e") {

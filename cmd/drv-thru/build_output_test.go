@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+func TestDryRun(t *testing.T) {
+	in := &client.Inputs{Paths: []nix.Path{"/nix/store/0-source", "/nix/store/1-a.drv"}, Bytes: 3 << 20}
+	for name, c := range map[string]struct {
+		plan       wire.Plan
+		text, json string
+	}{
+		"inputs are missing": {
+			wire.Plan{Wanted: []int{0}, UploadBytes: 2 << 20},
+			`would send    1 path, 2.0 MiB of 3.0 MiB
+would build   unknown until the builder has the inputs
+would import  unknown until it is built
+`, `{"send":["/nix/store/0-source"],"send_bytes":2097152,"input_paths":2,"input_bytes":3145728,"built":false,"build":null,"fetch":null,"fetch_bytes":null,"unpack_bytes":null,"receive_paths":null,"receive_bytes":null}
+`,
+		},
+		"to be built": {
+			wire.Plan{WillBuild: []string{"/nix/store/1-a.drv", "/nix/store/2-\x1b[2Jb.drv"}, WillSubstitute: []string{"/nix/store/3-gcc"}, DownloadBytes: 1 << 20, UnpackBytes: 5 << 20},
+			`would send    0 paths, 0 B of 3.0 MiB
+would build   2 derivations
+  /nix/store/1-a.drv
+  /nix/store/2-b.drv
+would fetch   1 path there, 1.0 MiB (5.0 MiB unpacked)
+would import  unknown until it is built
+`, `{"send":[],"send_bytes":0,"input_paths":2,"input_bytes":3145728,"built":false,"build":["/nix/store/1-a.drv","/nix/store/2-\u001b[2Jb.drv"],"fetch":["/nix/store/3-gcc"],"fetch_bytes":1048576,"unpack_bytes":5242880,"receive_paths":null,"receive_bytes":null}
+`,
+		},
+		"built": {
+			wire.Plan{Built: true, OutputPaths: 4, OutputBytes: 1 << 63},
+			`would send    0 paths, 0 B of 3.0 MiB
+would build   nothing: it is built there already
+would import  4 paths at most, 8.0 EiB unpacked
+`, `{"send":[],"send_bytes":0,"input_paths":2,"input_bytes":3145728,"built":true,"build":[],"fetch":[],"fetch_bytes":0,"unpack_bytes":0,"receive_paths":4,"receive_bytes":9223372036854775808}
+`,
+		},
+	} {
+		for _, asJSON := range []bool{false, true} {
+			var out bytes.Buffer
+			p := term.New(io.Discard, func(string) string { return "" })
+			r := &buildRun{app: &app{stdout: &out}, flags: &buildFlags{json: asJSON}, printer: p, view: term.NewProgress(p, term.Config{})}
+			if err := r.printPlan(&c.plan, in); err != nil {
+				t.Fatal(err)
+			}
+			want := c.text
+			if asJSON {
+				want = c.json
+			}
+			if got := out.String(); got != want {
+				t.Errorf("%s:\n%s\nwant\n%s", name, got, want)
+			}
+			if strings.Contains(out.String(), "\x1b") {
+				t.Errorf("%s: %q", name, out.String())
+			}
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
+)
+
+// An ordinary ticket's code fits on the smallest terminal, and says the ticket.
+func TestTicketQR(t *testing.T) {
+	text := (&ticket.Ticket{Builder: key.ID{1}, Relays: []string{"https://relay.example.org"}}).String()
+	var out bytes.Buffer
+	a := &app{stderr: &out}
+	a.showQR(text)
+	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
+	if len(lines) > 23 {
+		t.Errorf("%d lines", len(lines))
+	}
+	for _, l := range lines {
+		if n := utf8.RuneCountInString(l); n != utf8.RuneCountInString(lines[0]) || n > 80 {
+			t.Errorf("a line of %d characters", n)
+		}
+		if strings.Trim(l, " ▀▄█") != "" {
+			t.Errorf("%q", l)
+		}
+	}
+	if got, err := ticket.Parse(strings.ToUpper(text)); err != nil || got.Builder != (key.ID{1}) {
+		t.Errorf("in upper case: %v, %v", got, err)
+	}
+}

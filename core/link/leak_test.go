@@ -1,0 +1,87 @@
+//go:build linux
+
+package link
+
+import (
+	"crypto/rand"
+	"flag"
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/link/direct"
+)
+
+var leakSessions = flag.Int("sessions", 100, "sessions of TestDirectPathsLeaveNothing, half of them by TCP")
+
+// heldNow counts this process's goroutines and descriptors.
+func heldNow(t *testing.T) (goroutines, descriptors int) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return runtime.NumGoroutine(), len(entries)
+}
+
+// Sessions with direct paths leave no goroutine and no descriptor, at either end.
+func TestDirectPathsLeaveNothing(t *testing.T) {
+	servers := map[PathKind]*directServer{
+		PathDirectTCP:  serveDirect(t, nil),
+		PathDirectQUIC: serveDirect(t, func(cfg *DirectConfig) { cfg.quicOnly = true }),
+	}
+	session := func(kind PathKind) {
+		b := servers[kind]
+		s, err := newSession(t.Context(), Config{
+			Identity: secret(t, 1), Peer: secret(t, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true},
+			Header: http.Header{"Authorization": {"me"}},
+		}, []dialer{&relayed{wayTo{network: &b.network, address: "b"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		s.waitFor(t, kind)
+		if text, err := do(s.Bulk(), http.MethodGet, "x", nil); err != nil {
+			t.Fatalf("got %q, %v", text, err)
+		}
+	}
+	for kind, b := range servers {
+		b.unlimited()
+		session(kind)
+	}
+	// settled waits until no more is held than that, or for a minute. A builder
+	// pings a client's addresses for some seconds.
+	var goroutines, descriptors int
+	settled := func(g, d int) bool {
+		for deadline := time.Now().Add(enough); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+			if goroutines, descriptors = heldNow(t); goroutines <= g && descriptors <= d {
+				return true
+			}
+		}
+		return false
+	}
+	settled(1e6, 1e6)
+	g, d := goroutines, descriptors
+	for range *leakSessions / 2 {
+		for kind := range servers {
+			session(kind)
+		}
+	}
+	if !settled(g, d) {
+		t.Errorf("after %d sessions: %d goroutines, %d before; %d descriptors, %d before", *leakSessions, goroutines, g, descriptors, d)
+	}
+}
+
+// unlimited lets everybody connect as often as they like.
+func (s *directServer) unlimited() {
+	g := &s.listen.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hosts = make(map[netip.Prefix]int)
+	g.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	g.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+}

@@ -1,0 +1,71 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/e2e/lab"
+)
+
+// --rebuild of what the builder has never built builds it twice and compares; of
+// what it has, once more. Results that differ are told apart by their files, to a
+// trusted client; to the holder of a ticket by their outputs.
+func TestRebuild(t *testing.T) {
+	for _, root := range lab.Roots {
+		t.Run(string(root), func(t *testing.T) {
+			bh := lab.NewHost(t, root, lab.WithName("builder"))
+			ch := lab.NewHost(t, root, lab.WithName("client"))
+			bh.StartDaemon()
+			c := lab.NewClient(t, ch)
+			relay := lab.StartRelay(t, bh)
+			b := lab.StartBuilder(t, bh, lab.BuilderConfig{
+				Relays: []string{relay.URL}, Args: []string{"--trusted-client", ch.Run(lab.Alice, "drv-thru", "key", "show")},
+			})
+			ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
+			var st struct{ Endpoint string }
+			decode(t, b.Admin("status", "--json"), &st)
+			rebuild := func(route []string, e lab.Expr) *lab.Cmd {
+				args := append([]string{"drv-thru", "build", "-L", "--rebuild", "--no-link", "--impure", "--expr", string(e)}, route...)
+				return ch.Command(c.User, args...)
+			}
+			trusted := []string{"--server", st.Endpoint, "--relay-url", relay.URL}
+
+			e := lab.Hello("rebuild")
+			for _, times := range []int{2, 1} {
+				out, err := rebuild(trusted, e).CombinedOutput()
+				if err != nil || strings.Count(string(out), "built hello") != times {
+					t.Errorf("%v; it should have been built %d times:\n%s", err, times, out)
+				}
+			}
+			// It is here now: nobody has to be named, and nobody is asked.
+			named := func(e lab.Expr) *lab.Cmd {
+				return ch.Command(c.User, "drv-thru", "build", "-o", "/tmp/rebuilt", "--impure", "--expr", string(e))
+			}
+			here, err := offline(named(e)).CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, here)
+			}
+			says(t, string(here), "everything is here already; nobody was asked", "-hello")
+			says(t, fails(t, named(lab.Hello("elsewhere")), wire.ExitUsage), "has to be built elsewhere", "--ticket TICKET, --builder NAME", "--server ID")
+
+			holder := []string{"--ticket", b.Ticket("--uses", "unlimited")}
+			out := fails(t, rebuild(holder, lab.Random("rebuild")), wire.ExitBuildFailed)
+			says(t, out, "the second build gave another result", "/nix/store/", "differs")
+			saysNot(t, out, ".check", "share/random")
+			if err := bh.Verify(); err != nil {
+				t.Error("a ticket leaves something behind:", err)
+			}
+			out = fails(t, rebuild(trusted, lab.Random("rebuild")), wire.ExitBuildFailed)
+			says(t, out, "the two results differ in: share/random")
+			saysNot(t, out, "share/same")
+			// The other result goes with the garbage.
+			bh.Run(lab.RootUser, "nix-store", "--gc")
+			if err := bh.Verify(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
