@@ -133,7 +133,7 @@ func TestNixOSModuleTypes(t *testing.T) {
 }
 
 // The configurations in README.md and docs are what the module takes.
-func TestNixOSDocs(t *testing.T) {
+func TestNixOSReadme(t *testing.T) {
 	var all []docBlock
 	for _, name := range pages(t) {
 		for _, b := range blocks(t, name) {
