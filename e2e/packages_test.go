@@ -40,6 +40,12 @@ func TestPackages(t *testing.T) {
 	installPackages(t, server, "1", "drv-thru", "drv-thru-relay")
 	unitsAreSound(t, server)
 	imageRuns(t, server)
+	// As they come, both have the same port: the builder has a relay inside.
+	for _, unit := range []string{"drv-thru", "drv-thru-relay"} {
+		systemctl(t, server, "start", unit)
+		mainPID(t, server, unit)
+		systemctl(t, server, "stop", unit)
+	}
 
 	server.Shell(lab.RootUser, "printf 'DRV_THRU_RELAY_LISTEN=127.0.0.1:7411\nDRV_THRU_RELAY_HOSTNAME=127.0.0.1:7411\nDRV_THRU_RELAY_DRAIN_TIMEOUT=1s\n' >>/etc/drv-thru/relay.conf")
 	server.WriteFile(lab.RootUser, "/etc/drv-thru/serve.json", fmt.Sprintf(`{"relays": [%q], "listen": "none", "policies": {"few": {}}}`, machineRelay))

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"time"
@@ -44,6 +45,7 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, addr netip.Addr) e
 		done()
 		return err
 	}
+	w.Header().Set(wire.HeaderRelayCircuit, string(p.id))
 	client, err := upgrade(w, r, wire.RelayMaxMessage)
 	if err != nil {
 		_ = builder.Close(wire.RelayCloseBroken, string(wire.CodeRelayLost))
@@ -51,7 +53,10 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, addr netip.Addr) e
 		return nil
 	}
 	s.metrics.opened.Inc()
+	log := s.logFor(r).With(slog.String("circuit", string(p.id)), slog.String("endpoint", id.String()))
+	log.Debug("circuit opened")
 	s.splice(client, builder, func(why string) {
+		log.Debug("circuit ended", slog.String("reason", why))
 		s.metrics.ended.WithLabelValues(why).Inc()
 		done()
 	})

@@ -44,15 +44,17 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start":    cmdStart,
-			"end":      cmdEnd,
-			"get":      cmdGet,
-			"makecert": cmdMakeCert,
-			"session":  cmdSession,
-			"reload":   cmdReload,
-			"metrics":  cmdMetrics,
-			"cert":     cmdCert,
-			"writeid":  cmdWriteID,
+			"start":     cmdStart,
+			"end":       cmdEnd,
+			"get":       cmdGet,
+			"makecert":  cmdMakeCert,
+			"session":   cmdSession,
+			"reload":    cmdReload,
+			"metrics":   cmdMetrics,
+			"cert":      cmdCert,
+			"writeid":   cmdWriteID,
+			"halfopen":  cmdHalfOpen,
+			"stunflood": cmdSTUNFlood,
 		},
 	})
 }

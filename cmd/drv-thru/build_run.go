@@ -82,7 +82,7 @@ func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(con
 	}
 	ctx, stop := r.interruptible(ctx, told)
 	defer stop()
-	r.view = term.NewProgress(p, term.Config{Logs: f.logs, Nom: nom()})
+	r.view = term.NewProgress(p, term.Config{Logs: f.logs, Alive: true, Nom: nom()})
 	defer r.view.Close()
 	if err = do(ctx, r); err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
 		return &interruptedError{err}
@@ -136,6 +136,7 @@ func (r *buildRun) interruptible(ctx context.Context, told string) (context.Cont
 				continue
 			}
 			r.out.unmount(hurry)
+			r.tidy()
 			os.Exit(exitInterrupted)
 		}
 	}()
@@ -143,6 +144,19 @@ func (r *buildRun) interruptible(ctx context.Context, told string) (context.Cont
 		signal.Stop(signals)
 		close(done)
 		cancel(nil)
+	}
+}
+
+// tidy takes away what is drawn on the terminal, unless that is stuck.
+func (r *buildRun) tidy() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.printer.Close()
+	}()
+	select {
+	case <-done:
+	case <-time.After(hurry):
 	}
 }
 

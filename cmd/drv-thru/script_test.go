@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +28,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "shape": shape},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir+"/home")
 			e.Setenv("XDG_CONFIG_HOME", "")
@@ -50,5 +54,55 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("waitfor: %v", err)
 		}
+	}
+}
+
+// shape makes sure that the JSON on standard output has what scripts rely on:
+// shape FIELD:TYPE…, where FIELD is written as in "active[].id", and "" is the
+// whole. Further fields may come; an empty array has none.
+func shape(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: shape FIELD:TYPE…")
+	}
+	found := make(map[string]string)
+	dec := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	for {
+		var v any
+		if err := dec.Decode(&v); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			ts.Fatalf("standard output is not JSON: %v", err)
+		}
+		fields("", v, found)
+	}
+	for _, arg := range args {
+		i := strings.LastIndexByte(arg, ':')
+		if got := found[arg[:i]]; got != arg[i+1:] {
+			ts.Fatalf("%s is of type %q, not %s; there are: %v", arg[:i], got, arg[i+1:], found)
+		}
+	}
+}
+
+// fields notes the types of all that is in v.
+func fields(path string, v any, found map[string]string) {
+	switch v := v.(type) {
+	case map[string]any:
+		found[path] = "object"
+		for name, member := range v {
+			fields(strings.TrimPrefix(path+"."+name, "."), member, found)
+		}
+	case []any:
+		found[path] = "array"
+		for _, member := range v {
+			fields(path+"[]", member, found)
+		}
+	case string:
+		found[path] = "string"
+	case float64:
+		found[path] = "number"
+	case bool:
+		found[path] = "bool"
+	case nil:
+		found[path] = "null"
 	}
 }

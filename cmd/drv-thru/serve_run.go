@@ -312,11 +312,21 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 	}
 	return builder.New(ctx, builder.Config{
 		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
-		Store: store, Records: db, Policy: decider, Meter: meter, Dir: cfg.buildsDir(), Now: time.Now, Log: log,
+		Store: store, Records: db, Policy: decider, Meter: meter, Dir: cfg.buildsDir(), Now: time.Now, Log: log, Trace: trace,
 		FreeDisk: freeDiskOf(cfg), Tuning: cfg.tuning(settings.cores), Systems: systems, Features: features,
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
 		Index: index, ParallelFills: cfg.parallelFills(),
 	})
+}
+
+// trace says how a request came: the log of its client has the circuit, too, and so
+// has the relay's.
+func trace(r *http.Request) []any {
+	attrs := []any{"path", link.PathOf(r.Context()).Kind}
+	if circuit := link.CircuitOf(r.Context()); circuit != "" {
+		attrs = append(attrs, "circuit", circuit)
+	}
+	return attrs
 }
 
 // buildsDir is where builds keep their events and roots.

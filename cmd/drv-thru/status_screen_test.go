@@ -36,6 +36,13 @@ func busyBuilder(now time.Time, queued, recent int) *admin.Status {
 		})
 	}
 	st.Active[1].ClientName, st.Active[1].Path, st.Active[1].Labels = "", "relay", []string{"\x1b[31mred\x1b[2J 漢字", "nixpkgs#a-rather-long-name-of-an-installable-that-goes-on"}
+	if queued > 0 {
+		for i, machine := range []string{wire.MachineSelf, "ssh-ng://fast.example", wire.MachineSelf, "x", wire.MachineSelf} {
+			st.Active[0].Building = append(st.Active[0].Building, builder.BuildingDrv{
+				Drv: fmt.Sprintf("/nix/store/%032d-part-%d.drv", i, i), Machine: machine, Since: now.Add(-time.Duration(i) * time.Minute),
+			})
+		}
+	}
 	for i := range queued {
 		st.Active = append(st.Active, builder.BuildStatus{
 			ID: id("q", i), Client: key.ID{byte(3 + i)}, State: wire.StateQueued, Position: i + 1, WaitSeconds: float64(90 * (i + 1)),

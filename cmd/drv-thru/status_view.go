@@ -9,6 +9,7 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/builder"
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -153,8 +154,28 @@ func (v *statusView) builds(builds []builder.BuildStatus) [][]string {
 			"  " + id, clientText(b), v.p.Paint(stateColour(b.State), phaseText(b)), roughly(elapsed(b, v.now)),
 			b.Path, plain(strings.Join(b.Labels, " ")),
 		})
+		if text := v.building(b); text != "" {
+			rows = append(rows, []string{"    " + v.p.Paint(term.Dim, text)})
+		}
 	}
 	return rows
+}
+
+// building names the derivations of a build that run now, the first few of them.
+func (v *statusView) building(b *builder.BuildStatus) string {
+	const most = 3
+	var names []string
+	for _, d := range b.Building[:min(len(b.Building), most)] {
+		name := d.Drv
+		if p, err := nix.ParsePath(d.Drv); err == nil {
+			name = strings.TrimSuffix(p.Name(), ".drv")
+		}
+		names = append(names, plain(name)+onMachine(d.Machine)+" "+roughly(max(0, v.now.Sub(d.Since))))
+	}
+	if more := len(b.Building) - most; more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
 }
 
 func stateColour(s wire.State) string {

@@ -139,12 +139,17 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 	add(notices, doc+"copyright", 0o644)
 	add(filepath.Join(r.dir, "README.md"), doc+"README.md", 0o644)
 
+	description := p.description
+	if kind == "deb" {
+		// Whose first line is the summary.
+		description = p.summary + "\n" + description
+	}
 	return nfpm.WithDefaults(&nfpm.Info{
 		Name: p.name, Arch: b.arch, Platform: "linux",
 		Version: r.packageVersion(), VersionSchema: "none", Release: "1",
 		Section: "net", Priority: "optional", License: "MIT",
 		Maintainer: maintainer, Homepage: homepage,
-		Description: p.summary + "\n" + p.description,
+		Description: description,
 		MTime:       r.time,
 		Overridables: nfpm.Overridables{
 			Recommends: p.recommends, Suggests: p.only(kind, p.suggests),

@@ -227,7 +227,7 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 			return err
 		}
 	}
-	b.start(wanted, idle)
+	b.start(wanted, idle, c.trace)
 	return nil
 }
 
@@ -324,7 +324,7 @@ func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have [
 }
 
 // start queues the build and lets it live. idle says that nothing would be built.
-func (b *build) start(wanted []int, idle bool) {
+func (b *build) start(wanted []int, idle bool, trace []any) {
 	b.mu.Lock()
 	b.wanted, b.toAdd = make(map[int]bool, len(wanted)), len(wanted)
 	for _, i := range wanted {
@@ -336,8 +336,8 @@ func (b *build) start(wanted []int, idle bool) {
 	}
 	paths := len(b.closure.infos)
 	b.mu.Unlock()
-	b.s.cfg.Log.Info("build admitted", "build", b.rec.ID, "client", b.rec.Client, "ticket", b.rec.Ticket,
-		"paths", paths, "wanted", len(wanted))
+	b.s.cfg.Log.Info("build admitted", append([]any{"build", b.rec.ID, "client", b.rec.Client, "ticket", b.rec.Ticket,
+		"paths", paths, "wanted", len(wanted)}, trace...)...)
 	b.log.add(&wire.Event{Type: wire.EventPhase, State: wire.StateUploading})
 	if !idle {
 		b.s.queue.join(b.place)

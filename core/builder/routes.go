@@ -20,6 +20,7 @@ type caller struct {
 	trusted *TrustedClient
 	// ticket is nil for a trusted client.
 	ticket *TicketRecord
+	trace  []any // how the request came, for the log
 }
 
 // limits that apply to what the caller starts.
@@ -85,6 +86,7 @@ func (s *Service) handle(h handler) http.HandlerFunc {
 		w.Header().Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
 		c, err := s.identify(r)
 		if err == nil {
+			c.trace = s.trace(r)
 			err = h(w, r, c)
 		}
 		if err == nil {
@@ -129,7 +131,14 @@ func (s *Service) logError(r *http.Request, err error) {
 		(code == "" || code == wire.CodeInternal || code == wire.CodeStore) {
 		level = s.cfg.Log.Error
 	}
-	level("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	level("request failed", append(s.trace(r), "method", r.Method, "url", r.URL.Path, "err", err)...)
+}
+
+func (s *Service) trace(r *http.Request) []any {
+	if s.cfg.Trace == nil {
+		return nil
+	}
+	return s.cfg.Trace(r)
 }
 
 // identify tells who sends the request and refuses who may send none.

@@ -61,7 +61,10 @@ type Config struct {
 	FreeDisk func() (uint64, error)
 	// Peer tells who sends a request; by default the TLS identity.
 	Peer func(*http.Request) (key.ID, error)
-	Log  *slog.Logger // default: none
+	// Trace tells for the log how a request came: pairs of names and values. Nil
+	// is nothing.
+	Trace func(*http.Request) []any
+	Log   *slog.Logger // default: none
 	// Meter is told what happens; nil for nobody.
 	Meter Meter
 

@@ -289,7 +289,7 @@ func remote(c net.Conn) netip.AddrPort {
 // shake does a handshake and hands the connection over.
 func (g *gate) shake(ctx context.Context, c net.Conn, at netip.AddrPort, leave func()) {
 	wsconn.Tune(c)
-	raw := &gated{circuit: &circuit{&gathering{Conn: c}, Path{Kind: PathDirectTCP, Via: at.String()}}, leave: leave}
+	raw := &gated{circuit: &circuit{Conn: &gathering{Conn: c}, path: Path{Kind: PathDirectTCP, Via: at.String()}}, leave: leave}
 	conn := tls.Server(raw, g.tls)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()

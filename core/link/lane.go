@@ -224,7 +224,11 @@ func (l *lane) open() (*http.ClientConn, Path, error) {
 		return nil, Path{}, lost(path, err)
 	}
 	l.s.worked(path)
-	l.s.log.Debug("circuit open", slog.String("lane", l.name), slog.String("path", path.String()), slog.Duration("took", time.Since(begin)))
+	attrs := []any{slog.String("lane", l.name), slog.String("path", path.String()), slog.Duration("took", time.Since(begin))}
+	if c := circuitBelow(conn); c != nil && c.id != "" {
+		attrs = append(attrs, slog.String("circuit", string(c.id)))
+	}
+	l.s.log.Debug("circuit open", attrs...)
 	return cc, path, nil
 }
 

@@ -3,16 +3,21 @@
 package link
 
 import (
+	"bytes"
 	"crypto/rand"
 	"flag"
 	"net/http"
+	"net/netip"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"testing"
 	"time"
+
+	"github.com/drv-thru/drv-thru/core/link/direct"
 )
 
-var leakSessions = flag.Int("sessions", 40, "sessions of TestDirectPathsLeaveNothing, half of them by TCP")
+var leakSessions = flag.Int("sessions", 100, "sessions of TestDirectPathsLeaveNothing, half of them by TCP")
 
 // heldNow counts this process's goroutines and descriptors.
 func heldNow(t *testing.T) (goroutines, descriptors int) {
@@ -25,65 +30,63 @@ func heldNow(t *testing.T) (goroutines, descriptors int) {
 
 // Sessions with direct paths leave no goroutine and no descriptor, at either end.
 func TestDirectPathsLeaveNothing(t *testing.T) {
-	for kind, b := range map[PathKind]*directServer{
+	servers := map[PathKind]*directServer{
 		PathDirectTCP:  serveDirect(t, nil),
 		PathDirectQUIC: serveDirect(t, func(cfg *DirectConfig) { cfg.quicOnly = true }),
-	} {
-		t.Run(string(kind), func(t *testing.T) {
-			// One client could not open so many paths in so short a time.
-			var n byte
-			session := func() {
-				n++
-				s, err := newSession(t.Context(), Config{
-					Identity: secret(t, 100+n%100), Peer: secret(t, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true},
-					Header: http.Header{"Authorization": {"me"}},
-				}, []dialer{&relayed{wayTo{network: &b.network, address: "b"}}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer s.Close()
-				s.waitFor(t, kind)
-				if text, err := do(s.Bulk(), http.MethodGet, "x", nil); err != nil {
-					t.Fatalf("got %q, %v", text, err)
-				}
+	}
+	session := func(kind PathKind) {
+		b := servers[kind]
+		s, err := newSession(t.Context(), Config{
+			Identity: secret(t, 1), Peer: secret(t, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true, patient: true},
+			Header: http.Header{"Authorization": {"me"}},
+		}, []dialer{&relayed{wayTo{network: &b.network, address: "b"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		s.waitFor(t, kind)
+		if text, err := do(s.Bulk(), http.MethodGet, "x", nil); err != nil {
+			t.Fatalf("got %q, %v", text, err)
+		}
+	}
+	for kind, b := range servers {
+		b.unlimited()
+		session(kind)
+	}
+	// settled waits until no more is held than that, or for a minute. A builder
+	// pings a client's addresses for some seconds.
+	var goroutines, descriptors int
+	settled := func(g, d int) bool {
+		for deadline := time.Now().Add(enough); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+			if goroutines, descriptors = heldNow(t); goroutines <= g && descriptors <= d {
+				return true
 			}
-			session()
-			// settled waits until no more is held than limit, or for a minute.
-			var goroutines, descriptors int
-			settled := func(g, d int) bool {
-				for deadline := time.Now().Add(enough); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
-					if goroutines, descriptors = heldNow(t); goroutines <= g && descriptors <= d {
-						return true
-					}
-				}
-				return false
-			}
-			b.quiet(t)
-			settled(1e6, 1e6)
-			g, d := goroutines, descriptors
-			for range *leakSessions / 2 {
-				session()
-			}
-			b.quiet(t)
-			if !settled(g, d) {
-				t.Errorf("after %d sessions: %d goroutines, %d before; %d descriptors, %d before", *leakSessions/2, goroutines, g, descriptors, d)
-			}
-		})
+		}
+		return false
+	}
+	settled(1e6, 1e6)
+	g, d := goroutines, descriptors
+	for range *leakSessions / 2 {
+		for kind := range servers {
+			session(kind)
+		}
+	}
+	if !settled(g, d) {
+		var stacks bytes.Buffer
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+		t.Logf("%s", &stacks)
+		t.Errorf("after %d sessions: %d goroutines, %d before; %d descriptors, %d before", *leakSessions, goroutines, g, descriptors, d)
 	}
 }
 
-// quiet waits until the server has no connection and no exchange.
-func (s *directServer) quiet(t *testing.T) {
-	t.Helper()
-	for deadline := time.Now().Add(enough); ; <-time.After(5 * time.Millisecond) {
-		s.listen.gate.mu.Lock()
-		total := s.listen.gate.total
-		s.listen.gate.mu.Unlock()
-		if total == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d connections stay", total)
-		}
-	}
+// unlimited lets everybody connect as often as they like.
+func (s *directServer) unlimited() {
+	g := &s.listen.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hosts = make(map[netip.Prefix]int)
+	g.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	g.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 }

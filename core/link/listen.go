@@ -257,7 +257,7 @@ func (l *Listener) accept(r *registrar, id wire.CircuitID) {
 		l.arrived(r)
 		return
 	}
-	c := &circuit{wsconn.New(ws, wire.RelayMaxMessage), Path{Kind: PathRelay, Via: r.url}}
+	c := &circuit{Conn: wsconn.New(ws, wire.RelayMaxMessage), path: Path{Kind: PathRelay, Via: r.url}, id: id}
 	select {
 	case l.conns <- incoming{c, r}:
 	case <-l.ctx.Done():

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // Path says how a circuit reaches the other end.
@@ -58,7 +59,7 @@ func (d tcpDialer) dial(ctx context.Context) (net.Conn, error) {
 		return nil, err
 	}
 	wsconn.Tune(conn)
-	return &circuit{&gathering{Conn: conn}, d.path()}, nil
+	return &circuit{Conn: &gathering{Conn: conn}, path: d.path()}, nil
 }
 
 // directTimeout bounds connecting to an address.
@@ -68,6 +69,23 @@ const directTimeout = 5 * time.Second
 type circuit struct {
 	net.Conn
 	path Path
+	// id is what the relay calls it, for logs; "" on other paths.
+	id wire.CircuitID
+}
+
+// circuitBelow finds the circuit that a connection stands on, nil for none.
+func circuitBelow(c net.Conn) *circuit {
+	for c != nil {
+		switch t := c.(type) {
+		case *circuit:
+			return t
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return nil
+		}
+	}
+	return nil
 }
 
 // Read reads, and says what a relay's goodbye means.

@@ -84,7 +84,7 @@ func (r *registrar) serve() (registered bool, err error) {
 	if r.l.cfg.Token != nil {
 		token = r.l.cfg.Token(r.url)
 	}
-	ws, stun, err := r.l.cfg.Network.open(ctx, r.url, wire.RouteRelayListen, token)
+	ws, says, err := r.l.cfg.Network.open(ctx, r.url, wire.RouteRelayListen, token)
 	if err != nil {
 		return false, err
 	}
@@ -97,7 +97,9 @@ func (r *registrar) serve() (registered bool, err error) {
 		return false, &RelayError{r.url, fmt.Errorf("register: %w", err)}
 	}
 	cancel()
-	r.set(func(s *RelayStatus) { *s = RelayStatus{URL: r.url, Connected: true, STUN: stun, Since: time.Now()} })
+	r.set(func(s *RelayStatus) {
+		*s = RelayStatus{URL: r.url, Connected: true, STUN: says.stun, Since: time.Now()}
+	})
 	r.l.log.Info("registered at relay", slog.String("relay", r.url))
 	leave := context.AfterFunc(r.ctx, func() { _ = ws.Close(websocket.StatusNormalClosure, "") })
 	defer leave()

@@ -33,9 +33,9 @@ type Network struct {
 }
 
 // open does a WebSocket handshake at a relay for one of its routes, with a
-// token unless that is "". It also returns where the relay answers STUN, which a
-// refusal tells, too.
-func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsconn.Socket, stun string, err error) {
+// token unless that is "". It also returns what the relay says in its answer,
+// a refusal included.
+func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsconn.Socket, says relaySays, err error) {
 	o := wsconn.DialOptions{
 		Protocols:   []string{wire.RelayProtocol},
 		Proxy:       n.Proxy,
@@ -53,16 +53,25 @@ func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsco
 	}
 	ws, resp, err := wsconn.Dial(ctx, relay+route+errorsQuery, o)
 	if resp != nil { // a browser shows none
-		stun = relaySTUN(relay, resp.Header.Get(wire.HeaderRelaySTUN))
+		says.stun = relaySTUN(relay, resp.Header.Get(wire.HeaderRelaySTUN))
+		if id, err := wire.ParseCircuitID(resp.Header.Get(wire.HeaderRelayCircuit)); err == nil {
+			says.circuit = id
+		}
 	}
 	if err != nil {
-		return nil, stun, &RelayError{relay, handshakeError(ctx, resp, err)}
+		return nil, says, &RelayError{relay, handshakeError(ctx, resp, err)}
 	}
 	if ws.Subprotocol() != wire.RelayProtocol {
 		_ = ws.CloseNow()
-		return nil, "", &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
+		return nil, says, &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
 	}
-	return ws, stun, nil
+	return ws, says, nil
+}
+
+// relaySays is what headers of a relay's answer say; "" for nothing.
+type relaySays struct {
+	stun    string // where it answers STUN
+	circuit wire.CircuitID
 }
 
 // relaySTUN is the host and port at which a relay says that it answers STUN,
@@ -136,14 +145,14 @@ func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
 
 func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
-	ws, stun, err := d.network.open(ctx, d.relay, route, "")
-	if stun != "" {
-		d.stun.Store(&stun)
+	ws, says, err := d.network.open(ctx, d.relay, route, "")
+	if says.stun != "" {
+		d.stun.Store(&says.stun)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &circuit{&watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, d.path()}, nil
+	return &circuit{Conn: &watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, path: d.path(), id: says.circuit}, nil
 }
 
 // relayCause makes a [*wire.Error] of what a relay says at the end of a

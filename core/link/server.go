@@ -91,18 +91,24 @@ func PathOf(ctx context.Context) Path {
 	if p, ok := ctx.Value(connKey{}).(directPeer); ok {
 		return p.path()
 	}
-	c, _ := ctx.Value(connKey{}).(net.Conn)
-	for c != nil {
-		switch t := c.(type) {
-		case *circuit:
-			return t.path
-		case interface{ NetConn() net.Conn }:
-			c = t.NetConn()
-		default:
-			return Path{}
-		}
+	if c := circuitOf(ctx); c != nil {
+		return c.path
 	}
 	return Path{}
+}
+
+// CircuitOf returns what the relay calls the circuit that a request came by, ""
+// if it came by none. The logs of the client and of the relay have it, too.
+func CircuitOf(ctx context.Context) wire.CircuitID {
+	if c := circuitOf(ctx); c != nil {
+		return c.id
+	}
+	return ""
+}
+
+func circuitOf(ctx context.Context) *circuit {
+	c, _ := ctx.Value(connKey{}).(net.Conn)
+	return circuitBelow(c)
 }
 
 // errorLog sorts what net/http says by whose fault it is.

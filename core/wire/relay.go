@@ -116,6 +116,9 @@ const (
 	// HeaderRelaySTUN says in the answer to a handshake where the relay
 	// answers STUN: "host:port" or ":port".
 	HeaderRelaySTUN = "Drv-Thru-Stun"
+	// HeaderRelayCircuit tells who dials the circuit's ID, which is spent by
+	// then: so that the logs of client, relay and builder have it in common.
+	HeaderRelayCircuit = "Drv-Thru-Circuit"
 )
 
 // Limits of the relay's protocol, bytes.

@@ -93,6 +93,32 @@ func (v *Progress) lastRow(now time.Time) string {
 	return v.p.Paint(Bold, parts[0]) + v.p.Paint(Dim, v.p.glyphs().dot+strings.Join(parts[1:], v.p.glyphs().dot))
 }
 
+// alive is a line on where the build is, "" where that is nowhere yet.
+func (v *Progress) alive(now time.Time) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var parts []string
+	if v.place > 0 {
+		parts = append(parts, fmt.Sprintf("still waiting in the builder's queue, position %d%s", v.place, v.waitText(now)))
+	}
+	if v.up.moving() {
+		parts = append(parts, "sending "+v.up.texts(now)[0])
+	}
+	if v.down.moving() {
+		parts = append(parts, "receiving "+v.down.texts(now)[0])
+	}
+	if t := v.builds.tally(); v.phase == phaseBuilding && t.total > 0 {
+		parts = append(parts, "built "+v.tallyText(t))
+	}
+	if len(parts) == 0 && v.phase != "" {
+		parts = append(parts, v.phase)
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return strings.Join(parts, "; ") + " (" + Span(now.Sub(v.began)) + ")"
+}
+
 // waitText tells how long the place in the queue may last, if that is known.
 func (v *Progress) waitText(now time.Time) string {
 	switch left := v.turn.Sub(now); {

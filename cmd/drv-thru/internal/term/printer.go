@@ -43,6 +43,7 @@ type Printer struct {
 	open   any      // who has written the beginning of a line; nil: nobody
 	held   []byte   // whole lines of others, for after it
 	divert func(line string)
+	wrote  bool  // since somebody asked
 	err    error // the first failed write; nothing is written after it
 	closed bool
 }
@@ -162,6 +163,15 @@ func (p *Printer) Block(rows []string) {
 	p.later()
 }
 
+// silent reports whether nothing was written since it was last asked.
+func (p *Printer) silent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	silent := !p.wrote
+	p.wrote = false
+	return silent
+}
+
 // Divert hands whole lines to fn from now on instead of writing them; nil ends
 // that. The rows below the lines are taken away before.
 func (p *Printer) Divert(fn func(line string)) {
@@ -180,6 +190,7 @@ func (p *Printer) write(b []byte) {
 	if p.err != nil || len(b) == 0 {
 		return
 	}
+	p.wrote = true
 	p.buf = append(p.buf, b...)
 	if len(p.buf) >= flushSize {
 		p.flush()

@@ -19,6 +19,9 @@ const redraw = 100 * time.Millisecond
 // queueMoment is how long a place in the queue lasts to be worth a line.
 const queueMoment = 300 * time.Millisecond
 
+// aliveEvery is how often a silent build says that it goes on.
+const aliveEvery = 30 * time.Second
+
 // Nix's verbosity levels (libutil/error.hh) up to which its messages are shown.
 const levelNotice = 2
 
@@ -47,6 +50,7 @@ type Progress struct {
 	tails     client.Tails
 	errors    []string // what the builder's daemon called errors
 	nom       *nom     // shows the builds; nil: we do
+	nomEnd    time.Duration
 
 	// clock is the builder's latest time, heard when it came.
 	clock, heard time.Time
@@ -59,6 +63,9 @@ type Progress struct {
 type Config struct {
 	// Logs shows what builds print.
 	Logs bool
+	// Alive tells now and then that a silent build goes on, where lines are all
+	// there is: who runs builds unattended ends those that say nothing.
+	Alive bool
 	// Now is the clock; nil is the machine's.
 	Now func() time.Time
 	// Nom is the program nix-output-monitor, which then shows what builds on a
@@ -71,7 +78,12 @@ const maxErrors = 64
 // NewProgress starts to show progress on p. Close it.
 func NewProgress(p *Printer, cfg Config) *Progress {
 	v := newProgress(p, cfg)
-	if !p.Terminal {
+	switch {
+	case p.Terminal:
+	case cfg.Alive:
+		go v.live()
+		return v
+	default:
 		close(v.done)
 		return v
 	}
@@ -94,12 +106,38 @@ func NewProgress(p *Printer, cfg Config) *Progress {
 	return v
 }
 
+// live tells that a silent build goes on until Close.
+func (v *Progress) live() {
+	defer close(v.done)
+	t := time.NewTicker(aliveEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-v.stop:
+			return
+		case <-t.C:
+			v.tellAlive()
+		}
+	}
+}
+
+// tellAlive prints where the build is unless something else was printed lately.
+func (v *Progress) tellAlive() {
+	if !v.p.silent() {
+		return
+	}
+	if text := v.alive(v.Now()); text != "" {
+		v.p.Line(text)
+		v.p.silent()
+	}
+}
+
 // newProgress returns one that draws only when it is told to.
 func newProgress(p *Printer, cfg Config) *Progress {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Progress{p: p, Config: cfg, path: func() string { return "" }, began: cfg.Now(), stop: make(chan struct{}), done: make(chan struct{})}
+	return &Progress{p: p, Config: cfg, nomEnd: nomEnd, path: func() string { return "" }, began: cfg.Now(), stop: make(chan struct{}), done: make(chan struct{})}
 }
 
 // resized returns a channel that tells when the terminal's size has changed, and

@@ -247,3 +247,37 @@ func TestQueueLine(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// Who builds unattended hears of a silent build, and not more than that.
+func TestAlive(t *testing.T) {
+	var out lockedBuffer
+	now := time.Unix(1e9, 0)
+	p := New(&out, noEnv)
+	v := newProgress(p, Config{Now: func() time.Time { return now }})
+	close(v.done)
+	v.tellAlive() // there is nothing to tell
+	v.Phase("evaluating")
+	v.tellAlive() // that was told just now
+	now = now.Add(30 * time.Second)
+	v.tellAlive()
+	v.Event(&wire.Event{Type: wire.EventQueued, Position: 2, WaitSeconds: 600})
+	v.Transfer(client.Transfer{Upload: true, Total: 10 << 20, Paths: 3})
+	now = now.Add(4 * time.Second)
+	v.Transfer(client.Transfer{Upload: true, Done: 8 << 20, Total: 10 << 20, Paths: 3})
+	v.tellAlive()
+	v.tellAlive()
+	v.Transfer(client.Transfer{Upload: true, Done: 10 << 20, Total: 10 << 20, Paths: 3})
+	v.Event(&wire.Event{Type: wire.EventPhase, State: wire.StateBuilding})
+	v.Event(&wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: 2, Type: 104}})
+	v.Event(&wire.Event{Type: wire.EventResult, Activity: &wire.Activity{ID: 2, Type: 105, Fields: []wire.Field{{Int: 1}, {Int: 5}, {Int: 0}, {Int: 0}}}})
+	now = now.Add(5 * time.Minute)
+	v.tellAlive()
+	v.Close()
+	p.Close()
+	want := "evaluating\nevaluating (30 s)\nsending 3 paths, 10 MiB\n" +
+		"still waiting in the builder's queue, position 2, about 10 m; sending 8.0 MiB of 10 MiB, 2.0 MiB/s, 1.0 s left (34 s)\n" +
+		"built 1 of 5, 4 waiting (5 m 0 s)\n"
+	if got := out.String(); got != want {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+}
