@@ -68,7 +68,7 @@ func TestMemoryOfLargeOutput(t *testing.T) {
 	p.instantiate(lab.Repeated(mib, times, "memory"))
 	build := p.client.Host.StartCmd(p.again().AddEnv("DRV_THRU_CACHE_SIZE=32M"))
 	client := watchMemory(build)
-	if err := build.Wait(longest); err != nil {
+	if err := build.Wait(5 * longest); err != nil {
 		t.Fatalf("%v\n%s", err, build.Output())
 	}
 	builder := peakMemory(t, p.builder.PID())
