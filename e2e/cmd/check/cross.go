@@ -5,7 +5,7 @@ import "os/exec"
 // crossed are the systems for which everything is compiled besides this one,
 // tests included: those where a cache is imported over HTTP. Packages for a
 // system are compiled as a release does (cmd/packaging), which then has them.
-var crossed = []struct{ os, arch string }{{"darwin", "arm64"}, {"freebsd", "arm64"}}
+var crossed = []struct{ os, arch string }{{"darwin", "arm64"}, {"freebsd", "amd64"}}
 
 // emulated are the packages whose unit tests run for arm64 as well: the formats
 // and the arithmetic of core, where another processor could make a difference.
