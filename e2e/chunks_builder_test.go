@@ -173,6 +173,10 @@ func TestBuilderDamage(t *testing.T) {
 	if m = holder.manifest(nar); m == nil {
 		t.Fatal("the repaired path cannot be had")
 	}
+	// This also completes what Nix has left half-made.
+	if again := c.BuildExpr(ticket, expr)[0]; again != out {
+		t.Errorf("it is %s now", again)
+	}
 
 	// Collected between two requests for its chunks.
 	if right, _ := holder.chunks(nar, m, 0, 1); right != 1 {

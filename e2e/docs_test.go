@@ -59,7 +59,15 @@ type docBlock struct {
 	text     string
 }
 
+// runs reports whether it is commands, and nothing above says why they cannot be run.
+func (b docBlock) runs() bool {
+	return (b.language == "sh" || b.language == "console") && !notRun.MatchString(b.comment)
+}
+
 func (b docBlock) String() string { return fmt.Sprintf("%s:%d", b.page, b.line) }
+
+// notRun is a comment that says why not.
+var notRun = regexp.MustCompile(`(^|, )not run: .{10}`)
 
 var comment = regexp.MustCompile(`^<!-- (.*) -->$`)
 
@@ -228,18 +236,11 @@ func TestDocs(t *testing.T) {
 		if docsElsewhere[name] != "" {
 			continue
 		}
-		ran := 0
 		for _, b := range blocks(t, name) {
-			reason, told := strings.CutPrefix(b.comment, "not run: ")
-			_, more, also := strings.Cut(b.comment, ", not run: ")
 			on := onHost.FindStringSubmatch(b.comment)
 			switch {
-			case b.language == "":
-				t.Errorf("%v: the block has no language: sh, console, nix or text", b)
-			case b.language != "sh" && b.language != "console":
-			case told && reason != "", also && more != "":
+			case !b.runs():
 			case b.language == "console":
-				ran++
 				for _, line := range strings.Split(b.text, "\n") {
 					if m := promptLine.FindStringSubmatch(line); m != nil {
 						r.run(t, b, r.host(m[1]), lab.Alice, m[2])
@@ -248,7 +249,6 @@ func TestDocs(t *testing.T) {
 			case on == nil:
 				t.Errorf("%v: a comment above has to say where it is run, or why not: <!-- on client -->, <!-- not run: why -->", b)
 			default:
-				ran++
 				user := lab.Alice
 				if on[2] != "" {
 					user = lab.RootUser
@@ -256,7 +256,26 @@ func TestDocs(t *testing.T) {
 				r.run(t, b, r.host(on[1]), user, b.text)
 			}
 		}
-		t.Logf("%s: %d blocks were run", name, ran)
+	}
+}
+
+// Most commands of the pages that a newcomer reads are run, and every block says
+// what it is.
+func TestDocsAreRun(t *testing.T) {
+	least := map[string]int{"README.md": 5, "docs/quickstart.md": 5}
+	for _, name := range pages(t) {
+		ran := 0
+		for _, b := range blocks(t, name) {
+			if b.runs() {
+				ran++
+			}
+			if b.language == "" && docsElsewhere[name] == "" {
+				t.Errorf("%v: the block has no language: sh, console, nix or text", b)
+			}
+		}
+		if ran < least[name] {
+			t.Errorf("%s: %d blocks are run, want %d", name, ran, least[name])
+		}
 	}
 }
 

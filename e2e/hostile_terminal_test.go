@@ -22,7 +22,7 @@ import (
 
 // allowed is what the client itself sends to a terminal besides text: colours,
 // and a return to the beginning of the rows below the log, which it writes anew.
-var allowed = regexp.MustCompile("\x1b\\[[0-9;:]*m|\r\x1b\\[(K|\\d+A)|\x1b\\[[KJ]|\r\n")
+var allowed = regexp.MustCompile("\x1b\\[[0-9;:]*m|\r\x1b\\[(K|\\d*A)|\x1b\\[[KJ]|\r\n")
 
 // escapes are what a terminal would obey, each with a mark to find its text by.
 var escapes = []string{

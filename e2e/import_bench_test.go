@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,25 +57,20 @@ func BenchmarkImport(b *testing.B) {
 	}
 }
 
-// TestMemoryOfLargeOutput builds an output of 5 GB and brings it home: neither end may
-// hold more of it than its buffers. On the builder's disk it takes a twentieth; the
-// client's chunk store is too small to remember a chunk until it comes again, so
-// that all of it moves.
+// TestMemoryOfLargeOutput moves an output of 2 GB in one file: neither end may
+// hold more of it than its buffers.
 func TestMemoryOfLargeOutput(t *testing.T) {
 	p := newImportPair(t)
-	const mib, times = 256, 19
-	p.instantiate(lab.Repeated(mib, times, "memory"))
-	build := p.client.Host.StartCmd(p.again().AddEnv("DRV_THRU_CACHE_SIZE=32M"))
+	const mib = 2048
+	p.build(lab.Blob(mib, "memory"))
+	p.client.Host.Delete(p.outputs...)
+	build := p.client.Host.StartCmd(p.again())
 	client := watchMemory(build)
 	if err := build.Wait(longest); err != nil {
 		t.Fatalf("%v\n%s", err, build.Output())
 	}
 	builder := peakMemory(t, p.builder.PID())
-	moved := received.FindString(build.Output())
-	t.Logf("peak resident memory while %d MiB moved (%s): builder %d MiB, client %d MiB", mib*times, moved, builder>>20, client.Load()>>20)
-	if moved == "" {
-		t.Errorf("less than 5 GB moved:\n%s", build.Output())
-	}
+	t.Logf("peak resident memory while %d MiB moved: builder %d MiB, client %d MiB", mib, builder>>20, client.Load()>>20)
 	if builder > 150<<20 {
 		t.Errorf("the builder took %d MiB, at most 150", builder>>20)
 	}
@@ -84,9 +78,6 @@ func TestMemoryOfLargeOutput(t *testing.T) {
 		t.Errorf("the client took %d MiB, at most 200", client.Load()>>20)
 	}
 }
-
-// received is what a build says of 4.75 GiB, and of no less.
-var received = regexp.MustCompile(`received +4\.[789] GiB`)
 
 // An importPair is a builder and a client that trusts it, with the two other
 // ways to bring a path from the one to the other.
@@ -128,7 +119,8 @@ func newImportPair(t testing.TB) *importPair {
 func (p *importPair) build(expr lab.Expr) []string {
 	p.t.Helper()
 	ch, bh := p.client.Host, p.builder.Host
-	p.instantiate(expr)
+	ch.WriteFile(lab.Alice, "/tmp/import.nix", string(expr))
+	p.drv = ch.Run(lab.Alice, "nix-instantiate", "/tmp/import.nix")
 	p.outputs = strings.Fields(ch.Must(p.client.BuildCmd(p.ticket, "--no-link", "--print-out-paths", p.drv+"^*")))
 	closure := ch.Closure(p.outputs...)
 	bh.Run(lab.RootUser, append([]string{"nix", "store", "sign", "--key-file", p.key}, closure...)...)
@@ -137,16 +129,6 @@ func (p *importPair) build(expr lab.Expr) []string {
 	ch.Run(lab.RootUser, append([]string{"nix", "copy", "--no-check-sigs", "--to", "file://" + cache + "?compression=none"}, closure...)...)
 	p.raw = "file://" + cache
 	return closure
-}
-
-// instantiate makes the derivation of expr on the client, and the directory of the
-// client's chunk store.
-func (p *importPair) instantiate(expr lab.Expr) {
-	p.t.Helper()
-	ch := p.client.Host
-	ch.WriteFile(lab.Alice, "/tmp/import.nix", string(expr))
-	p.drv = ch.Run(lab.Alice, "nix-instantiate", "/tmp/import.nix")
-	ch.Run(lab.RootUser, "install", "-d", "-o", lab.Alice, clientCache)
 }
 
 // again builds what is built there already.

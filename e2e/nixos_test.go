@@ -82,7 +82,7 @@ var refusals = map[string]string{
 	"unknownPolicy":       "there is no policy called nightly",
 	"policyName":          "which every night is not",
 	"builderOfNobody":     "set either endpointId or endpointIdFile of attic",
-	"builderNowhere":      "set either relayUrl or relayUrls of attic",
+	"builderTwoWays":      "set either relayUrl or relayUrls of attic",
 	"builderOfNineRelays": "there is room for 8 relayUrls, and attic has more",
 	"builderTwice":        "attic has an endpointId in client.trustedBuilders as well",
 	"builderName":         "my attic cannot be the name of a builder or mount",

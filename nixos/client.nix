@@ -103,7 +103,8 @@ let
       RestartPreventExitStatus = "2 3";
     };
   };
-  keys = lib.mapAttrsToList (_: builder: builder.publicKey) cfg.trustedBuilders;
+  keys = lib.filter (key: key != null)
+    (map (builder: builder.publicKey) (builtins.attrValues cfg.trustedBuilders ++ builtins.attrValues cfg.builders));
 
   # Nix looks keys up by their names, and heeds one key of a name only.
   nameOf = key: builtins.head (builtins.match "([^:]*):.*" key);
@@ -188,8 +189,9 @@ in
           default = null;
           example = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
           description = ''
-            The builder's signing key: one that signs with another is refused. It does not
-            make Nix trust the builder, as {option}`services.drv-thru.client.trustedBuilders` does.
+            The builder's signing key, which makes Nix trust it as
+            {option}`services.drv-thru.client.trustedBuilders` does. A builder that signs with
+            another is refused. With null, Nix has to trust it otherwise.
           '';
         };
       };
@@ -212,8 +214,8 @@ in
   options.services.drv-thru.client.ticketHelper = {
     enable = mkOption {
       type = types.bool;
-      default = cfg.enable && helper.trustedBuilderPublicKeys != [ ];
-      defaultText = lib.literalExpression "whether trustedBuilderPublicKeys has any";
+      default = cfg.enable && helperKeys != [ ];
+      defaultText = lib.literalExpression "whether there is a key in trustedBuilderPublicKeys, client.trustedBuilders or client.builders";
       description = ''
         Whether there is the import helper, with which users whom Nix does not trust import
         what builders have signed.
@@ -231,7 +233,8 @@ in
       example = [ "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=" ];
       description = ''
         The signing keys of the builders whose outputs it imports, beside those of
-        {option}`services.drv-thru.client.trustedBuilders`. Nix itself need not trust them:
+        {option}`services.drv-thru.client.trustedBuilders` and
+        {option}`services.drv-thru.client.builders`. Nix itself need not trust them:
         only what is imported through the helper is believed to them.
       '';
     };
@@ -299,7 +302,7 @@ in
       assertions = [
         {
           assertion = helperKeys != [ ];
-          message = "services.drv-thru.client.ticketHelper: nothing can be imported without a key in trustedBuilderPublicKeys or trustedBuilders.";
+          message = "services.drv-thru.client.ticketHelper: nothing can be imported without a key in trustedBuilderPublicKeys, client.trustedBuilders or client.builders.";
         }
       ];
       users.groups.${helper.group} = { };
@@ -351,8 +354,8 @@ in
         }
         (ofBuilders (_: builder: (builder.endpointId == null) != (builder.endpointIdFile == null))
           (bad: "set either endpointId or endpointIdFile of ${bad}."))
-        (ofBuilders (_: builder: (builder.relayUrl == null) != (builder.relayUrls == [ ]))
-          (bad: "set either relayUrl or relayUrls of ${bad}."))
+        (ofBuilders (_: builder: builder.relayUrl == null || builder.relayUrls == [ ])
+          (bad: "set either relayUrl or relayUrls of ${bad}, not both."))
         (ofBuilders (_: builder: builtins.length builder.relayUrls <= 8)
           (bad: "there is room for 8 relayUrls, and ${bad} has more."))
         (ofBuilders (name: _: (cfg.trustedBuilders.${name}.endpointId or null) == null)
@@ -363,6 +366,9 @@ in
             + "Take letters, digits, dots, - and _.";
         }
       ];
+      warnings = map
+        (name: "services.drv-thru.client.builders: nobody finds ${name} without relayUrl or relayUrls.")
+        (builtins.attrNames (lib.filterAttrs (_: builder: !(builder ? relay_url || builder ? relay_urls)) builders));
       environment.systemPackages = [ package ];
       environment.etc = lib.optionalAttrs (builders != { }) {
         "drv-thru/builders.json".text = builtins.toJSON { inherit builders; };

@@ -84,11 +84,10 @@ func clientText(b *builder.BuildStatus) string { return cmp.Or(b.ClientName, b.C
 func phaseText(b *builder.BuildStatus) string {
 	phase := string(b.State)
 	if b.Position > 0 {
-		phase += fmt.Sprintf(" (%d.", b.Position)
+		phase += fmt.Sprintf(" (%d.)", b.Position)
 		if b.WaitSeconds > 0 {
 			phase += ", about " + term.About(seconds(b.WaitSeconds))
 		}
-		phase += ")"
 	}
 	if b.Result != nil && b.Result.Error != nil && b.Result.Error.Code != "" {
 		phase += " (" + string(b.Result.Error.Code) + ")"

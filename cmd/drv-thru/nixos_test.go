@@ -106,7 +106,7 @@ func TestNixOSBuilders(t *testing.T) {
 	if err := json.Unmarshal(text, &hosts); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"clientBuilders": "attic cellar", "original": "leviathan"} {
+	for name, want := range map[string]string{"clientBuilders": "attic cellar", "original": "leviathan", "originalAddresses": "leviathan"} {
 		path := filepath.Join(t.TempDir(), "builders.json")
 		if err := os.WriteFile(path, []byte(hosts[name].Etc["drv-thru/builders.json"]), 0o600); err != nil {
 			t.Fatal(err)

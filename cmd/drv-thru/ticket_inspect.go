@@ -53,7 +53,7 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 func (a *app) inspectText(text string, asJSON bool) error {
 	t, err := ticket.Parse(text)
 	if err != nil {
-		return err
+		return &ticketError{err}
 	}
 	if asJSON {
 		return json.NewEncoder(a.stdout).Encode(struct {

@@ -137,7 +137,7 @@ func (s *Service) roomFor(c *caller) error {
 func (s *Service) newBuild(c *caller, id wire.BuildID, req *wire.BuildRequest, content [32]byte) *build {
 	b := &build{
 		s: s, dir: filepath.Join(s.cfg.Dir, string(id)),
-		admitted: make(chan struct{}), complete: make(chan struct{}), done: make(chan struct{}),
+		admitted: make(chan struct{}), complete: make(chan struct{}), held: make(chan struct{}), done: make(chan struct{}),
 		limits: c.limits(),
 		rec: BuildRecord{
 			ID: id, Client: c.client, Ticket: c.ticketID(), Content: content, Roots: req.Roots,

@@ -61,8 +61,10 @@ type build struct {
 	// resumed are the roots of a build that is taken up again after a restart
 	// without its client; nil for any other.
 	resumed []daemon.DerivedPath
-	// rooted tells that the build's directory holds all its inputs.
+	// rooted tells that the build's directory holds all its inputs; held is closed
+	// then.
 	rooted bool
+	held   chan struct{}
 
 	building map[uint64]BuildingDrv // by activity
 	machines map[string]int         // derivations whose build has begun
@@ -255,10 +257,33 @@ func (s *Service) getBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 	if err != nil {
 		return err
 	}
+	b.awaitRoots(r.Context())
 	if b.record().State.Ended() {
 		_, _ = b.events() // so that the view of an earlier process's build has its last event
 	}
 	return writeJSON(w, b.view())
+}
+
+// rootsWait bounds how long a client that wants to leave waits for awaitRoots.
+const rootsWait = 10 * time.Second
+
+// awaitRoots waits until a detached build whose inputs have come would also outlive
+// a restart: its client asks once more before it leaves.
+func (b *build) awaitRoots(ctx context.Context) {
+	b.mu.Lock()
+	wait := b.rec.Detach && b.toAdd == 0 && !b.rooted && !b.rec.State.Ended()
+	b.mu.Unlock()
+	if !wait {
+		return
+	}
+	timer := time.NewTimer(rootsWait)
+	defer timer.Stop()
+	select {
+	case <-b.held:
+	case <-b.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // cancelWait bounds how long DELETE waits for the build's end.

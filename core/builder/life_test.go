@@ -746,3 +746,31 @@ func TestDiskIsPromisedOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Once a client has asked for its detached build and was told that nothing is
+// wanted, it may leave: a restart right after that loses nothing.
+func TestDetachedIsSafeOnceAsked(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	objects := small("asked")
+	req := bt.Request(objects...)
+	req.Detach = true
+	b, err := c.Put(bt.ID(1), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.SendWanted(b, objects...); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := c.Get(bt.ID(1)); err != nil || len(b.Wanted) > 0 {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	e.stop()
+	e.run()
+	c.Server = e.server
+	close(g.open)
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+}

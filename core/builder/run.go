@@ -98,6 +98,7 @@ func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) 
 	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, nil
 	b.rooted = true
 	b.mu.Unlock()
+	close(b.held)
 	return cl.roots, idle, nil
 }
 

@@ -176,7 +176,7 @@ type FrameReader struct {
 }
 
 // NewFrameReader returns a FrameReader, which may read beyond the last frame
-// that it is asked for.
+// that it is asked for. A [bufio.Reader] is used as it is.
 func NewFrameReader(r io.Reader) *FrameReader {
 	return &FrameReader{r: bufio.NewReaderSize(r, headRoom)}
 }

@@ -95,7 +95,7 @@ func serveDirectTo(t *testing.T, change func(*DirectConfig), handler http.Handle
 func directSession(t *testing.T, cfg Config, ways ...dialer) *Session {
 	t.Helper()
 	cfg.Identity, cfg.Peer = secret(t, 1), secret(t, 2).ID()
-	cfg.Direct = &Direct{Rand: rand.Reader, loopback: true}
+	cfg.Direct = &Direct{Rand: rand.Reader, loopback: true, patient: true}
 	cfg.Header = http.Header{"Authorization": {"me"}}
 	s, err := newSession(t.Context(), cfg, ways)
 	if err != nil {

@@ -3,12 +3,14 @@
 package link
 
 import (
+	"bytes"
 	"crypto/rand"
 	"flag"
 	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"testing"
 	"time"
 
@@ -35,7 +37,7 @@ func TestDirectPathsLeaveNothing(t *testing.T) {
 	session := func(kind PathKind) {
 		b := servers[kind]
 		s, err := newSession(t.Context(), Config{
-			Identity: secret(t, 1), Peer: secret(t, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true},
+			Identity: secret(t, 1), Peer: secret(t, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true, patient: true},
 			Header: http.Header{"Authorization": {"me"}},
 		}, []dialer{&relayed{wayTo{network: &b.network, address: "b"}}})
 		if err != nil {
@@ -70,6 +72,9 @@ func TestDirectPathsLeaveNothing(t *testing.T) {
 		}
 	}
 	if !settled(g, d) {
+		var stacks bytes.Buffer
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+		t.Logf("%s", &stacks)
 		t.Errorf("after %d sessions: %d goroutines, %d before; %d descriptors, %d before", *leakSessions, goroutines, g, descriptors, d)
 	}
 }

@@ -408,6 +408,8 @@ func (f *search) first(ctx context.Context, found <-chan *way) *way {
 				return w
 			case noTCP:
 				return w
+			case f.s.cfg.Direct.patient:
+				best = w
 			default:
 				best, enough = w, time.After(preferTCP)
 			}

@@ -52,8 +52,9 @@ type Direct struct {
 	// Rand draws tokens.
 	Rand io.Reader
 
-	// For tests of this package: stay inside one host, do without TCP.
-	loopback, quicOnly bool
+	// For tests of this package: stay inside one host, do without TCP, wait for TCP
+	// however busy the machine is.
+	loopback, quicOnly, patient bool
 }
 
 // Session is a client's connection to a builder. It is safe for concurrent use.

@@ -178,16 +178,6 @@ func Blob(mib int, salt string) Expr {
 		echo made a blob`, mib))
 }
 
-// Repeated is a tree of the given number of names for one file of random bytes: its
-// NAR has all of them, the disk of the builder only one.
-func Repeated(mib, times int, salt string) Expr {
-	return drv("repeated", salt, fmt.Sprintf(`
-		mkdir $out
-		dd if=/dev/urandom of=$out/0 bs=1M count=%d 2>/dev/null
-		for i in $(seq %d); do ln $out/0 $out/$i; done
-		echo made a tree`, mib, times-1))
-}
-
 // Big is a tree of files of equal size, about the given number of MiB in all, of
 // random text.
 func Big(mib, files int, salt string) Expr {

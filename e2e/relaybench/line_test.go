@@ -50,14 +50,14 @@ const (
 func BenchmarkLine(b *testing.B) {
 	l := newEnds(b)
 	l.delayed(b)
-	l.measure(b, "line-100Mbit-60ms", lineRate, 100<<20)
+	l.measure(b, lineRate, 100<<20)
 }
 
 // BenchmarkGigabit fills a line of 1 Gbit/s without a delay worth the name.
 func BenchmarkGigabit(b *testing.B) {
 	l := newEnds(b)
 	l.throttled(b, "1gbit")
-	l.measure(b, "gigabit", 1e9, 1<<30)
+	l.measure(b, 1e9, 1<<30)
 }
 
 // ends are two network namespaces.
@@ -213,19 +213,23 @@ func tunHere(pid int) (*os.File, error) {
 }
 
 // measure runs builder and relay at one end and clients at the other.
-func (l *ends) measure(b *testing.B, name string, rate float64, bytes int64) {
+func (l *ends) measure(b *testing.B, rate float64, bytes int64) {
 	relayAt := spawnAs(b, in(l.builder, os.Args[0]), "relayat", builderEnd+":"+relayPort)
 	spawnAs(b, in(l.builder, os.Args[0]), "directbuilder", relayAt)
-	for _, path := range []string{"relay", "direct-tcp", "direct-quic"} {
-		if path == "direct-quic" {
-			sh(b, l.builder, fmt.Sprintf(`nft 'add table inet no; add chain inet no i { type filter hook input priority 0; }; add rule inet no i tcp dport %d drop'`, directPort))
+	for _, path := range []link.PathKind{link.PathRelay, link.PathDirectTCP, link.PathDirectQUIC} {
+		if path == link.PathDirectQUIC {
+			// Where TCP comes through, it is preferred.
+			sh(b, l.builder, fmt.Sprintf(`nft 'table inet line { chain in { type filter hook input priority filter; tcp dport %d drop; }; }'`, directPort))
 		}
 		for _, way := range []string{"download", "upload"} {
-			b.Run(path+"/"+way, func(b *testing.B) {
+			b.Run(string(path)+"/"+way, func(b *testing.B) {
 				var total lineResult
 				rounds := 0
 				for b.Loop() {
-					arg, _ := json.Marshal(lineJob{path, way, relayAt, bytes})
+					arg, err := json.Marshal(lineJob{path, way, relayAt, bytes})
+					if err != nil {
+						b.Fatal(err)
+					}
 					var r lineResult
 					if err := json.Unmarshal([]byte(spawnAs(b, in(l.client, os.Args[0]), "lineclient", string(arg))), &r); err != nil {
 						b.Fatal(err)
@@ -250,12 +254,13 @@ func (l *ends) measure(b *testing.B, name string, rate float64, bytes int64) {
 }
 
 type lineJob struct {
-	Path, Way, Relay string
-	Bytes            int64
+	Path       link.PathKind
+	Way, Relay string
+	Bytes      int64
 }
 
 type lineResult struct {
-	Path    string
+	Path    link.PathKind
 	Seconds float64
 	Lines   []float64 // how many seconds each took
 }
@@ -317,7 +322,7 @@ func runLineClient(arg string, ready func(string)) error {
 		return err
 	}
 	cfg := link.Config{Identity: secret("client"), Peer: secret("builder").ID()}
-	if job.Path == string(link.PathRelay) {
+	if job.Path == link.PathRelay {
 		cfg.Relays = []string{job.Relay}
 	} else {
 		cfg.Addresses = []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(builderEnd), directPort)}
@@ -346,13 +351,14 @@ func runLineClient(arg string, ready func(string)) error {
 	go func() {
 		defer close(read)
 		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-			sent, _ := strconv.ParseInt(lines.Text(), 10, 64)
-			r.Lines = append(r.Lines, time.Since(time.Unix(0, sent)).Seconds())
+			if sent, err := strconv.ParseInt(lines.Text(), 10, 64); err == nil {
+				r.Lines = append(r.Lines, time.Since(time.Unix(0, sent)).Seconds())
+			}
 		}
 	}()
 	begin := time.Now()
 	err = throughOurs(s.Bulk(), job.Way, job.Bytes)
-	r.Seconds, r.Path = time.Since(begin).Seconds(), string(s.Path().Kind)
+	r.Seconds, r.Path = time.Since(begin).Seconds(), s.Path().Kind
 	stop()
 	<-read
 	_ = resp.Body.Close()

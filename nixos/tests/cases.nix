@@ -173,15 +173,31 @@ in
           secretKeyFile = "/var/lib/drv-thru/secret.key";
           maxConcurrentBuilds = 1;
           outputCacheMaxParallelFills = null;
+          recentBuildsLimit = 20;
           trustedClients.alex = { publicKey = laptop; maxBuildTime = "30m"; maxUploadBytes = "20G"; };
         };
         client = {
           enable = true;
           narFetches = null;
-          trustedBuilders.leviathan = { endpointId = desktop; publicKey = "drv-thru:${key}"; relayUrl = null; };
-          ticketHelper = { enable = true; group = "drv-thru"; };
+          builders.leviathan = {
+            endpointId = null;
+            endpointIdFile = "/run/secrets/drv-thru-leviathan-endpoint-id";
+            relayUrl = null;
+            publicKey = "drv-thru:${key}";
+          };
+          trustedBuilders.other.publicKey = "other:${otherKey}";
+          ticketHelper = {
+            enable = true;
+            group = "wheel";
+            trustedBuilderPublicKeys = [ "ticket-only:${otherKey}" ];
+          };
         };
       };
+    };
+    # As an older one had it.
+    originalAddresses = client {
+      trustedBuilders.leviathan = { endpointId = desktop; publicKey = "drv-thru:${key}"; relayUrl = null; };
+      ticketHelper.group = "drv-thru";
     };
     clientMounts = {
       imports = [
@@ -271,7 +287,9 @@ in
     };
     helperWithoutKeys = client { ticketHelper.enable = true; };
     builderOfNobody = client { builders.attic.relayUrl = "https://relay.example.org"; };
-    builderNowhere = client { builders.attic.endpointId = laptop; };
+    builderTwoWays = client {
+      builders.attic = { endpointId = laptop; relayUrl = "https://relay.example.org"; relayUrls = [ "https://relay.example.net" ]; };
+    };
     builderOfNineRelays = client {
       builders.attic = { endpointId = laptop; relayUrls = builtins.genList (n: "https://relay${toString n}.example.org") 9; };
     };

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 )
 
 // checkSuffix is what Nix appends to the path of an output to keep another result
@@ -30,14 +31,21 @@ var kept = regexp.MustCompile(`output ['"]([^'"]+)['"] differs from ['"]([^'"]+)
 // differences names the files in which the two results differ that a message is
 // about, if both are there.
 func differences(ctx context.Context, message string) string {
-	m := kept.FindStringSubmatch(message)
+	first, second, ok := keptResults(message)
+	if !ok {
+		return ""
+	}
+	return compare(ctx, first, second)
+}
+
+// keptResults finds the two results in a message, which may be coloured.
+func keptResults(message string) (first, second string, ok bool) {
+	m := kept.FindStringSubmatch(daemon.StripANSI(message))
 	if m == nil || m[2] != m[1]+checkSuffix {
-		return ""
+		return "", "", false
 	}
-	if _, err := nix.ParsePath(m[1]); err != nil {
-		return ""
-	}
-	return compare(ctx, m[1], m[2])
+	_, err := nix.ParsePath(m[1])
+	return m[1], m[2], err == nil
 }
 
 // compare says how two trees differ.

@@ -74,17 +74,22 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// Only what Nix has put beside the output is looked at.
-func TestDifferencesOfWhat(t *testing.T) {
-	for _, message := range []string{
-		"",
-		"output '/nix/store/00000000000000000000000000000000-a' differs",
-		"output '/etc' differs from '/etc.check'",
-		`output "/etc" differs from "/etc.check"`,
-		"output '/nix/store/00000000000000000000000000000000-a' differs from '/etc/passwd'",
+// Only what Nix has put beside the output is looked at, however it says so.
+func TestKeptResults(t *testing.T) {
+	const path = "/nix/store/00000000000000000000000000000000-a"
+	for message, want := range map[string]bool{
+		"output '" + path + "' differs from '" + path + ".check'": true,
+		`output "` + path + `" differs from "` + path + `.check"`: true,
+		"error: derivation '\x1b[35;1m" + path + ".drv\x1b[0m' may not be deterministic: output '\x1b[35;1m" + path +
+			"\x1b[0m' differs from '\x1b[35;1m" + path + ".check\x1b[0m'": true,
+		"":                              false,
+		"output '" + path + "' differs": false,
+		"output '/etc' differs from '/etc.check'":          false,
+		"output '" + path + "' differs from '/etc/passwd'": false,
 	} {
-		if got := differences(t.Context(), message); got != "" {
-			t.Errorf("%q: %q", message, got)
+		first, second, ok := keptResults(message)
+		if ok != want || ok && (first != path || second != path+".check") {
+			t.Errorf("%q: %q, %q, %v", message, first, second, ok)
 		}
 	}
 }

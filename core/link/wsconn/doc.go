@@ -1,7 +1,7 @@
 // Package wsconn makes byte streams of WebSockets, fast enough to carry builds.
 //
 // [Dial] and [Accept] do the WebSocket handshake and return a [Socket]: a
-// websocket.Conn whose messages reach the network in one piece. [New] makes a
+// websocket.Conn whose bulk reaches the network in one piece. [New] makes a
 // net.Conn of a Socket: with real deadlines, with writes that are gathered
 // into large messages, and with memory that is only held while bytes move.
 //

@@ -1,5 +1,5 @@
 // Package term is how the command line speaks: plain lines for logs and pipes,
-// and on a terminal one status line below them that keeps changing.
+// and on a terminal a picture below them that keeps changing, or a whole screen.
 //
 // Text that came from elsewhere reaches a terminal without the control
 // characters that could move its cursor or worse; anything else than a terminal

@@ -36,7 +36,8 @@ type nom struct {
 	pieces chan []byte
 	gone   chan struct{} // closed when it has ended
 
-	once sync.Once // for end
+	once     sync.Once // for end
+	patience time.Duration
 
 	mu     sync.Mutex
 	buf    bytes.Buffer
@@ -46,9 +47,10 @@ type nom struct {
 	ticker *time.Ticker
 }
 
-// newNom starts program, which writes to screen.
-func newNom(program string, screen io.Writer) (*nom, error) {
-	n := &nom{cmd: exec.Command(program, "--json"), pieces: make(chan []byte, nomQueue), gone: make(chan struct{}), open: make(map[uint64][]byte)}
+// newNom starts program, which writes to screen. At its end it has as long as
+// patience for its last picture.
+func newNom(program string, screen io.Writer, patience time.Duration) (*nom, error) {
+	n := &nom{patience: patience, cmd: exec.Command(program, "--json"), pieces: make(chan []byte, nomQueue), gone: make(chan struct{}), open: make(map[uint64][]byte)}
 	// It runs nix; tickets are none of its business.
 	n.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "DRV_THRU_") })
 	n.cmd.Stdout, n.cmd.Stderr = screen, screen
@@ -124,7 +126,7 @@ func (n *nom) finish() {
 	n.ended = true
 	close(n.pieces)
 	n.mu.Unlock()
-	timer := time.NewTimer(nomEnd)
+	timer := time.NewTimer(n.patience)
 	defer timer.Stop()
 	if !full {
 		select {
@@ -250,7 +252,7 @@ func (v *Progress) startNom() {
 	if v.Nom == "" || v.nom != nil || v.closed || !v.p.Terminal {
 		return
 	}
-	n, err := newNom(v.Nom, v.p.w)
+	n, err := newNom(v.Nom, v.p.w, v.nomEnd)
 	v.Nom = "" // one is enough
 	if err != nil {
 		v.p.Line("cannot start nom: " + err.Error())

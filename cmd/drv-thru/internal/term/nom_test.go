@@ -46,6 +46,7 @@ func TestNom(t *testing.T) {
 	for _, logs := range []bool{false, true} {
 		t.Run(fmt.Sprint("logs=", logs), func(t *testing.T) {
 			p := newPlay(t, 80, 24, Config{Nom: os.Args[0], Logs: logs}, map[string]string{"LANG": "C.UTF-8"})
+			p.nomEnd = time.Minute
 			p.tell(wire.Event{Type: wire.EventPhase, State: wire.StateBuilding})
 			p.draw()
 			p.tell(wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: 2, Type: uint64(daemon.ActivityBuilds)}})
@@ -117,7 +118,7 @@ func TestNomIsNoUse(t *testing.T) {
 			p := newPlay(t, 80, 24, Config{Nom: program}, map[string]string{"LANG": "C.UTF-8"})
 			p.tell(wire.Event{Type: wire.EventPhase, State: wire.StateBuilding})
 			p.begin("hello-1.0", "")
-			text := strings.Repeat("x", 1000)
+			text := strings.Repeat("x", 20_000)
 			deadline := time.Now().Add(time.Minute)
 			for p.draw(); p.Progress.nom != nil && time.Now().Before(deadline); p.draw() {
 				p.tell(wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: 5, Type: uint64(daemon.ActivityRealise), Text: text}})

@@ -50,6 +50,7 @@ type Progress struct {
 	tails     client.Tails
 	errors    []string // what the builder's daemon called errors
 	nom       *nom     // shows the builds; nil: we do
+	nomEnd    time.Duration
 
 	// clock is the builder's latest time, heard when it came.
 	clock, heard time.Time
@@ -136,7 +137,7 @@ func newProgress(p *Printer, cfg Config) *Progress {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Progress{p: p, Config: cfg, path: func() string { return "" }, began: cfg.Now(), stop: make(chan struct{}), done: make(chan struct{})}
+	return &Progress{p: p, Config: cfg, nomEnd: nomEnd, path: func() string { return "" }, began: cfg.Now(), stop: make(chan struct{}), done: make(chan struct{})}
 }
 
 // resized returns a channel that tells when the terminal's size has changed, and
