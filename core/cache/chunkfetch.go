@@ -85,8 +85,9 @@ type ChunkFetcher struct {
 	clock     uint64
 	strikes   map[string]int // NARs whose chunks were not what was promised, and how often
 
-	blocks   int // that exist
+	blocks   int // in use or free
 	free     []*chunkBlock
+	spare    []*chunkBlock // what the chunk store had beyond; memory, not room
 	index    map[chunk.ID]chunkPlace
 	inflight int // bytes that the wire owes
 

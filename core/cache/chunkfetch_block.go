@@ -94,6 +94,11 @@ func (f *ChunkFetcher) newBlock(must bool) *chunkBlock {
 		return b
 	case f.blocks < limit || must:
 		f.blocks++
+		if k := len(f.spare) - 1; k >= 0 {
+			b := f.spare[k]
+			f.spare = f.spare[:k]
+			return b
+		}
 		return &chunkBlock{buf: make([]byte, blockSize)}
 	}
 	return nil
@@ -126,6 +131,7 @@ func (f *ChunkFetcher) unhold(b *chunkBlock) {
 	if f.blocks > maxBlocks {
 		f.blocks--
 		f.empty(b)
+		f.spare = append(f.spare, b)
 		return
 	}
 	f.free = append(f.free, b)
