@@ -324,8 +324,9 @@ type spool struct {
 	size int64
 
 	mu     sync.Mutex
+	begun  bool
 	at     int64        // what was taken, without a gap
-	pieces chan spooled // nil: takes no more
+	pieces chan spooled // nil: takes nothing
 }
 
 // spooled is a piece of a NAR in memory that is given back after it was written.
@@ -339,31 +340,38 @@ type spooled struct {
 // Nix's reads, 16 MiB of the largest there are.
 const spoolBehind = 32
 
-// newSpool begins to keep a NAR; nil when it is kept already, is being kept, or
-// is too large.
+// newSpool returns a spool that begins to keep a NAR when its beginning is read:
+// Nix opens a NAR once more than it reads it.
 func (d *Disk) newSpool(hash string, size int64) *spool {
-	s := &spool{disk: d, hash: hash, size: size, pieces: make(chan spooled, spoolBehind)}
+	return &spool{disk: d, hash: hash, size: size}
+}
+
+// begin makes the file; not when the NAR is kept already, is being kept, or is
+// too large. s.mu is held.
+func (s *spool) begin() {
+	s.begun = true
+	d := s.disk
 	d.mu.Lock()
-	taken := d.closed || d.spools[hash] != nil || d.entries[diskNars+"/"+hash+".nar"] != nil || size > d.most/2
+	taken := d.closed || d.spools[s.hash] != nil || d.entries[diskNars+"/"+s.hash+".nar"] != nil || s.size > d.most/2
 	if !taken {
-		d.spools[hash] = s
+		d.spools[s.hash] = s
 		d.wg.Add(1)
 	}
 	d.mu.Unlock()
 	if taken {
-		return nil
+		return
 	}
-	f, err := os.OpenFile(filepath.Join(d.dir, diskTmp, hash), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.CreateTemp(filepath.Join(d.dir, diskTmp), s.hash+"-*")
 	if err != nil {
 		d.mu.Lock()
-		delete(d.spools, hash)
+		delete(d.spools, s.hash)
 		d.mu.Unlock()
 		d.failed(err)
 		d.wg.Done()
-		return nil
+		return
 	}
+	s.pieces = make(chan spooled, spoolBehind)
 	go s.run(f, s.pieces)
-	return s
 }
 
 // write takes what was read at off; release is called once it is needed no more.
@@ -375,6 +383,9 @@ func (s *spool) write(bufs [][]byte, off int64, release func()) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.begun && off == 0 {
+		s.begin()
+	}
 	if s.pieces == nil || off > s.at || end <= s.at {
 		release()
 		return
@@ -386,11 +397,18 @@ func (s *spool) write(bufs [][]byte, off int64, release func()) {
 	}
 }
 
-// close gives up what is not complete.
+// close gives up what is not complete, so that whoever reads next begins anew.
 func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.begun = true
+	if s.pieces == nil {
+		return
+	}
 	s.endLocked()
+	s.disk.mu.Lock()
+	delete(s.disk.spools, s.hash)
+	s.disk.mu.Unlock()
 }
 
 func (s *spool) endLocked() {
@@ -435,7 +453,9 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 		_ = os.Remove(f.Name()) // or the next start does
 	}
 	d.mu.Lock()
-	delete(d.spools, s.hash)
+	if d.spools[s.hash] == s {
+		delete(d.spools, s.hash)
+	}
 	if whole {
 		d.enter(name, s.size)
 		d.shrink()

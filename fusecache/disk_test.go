@@ -23,13 +23,18 @@ func openDisk(t *testing.T, dir string, most int64) *Disk {
 // keep reads a NAR in pieces, as a mount does.
 func keep(d *Disk, hash string, nar []byte, piece int) {
 	s := d.newSpool(hash, int64(len(nar)))
-	if s == nil {
-		return
-	}
 	for off := 0; off < len(nar); off += piece {
 		s.write([][]byte{nar[off:min(off+piece, len(nar))]}, int64(off), func() {})
 	}
 	s.close()
+}
+
+// takes reports whether a NAR's beginning would be taken now.
+func takes(d *Disk, hash string, size int64) bool {
+	s := d.newSpool(hash, size)
+	s.write([][]byte{{0}}, 0, func() {})
+	defer s.close()
+	return s.pieces != nil
 }
 
 func readNar(t *testing.T, d *Disk, hash string, size int) []byte {
@@ -60,23 +65,28 @@ func TestDisk(t *testing.T) {
 	keep(d, wrong, nar, 64<<10)
 	// Pieces that are missing or come twice.
 	half := nix.SumHash(nar[:1000]).Nix32()
+	opened := d.newSpool(half, 1000) // and never read
 	s := d.newSpool(half, 1000)
-	if d.newSpool(half, 1000) != nil {
+	s.write([][]byte{nar[:300], nar[300:400]}, 0, func() {})
+	if takes(d, half, 1000) {
 		t.Error("one NAR is written twice at once")
 	}
-	s.write([][]byte{nar[:300], nar[300:400]}, 0, func() {})
 	s.write([][]byte{nar[500:600]}, 500, func() {})
 	s.write([][]byte{nar[350:700]}, 350, func() {})
 	s.write([][]byte{nar[700:1000]}, 700, func() {})
 	s.close()
+	opened.close()
 	cut := nix.SumHash(nar[:500]).Nix32()
 	s = d.newSpool(cut, 500)
 	s.write([][]byte{nar[:499]}, 0, func() {})
 	s.close()
+	if !takes(d, cut, 500) {
+		t.Error("what was given up cannot begin anew")
+	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if d.newSpool(cut, 500) != nil {
+	if takes(d, cut, 500) {
 		t.Error("writes after Close")
 	}
 
@@ -137,7 +147,7 @@ func TestDiskIsBounded(t *testing.T) {
 		t.Error("the wrong ones are gone")
 	}
 	big := bytes.Repeat([]byte("x"), most*3/4)
-	if d.newSpool(nix.SumHash(big).Nix32(), int64(len(big))) != nil {
+	if takes(d, nix.SumHash(big).Nix32(), int64(len(big))) {
 		t.Error("a NAR that would take most of it is kept")
 	}
 	if err := d.Close(); err != nil {
