@@ -79,6 +79,24 @@ func TestMemoryOfLargeOutput(t *testing.T) {
 	}
 }
 
+// BenchmarkMemory reports the most that builder and client hold while an output
+// of 5 GiB in one file is built and moved, with chunks of the last GiB kept.
+func BenchmarkMemory(b *testing.B) {
+	const mib = 5 << 10
+	for k := 0; b.Loop(); k++ {
+		s := lab.NewPair(b, lab.Trixie, lab.Trixie)
+		build := s.Client.Host.StartCmd(s.Client.BuildCmd(s.Builder.Ticket(), "--no-link", "--impure", "--expr", string(lab.Blob(mib, fmt.Sprint(k)))).
+			AddEnv("DRV_THRU_CACHE_SIZE=1G"))
+		client := watchMemory(build)
+		if err := build.Wait(longest); err != nil {
+			b.Fatalf("%v\n%s", err, build.Output())
+		}
+		b.ReportMetric(float64(peakMemory(b, s.Builder.PID())>>20), "builder-MiB")
+		b.ReportMetric(float64(client.Load()>>20), "client-MiB")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
 // An importPair is a builder and a client that trusts it, with the two other
 // ways to bring a path from the one to the other.
 type importPair struct {

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,6 +154,11 @@ func TestMountFrozenBuilder(t *testing.T) {
 	// More than fits into the mount's memory is still to come.
 	failing := c.Start(lab.RootUser, "sh", "-c", "exec 3<"+nar+" && head -c 1000000 <&3 >/dev/null && echo begun && kill -STOP $$; exec cat <&3 >/dev/null")
 	failing.WaitFor("begun", longest)
+	// What continues it must not come before it has stopped.
+	eventually(t, "the reader stands still", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", failing.PID()))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
 	s.Builder.Signal(syscall.SIGSTOP)
 	failing.Signal(syscall.SIGCONT)
 	if err := failing.Wait(longest); lab.ExitCode(err) != 1 || !strings.Contains(failing.Output(), "Input/output error") {
