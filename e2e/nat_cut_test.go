@@ -136,7 +136,7 @@ func TestNATChanges(t *testing.T) {
 		gate.Open()
 		n.finishes(t, p)
 		relay.Start()
-		n.run.WaitFor(`(?s)not registered.*registered at relay`, longest)
+		n.run.WaitFor(`(?s)msg="not registered.*msg="registered at relay"`, longest)
 	})
 	builderSite.Unplug()
 }
@@ -258,7 +258,7 @@ func TestNATTwoRelays(t *testing.T) {
 	n.serve(t, false, "--relay", other.URL)
 	n.in.Plug(n.client.Host, lab.Symmetric, false)
 	eventually(t, "the builder is registered at both", func() bool {
-		return strings.Count(n.run.Output(), "registered at relay") >= 2
+		return strings.Count(n.run.Output(), `msg="registered at relay"`) >= 2
 	})
 	first := n.relays[false]
 	one, two := lab.NewGate(t, n.builder, "one"), lab.NewGate(t, n.builder, "two")

@@ -69,7 +69,7 @@ func TestNATDirectTicket(t *testing.T) {
 	})
 
 	t.Run("doctor", func(t *testing.T) {
-		n.run.WaitFor(`(?s)not registered.*registered at relay`, longest)
+		n.run.WaitFor(`(?s)msg="not registered.*msg="registered at relay"`, longest)
 		// The relay answers STUN, too.
 		f := n.doctor(t, 0)
 		if f["relay"].Verdict != "ok" || f["clock"].Verdict != "ok" || f["path"].Verdict != "ok" || !strings.HasPrefix(f["path"].Text, "direct-tcp "+site.Address) {
