@@ -2,8 +2,8 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -203,12 +203,16 @@ func (c *chunkSender) sendChunks(ctx context.Context, i int, nar Nar, cut *cutti
 	if !again {
 		c.t.skip(nar.Size() - left)
 	}
+	// more ends with the first failure: no more requests are begun. When it is the
+	// path's, those that go by another may still arrive.
+	more, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, ordinals := range requests(cut.manifest.Chunks, missing) {
 		select {
 		case c.slot <- struct{}{}:
-		case <-ctx.Done():
-			return errors.Join(g.Wait(), context.Cause(ctx))
+		case <-more.Done():
+			return cmp.Or(g.Wait(), context.Cause(more))
 		}
 		g.Go(func() error {
 			defer func() { <-c.slot }()
@@ -220,12 +224,18 @@ func (c *chunkSender) sendChunks(ctx context.Context, i int, nar Nar, cut *cutti
 			_ = body.Close()
 			// What failed on this side hides behind the transport's error.
 			if lerr := body.failed(); lerr != nil {
-				return fmt.Errorf("read what is to be sent: %s: %w", c.in.Paths[i], lerr)
+				err = fmt.Errorf("read what is to be sent: %s: %w", c.in.Paths[i], lerr)
+			}
+			if err != nil {
+				stop(err)
+			}
+			if mayPass(err) {
+				return nil
 			}
 			return err
 		})
 	}
-	return g.Wait()
+	return cmp.Or(g.Wait(), context.Cause(more))
 }
 
 // requests distributes the missing chunks over requests.

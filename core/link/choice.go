@@ -12,8 +12,8 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// errMoved ends an answer that is on its way by a path which has turned out to
-// be much slower than another: asked for again, it comes by that one.
+// errMoved ends a request whose path has turned out to be much slower than another:
+// made again, it goes by that one.
 var errMoved = errors.New("another path is faster")
 
 const (
@@ -34,6 +34,9 @@ const (
 	// judgeAfter is how long an answer may take before its path's speed is
 	// compared, and how often that is done.
 	judgeAfter = 500 * time.Millisecond
+	// judgeUploadAfter is the same for uploads, of which what has left but not
+	// arrived has to be sent again.
+	judgeUploadAfter = 3 * time.Second
 	// moveAgain is how often a request moves to a path that is not in use.
 	moveAgain = 3 * time.Second
 )
@@ -273,25 +276,26 @@ func direction(up bool) int {
 	return 0
 }
 
-// slower reports whether another way is so much faster than w that what comes by
-// w had better be asked for again. What another was once must be tried again
-// first, with one request at a time: it may be the builder that is slow.
-func (s *Session) slower(w *way) bool {
+// slower reports whether another way is so much faster than w that what goes by w
+// had better be moved. What another was once must be tried again first, with one
+// request at a time: it may be the builder that is slow.
+func (s *Session) slower(w *way, up bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	mine, _ := w.down.estimate()
+	mine, _ := w.meter(up).estimate()
 	for _, other := range append(s.aliveLocked(), s.base) {
 		if other == w || !other.ready() || other.path() == w.path() {
 			continue
 		}
-		rate, measured := other.down.estimate()
+		m := other.meter(up)
+		rate, measured := m.estimate()
 		switch {
-		case !measured && other.down.flying() == 0:
+		case !measured && m.flying() == 0:
 			// Nobody knows yet: one request tells.
 		case !measured || rate <= worse*mine:
 			continue
-		case other.down.moving(now):
+		case m.moving(now):
 			return true
 		}
 		if now.Sub(s.lastMove) >= moveAgain {
@@ -313,7 +317,8 @@ const smallBody = 256 << 10
 
 // RoundTrip sends a request; see [Session.Control].
 func (c *chooser) RoundTrip(req *http.Request) (*http.Response, error) {
-	up := c.bulk && req.Body != nil && req.Body != http.NoBody && (req.ContentLength < 0 || req.ContentLength > smallBody)
+	// The length is 0 or less when nobody knows it.
+	up := c.bulk && req.Body != nil && req.Body != http.NoBody && (req.ContentLength <= 0 || req.ContentLength > smallBody)
 	for {
 		w := c.way(up)
 		resp, err := c.send(w, req, up)
@@ -367,9 +372,8 @@ func (c *chooser) send(w *way, req *http.Request, up bool) (*http.Response, erro
 	sent := req.WithContext(ctx)
 	if up {
 		sent.Body = &countedBody{req.Body, m}
-	} else {
-		f.judge(ctx)
 	}
+	f.judge(ctx)
 	resp, err := w.bulk.RoundTrip(sent)
 	if err != nil {
 		if context.Cause(ctx) == errMoved {
@@ -400,14 +404,18 @@ func (f *flight) judge(ctx context.Context) {
 	}
 	go func() {
 		defer f.s.work.Done()
-		tick := time.NewTicker(judgeAfter)
+		every := judgeAfter
+		if f.up {
+			every = judgeUploadAfter
+		}
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if f.s.slower(f.w) {
+				if f.s.slower(f.w, f.up) {
 					f.s.log.Debug("moving to a faster path", "from", f.w.path().String())
 					f.m.condemn()
 					f.cancel(errMoved)

@@ -69,6 +69,21 @@ func (p *slowPath) RoundTrip(req *http.Request) (*http.Response, error) {
 		return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
 	}
 	p.add(1, 0)
+	if req.Body != nil && req.Body != http.NoBody {
+		body := &slowBody{p: p, req: req, left: p.size}
+		defer body.Close()
+		buf := make([]byte, p.size)
+		for body.left > 0 {
+			n, err := body.Read(buf)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := io.CopyN(io.Discard, req.Body, int64(n)); err != nil {
+				return nil, err
+			}
+		}
+		return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody}, nil
+	}
 	return &http.Response{StatusCode: http.StatusOK, Body: &slowBody{p: p, req: req, left: p.size}}, nil
 }
 
@@ -122,6 +137,11 @@ func two(relay, direct *slowPath) (*Session, *way) {
 // fetch moves bytes by requests of 4 MiB, three at once, and repeats those that
 // fail, as the client does.
 func fetch(t *testing.T, s *Session, requests int) {
+	move(s, requests, func() io.Reader { return bytes.NewReader(nil) })
+}
+
+// move makes requests with bodies, three at once.
+func move(s *Session, requests int, body func() io.Reader) {
 	todo := make(chan int, requests)
 	for i := range requests {
 		todo <- i
@@ -133,7 +153,7 @@ func fetch(t *testing.T, s *Session, requests int) {
 			defer func() { done <- struct{}{} }()
 			for range todo {
 				for {
-					req, _ := http.NewRequest(http.MethodPost, BaseURL+"chunks", bytes.NewReader(nil))
+					req, _ := http.NewRequest(http.MethodPost, BaseURL+"chunks", body())
 					resp, err := s.Bulk().RoundTrip(req)
 					if err == nil {
 						_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, make([]byte, 1<<20))
@@ -178,6 +198,44 @@ func TestBulkTakesTheFasterPath(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Uploads whose length nobody knows are measured as what they are, by which they
+// choose their path, and they leave one that is slow.
+func TestUploadsTakeTheFasterPath(t *testing.T) {
+	const size = 4 << 20
+	for name, c := range map[string]struct{ relay, direct int }{
+		"slow direct":      {20 << 20, 1 << 20},
+		"very slow direct": {20 << 20, 50 << 10},
+		"slow relay":       {2 << 20, 60 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				relay, direct := &slowPath{speed: c.relay, size: size}, &slowPath{speed: c.direct, size: size}
+				s, d := two(relay, direct)
+				move(s, 100, func() io.Reader { return io.LimitReader(endless{}, size) })
+				fast, slow := relay, direct
+				if c.direct > c.relay {
+					fast, slow = direct, relay
+				}
+				if share := float64(slow.bytes) / float64(fast.bytes+slow.bytes); share > 0.12 {
+					t.Errorf("the slow path carried %.0f%%", 100*share)
+				}
+				for _, w := range []*way{s.base, d} {
+					if w.down.allBytes > 0 || w.up.allBytes == 0 {
+						t.Errorf("%s: %d bytes down and %d up were measured", w.path(), w.down.allBytes, w.up.allBytes)
+					}
+				}
+			})
+		})
+	}
+}
+
+// endless is a body of any bytes.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	return len(p), nil
 }
 
 // A path that becomes slow while it is in use is left.

@@ -113,6 +113,7 @@ type Site struct {
 	in     *Internet
 	host   *Host
 	link   string // the wire's end at the host
+	left   int64  // by it when Count was called
 	router *exec.Cmd
 }
 
@@ -189,13 +190,15 @@ func (s *Site) Unplug() {
 
 // Traffic is the bytes of a host's packets, with their headers: with the
 // internet's own machine, through which relays and proxies are reached, and with
-// everybody else.
-type Traffic struct{ DirectIn, DirectOut, RelayIn, RelayOut int64 }
+// everybody else. What goes out by either may still be dropped by the queue of a
+// slow line ([Site.Throttle]); Left is everything that has left the host.
+type Traffic struct{ DirectIn, DirectOut, RelayIn, RelayOut, Left int64 }
 
 // Count begins to count the host's packets of TCP and UDP anew: those that arrive and those that
 // leave, not what [Site.Cut] drops.
 func (s *Site) Count() {
 	s.in.t.Helper()
+	s.left = s.transmitted()
 	chain := func(hook, end, suffix string) string {
 		return `chain ` + hook + ` { type filter hook ` + hook + ` priority filter + 10;
 			` + map[string]string{"in": "iifname", "out": "oifname"}[suffix] + ` "lo" accept;
@@ -221,7 +224,21 @@ func (s *Site) Counted() Traffic {
 	c := s.in.counters(s.host, "count")
 	return Traffic{
 		DirectIn: c["direct_in"].Bytes, DirectOut: c["direct_out"].Bytes, RelayIn: c["relay_in"].Bytes, RelayOut: c["relay_out"].Bytes,
+		Left: s.transmitted() - s.left,
 	}
+}
+
+// transmitted is how many bytes have left the host by its link.
+func (s *Site) transmitted() int64 {
+	s.in.t.Helper()
+	var links []struct {
+		Stats64 struct{ TX struct{ Bytes int64 } }
+	}
+	out := s.in.within(s.host.pid, "", "ip", "-j", "-s", "link", "show", s.link)
+	if err := json.Unmarshal(out, &links); err != nil || len(links) != 1 {
+		s.in.t.Fatalf("lab: ip link: %v\n%s", err, out)
+	}
+	return links[0].Stats64.TX.Bytes
 }
 
 // counters returns the counters of an nft table of a host, "inet" by family.
