@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -43,6 +44,7 @@ func metric(t *testing.T, s *relay.Server, name string, labels ...string) float6
 // counted checks a series.
 func counted(t *testing.T, s *relay.Server, want float64, name string, labels ...string) {
 	t.Helper()
+	synctest.Wait() // what is done is counted a moment later
 	if got := metric(t, s, name, labels...); got != want {
 		t.Errorf("%s%v is %v, want %v", name, labels, got, want)
 	}
