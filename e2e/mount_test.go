@@ -79,10 +79,13 @@ func TestMount(t *testing.T) {
 		c.Delete(late)
 		substitute(lab.Alice, late)
 
-		if version := c.NixVersion(); !strings.HasPrefix(version, "2.8.") {
-			drv := c.Run(lab.Alice, "nix", "eval", "--raw", "--impure", "--expr", "("+string(lab.Hello("late"))+").drvPath")
-			log := c.Run(lab.Alice, "nix", "log", "--store", "file://"+mountDir, drv)
-			says(t, log, "hello")
+		logs := []string{late}
+		// Nix 2.8 takes no derivation that is not in the store which it asks.
+		if !strings.HasPrefix(c.NixVersion(), "2.8.") {
+			logs = append(logs, c.Run(lab.Alice, "nix", "eval", "--raw", "--impure", "--expr", "("+string(lab.Hello("late"))+").drvPath"))
+		}
+		for _, path := range logs {
+			says(t, c.Run(lab.Alice, "nix", "log", "--store", "file://"+mountDir, path), "hello")
 		}
 
 		// While the builder is away, what was read before is there, and what was
