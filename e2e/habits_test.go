@@ -92,7 +92,7 @@ func TestHabits(t *testing.T) {
 		bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h", "systems": ["x86_64-linux"], "trusted_clients": {"alice": {"public_key": "`+mine+`"}}}`)
 		b.Signal(syscall.SIGHUP)
 		b.WaitFor(`needs a restart.*key=systems`, longest)
-		says(t, b.Output(), "changed=[trusted_clients]")
+		b.WaitFor(`changed=\[trusted_clients\]`, longest)
 		says(t, must(t, drvThru("builders", "test")), "ok     home: drv-thru")
 		must(t, drvThru(append(add, "other-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=")...))
 		wrong := fails(t, drvThru("build", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits"))), wire.ExitFailed)

@@ -76,7 +76,7 @@ func TestImportHelper(t *testing.T) {
 		c.Shell(lab.RootUser, "mv /dev/fuse /dev/gone")
 		over := client.BuildExpr(ticket, lab.Wide(5, "http"))
 		c.Shell(lab.RootUser, "mv /dev/gone /dev/fuse")
-		says(t, p.Output(), "open /dev/fuse", "code=mount")
+		p.WaitFor("open /dev/fuse(?s:.*)code=mount", longest)
 		if valid := c.Paths(); !slices.Contains(valid, over[0]) {
 			t.Errorf("%s was not imported over HTTP", over[0])
 		}

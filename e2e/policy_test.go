@@ -220,7 +220,7 @@ func TestPolicyForItsOwner(t *testing.T) {
 	log := p.builder.Admin("policy", "log")
 	says(t, log, "policy.changed", "policy.missing", path)
 	says(t, p.builder.Admin("status"), "denied by policies", "policy.missing")
-	says(t, p.builder.Process.Output(), "code=policy.changed", "drv-thru ticket create --policy builtin")
+	p.builder.WaitFor("code=policy.changed.*drv-thru ticket create --policy builtin", longest)
 
 	// Put back, it goes on where it was, also after a crash.
 	p.host.WriteFile(lab.BuilderUser, path, module)
