@@ -143,7 +143,7 @@ func nodeCommand() (string, error) {
 }
 
 func (r *runner) e2e() {
-	args := []string{"-tags", "e2e", "-p", "1", "-count", "1", "-timeout", "20m"}
+	args := []string{"-tags", "e2e", "-p", "1", "-count", "1", "-timeout", "60m"}
 	r.goTest("", nil, append(append(args, r.testFlags...), "./e2e/...")...)
 }
 

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -112,6 +114,7 @@ func (t *tally) events(prefix string, stream io.Reader) error {
 	output := make(map[string]string) // by package, test
 	blamed := make(map[string]bool)   // packages with a failed test
 	ran := make(map[string]bool)      // packages with any test
+	running := make(map[string]bool)  // tests, by key
 	lines := bufio.NewReader(stream)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -133,6 +136,12 @@ func (t *tally) events(prefix string, stream io.Reader) error {
 		pkg := strings.TrimPrefix(e.Package, "github.com/drv-thru/drv-thru/")
 		key := pkg + "\x00" + e.Test
 		name := prefix + strings.TrimSpace(pkg+" "+e.Test)
+		switch e.Action {
+		case "run":
+			running[key] = true
+		case "pass", "fail", "skip":
+			delete(running, key)
+		}
 		switch e.Action {
 		case "output", "build-output":
 			t.output(output, key, e)
@@ -158,6 +167,20 @@ func (t *tally) events(prefix string, stream io.Reader) error {
 			case !blamed[pkg]:
 				t.fail(name, output[key])
 			}
+			if e.Test == "" {
+				t.unended(prefix, pkg, running, output)
+			}
+		}
+	}
+}
+
+// unended fails the tests that a package was in when it ended: a panic or a timeout
+// ends the rest of its tests, too.
+func (t *tally) unended(prefix, pkg string, running map[string]bool, output map[string]string) {
+	for _, key := range slices.Sorted(maps.Keys(running)) {
+		if test, ok := strings.CutPrefix(key, pkg+"\x00"); ok {
+			delete(running, key)
+			t.fail(prefix+pkg+" "+test+" (did not end)", output[key])
 		}
 	}
 }

@@ -20,6 +20,11 @@ not JSON: printed by a program
 {"Action":"fail","Package":"m/b","FailedBuild":"m/b"}
 {"Action":"output","Package":"m/c","Output":"panic: out of test\n"}
 {"Action":"fail","Package":"m/c"}
+{"Action":"run","Package":"m/d","Test":"TestBad"}
+{"Action":"fail","Package":"m/d","Test":"TestBad"}
+{"Action":"run","Package":"m/d","Test":"TestSlow"}
+{"Action":"output","Package":"m/d","Test":"TestSlow","Output":"panic: test timed out\n"}
+{"Action":"fail","Package":"m/d"}
 `
 	var tl tally
 	if err := tl.events("", strings.NewReader(stream)); err != nil {
@@ -29,7 +34,7 @@ not JSON: printed by a program
 		t.Errorf("%d passed, want 1", tl.passed)
 	}
 	// A package that fails because of its tests does not count again.
-	if want := []string{"m/a TestY/sub", "m/a TestY", "m/b", "m/c"}; !slices.Equal(tl.failed, want) {
+	if want := []string{"m/a TestY/sub", "m/a TestY", "m/b", "m/c", "m/d TestBad", "m/d TestSlow (did not end)"}; !slices.Equal(tl.failed, want) {
 		t.Errorf("failed %q, want %q", tl.failed, want)
 	}
 	if want := []string{"m/a TestZ"}; !slices.Equal(tl.skipped, want) {
