@@ -56,6 +56,7 @@ func TestNATDirectTicket(t *testing.T) {
 			t.Errorf("--no-direct with this ticket: exit code %d\n%s", got, out)
 		}
 		says(t, string(out), "the ticket names no relay, only addresses of the builder itself")
+		n.mountBy(t, "address", `"circuit open" lane=control path="direct-tcp `)
 		f := n.doctor(t, 0, n.in.STUN(false)...)
 		if f["path"].Verdict != "ok" || f["builder"].Verdict != "ok" {
 			t.Errorf("found %+v", f)
@@ -70,6 +71,7 @@ func TestNATDirectTicket(t *testing.T) {
 
 	t.Run("doctor", func(t *testing.T) {
 		n.run.WaitFor(`(?s)msg="not registered.*msg="registered at relay"`, longest)
+		n.mountBy(t, "relay", `msg="direct path" path="direct-tcp `)
 		// The relay answers STUN, too.
 		f := n.doctor(t, 0)
 		if f["relay"].Verdict != "ok" || f["clock"].Verdict != "ok" || f["path"].Verdict != "ok" || !strings.HasPrefix(f["path"].Text, "direct-tcp "+site.Address) {
@@ -78,6 +80,17 @@ func TestNATDirectTicket(t *testing.T) {
 		says(t, f["network"].Text, "it takes two STUN servers")
 	})
 	t.Run("forged addresses", n.forgeries)
+}
+
+// mountBy reads something through a mount that logs by which path.
+func (n *natLab) mountBy(t *testing.T, name, path string) {
+	t.Helper()
+	blob := must(t, n.build(false, lab.Blob(4, "mounted by "+name), "--print-out-paths"))
+	mount := startMount(t, n.client.Host, lab.RootUser, n.ticket, append(n.in.STUN(false), "--cache-size", "0")...)
+	mount.WaitFor(path, longest)
+	must(t, n.client.Host.Command(lab.RootUser, "sh", "-euc",
+		"cd "+mountDir+" && nar=$(sed -n 's/^URL: //p' "+narFile(blob)+") && cat $nar > /dev/null"))
+	stopMount(t, n.client.Host, mount)
 }
 
 // findings are what doctor finds, by the name of the check.

@@ -22,6 +22,8 @@ import (
 type mountFlags struct {
 	ticket, ticketFile, builder, server, keyFile string
 	relays                                       words
+	noDirect                                     bool
+	stun                                         words
 	allowOther                                   bool
 	cacheDir, cacheSize                          string
 	readTimeout                                  time.Duration
@@ -51,6 +53,8 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
 	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
 	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
+	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
@@ -84,6 +88,8 @@ func newMountCommand(a *app) *ffcli.Command {
 type mountConfig struct {
 	dir         string
 	route       *route
+	relayOnly   bool
+	stun        []string
 	allowOther  bool
 	cacheDir    string // "": keep nothing
 	cacheBytes  int64
@@ -111,7 +117,7 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 	case f.readTimeout < minReadTimeout:
 		return nil, usagef("--read-timeout is at least %s", minReadTimeout)
 	}
-	b := buildFlags{ticket: f.ticket, builder: f.builder, server: f.server, relays: f.relays, keyFile: f.keyFile}
+	b := buildFlags{ticket: f.ticket, builder: f.builder, server: f.server, relays: f.relays, noDirect: f.noDirect, keyFile: f.keyFile}
 	if f.ticketFile != "" {
 		text, err := readTicketFile(f.ticketFile)
 		if err != nil {
@@ -119,13 +125,17 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 		}
 		b.ticket = text
 	}
+	if _, err := stunServers(f.stun); err != nil {
+		return nil, err
+	}
 	visible := f.ticketFile == "" && onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket)
 	r, err := a.route(&b, visible, func(line string) { fmt.Fprintln(a.stderr, line) })
 	if err != nil {
 		return nil, err
 	}
 	cfg := &mountConfig{
-		dir: dir, route: r, allowOther: f.allowOther, readTimeout: f.readTimeout, fetches: f.fetches.orAuto(), verbose: f.verbose,
+		dir: dir, route: r, relayOnly: f.noDirect, stun: f.stun,
+		allowOther: f.allowOther, readTimeout: f.readTimeout, fetches: f.fetches.orAuto(), verbose: f.verbose,
 	}
 	if cfg.chunkBytes, err = a.cacheSize(); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ var errOffline = errors.New("no connection to the builder")
 // remote is the builder as a mount sees it: there, or not. Its methods are safe
 // for concurrent use.
 type remote struct {
-	route    *route
+	cfg      *mountConfig
 	disk     *fusecache.Disk // may be nil
 	log      *slog.Logger
 	template client.API // for the headers, before there is a session
@@ -72,7 +72,7 @@ type recentInfo struct {
 
 func newRemote(cfg *mountConfig, disk *fusecache.Disk, log *slog.Logger) *remote {
 	r := &remote{
-		route: cfg.route, disk: disk, log: log,
+		cfg: cfg, disk: disk, log: log,
 		template: client.API{Ticket: cfg.route.ticket, Agent: softwareName()},
 		ahead:    make(chan struct{}, lookAhead),
 		changed:  make(chan struct{}),
@@ -130,20 +130,20 @@ func (r *remote) probe(ctx context.Context) error {
 	api := r.api
 	r.mu.Unlock()
 	if api == nil {
-		session, dialed, err := dialRemote(ctx, r.route, r.log)
+		dialed, err := r.cfg.route.dial(ctx, r.cfg.relayOnly, r.cfg.stun, r.log)
 		if err != nil {
 			return err
 		}
 		r.mu.Lock()
-		r.session, r.api = session, dialed
+		r.session, r.api = dialed.link, dialed.API
 		r.mu.Unlock()
-		api = dialed
+		api = dialed.API
 	}
 	info, err := api.Info(ctx)
 	if err != nil {
 		return err
 	}
-	return r.route.checkKey(info.SigningKey)
+	return r.cfg.route.checkKey(info.SigningKey)
 }
 
 // set notes how an attempt has ended.
@@ -165,11 +165,11 @@ func (r *remote) set(err error) {
 	r.mu.Unlock()
 	switch {
 	case err == nil && !was && first:
-		r.log.Info("connected", "builder", r.route.builder.Short())
+		r.log.Info("connected", "builder", r.cfg.route.builder.Short())
 	case err == nil && !was:
-		r.log.Info("connected again", "builder", r.route.builder.Short())
+		r.log.Info("connected again", "builder", r.cfg.route.builder.Short())
 	case err != nil && (was || first):
-		r.log.Warn("no connection to the builder; trying on", "builder", r.route.builder.Short(), "err", err)
+		r.log.Warn("no connection to the builder; trying on", "builder", r.cfg.route.builder.Short(), "err", err)
 	}
 	r.tell()
 }
@@ -178,9 +178,9 @@ func (r *remote) set(err error) {
 func (r *remote) tell() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := "connected to builder " + r.route.builder.Short()
+	text := "connected to builder " + r.cfg.route.builder.Short()
 	if !r.up {
-		text = "not connected to builder " + r.route.builder.Short() + "; what was read before is there"
+		text = "not connected to builder " + r.cfg.route.builder.Short() + "; what was read before is there"
 	}
 	if text != r.status {
 		r.status = text

@@ -25,7 +25,7 @@ func (a answer) RoundTrip(*http.Request) (*http.Response, error) {
 func TestMountChecksTheKey(t *testing.T) {
 	for key, want := range map[string]bool{"": true, "home-1:AAAA": true, "home-2:AAAA": false} {
 		r := &remote{
-			route: &route{signingKey: key},
+			cfg: &mountConfig{route: &route{signingKey: key}},
 			api:   &client.API{Control: answer(`{"version":1,"signing_key":"home-1:AAAA"}`), Base: link.BaseURL},
 		}
 		err := r.probe(t.Context())

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
 	"strings"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/cache"
-	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/fusecache"
@@ -88,20 +85,6 @@ func mountError(err error) error {
 		return &hintError{err, "mount needs FUSE: the fuse3 package, and /dev/fuse open to this user"}
 	}
 	return err
-}
-
-// dialRemote opens a session with the builder.
-func dialRemote(ctx context.Context, r *route, log *slog.Logger) (*link.Session, *client.API, error) {
-	session, err := link.Dial(ctx, link.Config{
-		Identity: r.identity, Peer: r.builder, Relays: r.relays, Log: log,
-		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return session, &client.API{
-		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL, Ticket: r.ticket, Agent: softwareName(),
-	}, nil
 }
 
 // denied reports whether the builder has answered, and will not answer otherwise
