@@ -44,21 +44,19 @@ in who has a ticket of it, and clients that it trusts.`
 func (a *app) root() *ffcli.Command {
 	fs := a.flags("drv-thru")
 	showVersion := fs.Bool("version", false, "print the version and exit")
-	root := &ffcli.Command{
+	var root *ffcli.Command
+	root = &ffcli.Command{
 		Name:       "drv-thru",
 		ShortUsage: "drv-thru COMMAND [flags] …",
 		ShortHelp:  "build Nix derivations on another machine",
 		LongHelp:   rootHelp,
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			switch {
-			case *showVersion:
+			if *showVersion {
 				_, err := fmt.Fprintf(a.stdout, "drv-thru %s, protocol %d\n", version, wire.Version)
 				return err
-			case len(args) > 0:
-				return usagef("no such command: drv-thru %s", args[0])
 			}
-			return flag.ErrHelp
+			return choose(root, args)
 		},
 	}
 	for _, c := range []func(*app) *ffcli.Command{
@@ -90,6 +88,24 @@ func (a *app) root() *ffcli.Command {
 	return root
 }
 
+// group makes a command that only leads to those below it.
+func group(c *ffcli.Command) *ffcli.Command {
+	c.Exec = func(_ context.Context, args []string) error { return choose(c, args) }
+	return c
+}
+
+// choose is what a group does where none of its commands was named: it asks for one.
+func choose(c *ffcli.Command, args []string) error {
+	if len(args) == 0 {
+		return flag.ErrHelp
+	}
+	e := &usageError{text: fmt.Sprintf("no such command: %s %s", c.FlagSet.Name(), args[0])}
+	if near := usage.NearestCommand(c, args[0]); near != "" {
+		e.hint = "did you mean: " + c.FlagSet.Name() + " " + near
+	}
+	return e
+}
+
 // prepare has the commands tell a which of them is to explain itself, in place of
 // printing by themselves.
 func (a *app) prepare(c *ffcli.Command) {
@@ -113,7 +129,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		err = root.Run(ctx)
 	} else if !errors.Is(err, flag.ErrHelp) {
-		err = parseError(err)
+		err = parseError(usage.Find(root, args).FlagSet, err)
 	}
 	switch {
 	case err == nil:
@@ -143,7 +159,16 @@ func (a *app) help(args []string) int {
 	return wire.ExitUsage
 }
 
-func parseError(err error) error { return usagef("%s", usage.ParseError(err)) }
+// parseError says what is wrong with flags.
+func parseError(fs *flag.FlagSet, err error) error {
+	e := &usageError{text: usage.ParseError(err).Error()}
+	if _, name, unknown := strings.Cut(err.Error(), "flag provided but not defined: -"); unknown {
+		if near := usage.NearestFlag(fs, name); near != "" {
+			e.hint = "did you mean: " + near
+		}
+	}
+	return e
+}
 
 // flags makes a flag set that returns its errors and prints nothing.
 func (a *app) flags(name string) *flag.FlagSet {
