@@ -172,6 +172,61 @@ func TestBuildersDay(t *testing.T) {
 			}
 		})
 
+		t.Run("json", func(t *testing.T) {
+			ticket := b.Ticket("--name", "json", "--uses", "unlimited")
+			gate := lab.NewGate(t, h, "json")
+			run := func(command string, args ...string) string {
+				argv := append(append(strings.Fields(command), "--json", "--ticket", ticket), args...)
+				return printsJSON(t, command, must(t, c.Host.Command(c.User, argv...)))
+			}
+			detach := func(e lab.Expr) string {
+				var d struct{ Build string }
+				decode(t, run("drv-thru build --detach", expr(e)[1:]...), &d)
+				return d.Build
+			}
+			run("drv-thru build --dry-run", expr(lab.MultiOutput("json"))...)
+			run("drv-thru attach", "--no-link", detach(lab.MultiOutput("json")))
+			run("drv-thru build --dry-run", append(expr(lab.MultiOutput("json")), "--rebuild")...)
+			run("drv-thru build", expr(lab.MultiOutput("json"))...)
+			waiting := detach(lab.Waiting(gate, "json"))
+			eventually(t, "it builds", func() bool { return strings.Contains(b.Admin("builds", "show", waiting), "-waiting.drv") })
+			for _, command := range []string{"status", "builds list", "builds show " + waiting, "ticket usage json", "policy log"} {
+				name := strings.TrimSuffix(strings.TrimSuffix("drv-thru "+command, " "+waiting), " json")
+				printsJSON(t, name, b.Admin(append(strings.Fields(command), "--json")...))
+			}
+			run("drv-thru cancel", waiting)
+			eventually(t, "nothing runs", func() bool { return len(h.BuildProcesses()) == 0 })
+			run("drv-thru doctor")
+		})
+
+		t.Run("nom", func(t *testing.T) {
+			c.Host.WriteFile(lab.RootUser, "/usr/bin/nom", "#!/bin/sh\nexec cat >/tmp/nom\n")
+			c.Host.Run(lab.RootUser, "chmod", "+x", "/usr/bin/nom")
+			e := lab.Concat("nom", "nom", lab.Hello("nom"))
+			if out, err := onTerminal(t, c.BuildCmd(b.Ticket(), append(expr(e), "-L")...)); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			told, err := c.Host.ReadFile("/tmp/nom")
+			if err != nil {
+				t.Fatal(err)
+			}
+			says(t, string(told), `"type":105`, "built hello")
+			// Nix's own log, which nom is made for, is held to the same.
+			nixs, err := h.Command(lab.Alice, "nix", "--extra-experimental-features", "nix-command", "build", "--no-link", "-L", "--log-format", "internal-json",
+				"--impure", "--expr", string(lab.Concat("nom", "nom", lab.Hello("nom-itself")))).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, nixs)
+			}
+			says(t, string(nixs), `"type":105`)
+			for whose, text := range map[string][]byte{"ours": told, "Nix's": nixs} {
+				for line := range strings.Lines(string(text)) {
+					if err := nomReads(line); err != nil {
+						t.Errorf("%s: nom would not read %s: %v", whose, line, err)
+					}
+				}
+			}
+		})
+
 		t.Run("stop and start", func(t *testing.T) {
 			ticket := b.Ticket("--name", "day", "--uses", "3")
 			running, cut := lab.NewGate(t, h, "running"), lab.NewGate(t, h, "cut")
