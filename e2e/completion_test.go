@@ -111,7 +111,6 @@ func TestCompletionByNix(t *testing.T) {
 			"drv-thru build -f 'two files.nix' ot":            "drv-thru build -f two files.nix other",
 			`drv-thru build --no-link -f "two files.nix" 'on`: "drv-thru build --no-link -f two files.nix one",
 			"drv-thru build ./fl":                             "drv-thru build ./flake",
-			"drv-thru build --impure --expr '{ abc = 1; }' a": "drv-thru build --impure --expr { abc = 1; } abc",
 		} {
 			// Tab; to the beginning of the line, to have it shown and not run.
 			shown := bash.say(typed + "\t\x01echo \r")

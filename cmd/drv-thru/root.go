@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -100,7 +101,13 @@ func choose(c *ffcli.Command, args []string) error {
 		return flag.ErrHelp
 	}
 	e := &usageError{text: fmt.Sprintf("no such command: %s %s", c.FlagSet.Name(), args[0])}
-	if near := usage.NearestCommand(c, args[0]); near != "" {
+	near := usage.NearestCommand(c, args[0])
+	switch {
+	case args[0] == "help":
+		e.hint = "did you mean: " + strings.Join(slices.Concat([]string{c.FlagSet.Name()}, args[1:], []string{"--help"}), " ")
+	case args[0] == "version":
+		e.hint = "did you mean: drv-thru --version"
+	case near != "":
 		e.hint = "did you mean: " + c.FlagSet.Name() + " " + near
 	}
 	return e
