@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
@@ -132,6 +133,17 @@ func TestHabits(t *testing.T) {
 		eventually(t, "the second build runs", runs)
 		says(t, b.Admin("builds", "cancel", id), "cancelled "+id)
 		says(t, b.Admin("builds", "show", id), "by the builder's owner")
+	})
+	t.Run("nobody reads", func(t *testing.T) {
+		closed := lab.NewGate(t, bh, "unread")
+		piped := ch.Command(c.User, "bash", "-c", `drv-thru build --builder home -L --no-link --impure --expr "$0" 2>&1 | head -n 1; echo ended with ${PIPESTATUS[0]}`,
+			string(lab.Waiting(closed, "unread")))
+		says(t, must(t, piped), "evaluating", "ended with 141")
+		// Not only when the builder has waited for its client for long enough.
+		within(t, 30*time.Second, "nothing of it runs", func() bool { return statusOf(t, b).Running+statusOf(t, b).Waiting == 0 })
+		if mounts := ch.FuseMounts(); len(mounts) > 0 {
+			t.Errorf("mounted: %v", mounts)
+		}
 	})
 	t.Run("state", func(t *testing.T) {
 		copied := b.Admin("state", "backup", "/tmp/habits.db")

@@ -60,6 +60,8 @@ func TestRebuild(t *testing.T) {
 			}
 			out = fails(t, rebuild(trusted, lab.Random("rebuild")), wire.ExitBuildFailed)
 			says(t, out, "differs from", ".check")
+			t.Logf("KEPT %s\n%s", root, bh.Run(lab.RootUser, "sh", "-c", "find /tmp /nix/var/nix/builds /nix/var/nix/b -maxdepth 2 2>/dev/null | xargs ls -ldn; ls -ldn /tmp /nix/var/nix/builds; ls -lan /nix/var/nix /nix/var/nix/builds"))
+			t.Log("SAID", bh.Run(lab.BuilderUser, "sh", "-c", "rm -rf /tmp/nix-build-* /nix/var/nix/builds/*; ls -la /tmp /nix/var/nix/builds || true"))
 			saysNot(t, out, "share/same")
 			// The other result goes with the garbage.
 			bh.Run(lab.RootUser, "nix-store", "--gc")

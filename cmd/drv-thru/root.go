@@ -6,8 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
@@ -128,6 +132,9 @@ func (a *app) prepare(c *ffcli.Command) {
 // run is the program without its process: it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
+	// Who closes the pipe that we print to must not have us killed, with a mount
+	// still there: writing fails instead. What we start gets the signal as ever.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	root := a.root()
 	if word := a.env(usage.WordVar(root.Name)); word != "" {
 		return a.complete(ctx, root, word, args)
@@ -143,6 +150,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return wire.ExitOK
 	case errors.Is(err, flag.ErrHelp):
 		return a.help(args)
+	case isUnread(err):
+		return exitUnread
 	}
 	var mistake *usageError
 	if errors.As(err, &mistake) && mistake.hint == "" {
@@ -150,6 +159,17 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	a.printError(err)
 	return exitCode(err)
+}
+
+// exitUnread is the shell's convention for who was ended because nobody read what
+// it printed: 128 and SIGPIPE's number.
+const exitUnread = 141
+
+// isUnread reports whether err is that standard output or error leads nowhere any
+// more. (Sockets have errors of the same number.)
+func isUnread(err error) bool {
+	var path *fs.PathError
+	return errors.Is(err, errUnread) || errors.As(err, &path) && errors.Is(path.Err, syscall.EPIPE) && strings.HasPrefix(path.Path, "/dev/std")
 }
 
 // help prints the usage of the command that was asked for it. A group of commands
