@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -170,6 +171,47 @@ func TestBuildersDay(t *testing.T) {
 				out := c.Host.Must(c.Host.Command(lab.Alice, "nix-instantiate", "--eval", "--expr", "("+string(lab.Hello(salt))+").outPath"))
 				says(t, hellos, strings.Trim(out, `"`))
 			}
+		})
+
+		t.Run("inputs of a flake", func(t *testing.T) {
+			const dir = "/home/alice/inputs"
+			flake := strings.Replace(lab.Flake(map[string]lab.Expr{"default": lab.Hello("@DEP@")}), "outputs = { self }",
+				`inputs.dep = { url = "path:`+dir+`/one"; flake = false; }; outputs = { self, dep }`, 1)
+			c.Host.WriteFile(lab.Alice, dir+"/flake/flake.nix", strings.Replace(flake, "@DEP@", `" + builtins.readFile "${dep}/text" + "`, 1))
+			build := func(args ...string) string {
+				path := must(t, c.BuildCmd(b.Ticket(), append([]string{"--no-link", "--print-out-paths", "path:./flake"}, args...)...).In(dir))
+				return c.Host.Run(lab.Alice, path+"/bin/hello")
+			}
+			for _, text := range []string{"one", "two"} {
+				c.Host.WriteFile(lab.Alice, dir+"/"+text+"/text", text)
+				if got := build("--override-input", "dep", "path:"+dir+"/"+text); got != "hello "+text {
+					t.Errorf("with the input %s it prints %q", text, got)
+				}
+			}
+			c.Host.WriteFile(lab.Alice, dir+"/two/text", "three")
+			if got := build("--refresh", "--override-input", "dep=path:"+dir+"/two"); got != "hello three" {
+				t.Errorf("refreshed it prints %q", got)
+			}
+		})
+
+		t.Run("dry run", func(t *testing.T) {
+			ticket := b.Ticket("--name", "dry", "--uses", "1")
+			dry := func() string {
+				return must(t, c.BuildCmd(ticket, append(expr(lab.Hello("dry")), "--dry-run")...))
+			}
+			for _, line := range []string{`would send    1 path, [0-9.]+ (B|KiB) of [0-9.]+ (B|KiB)`, `would build   unknown`, `would import  unknown`} {
+				if out := dry(); !regexp.MustCompile(line).MatchString(out) {
+					t.Errorf("lacks %q:\n%s", line, out)
+				}
+			}
+			path := must(t, c.BuildCmd(ticket, append(expr(lab.Hello("dry")), "--print-out-paths")...))
+			c.Host.Delete(path)
+			out := dry()
+			says(t, out, "would send    0 paths, 0 B of ", "would build   nothing: it is built there already")
+			if !regexp.MustCompile(`would import  1 path at most, [0-9.]+ (B|KiB) unpacked`).MatchString(out) || c.Host.Has(path) {
+				t.Errorf("of what is there already:\n%s", out)
+			}
+			spent(t, b, "dry", 1)
 		})
 
 		t.Run("json", func(t *testing.T) {
