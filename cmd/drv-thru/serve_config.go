@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -124,6 +125,11 @@ func (c *serveConfig) check(a *app) error {
 	}
 	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
 		c.EmbeddedRelay = defaultEmbeddedRelay
+	}
+	if c.EmbeddedRelay != "" {
+		if _, err := net.ResolveTCPAddr("tcp", c.EmbeddedRelay); err != nil {
+			return usagef("--embedded-relay=%s: want :PORT or ADDRESS:PORT: %s", c.EmbeddedRelay, err)
+		}
 	}
 	if _, err := c.direct(); err != nil {
 		return err
