@@ -145,6 +145,10 @@ func TestHabits(t *testing.T) {
 			t.Errorf("mounted: %v", mounts)
 		}
 	})
+	t.Run("not the owner", func(t *testing.T) {
+		out := fails(t, bh.Command(lab.Alice, "drv-thru", "status", "--admin-socket", "/var/lib/drv-thru/state/admin.sock"), wire.ExitUnreachable)
+		says(t, out, "error: may not talk to the builder: no access to", "hint: run this as root, or as a member of the socket's group")
+	})
 	t.Run("state", func(t *testing.T) {
 		copied := b.Admin("state", "backup", "/tmp/habits.db")
 		says(t, copied, "/tmp/habits.db, ")

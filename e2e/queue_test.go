@@ -195,7 +195,7 @@ func TestBuildersDay(t *testing.T) {
 		})
 
 		t.Run("dry run", func(t *testing.T) {
-			ticket := b.Ticket("--name", "dry", "--uses", "1")
+			ticket := b.Ticket("--name", "dry", "--uses", "2")
 			dry := func() string {
 				return must(t, c.BuildCmd(ticket, append(expr(lab.Hello("dry")), "--dry-run")...))
 			}
