@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +22,7 @@ func TestHabits(t *testing.T) {
 	bh.StartDaemon()
 	c := lab.NewClient(t, ch)
 	mine := ch.Run(lab.Alice, "drv-thru", "key", "show")
-	relay := lab.StartRelay(t, bh)
+	relay := lab.StartRelay(t, bh, "--log-level", "debug")
 	const config = "/tmp/habits.json"
 	bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h"}`)
 	b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--config", config}})
@@ -144,6 +145,23 @@ func TestHabits(t *testing.T) {
 		if mounts := ch.FuseMounts(); len(mounts) > 0 {
 			t.Errorf("mounted: %v", mounts)
 		}
+	})
+	t.Run("one ID in all logs", func(t *testing.T) {
+		out, err := drvThru("build", "-v", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-logged"))).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		id := regexp.MustCompile(`msg="the build has ended" build=(\w+)`).FindStringSubmatch(string(out))
+		if id == nil {
+			t.Fatalf("the client does not tell the build's ID:\n%s", out)
+		}
+		admitted := regexp.MustCompile(`msg="build admitted" build=` + id[1] + ` .* circuit=([0-9a-f]{32})\n`).FindStringSubmatch(b.Output())
+		if admitted == nil {
+			t.Fatalf("the builder does not tell of build %s, or of its circuit", id[1])
+		}
+		says(t, string(out), "circuit="+admitted[1])
+		says(t, relay.Output(), "circuit="+admitted[1])
+		saysNot(t, relay.Output(), id[1])
 	})
 	t.Run("not the owner", func(t *testing.T) {
 		out := fails(t, bh.Command(lab.Alice, "drv-thru", "status", "--admin-socket", "/var/lib/drv-thru/state/admin.sock"), wire.ExitUnreachable)
