@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/e2e/lab"
 )
 
 // The shells themselves take the completion scripts and ask the programs, and
@@ -88,4 +91,103 @@ func TestCompletionInShells(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who presses Tab in bash gets installables from the Nix of the machine.
+func TestCompletionByNix(t *testing.T) {
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		h := lab.NewHost(t, root)
+		h.StartDaemon()
+		lab.NewClient(t, h)
+		const dir = "/home/alice/tab"
+		h.WriteFile(lab.Alice, dir+"/flake/flake.nix", lab.Flake(map[string]lab.Expr{"hello": lab.Hello("tab"), "multi": lab.MultiOutput("tab")}))
+		h.WriteFile(lab.Alice, dir+"/two files.nix", lab.Attrs(map[string]lab.Expr{"one": lab.Hello("one"), "other": lab.Hello("other")}))
+		h.WriteFile(lab.Alice, dir+"/rc", "PS1='ready> '\nsource <(drv-thru completion bash)\n")
+		bash := newDialogue(t, h.Command(lab.Alice, "bash", "--noprofile", "--rcfile", "rc", "-i").In(dir).AddEnv("TERM=dumb", "INPUTRC=/dev/null"), "ready> ")
+		for typed, want := range map[string]string{
+			"drv-thru build path:./flake#he":                  "drv-thru build path:./flake#hello",
+			"drv-thru build -o x --import=ht":                 "drv-thru build -o x --import=http",
+			"drv-thru build ./flake#mul":                      "drv-thru build ./flake#multi",
+			"drv-thru build -f 'two files.nix' ot":            "drv-thru build -f two files.nix other",
+			`drv-thru build --no-link -f "two files.nix" 'on`: "drv-thru build --no-link -f two files.nix one",
+			"drv-thru build ./fl":                             "drv-thru build ./flake",
+		} {
+			// Tab; to the beginning of the line, to have it shown and not run.
+			shown := bash.say(typed + "\t\x01echo \r")
+			if !strings.Contains(shown, "\n"+want+"\r\n") && !strings.Contains(shown, "\n"+want+"/\r\n") {
+				t.Errorf("%s, and Tab: %q, want %q", typed, shown, want)
+			}
+		}
+	})
+}
+
+// A dialogue is with a program on a terminal that asks for lines.
+type dialogue struct {
+	t      *testing.T
+	prompt string
+	in     *os.File
+	out    chan []byte
+}
+
+func newDialogue(t *testing.T, c *lab.Cmd, prompt string) *dialogue {
+	t.Helper()
+	master, slave := terminal(t)
+	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
+	d := &dialogue{t: t, prompt: prompt, in: master, out: make(chan []byte)}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	slave.Close()
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		defer close(d.out)
+		for {
+			buf := make([]byte, 4<<10)
+			n, err := master.Read(buf)
+			if err != nil {
+				return
+			}
+			d.out <- buf[:n]
+		}
+	}()
+	t.Cleanup(func() {
+		c.Process.Kill()
+		for range d.out {
+		}
+		<-read
+		_ = c.Wait() // it was killed
+		master.Close()
+	})
+	d.answer()
+	return d
+}
+
+// say types, and returns what is shown until the program asks again.
+func (d *dialogue) say(text string) string {
+	d.t.Helper()
+	if _, err := d.in.WriteString(text); err != nil {
+		d.t.Fatal(err)
+	}
+	return d.answer()
+}
+
+// answer reads until the program has asked, and nothing stands behind that.
+func (d *dialogue) answer() string {
+	d.t.Helper()
+	shown := ""
+	for timeout := time.After(longest); ; {
+		select {
+		case piece, ok := <-d.out:
+			if shown += string(piece); !ok {
+				d.t.Fatalf("it has ended:\n%q", shown)
+			}
+			// A line that is typed is drawn after the prompt of before.
+			if i := strings.LastIndex(shown, "\r\n"); strings.HasSuffix(shown, d.prompt) && i+len("\r\n"+d.prompt) >= len(shown) {
+				return shown
+			}
+		case <-timeout:
+			d.t.Fatalf("it does not ask again:\n%q", shown)
+		}
+	}
 }

@@ -3,9 +3,11 @@
 package e2e
 
 import (
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/e2e/lab"
@@ -20,7 +22,7 @@ func TestHabits(t *testing.T) {
 	bh.StartDaemon()
 	c := lab.NewClient(t, ch)
 	mine := ch.Run(lab.Alice, "drv-thru", "key", "show")
-	relay := lab.StartRelay(t, bh)
+	relay := lab.StartRelay(t, bh, "--log-level", "debug")
 	const config = "/tmp/habits.json"
 	bh.WriteFile(lab.BuilderUser, config, `{"keep_outputs": "1h"}`)
 	b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--config", config}})
@@ -133,6 +135,38 @@ func TestHabits(t *testing.T) {
 		says(t, b.Admin("builds", "cancel", id), "cancelled "+id)
 		says(t, b.Admin("builds", "show", id), "by the builder's owner")
 	})
+	t.Run("nobody reads", func(t *testing.T) {
+		closed := lab.NewGate(t, bh, "unread")
+		piped := ch.Command(c.User, "bash", "-c", `drv-thru build --builder home -L --no-link --impure --expr "$0" 2>&1 | head -n 1; echo ended with ${PIPESTATUS[0]}`,
+			string(lab.Waiting(closed, "unread")))
+		says(t, must(t, piped), "evaluating", "ended with 141")
+		// Not only when the builder has waited for its client for long enough.
+		within(t, 30*time.Second, "nothing of it runs", func() bool { return statusOf(t, b).Running+statusOf(t, b).Waiting == 0 })
+		if mounts := ch.FuseMounts(); len(mounts) > 0 {
+			t.Errorf("mounted: %v", mounts)
+		}
+	})
+	t.Run("one ID in all logs", func(t *testing.T) {
+		out, err := drvThru("build", "-v", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-logged"))).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		id := regexp.MustCompile(`msg="the build has ended" build=(\w+)`).FindStringSubmatch(string(out))
+		if id == nil {
+			t.Fatalf("the client does not tell the build's ID:\n%s", out)
+		}
+		admitted := regexp.MustCompile(`msg="build admitted" build=` + id[1] + ` .* circuit=([0-9a-f]{32})\n`).FindStringSubmatch(b.Output())
+		if admitted == nil {
+			t.Fatalf("the builder does not tell of build %s, or of its circuit", id[1])
+		}
+		says(t, string(out), "circuit="+admitted[1])
+		says(t, relay.Output(), "circuit="+admitted[1])
+		saysNot(t, relay.Output(), id[1])
+	})
+	t.Run("not the owner", func(t *testing.T) {
+		out := fails(t, bh.Command(lab.Alice, "drv-thru", "status", "--admin-socket", "/var/lib/drv-thru/state/admin.sock"), wire.ExitUnreachable)
+		says(t, out, "error: may not talk to the builder: no access to", "hint: run this as root, or as a member of the socket's group")
+	})
 	t.Run("state", func(t *testing.T) {
 		copied := b.Admin("state", "backup", "/tmp/habits.db")
 		says(t, copied, "/tmp/habits.db, ")
@@ -143,7 +177,7 @@ func TestHabits(t *testing.T) {
 		bh.Run(lab.BuilderUser, "cp", "/tmp/habits.db", "/tmp/habits/state.db")
 		says(t, must(t, check()), "/tmp/habits/state.db: good", "can be served")
 		bh.WriteFile(lab.BuilderUser, config, `{"trusted_client": {}}`)
-		says(t, fails(t, check(), wire.ExitFailed), `unknown key "trusted_client" (line 1)`)
+		says(t, fails(t, check(), wire.ExitFailed), `unknown key "trusted_client"; is it "trusted_clients"? (line 1)`)
 	})
 	if err := ch.Verify(); err != nil {
 		t.Error(err)

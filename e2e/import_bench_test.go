@@ -195,6 +195,13 @@ func (p *importPair) copyFrom(store string, closure []string) *lab.Cmd {
 // and how much CPU time everybody spends on it.
 func (p *importPair) timed(closure []string, c *lab.Cmd) (took, cpu time.Duration) {
 	p.t.Helper()
+	_, begun, ended, cpu := p.brought(closure, c)
+	return ended.Sub(begun), cpu
+}
+
+// brought is timed that tells also what c printed, and when it began and ended.
+func (p *importPair) brought(closure []string, c *lab.Cmd) (text string, begun, ended time.Time, cpu time.Duration) {
+	p.t.Helper()
 	p.client.Host.Delete(closure...)
 	spent := func() (sum time.Duration) {
 		for _, h := range p.hosts {
@@ -202,9 +209,10 @@ func (p *importPair) timed(closure []string, c *lab.Cmd) (took, cpu time.Duratio
 		}
 		return sum
 	}
-	before, start := spent(), time.Now()
+	before := spent()
+	begun = time.Now()
 	out, err := c.CombinedOutput()
-	took = time.Since(start)
+	ended = time.Now()
 	if c.ProcessState != nil {
 		cpu = spent() - before + c.ProcessState.UserTime() + c.ProcessState.SystemTime()
 	}
@@ -216,7 +224,7 @@ func (p *importPair) timed(closure []string, c *lab.Cmd) (took, cpu time.Duratio
 			p.t.Fatalf("%s did not come:\n%s", path, out)
 		}
 	}
-	return took, cpu
+	return string(out), begun, ended, cpu
 }
 
 func median(all []time.Duration) time.Duration {

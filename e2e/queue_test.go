@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -169,6 +170,102 @@ func TestBuildersDay(t *testing.T) {
 			for _, salt := range []string{"keep", "keep-too"} {
 				out := c.Host.Must(c.Host.Command(lab.Alice, "nix-instantiate", "--eval", "--expr", "("+string(lab.Hello(salt))+").outPath"))
 				says(t, hellos, strings.Trim(out, `"`))
+			}
+		})
+
+		t.Run("inputs of a flake", func(t *testing.T) {
+			const dir = "/home/alice/inputs"
+			flake := strings.Replace(lab.Flake(map[string]lab.Expr{"default": lab.Hello("@DEP@")}), "outputs = { self }",
+				`inputs.dep = { url = "path:`+dir+`/one"; flake = false; }; outputs = { self, dep }`, 1)
+			c.Host.WriteFile(lab.Alice, dir+"/flake/flake.nix", strings.Replace(flake, "@DEP@", `" + builtins.readFile "${dep}/text" + "`, 1))
+			build := func(args ...string) string {
+				path := must(t, c.BuildCmd(b.Ticket(), append([]string{"--no-link", "--print-out-paths", "path:./flake"}, args...)...).In(dir))
+				return c.Host.Run(lab.Alice, path+"/bin/hello")
+			}
+			for _, text := range []string{"one", "two"} {
+				c.Host.WriteFile(lab.Alice, dir+"/"+text+"/text", text)
+				if got := build("--override-input", "dep", "path:"+dir+"/"+text); got != "hello "+text {
+					t.Errorf("with the input %s it prints %q", text, got)
+				}
+			}
+			c.Host.WriteFile(lab.Alice, dir+"/two/text", "three")
+			if got := build("--refresh", "--override-input", "dep=path:"+dir+"/two"); got != "hello three" {
+				t.Errorf("refreshed it prints %q", got)
+			}
+		})
+
+		t.Run("dry run", func(t *testing.T) {
+			ticket := b.Ticket("--name", "dry", "--uses", "2")
+			dry := func() string {
+				return must(t, c.BuildCmd(ticket, append(expr(lab.Hello("dry")), "--dry-run")...))
+			}
+			for _, line := range []string{`would send    1 path, [0-9.]+ (B|KiB) of [0-9.]+ (B|KiB)`, `would build   unknown`, `would import  unknown`} {
+				if out := dry(); !regexp.MustCompile(line).MatchString(out) {
+					t.Errorf("lacks %q:\n%s", line, out)
+				}
+			}
+			path := must(t, c.BuildCmd(ticket, append(expr(lab.Hello("dry")), "--print-out-paths")...))
+			c.Host.Delete(path)
+			out := dry()
+			says(t, out, "would send    0 paths, 0 B of ", "would build   nothing: it is built there already")
+			if !regexp.MustCompile(`would import  1 path at most, [0-9.]+ (B|KiB) unpacked`).MatchString(out) || c.Host.Has(path) {
+				t.Errorf("of what is there already:\n%s", out)
+			}
+			spent(t, b, "dry", 1)
+		})
+
+		t.Run("json", func(t *testing.T) {
+			ticket := b.Ticket("--name", "json", "--uses", "unlimited")
+			gate := lab.NewGate(t, h, "json")
+			run := func(command string, args ...string) string {
+				argv := append(append(strings.Fields(command), "--json", "--ticket", ticket), args...)
+				return printsJSON(t, command, must(t, c.Host.Command(c.User, argv...)))
+			}
+			detach := func(e lab.Expr) string {
+				var d struct{ Build string }
+				decode(t, run("drv-thru build --detach", expr(e)[1:]...), &d)
+				return d.Build
+			}
+			run("drv-thru build --dry-run", expr(lab.MultiOutput("json"))...)
+			run("drv-thru attach", "--no-link", detach(lab.MultiOutput("json")))
+			run("drv-thru build --dry-run", append(expr(lab.MultiOutput("json")), "--rebuild")...)
+			run("drv-thru build", expr(lab.MultiOutput("json"))...)
+			waiting := detach(lab.Waiting(gate, "json"))
+			eventually(t, "it builds", func() bool { return strings.Contains(b.Admin("builds", "show", waiting), "-waiting.drv") })
+			for _, command := range []string{"status", "builds list", "builds show " + waiting, "ticket usage json", "policy log"} {
+				name := strings.TrimSuffix(strings.TrimSuffix("drv-thru "+command, " "+waiting), " json")
+				printsJSON(t, name, b.Admin(append(strings.Fields(command), "--json")...))
+			}
+			run("drv-thru cancel", waiting)
+			eventually(t, "nothing runs", func() bool { return len(h.BuildProcesses()) == 0 })
+			run("drv-thru doctor")
+		})
+
+		t.Run("nom", func(t *testing.T) {
+			c.Host.WriteFile(lab.RootUser, "/usr/bin/nom", "#!/bin/sh\nexec cat >/tmp/nom\n")
+			c.Host.Run(lab.RootUser, "chmod", "+x", "/usr/bin/nom")
+			e := lab.Concat("nom", "nom", lab.Hello("nom"))
+			if out, err := onTerminal(t, c.BuildCmd(b.Ticket(), append(expr(e), "-L")...)); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			told, err := c.Host.ReadFile("/tmp/nom")
+			if err != nil {
+				t.Fatal(err)
+			}
+			says(t, string(told), `"type":105`, "built hello")
+			// Nix's own log, which nom is made for, is held to the same.
+			nixs, err := h.Command(lab.Alice, "nix", "--extra-experimental-features", "nix-command", "build", "--no-link", "-L", "--log-format", "internal-json",
+				"--impure", "--expr", string(lab.Concat("nom", "nom", lab.Hello("nom-itself")))).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, nixs)
+			}
+			says(t, string(nixs), `"type":105`)
+			for whose, text := range map[string][]byte{"ours": told, "Nix's": nixs} {
+				for line := range strings.Lines(string(text)) {
+					if err := nomReads(line); err != nil {
+						t.Errorf("%s: nom would not read %s: %v", whose, line, err)
+					}
+				}
 			}
 		})
 

@@ -58,9 +58,21 @@ func TestRebuild(t *testing.T) {
 			if err := bh.Verify(); err != nil {
 				t.Error("a ticket leaves something behind:", err)
 			}
+			if dirs := buildDirs(bh); len(dirs) > 0 {
+				t.Errorf("a ticket leaves %q behind", dirs)
+			}
 			out = fails(t, rebuild(trusted, lab.Random("rebuild")), wire.ExitBuildFailed)
 			says(t, out, "differs from", ".check")
 			saysNot(t, out, "share/same")
+			// With it Nix keeps the directory of the build, which only root can remove.
+			dirs := buildDirs(bh)
+			if len(dirs) != 1 {
+				t.Fatalf("Nix has kept %q", dirs)
+			}
+			if out, err := bh.Command(lab.BuilderUser, "rm", "-rf", dirs[0]).CombinedOutput(); err == nil || len(buildDirs(bh)) != 1 {
+				t.Errorf("drv-thru's user can remove %s, so it should: %v %s", dirs[0], err, out)
+			}
+			bh.Run(lab.RootUser, "rm", "-r", dirs[0])
 			// The other result goes with the garbage.
 			bh.Run(lab.RootUser, "nix-store", "--gc")
 			if err := bh.Verify(); err != nil {
@@ -68,4 +80,10 @@ func TestRebuild(t *testing.T) {
 			}
 		})
 	}
+}
+
+// buildDirs are the directories of builds that Nix has not removed.
+func buildDirs(h *lab.Host) []string {
+	out := h.Run(lab.RootUser, "sh", "-c", "ls -d /tmp/nix-build-* /nix/var/nix/builds/* 2>/dev/null || true")
+	return strings.Fields(out)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/docs"
 	"github.com/drv-thru/drv-thru/e2e/lab"
 )
 
@@ -207,4 +208,13 @@ func someKey(t *testing.T) key.Secret {
 		t.Fatal(err)
 	}
 	return secret
+}
+
+// printsJSON holds what a command printed to docs/json.md.
+func printsJSON(t *testing.T, command, output string) string {
+	t.Helper()
+	if err := docs.CheckJSON(command, []byte(output)); err != nil {
+		t.Error(err)
+	}
+	return output
 }

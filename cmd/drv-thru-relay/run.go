@@ -257,8 +257,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usage.Help(usage.Find(cmd, args)))
 		return wire.ExitOK
 	case errors.As(err, new(usageError)):
-		fmt.Fprintln(stderr, "error:", err)
-		fmt.Fprintln(stderr, "  see drv-thru-relay --help")
+		hint := "see: drv-thru-relay --help"
+		if _, name, unknown := strings.Cut(err.Error(), "there is no flag --"); unknown {
+			if near := usage.NearestFlag(cmd.FlagSet, name); near != "" {
+				hint = "did you mean: " + near
+			}
+		}
+		fmt.Fprintf(stderr, "error: %v\nhint: %s\n", err, hint)
 		return wire.ExitUsage
 	}
 	fmt.Fprintln(stderr, "error:", err)

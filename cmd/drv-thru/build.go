@@ -141,7 +141,7 @@ func (f *buildFlags) permute(fs *flag.FlagSet, args []string) ([]string, error) 
 			if errors.Is(err, flag.ErrHelp) {
 				return nil, err
 			}
-			return nil, parseError(err)
+			return nil, parseError(fs, err)
 		}
 		read := len(args) - fs.NArg()
 		literal := read > 0 && args[read-1] == "--"

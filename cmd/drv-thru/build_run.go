@@ -29,6 +29,9 @@ const hurry = 500 * time.Millisecond
 // errInterrupted ends a build by Ctrl-C or SIGTERM.
 var errInterrupted = errors.New("interrupted")
 
+// errUnread ends a build whose progress nobody reads any more: the pipe is closed.
+var errUnread = errors.New("nobody reads what is printed")
+
 // exitInterrupted is the shell's convention: 128 and SIGINT's number.
 const exitInterrupted = 130
 
@@ -84,8 +87,14 @@ func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(con
 	defer stop()
 	r.view = term.NewProgress(p, term.Config{Logs: f.logs, Alive: true, Nom: nom()})
 	defer r.view.Close()
-	if err = do(ctx, r); err != nil && errors.Is(context.Cause(ctx), errInterrupted) {
+	err = do(ctx, r)
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+		return nil
+	case errors.Is(cause, errInterrupted):
 		return &interruptedError{err}
+	case errors.Is(cause, errUnread):
+		return errUnread
 	}
 	return err
 }
@@ -120,6 +129,11 @@ func (e *interruptedError) Exit() int     { return exitInterrupted }
 // at the first.
 func (r *buildRun) interruptible(ctx context.Context, told string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	r.printer.OnError(func(err error) {
+		if errors.Is(err, syscall.EPIPE) {
+			cancel(errUnread)
+		}
+	})
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	done := make(chan struct{})

@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -22,7 +26,14 @@ type localStore struct {
 func (a *app) dialStore(ctx context.Context) (*localStore, error) {
 	cfg := daemon.Config{Dial: a.storeDialer()}
 	conn, err := daemon.Dial(ctx, cfg)
-	if err != nil {
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return nil, &hintError{err, "this needs the Nix of this machine: install Nix, start its daemon, or put its programs into PATH"}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &hintError{err, "may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil, &hintError{err, "is nix-daemon running? with systemd: systemctl start nix-daemon.socket"}
+	case err != nil:
 		return nil, err
 	}
 	return &localStore{conn, cfg}, nil

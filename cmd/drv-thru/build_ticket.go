@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/term"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -26,8 +29,12 @@ type route struct {
 	signingKey string
 }
 
-// ticketError is a ticket that cannot be read.
-type ticketError struct{ err error }
+// ticketError is a ticket that cannot be read. Where file is not empty, what was
+// taken for its text is the name of a file.
+type ticketError struct {
+	err  error
+	file string
+}
 
 func (e *ticketError) Error() string { return e.err.Error() }
 func (e *ticketError) Unwrap() error { return e.err }
@@ -35,6 +42,8 @@ func (e *ticketError) Exit() int     { return wire.ExitUsage }
 
 func (e *ticketError) Hint() string {
 	switch {
+	case e.file != "":
+		return "to read it from the file: --ticket - < " + e.file
 	case errors.Is(e.err, ticket.ErrDamaged):
 		return "a ticket is one long word that begins with drvthru; line breaks in it do no harm"
 	case errors.Is(e.err, ticket.ErrNotTicket):
@@ -59,17 +68,21 @@ func (a *app) route(f *buildFlags, onCommandLine bool, note func(string)) (*rout
 func (a *app) ticketRoute(f *buildFlags, onCommandLine bool, note func(string)) (*route, error) {
 	text := f.ticket
 	if text == "-" {
-		data, err := io.ReadAll(io.LimitReader(a.stdin, ticket.MaxText+1))
-		if err != nil {
-			return nil, fmt.Errorf("read the ticket from standard input: %w", err)
+		var err error
+		if text, err = a.typedTicket(note); err != nil {
+			return nil, err
 		}
-		text = string(data)
 	} else if onCommandLine {
 		note("warning: other users of this machine can see the ticket in the list of processes; better put it into DRV_THRU_TICKET or pipe it to --ticket -")
 	}
 	t, err := ticket.Parse(text)
+	if errors.Is(err, ticket.ErrNotTicket) && f.ticket != "-" {
+		if info, _ := os.Stat(f.ticket); info != nil && info.Mode().IsRegular() {
+			return nil, &ticketError{err, f.ticket}
+		}
+	}
 	if err != nil {
-		return nil, &ticketError{err}
+		return nil, &ticketError{err: err}
 	}
 	r := &route{builder: t.Builder, relays: append(append([]string(nil), t.Relays...), f.relays...), direct: t.Direct, ticket: &t.Secret}
 	if f.noDirect && len(r.relays) == 0 {
@@ -82,6 +95,29 @@ func (a *app) ticketRoute(f *buildFlags, onCommandLine bool, note func(string)) 
 		r.identity, err = key.NewSecret(rand.Reader)
 	}
 	return r, err
+}
+
+// typedTicket reads a ticket's text from standard input: all of it, or the line that
+// is typed on a terminal, after asking for it.
+func (a *app) typedTicket(note func(string)) (string, error) {
+	var in io.Reader = io.LimitReader(a.stdin, ticket.MaxText+1)
+	if f, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		note("paste the ticket and press Enter")
+		lines := bufio.NewScanner(in)
+		lines.Scan()
+		if err := lines.Err(); err != nil {
+			return "", fmt.Errorf("read the ticket: %w", err)
+		}
+		in = strings.NewReader(lines.Text())
+	}
+	data, err := io.ReadAll(in)
+	if err != nil {
+		return "", fmt.Errorf("read the ticket from standard input: %w", err)
+	}
+	if strings.TrimSpace(string(data)) == "" {
+		return "", usagef("there is no ticket on standard input")
+	}
+	return string(data), nil
 }
 
 func (a *app) serverRoute(f *buildFlags) (*route, error) {

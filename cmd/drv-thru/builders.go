@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +12,7 @@ import (
 )
 
 func newBuildersCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:       "builders",
 		ShortUsage: "drv-thru builders list|add|remove|test",
 		ShortHelp:  "manage the names of builders that trust this client",
@@ -24,13 +23,7 @@ func newBuildersCommand(a *app) *ffcli.Command {
 		Subcommands: []*ffcli.Command{
 			newBuildersListCommand(a), newBuildersAddCommand(a), newBuildersRemoveCommand(a), newBuildersTestCommand(a),
 		},
-		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("no such command: drv-thru builders %s", args[0])
-			}
-			return flag.ErrHelp
-		},
-	}
+	})
 }
 
 // listedBuilder is an entry of builders list --json.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -59,6 +60,9 @@ func newBuildersTestCommand(a *app) *ffcli.Command {
 				all, err := a.builders()
 				if err != nil {
 					return err
+				}
+				if len(all) == 0 && !*asJSON {
+					return &hintError{errors.New("no builder has a name yet"), "write one down with: drv-thru builders add NAME --endpoint-id ID --relay-url URL"}
 				}
 				for _, b := range all {
 					names = append(names, b.name)

@@ -57,7 +57,7 @@ func TestBuildersFileErrors(t *testing.T) {
 		"many relays":    {`"endpoint_id": "` + someID + `", "relay_urls": [` + strings.Repeat(`"https://a.example",`, 8) + `"https://a.example"]`, "at most 8"},
 		"relative file":  {`"endpoint_id_file": "id"`, "absolute"},
 		"bad key":        {`"endpoint_id": "` + someID + `", "public_key": "x"`, "public_key"},
-		"unknown key":    {`"endpoint_id": "` + someID + `",` + "\n" + `"relay": "https://a.example"`, `unknown key "relay" (line 2)`},
+		"unknown key":    {`"endpoint_id": "` + someID + `",` + "\n" + `"relay": "https://a.example"`, `unknown key "relay" in "builders.x" (line 2)`},
 		"other type":     {`"endpoint_id": 1`, "line 1"},
 	} {
 		t.Run(name, func(t *testing.T) {

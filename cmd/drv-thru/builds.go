@@ -20,7 +20,7 @@ import (
 )
 
 func newBuildsCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:       "builds",
 		ShortUsage: "drv-thru builds list|show|log|cancel",
 		ShortHelp:  "show and cancel this builder's builds",
@@ -30,13 +30,7 @@ func newBuildsCommand(a *app) *ffcli.Command {
 		Subcommands: []*ffcli.Command{
 			newBuildsListCommand(a), newBuildsShowCommand(a), newBuildsLogCommand(a), newBuildsCancelCommand(a),
 		},
-		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("no such command: drv-thru builds %s", args[0])
-			}
-			return flag.ErrHelp
-		},
-	}
+	})
 }
 
 func newBuildsListCommand(a *app) *ffcli.Command {

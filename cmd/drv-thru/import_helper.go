@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"os/signal"
 	"path/filepath"
 	"syscall"
@@ -30,14 +29,13 @@ It runs as root. With systemd's socket activation (LISTEN_FDS), --socket and
 --socket-group do not count.`
 
 func newImportHelperCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:        "import-helper",
 		ShortUsage:  "drv-thru import-helper serve [flags]",
 		ShortHelp:   "import for users whom Nix does not trust",
 		FlagSet:     a.flags("drv-thru import-helper"),
 		Subcommands: []*ffcli.Command{newImportHelperServeCommand(a)},
-		Exec:        func(context.Context, []string) error { return flag.ErrHelp },
-	}
+	})
 }
 
 func newImportHelperServeCommand(a *app) *ffcli.Command {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 
 	"github.com/peterbourgon/ff/v3"
@@ -13,19 +12,13 @@ import (
 )
 
 func newKeyCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:        "key",
 		ShortUsage:  "drv-thru key show",
 		ShortHelp:   "show this client's key",
 		FlagSet:     a.flags("drv-thru key"),
 		Subcommands: []*ffcli.Command{newKeyShowCommand(a)},
-		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("no such command: drv-thru key %s", args[0])
-			}
-			return flag.ErrHelp
-		},
-	}
+	})
 }
 
 func newKeyShowCommand(a *app) *ffcli.Command {

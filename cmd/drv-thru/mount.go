@@ -181,7 +181,7 @@ func readTicketFile(name string) (string, error) {
 		return "", fmt.Errorf("read the ticket: %w", err)
 	}
 	if len(text) == 0 {
-		return "", &ticketError{errors.New("the ticket's file " + name + " is empty")}
+		return "", &ticketError{err: errors.New("the ticket's file " + name + " is empty")}
 	}
 	return string(text), nil
 }

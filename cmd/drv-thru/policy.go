@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +19,7 @@ import (
 )
 
 func newPolicyCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:       "policy",
 		ShortUsage: "drv-thru policy new|run|test|inspect|bench|schema|list|log",
 		ShortHelp:  "write and try programs that decide on tickets",
@@ -31,13 +30,7 @@ func newPolicyCommand(a *app) *ffcli.Command {
 			newPolicyNewCommand(a), newPolicyRunCommand(a), newPolicyTestCommand(a), newPolicyInspectCommand(a),
 			newPolicyBenchCommand(a), newPolicySchemaCommand(a), newPolicyListCommand(a), newPolicyLogCommand(a),
 		},
-		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("no such command: drv-thru policy %s", args[0])
-			}
-			return flag.ErrHelp
-		},
-	}
+	})
 }
 
 // moduleHelp names the operand of the commands that take a module.

@@ -6,7 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
@@ -44,21 +49,19 @@ in who has a ticket of it, and clients that it trusts.`
 func (a *app) root() *ffcli.Command {
 	fs := a.flags("drv-thru")
 	showVersion := fs.Bool("version", false, "print the version and exit")
-	root := &ffcli.Command{
+	var root *ffcli.Command
+	root = &ffcli.Command{
 		Name:       "drv-thru",
 		ShortUsage: "drv-thru COMMAND [flags] …",
 		ShortHelp:  "build Nix derivations on another machine",
 		LongHelp:   rootHelp,
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			switch {
-			case *showVersion:
+			if *showVersion {
 				_, err := fmt.Fprintf(a.stdout, "drv-thru %s, protocol %d\n", version, wire.Version)
 				return err
-			case len(args) > 0:
-				return usagef("no such command: drv-thru %s", args[0])
 			}
-			return flag.ErrHelp
+			return choose(root, args)
 		},
 	}
 	for _, c := range []func(*app) *ffcli.Command{
@@ -90,6 +93,30 @@ func (a *app) root() *ffcli.Command {
 	return root
 }
 
+// group makes a command that only leads to those below it.
+func group(c *ffcli.Command) *ffcli.Command {
+	c.Exec = func(_ context.Context, args []string) error { return choose(c, args) }
+	return c
+}
+
+// choose is what a group does where none of its commands was named: it asks for one.
+func choose(c *ffcli.Command, args []string) error {
+	if len(args) == 0 {
+		return flag.ErrHelp
+	}
+	e := &usageError{text: fmt.Sprintf("no such command: %s %s", c.FlagSet.Name(), args[0])}
+	near := usage.NearestCommand(c, args[0])
+	switch {
+	case args[0] == "help":
+		e.hint = "did you mean: " + strings.Join(slices.Concat([]string{c.FlagSet.Name()}, args[1:], []string{"--help"}), " ")
+	case args[0] == "version":
+		e.hint = "did you mean: drv-thru --version"
+	case near != "":
+		e.hint = "did you mean: " + c.FlagSet.Name() + " " + near
+	}
+	return e
+}
+
 // prepare has the commands tell a which of them is to explain itself, in place of
 // printing by themselves.
 func (a *app) prepare(c *ffcli.Command) {
@@ -105,6 +132,9 @@ func (a *app) prepare(c *ffcli.Command) {
 // run is the program without its process: it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
+	// Who closes the pipe that we print to must not have us killed, with a mount
+	// still there: writing fails instead. What we start gets the signal as ever.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	root := a.root()
 	if word := a.env(usage.WordVar(root.Name)); word != "" {
 		return a.complete(ctx, root, word, args)
@@ -113,13 +143,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err == nil {
 		err = root.Run(ctx)
 	} else if !errors.Is(err, flag.ErrHelp) {
-		err = parseError(err)
+		err = parseError(usage.Find(root, args).FlagSet, err)
 	}
 	switch {
 	case err == nil:
 		return wire.ExitOK
 	case errors.Is(err, flag.ErrHelp):
 		return a.help(args)
+	case isUnread(err):
+		return exitUnread
 	}
 	var mistake *usageError
 	if errors.As(err, &mistake) && mistake.hint == "" {
@@ -127,6 +159,17 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	a.printError(err)
 	return exitCode(err)
+}
+
+// exitUnread is the shell's convention for who was ended because nobody read what
+// it printed: 128 and SIGPIPE's number.
+const exitUnread = 141
+
+// isUnread reports whether err is that standard output or error leads nowhere any
+// more. (Sockets have errors of the same number.)
+func isUnread(err error) bool {
+	var path *fs.PathError
+	return errors.Is(err, errUnread) || errors.As(err, &path) && errors.Is(path.Err, syscall.EPIPE) && strings.HasPrefix(path.Path, "/dev/std")
 }
 
 // help prints the usage of the command that was asked for it. A group of commands
@@ -143,7 +186,16 @@ func (a *app) help(args []string) int {
 	return wire.ExitUsage
 }
 
-func parseError(err error) error { return usagef("%s", usage.ParseError(err)) }
+// parseError says what is wrong with flags.
+func parseError(fs *flag.FlagSet, err error) error {
+	e := &usageError{text: usage.ParseError(err).Error()}
+	if _, name, unknown := strings.Cut(err.Error(), "flag provided but not defined: -"); unknown {
+		if near := usage.NearestFlag(fs, name); near != "" {
+			e.hint = "did you mean: " + near
+		}
+	}
+	return e
+}
 
 // flags makes a flag set that returns its errors and prints nothing.
 func (a *app) flags(name string) *flag.FlagSet {

@@ -2,16 +2,18 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/peterbourgon/ff/v3/ffcli"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/drv-thru/drv-thru/docs"
 )
 
 func TestMain(m *testing.M) {
@@ -28,7 +30,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "shape": shape},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"waitfor": waitFor, "json": checkJSON},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir+"/home")
 			e.Setenv("XDG_CONFIG_HOME", "")
@@ -57,52 +59,48 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// shape makes sure that the JSON on standard output has what scripts rely on:
-// shape FIELD:TYPE…, where FIELD is written as in "active[].id", and "" is the
-// whole. Further fields may come; an empty array has none.
-func shape(ts *testscript.TestScript, neg bool, args []string) {
+// checkJSON holds standard output to what docs/json.md says that a command prints:
+// json drv-thru COMMAND….
+func checkJSON(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: shape FIELD:TYPE…")
+		ts.Fatalf("usage: json drv-thru COMMAND…")
 	}
-	found := make(map[string]string)
-	dec := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
-	for {
-		var v any
-		if err := dec.Decode(&v); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			ts.Fatalf("standard output is not JSON: %v", err)
-		}
-		fields("", v, found)
-	}
-	for _, arg := range args {
-		i := strings.LastIndexByte(arg, ':')
-		if got := found[arg[:i]]; got != arg[i+1:] {
-			ts.Fatalf("%s is of type %q, not %s; there are: %v", arg[:i], got, arg[i+1:], found)
-		}
+	if err := docs.CheckJSON(strings.Join(args, " "), []byte(ts.ReadFile("stdout"))); err != nil {
+		ts.Fatalf("%v", err)
 	}
 }
 
-// fields notes the types of all that is in v.
-func fields(path string, v any, found map[string]string) {
-	switch v := v.(type) {
-	case map[string]any:
-		found[path] = "object"
-		for name, member := range v {
-			fields(strings.TrimPrefix(path+"."+name, "."), member, found)
+// Every command that takes --json is in docs/json.md, and what that says of each is
+// tried: by a script, or with a Nix by e2e.
+func TestJSONIsDocumented(t *testing.T) {
+	tried := ""
+	for _, pattern := range []string{"testdata/script/*.txtar", "../../e2e/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
 		}
-	case []any:
-		found[path] = "array"
-		for _, member := range v {
-			fields(path+"[]", member, found)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tried += string(text)
 		}
-	case string:
-		found[path] = "string"
-	case float64:
-		found[path] = "number"
-	case bool:
-		found[path] = "bool"
-	case nil:
-		found[path] = "null"
 	}
+	told := docs.JSONCommands()
+	for _, command := range told {
+		if !strings.Contains(tried, "\njson "+command+"\n") && !strings.Contains(tried, `run("`+command+`"`) {
+			t.Errorf("what %s prints is not tried", command)
+		}
+	}
+	var walk func(*ffcli.Command)
+	walk = func(c *ffcli.Command) {
+		if c.FlagSet.Lookup("json") != nil && !slices.Contains(told, c.FlagSet.Name()) {
+			t.Errorf("docs/json.md lacks %s", c.FlagSet.Name())
+		}
+		for _, s := range c.Subcommands {
+			walk(s)
+		}
+	}
+	walk(new(app).root())
 }

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -71,7 +67,6 @@ type trustedClient struct {
 
 const (
 	defaultMinFree = 5 << 30
-	maxConfigFile  = 1 << 20
 	// maxParallelFills bounds output_cache_max_parallel_fills.
 	maxParallelFills = 16
 	// maxPriority bounds trusted_clients.<name>.priority in both directions.
@@ -93,58 +88,6 @@ func (c *serveConfig) readConfig(path string) error {
 		return fmt.Errorf("read configuration: %w", err)
 	}
 	return nil
-}
-
-// readJSON reads a file into what v points to. A key that v has no place for is
-// an error that names it and its line.
-func readJSON(path string, v any) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfigFile))
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	err = dec.Decode(v)
-	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
-			err = errors.New("something follows the closing brace")
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %s%s", path, configError(err), position(text, dec.InputOffset(), err))
-	}
-	return nil
-}
-
-// configError says what encoding/json says without its own prefix.
-func configError(err error) string {
-	text := strings.TrimPrefix(err.Error(), "json: ")
-	return strings.Replace(text, "unknown field", "unknown key", 1)
-}
-
-// position says where in the text an error was met.
-func position(text []byte, offset int64, err error) string {
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		offset = syntax.Offset
-	case errors.As(err, &kind):
-		offset = kind.Offset
-	default:
-		// The decoder stands behind the value; look for the key itself.
-		_, quoted, _ := strings.Cut(err.Error(), "unknown field ")
-		if at := bytes.Index(text, []byte(quoted)); quoted != "" && at >= 0 {
-			offset = int64(at) + 1
-		}
-	}
-	before := text[:min(max(0, offset), int64(len(text)))]
-	return fmt.Sprintf(" (line %d)", 1+bytes.Count(before, []byte("\n")))
 }
 
 // check completes the configuration and says what is wrong with it.
@@ -182,6 +125,11 @@ func (c *serveConfig) check(a *app) error {
 	}
 	if len(c.Relays) == 0 && c.EmbeddedRelay == "" {
 		c.EmbeddedRelay = defaultEmbeddedRelay
+	}
+	if c.EmbeddedRelay != "" {
+		if _, err := net.ResolveTCPAddr("tcp", c.EmbeddedRelay); err != nil {
+			return usagef("--embedded-relay=%s: want :PORT or ADDRESS:PORT: %s", c.EmbeddedRelay, err)
+		}
 	}
 	if _, err := c.direct(); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,19 +15,13 @@ import (
 )
 
 func newStateCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:        "state",
 		ShortUsage:  "drv-thru state backup FILE",
 		ShortHelp:   "back up this builder's state",
 		FlagSet:     a.flags("drv-thru state"),
 		Subcommands: []*ffcli.Command{newStateBackupCommand(a)},
-		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("no such command: drv-thru state %s", args[0])
-			}
-			return flag.ErrHelp
-		},
-	}
+	})
 }
 
 func newStateBackupCommand(a *app) *ffcli.Command {

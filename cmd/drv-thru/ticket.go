@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"io"
@@ -25,7 +24,7 @@ const adminSocketEnv = "DRV_THRU_ADMIN_SOCKET"
 const systemAdminSocket = "/run/drv-thru-admin.socket"
 
 func newTicketCommand(a *app) *ffcli.Command {
-	return &ffcli.Command{
+	return group(&ffcli.Command{
 		Name:       "ticket",
 		ShortUsage: "drv-thru ticket create|list|inspect|usage|reveal|revoke",
 		ShortHelp:  "make and manage tickets of this builder",
@@ -34,13 +33,7 @@ func newTicketCommand(a *app) *ffcli.Command {
 			newTicketCreateCommand(a), newTicketListCommand(a), newTicketInspectCommand(a), newTicketUsageCommand(a),
 			newTicketRevealCommand(a), newTicketRevokeCommand(a),
 		},
-		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("no such command: drv-thru ticket %s", args[0])
-			}
-			return flag.ErrHelp
-		},
-	}
+	})
 }
 
 // adminFlags are those of every command that asks the running builder.
@@ -119,7 +112,7 @@ func operands(fs *flag.FlagSet, args []string) ([]string, error) {
 				if errors.Is(err, flag.ErrHelp) {
 					return nil, err
 				}
-				return nil, parseError(err)
+				return nil, parseError(fs, err)
 			}
 			args = fs.Args()
 			continue

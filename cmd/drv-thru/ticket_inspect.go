@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 	"time"
@@ -35,13 +34,13 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if text == "-" {
-				data, err := io.ReadAll(io.LimitReader(a.stdin, ticket.MaxText+1))
+				text, err := a.typedTicket(func(text string) { fmt.Fprintln(a.stderr, text) })
 				if err != nil {
-					return fmt.Errorf("read ticket: %w", err)
+					return err
 				}
-				return a.inspectText(string(data), f.json)
+				return a.inspectText(text, f.json)
 			}
-			if strings.HasPrefix(text, "drvthru") {
+			if strings.HasPrefix(strings.ToLower(strings.TrimSpace(text)), "drvthru") {
 				return a.inspectText(text, f.json)
 			}
 			return a.inspectRecord(ctx, &f, text)
@@ -53,7 +52,7 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 func (a *app) inspectText(text string, asJSON bool) error {
 	t, err := ticket.Parse(text)
 	if err != nil {
-		return &ticketError{err}
+		return &ticketError{err: err}
 	}
 	if asJSON {
 		return json.NewEncoder(a.stdout).Encode(struct {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -156,5 +157,14 @@ func ParseError(err error) error {
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
 		text = "there is no flag " + dashed(name)
 	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		text = dashed(name) + " needs a value"
+	}
+	if m := badValue.FindStringSubmatch(text); m != nil {
+		text = dashed(m[2]) + "=" + m[1] + ": " + m[3]
+	}
 	return errors.New(text)
 }
+
+// badValue is what package flag says of a value: the value, the flag and why.
+var badValue = regexp.MustCompile(`^invalid (?:boolean )?value "(.*)" for (?:flag )?-(\S+): ((?s:.*))$`)

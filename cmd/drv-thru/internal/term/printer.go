@@ -45,6 +45,7 @@ type Printer struct {
 	divert func(line string)
 	wrote  bool  // since somebody asked
 	err    error // the first failed write; nothing is written after it
+	failed func(error)
 	closed bool
 }
 
@@ -246,7 +247,9 @@ func (p *Printer) flush() {
 	}
 	p.buf = p.buf[:0]
 	if p.err == nil && len(out) > 0 {
-		_, p.err = p.w.Write(out)
+		if _, p.err = p.w.Write(out); p.err != nil && p.failed != nil {
+			go p.failed(p.err)
+		}
 	}
 }
 
@@ -284,6 +287,13 @@ func (p *Printer) Close() {
 	p.block = nil
 	p.flush()
 	p.closed = true
+}
+
+// OnError has fn called, once, if what is printed cannot be written.
+func (p *Printer) OnError(fn func(error)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failed = fn
 }
 
 // Paint returns text in an SGR style ("1;31" is bold red) where colours are welcome.

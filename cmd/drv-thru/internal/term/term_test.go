@@ -2,6 +2,8 @@ package term
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -190,6 +192,34 @@ func TestBlock(t *testing.T) {
 }
 
 // What a build looks like in a log file.
+// brokenPipe takes one write.
+type brokenPipe struct{ writes int }
+
+func (b *brokenPipe) Write(p []byte) (int, error) {
+	if b.writes++; b.writes > 1 {
+		return 0, io.ErrClosedPipe
+	}
+	return len(p), nil
+}
+
+func TestOnError(t *testing.T) {
+	var b brokenPipe
+	p := New(&b, noEnv)
+	told := make(chan error, 2)
+	p.OnError(func(err error) { told <- err })
+	for range 3 {
+		p.Line("a line")
+		p.Flush()
+	}
+	p.Close()
+	if err := <-told; !errors.Is(err, io.ErrClosedPipe) || b.writes != 2 {
+		t.Errorf("%d writes, %v", b.writes, err)
+	}
+	if len(told) > 0 {
+		t.Error("it is told twice")
+	}
+}
+
 func TestProgressPlain(t *testing.T) {
 	var out lockedBuffer
 	p := New(&out, noEnv)

@@ -1,11 +1,24 @@
 # bash completion for PROGRAM: source <(PROGRAM completion bash)
 _FUNCTION() {
-	local -a words=("${COMP_WORDS[@]}")
-	local cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} line kind=
-	# With bash-completion, words are not broken at = and :, which belong to them.
-	if declare -F _get_comp_words_by_ref >/dev/null; then
-		_get_comp_words_by_ref -n =: words cword cur
-	fi
+	local rest=${COMP_LINE:0:COMP_POINT} cur= typed= line kind= i n=-1
+	local -a words=()
+	# Readline breaks words at = and :, which belong to them: what stands together
+	# in the line is one. It leaves quotes, which are the shell's.
+	for ((i = 0; i <= COMP_CWORD; i++)); do
+		if [[ $i -eq 0 || $rest == [[:space:]]* ]]; then
+			rest=${rest#"${rest%%[![:space:]]*}"} words[++n]=
+		fi
+		[[ $i -lt COMP_CWORD ]] && typed=${COMP_WORDS[i]} || typed=$rest
+		words[n]+=$typed rest=${rest#"$typed"}
+	done
+	for ((i = 0; i <= n; i++)); do
+		cur=${words[i]}
+		case $cur in
+		\'*) cur=${cur#\'} cur=${cur%\'} ;;
+		\"*) cur=${cur#\"} cur=${cur%\"} ;;
+		esac
+		words[i]=$cur
+	done
 	COMPREPLY=()
 	while IFS= read -r line; do
 		if [[ -z $kind ]]; then
@@ -13,15 +26,16 @@ _FUNCTION() {
 			continue
 		fi
 		COMPREPLY+=("${line%%$'\t'*}")
-	done < <(VARIABLE=$cword "${words[@]}" 2>/dev/null)
+	done < <(VARIABLE=$n "${words[@]}" 2>/dev/null)
 	case $kind in
 	filenames) compopt -o filenames -o nospace 2>/dev/null ;;
 	attrs) compopt -o nospace 2>/dev/null ;;
 	esac
-	# Only what follows the last place where readline breaks the word is replaced.
+	# Only what follows the last place where readline breaks the word is replaced; it
+	# breaks none in quotes.
 	local break
 	for break in = :; do
-		if [[ $cur == *$break* && $COMP_WORDBREAKS == *$break* ]]; then
+		if [[ $typed != [\'\"]* && $cur == *$break* && $COMP_WORDBREAKS == *$break* ]]; then
 			COMPREPLY=("${COMPREPLY[@]#"${cur%"${cur##*"$break"}"}"}")
 		fi
 	done
