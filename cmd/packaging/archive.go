@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -41,6 +42,9 @@ func (r *release) archive(b *build) error {
 			}
 			for _, config := range p.configs {
 				t.file(filepath.Join(here, "etc", config), name+"/etc/drv-thru/"+config, 0o644)
+			}
+			for _, example := range p.examples {
+				t.file(filepath.Join(here, example), name+"/examples/"+path.Base(example), 0o644)
 			}
 		}
 	}

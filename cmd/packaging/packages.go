@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -28,7 +29,7 @@ type pack struct {
 	sysusers    string
 	state       []string // what the services make, and a purge removes
 	configs     []string // become files of /etc/drv-thru
-	examples    []string
+	examples    []string // become examples in the folder of its documentation
 }
 
 var packs = []pack{
@@ -49,7 +50,7 @@ ticket build on this machine. Nothing is started or enabled at installation.`,
 		sysusers: "drv-thru.sysusers",
 		state:    []string{"/var/lib/drv-thru", "/var/cache/drv-thru-mount"},
 		configs:  []string{"serve.json", "import-helper.keys"},
-		examples: []string{"serve.json", "builders.json", "mount-home.conf"},
+		examples: []string{"examples/serve.json", "examples/builders.json", "examples/mount-home.conf", "grafana/drv-thru-builder.json"},
 	},
 	{
 		name:    "drv-thru-relay",
@@ -58,8 +59,9 @@ ticket build on this machine. Nothing is started or enabled at installation.`,
 ciphertext. It needs no Nix. Nothing is started or enabled at installation.`,
 		units: []string{"drv-thru-relay.service"},
 		// The first is a link to the second: systemd.exec(5), DynamicUser=.
-		state:   []string{"/var/lib/drv-thru-relay", "/var/lib/private/drv-thru-relay"},
-		configs: []string{"relay.conf"},
+		state:    []string{"/var/lib/drv-thru-relay", "/var/lib/private/drv-thru-relay"},
+		configs:  []string{"relay.conf"},
+		examples: []string{"grafana/drv-thru-relay.json"},
 	},
 }
 
@@ -124,7 +126,7 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 		contents[len(contents)-1].Type = files.TypeConfigNoReplace
 	}
 	for _, example := range p.examples {
-		add(filepath.Join(here, "examples", example), doc+"examples/"+example, 0o644)
+		add(filepath.Join(here, example), doc+"examples/"+path.Base(example), 0o644)
 	}
 	for _, f := range b.docs.files {
 		if f.program != p.name {

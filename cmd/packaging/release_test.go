@@ -45,7 +45,7 @@ func testRelease(t *testing.T, umask fs.FileMode) map[string][]byte {
 			t.Fatal(err)
 		}
 	}
-	for _, dir := range []string{"systemd", "etc", "examples", "scripts"} {
+	for _, dir := range []string{"systemd", "etc", "examples", "grafana", "scripts"} {
 		if err := os.CopyFS(filepath.Join(root, "cmd/packaging", dir), os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}
