@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -44,7 +43,7 @@ func (r *release) archive(b *build) error {
 				t.file(filepath.Join(here, "etc", config), name+"/etc/drv-thru/"+config, 0o644)
 			}
 			for _, example := range p.examples {
-				t.file(filepath.Join(here, example), name+"/examples/"+path.Base(example), 0o644)
+				t.file(filepath.Join(here, example), name+"/"+example, 0o644)
 			}
 		}
 	}
