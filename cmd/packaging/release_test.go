@@ -182,6 +182,9 @@ func image(t *testing.T, text []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if name := top.Manifests[0].Annotations["io.containerd.image.name"]; name != "localhost/drv-thru-relay:1.2.3-0.20260102030405-0123456789ab" {
+		t.Errorf("the image is called %q", name)
+	}
 	platforms, err := index.ImageIndex(top.Manifests[0].Digest)
 	if err != nil {
 		t.Fatal(err)
