@@ -108,6 +108,10 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	documents, err := r.documents()
+	if err != nil {
+		return nil, err
+	}
 	description := p.description
 	if kind == "deb" {
 		// Whose first line is the summary.
@@ -122,7 +126,7 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 		MTime:       r.time,
 		Overridables: nfpm.Overridables{
 			Recommends: p.recommends, Suggests: p.only(kind, p.suggests),
-			Contents: r.contents(kind, b, p, notices),
+			Contents: r.contents(kind, b, p, notices, documents),
 			Scripts:  scripts,
 			Deb:      nfpm.Deb{Compression: "zstd"},
 			RPM:      nfpm.RPM{Summary: p.summary, Compression: "zstd", BuildHost: "localhost", Packager: maintainer},
@@ -131,7 +135,7 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 }
 
 // contents are the files of a package. notices is the file with the licences.
-func (r *release) contents(kind string, b *build, p pack, notices string) files.Contents {
+func (r *release) contents(kind string, b *build, p pack, notices string, documents []string) files.Contents {
 	here := filepath.Join(r.dir, "cmd/packaging")
 	doc := "/usr/share/doc/" + p.name + "/"
 	var contents files.Contents
@@ -144,7 +148,7 @@ func (r *release) contents(kind string, b *build, p pack, notices string) files.
 	docType, licenceType := files.TypeFile, files.TypeFile
 	if kind == "rpm" {
 		docType, licenceType = files.TypeRPMDoc, files.TypeRPMLicence
-		dirs := []string{"/etc/drv-thru", doc}
+		dirs := []string{"/etc/drv-thru", doc, doc + "docs"}
 		for _, example := range p.examples {
 			dirs = append(dirs, doc+path.Dir(example))
 		}
@@ -179,7 +183,9 @@ func (r *release) contents(kind string, b *build, p pack, notices string) files.
 		add(what, f.path, "/usr/share/"+target, 0o644)
 	}
 	add(licenceType, notices, doc+"copyright", 0o644)
-	add(docType, filepath.Join(r.dir, "README.md"), doc+"README.md", 0o644)
+	for _, document := range documents {
+		add(docType, filepath.Join(r.dir, document), doc+document, 0o644)
+	}
 	return contents
 }
 

@@ -45,6 +45,9 @@ func testRelease(t *testing.T, umask fs.FileMode) map[string][]byte {
 			t.Fatal(err)
 		}
 	}
+	if err := os.CopyFS(filepath.Join(root, "docs"), os.DirFS("../../docs")); err != nil {
+		t.Fatal(err)
+	}
 	for _, dir := range []string{"systemd", "etc", "examples", "grafana", "scripts"} {
 		if err := os.CopyFS(filepath.Join(root, "cmd/packaging", dir), os.DirFS(dir)); err != nil {
 			t.Fatal(err)
