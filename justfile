@@ -39,8 +39,8 @@ release *flags:
     go -C cmd/packaging run . {{flags}}
 
 # the release twice, from clean clones without caches, and that the bytes are the same
-reproduce:
-    e2e/release
+reproduce *dir:
+    e2e/release {{dir}}
 
 # format
 fmt:

@@ -192,7 +192,10 @@ func (f *flags) listenMetrics(s *relay.Server, log *slog.Logger) (io.Closer, err
 		return nil, fmt.Errorf("listen for metrics: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(s, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := registerMetrics(registry, s); err != nil {
+		l.Close()
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.Handle("GET /healthz", s)
@@ -205,4 +208,10 @@ func (f *flags) listenMetrics(s *relay.Server, log *slog.Logger) (io.Closer, err
 	}()
 	log.Info("metrics", slog.String("address", l.Addr().String()))
 	return srv, nil
+}
+
+// registerMetrics registers the relay's metrics, and those of its process.
+func registerMetrics(r prometheus.Registerer, s *relay.Server) error {
+	return errors.Join(r.Register(s), r.Register(collectors.NewGoCollector()),
+		r.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
 }

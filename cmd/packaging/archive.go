@@ -42,6 +42,9 @@ func (r *release) archive(b *build) error {
 			for _, config := range p.configs {
 				t.file(filepath.Join(here, "etc", config), name+"/etc/drv-thru/"+config, 0o644)
 			}
+			for _, example := range p.examples {
+				t.file(filepath.Join(here, example), name+"/"+example, 0o644)
+			}
 		}
 	}
 	var all []string
@@ -53,7 +56,13 @@ func (r *release) archive(b *build) error {
 		return err
 	}
 	t.file(notices, name+"/LICENSES", 0o644)
-	t.file(filepath.Join(r.dir, "README.md"), name+"/README.md", 0o644)
+	documents, err := r.documents()
+	if err != nil {
+		return err
+	}
+	for _, document := range documents {
+		t.file(filepath.Join(r.dir, document), name+"/"+document, 0o644)
+	}
 	if err := t.close(); err != nil {
 		return err
 	}

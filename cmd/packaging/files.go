@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,6 +19,24 @@ func readFile(elem ...string) (string, error) {
 }
 
 func writeFile(path, text string) error { return os.WriteFile(path, []byte(text), 0o644) }
+
+// documents are README.md and the pages that it leads to, below the checkout.
+func (r *release) documents() ([]string, error) {
+	names := []string{"README.md"}
+	for _, pattern := range []string{"docs/*.md", "docs/*.svg"} {
+		found, err := filepath.Glob(filepath.Join(r.dir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range found {
+			names = append(names, "docs/"+filepath.Base(path))
+		}
+	}
+	if len(names) == 1 {
+		return nil, errors.New("there are no pages in docs")
+	}
+	return names, nil
+}
 
 // checksums writes SHA256SUMS, as sha256sum --check reads it, of what this run
 // has made.

@@ -22,9 +22,9 @@ import (
 const nobody = 65534
 
 // image writes the relay's container image for the Linux platforms, as an OCI
-// layout in a tar file: what podman load, docker load and skopeo read. There is
-// one layer with the program, the certificate authorities that Mozilla trusts
-// (for ACME) and the user nobody. It writes to /var/lib/drv-thru-relay alone.
+// layout in a tar file: what podman load and skopeo read. There is one layer with
+// the program, the certificate authorities that Mozilla trusts (for ACME) and the
+// user nobody. It writes to /var/lib/drv-thru-relay alone.
 func (r *release) image(built map[platform]*build) error {
 	var index v1.ImageIndex = mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	found := false
@@ -48,11 +48,12 @@ func (r *release) image(built map[platform]*build) error {
 	if err != nil {
 		return err
 	}
-	// The name by which "podman load" keeps it.
-	name := "drv-thru-relay:" + r.tagVersion()
+	// The name by which "podman load" keeps it: of this machine, as no registry
+	// has it, and none must be asked for it.
+	name := "localhost/drv-thru-relay:" + r.tagVersion()
 	if err := path.AppendIndex(index, layout.WithAnnotations(map[string]string{
 		"org.opencontainers.image.ref.name": r.tagVersion(),
-		"io.containerd.image.name":          "docker.io/library/" + name,
+		"io.containerd.image.name":          name,
 	})); err != nil {
 		return err
 	}

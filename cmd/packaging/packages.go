@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/goreleaser/nfpm/v2"
@@ -28,7 +30,7 @@ type pack struct {
 	sysusers    string
 	state       []string // what the services make, and a purge removes
 	configs     []string // become files of /etc/drv-thru
-	examples    []string
+	examples    []string // below cmd/packaging, and below the folder of its documentation
 }
 
 var packs = []pack{
@@ -49,7 +51,7 @@ ticket build on this machine. Nothing is started or enabled at installation.`,
 		sysusers: "drv-thru.sysusers",
 		state:    []string{"/var/lib/drv-thru", "/var/cache/drv-thru-mount"},
 		configs:  []string{"serve.json", "import-helper.keys"},
-		examples: []string{"serve.json", "builders.json", "mount-home.conf"},
+		examples: []string{"examples/serve.json", "examples/builders.json", "examples/mount-home.conf", "grafana/drv-thru-builder.json"},
 	},
 	{
 		name:    "drv-thru-relay",
@@ -58,8 +60,9 @@ ticket build on this machine. Nothing is started or enabled at installation.`,
 ciphertext. It needs no Nix. Nothing is started or enabled at installation.`,
 		units: []string{"drv-thru-relay.service"},
 		// The first is a link to the second: systemd.exec(5), DynamicUser=.
-		state:   []string{"/var/lib/drv-thru-relay", "/var/lib/private/drv-thru-relay"},
-		configs: []string{"relay.conf"},
+		state:    []string{"/var/lib/drv-thru-relay", "/var/lib/private/drv-thru-relay"},
+		configs:  []string{"relay.conf"},
+		examples: []string{"grafana/drv-thru-relay.json"},
 	},
 }
 
@@ -105,40 +108,10 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	here := filepath.Join(r.dir, "cmd/packaging")
-	doc := "/usr/share/doc/" + p.name + "/"
-	var contents files.Contents
-	add := func(source, target string, mode uint32) {
-		contents = append(contents, &files.Content{Source: source, Destination: target,
-			FileInfo: &files.ContentFileInfo{Mode: fileMode(mode), MTime: r.time}})
+	documents, err := r.documents()
+	if err != nil {
+		return nil, err
 	}
-	add(filepath.Join(b.dir, p.name), "/usr/bin/"+p.name, 0o755)
-	for _, unit := range p.units {
-		add(filepath.Join(here, "systemd", unit), "/usr/lib/systemd/system/"+unit, 0o644)
-	}
-	if p.sysusers != "" {
-		add(filepath.Join(here, "systemd", p.sysusers), "/usr/lib/sysusers.d/"+p.name+".conf", 0o644)
-	}
-	for _, config := range p.configs {
-		add(filepath.Join(here, "etc", config), "/etc/drv-thru/"+config, 0o644)
-		contents[len(contents)-1].Type = files.TypeConfigNoReplace
-	}
-	for _, example := range p.examples {
-		add(filepath.Join(here, "examples", example), doc+"examples/"+example, 0o644)
-	}
-	for _, f := range b.docs.files {
-		if f.program != p.name {
-			continue
-		}
-		target := f.target
-		if kind == "deb" {
-			target = strings.Replace(target, "zsh/site-functions", "zsh/vendor-completions", 1)
-		}
-		add(f.path, "/usr/share/"+target, 0o644)
-	}
-	add(notices, doc+"copyright", 0o644)
-	add(filepath.Join(r.dir, "README.md"), doc+"README.md", 0o644)
-
 	description := p.description
 	if kind == "deb" {
 		// Whose first line is the summary.
@@ -153,12 +126,67 @@ func (r *release) info(kind string, b *build, p pack) (*nfpm.Info, error) {
 		MTime:       r.time,
 		Overridables: nfpm.Overridables{
 			Recommends: p.recommends, Suggests: p.only(kind, p.suggests),
-			Contents: contents,
+			Contents: r.contents(kind, b, p, notices, documents),
 			Scripts:  scripts,
 			Deb:      nfpm.Deb{Compression: "zstd"},
 			RPM:      nfpm.RPM{Summary: p.summary, Compression: "zstd", BuildHost: "localhost", Packager: maintainer},
 		},
 	}), nil
+}
+
+// contents are the files of a package. notices is the file with the licences.
+func (r *release) contents(kind string, b *build, p pack, notices string, documents []string) files.Contents {
+	here := filepath.Join(r.dir, "cmd/packaging")
+	doc := "/usr/share/doc/" + p.name + "/"
+	var contents files.Contents
+	add := func(what, source, target string, mode uint32) {
+		contents = append(contents, &files.Content{Type: what, Source: source, Destination: target,
+			FileInfo: &files.ContentFileInfo{Mode: fileMode(mode), MTime: r.time}})
+	}
+	// rpm has to be told what is documentation, which not everybody wants, and
+	// which directories are ours, as it would leave them behind.
+	docType, licenceType := files.TypeFile, files.TypeFile
+	if kind == "rpm" {
+		docType, licenceType = files.TypeRPMDoc, files.TypeRPMLicence
+		dirs := []string{"/etc/drv-thru", doc, doc + "docs"}
+		for _, example := range p.examples {
+			dirs = append(dirs, doc+path.Dir(example))
+		}
+		for _, dir := range slices.Compact(dirs) {
+			add(files.TypeDir, "", dir, 0o755)
+		}
+	}
+	add(files.TypeFile, filepath.Join(b.dir, p.name), "/usr/bin/"+p.name, 0o755)
+	for _, unit := range p.units {
+		add(files.TypeFile, filepath.Join(here, "systemd", unit), "/usr/lib/systemd/system/"+unit, 0o644)
+	}
+	if p.sysusers != "" {
+		add(files.TypeFile, filepath.Join(here, "systemd", p.sysusers), "/usr/lib/sysusers.d/"+p.name+".conf", 0o644)
+	}
+	for _, config := range p.configs {
+		add(files.TypeConfigNoReplace, filepath.Join(here, "etc", config), "/etc/drv-thru/"+config, 0o644)
+	}
+	for _, example := range p.examples {
+		add(docType, filepath.Join(here, example), doc+example, 0o644)
+	}
+	for _, f := range b.docs.files {
+		if f.program != p.name {
+			continue
+		}
+		what, target := files.TypeFile, f.target
+		switch {
+		case strings.HasPrefix(target, "man/"):
+			what = docType
+		case kind == "deb":
+			target = strings.Replace(target, "zsh/site-functions", "zsh/vendor-completions", 1)
+		}
+		add(what, f.path, "/usr/share/"+target, 0o644)
+	}
+	add(licenceType, notices, doc+"copyright", 0o644)
+	for _, document := range documents {
+		add(docType, filepath.Join(r.dir, document), doc+document, 0o644)
+	}
+	return contents
 }
 
 // only keeps the names that Debian has given to packages for Debian.

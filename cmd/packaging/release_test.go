@@ -45,7 +45,10 @@ func testRelease(t *testing.T, umask fs.FileMode) map[string][]byte {
 			t.Fatal(err)
 		}
 	}
-	for _, dir := range []string{"systemd", "etc", "examples", "scripts"} {
+	if err := os.CopyFS(filepath.Join(root, "docs"), os.DirFS("../../docs")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"systemd", "etc", "examples", "grafana", "scripts"} {
 		if err := os.CopyFS(filepath.Join(root, "cmd/packaging", dir), os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}
@@ -181,6 +184,9 @@ func image(t *testing.T, text []byte) {
 	top, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if name := top.Manifests[0].Annotations["io.containerd.image.name"]; name != "localhost/drv-thru-relay:1.2.3-0.20260102030405-0123456789ab" {
+		t.Errorf("the image is called %q", name)
 	}
 	platforms, err := index.ImageIndex(top.Manifests[0].Digest)
 	if err != nil {

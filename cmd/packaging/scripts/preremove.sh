@@ -4,16 +4,17 @@ remove | 0) ;;
 *) exit 0 ;;
 esac
 command -v systemctl >/dev/null || exit 0
+# --quiet: what only a socket starts cannot be disabled, which is no news.
 for unit in $units; do
 	case $unit in
 	*@.*)
 		for link in /etc/systemd/system/*.wants/"${unit%@.*}"@*; do
-			[ ! -L "$link" ] || systemctl --no-reload disable "${link##*/}"
+			[ ! -L "$link" ] || systemctl --quiet --no-reload disable "${link##*/}"
 		done
 		[ ! -d /run/systemd/system ] || systemctl stop "${unit%@.*}@*.${unit##*.}"
 		;;
 	*)
-		systemctl --no-reload disable "$unit"
+		systemctl --quiet --no-reload disable "$unit"
 		[ ! -d /run/systemd/system ] || systemctl stop "$unit"
 		;;
 	esac

@@ -1,13 +1,8 @@
 package metrics
 
 import (
-	"encoding/json"
-	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/cmd/internal/dashboardtest"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -91,71 +87,10 @@ func exposed(t *testing.T, r *prometheus.Registry) string {
 	return w.Body.String()
 }
 
-const dashboard = "../../../packaging/grafana/drv-thru-builder.json"
-
-// The dashboard shows every metric that there is and none that there is not,
-// and asks for no label that they lack.
+// The dashboard shows what --metrics serves.
 func TestDashboard(t *testing.T) {
 	m, r := watched(t)
 	// So that every metric has a series.
 	m.errors.WithLabelValues(string(wire.CodeNotFound))
-	families, err := r.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	labels := make(map[string]map[string]bool)
-	for _, f := range families {
-		known := map[string]bool{"instance": true, "le": true}
-		for _, l := range f.GetMetric()[0].GetLabel() {
-			known[l.GetName()] = true
-		}
-		labels[f.GetName()] = known
-	}
-	text, err := os.ReadFile(dashboard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var d struct {
-		Panels []struct {
-			Title   string
-			Targets []struct{ Expr, LegendFormat string }
-		}
-	}
-	if err := json.Unmarshal(text, &d); err != nil {
-		t.Fatal(err)
-	}
-	series := regexp.MustCompile(`\b(drv_thru_\w+)(?:\{([^}]*)\})?`)
-	matched := regexp.MustCompile(`(\w+)=`)
-	grouped := regexp.MustCompile(`by \(([^)]*)\)`)
-	shown := regexp.MustCompile(`\{\{(\w+)\}\}`)
-	used := make(map[string]bool)
-	for _, p := range d.Panels {
-		for _, target := range p.Targets {
-			asked := make(map[string]bool)
-			for _, l := range shown.FindAllStringSubmatch(target.LegendFormat, -1) {
-				asked[l[1]] = true
-			}
-			for _, by := range grouped.FindAllStringSubmatch(target.Expr, -1) {
-				for l := range strings.SplitSeq(by[1], ",") {
-					asked[strings.TrimSpace(l)] = true
-				}
-			}
-			for _, s := range series.FindAllStringSubmatch(target.Expr, -1) {
-				name := strings.TrimSuffix(s[1], "_bucket")
-				used[name] = true
-				of := maps.Clone(asked)
-				for _, l := range matched.FindAllStringSubmatch(s[2], -1) {
-					of[l[1]] = true
-				}
-				for l := range of {
-					if labels[name] != nil && !labels[name][l] {
-						t.Errorf("%s: %s has no label %q", p.Title, name, l)
-					}
-				}
-			}
-		}
-	}
-	if got, want := slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(labels)); !slices.Equal(got, want) {
-		t.Errorf("the dashboard shows\n%v\nthere is\n%v", got, want)
-	}
+	dashboardtest.Check(t, "../../../packaging/grafana/drv-thru-builder.json", r)
 }
