@@ -56,6 +56,9 @@ func TestNATDirectTicket(t *testing.T) {
 			t.Errorf("--no-direct with this ticket: exit code %d\n%s", got, out)
 		}
 		says(t, string(out), "the ticket names no relay, only addresses of the builder itself")
+		mount := startMount(t, n.client.Host, lab.RootUser, near)
+		mount.WaitFor("connected", longest)
+		stopMount(t, n.client.Host, mount)
 		f := n.doctor(t, 0, n.in.STUN(false)...)
 		if f["path"].Verdict != "ok" || f["builder"].Verdict != "ok" {
 			t.Errorf("found %+v", f)

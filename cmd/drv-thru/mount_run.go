@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"strings"
 	"time"
 
@@ -92,10 +91,11 @@ func mountError(err error) error {
 
 // dialRemote opens a session with the builder.
 func dialRemote(ctx context.Context, r *route, log *slog.Logger) (*link.Session, *client.API, error) {
-	session, err := link.Dial(ctx, link.Config{
-		Identity: r.identity, Peer: r.builder, Relays: r.relays, Log: log,
-		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
-	})
+	cfg, err := r.link(false, nil, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	session, err := link.Dial(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
 	}
