@@ -39,11 +39,15 @@ func TestRelayBehindProxies(t *testing.T) {
 
 	b := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
 	c := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
-	// The client reaches proxied.test through its proxy alone.
+	walled := lab.NewHost(t, lab.Trixie, lab.WithName("walled"))
+	// The client reaches proxied.test through its proxy alone, and so does the builder
+	// on this host.
 	const here = "127.0.0.1 localhost relay.test proxied.test\n"
 	b.WriteFile(lab.RootUser, "/etc/hosts", here)
-	c.WriteFile(lab.RootUser, "/etc/hosts", "127.0.0.1 localhost relay.test\n127.0.0.99 proxied.test\n")
-	for _, h := range []*lab.Host{b, c} {
+	for _, h := range []*lab.Host{c, walled} {
+		h.WriteFile(lab.RootUser, "/etc/hosts", "127.0.0.1 localhost relay.test\n127.0.0.99 proxied.test\n")
+	}
+	for _, h := range []*lab.Host{b, c, walled} {
 		h.WriteFile(lab.RootUser, "/etc/ssl/certs/ca-certificates.crt", cert)
 	}
 
@@ -77,6 +81,26 @@ func TestRelayBehindProxies(t *testing.T) {
 				"--key-file", "/home/alice/client.key", "--no-link", "--impure", "--expr", string(lab.Concat("front", f.name)))
 			build.AddEnv(f.env...)
 			out, err := build.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			says(t, string(out), "relay "+f.url)
+		})
+	}
+
+	walled.StartDaemon()
+	for _, f := range fronts {
+		if f.env == nil {
+			continue
+		}
+		t.Run("serve by "+f.name, func(t *testing.T) {
+			builder := lab.StartBuilder(t, walled, lab.BuilderConfig{Relays: []string{f.url}, Env: f.env})
+			defer builder.Stop(longest)
+			c.StartDaemon("trusted-public-keys = " + builder.PublicKey())
+			builder.WaitFor("registered at relay", longest)
+			build := c.Command(lab.Alice, "drv-thru", "build", "--ticket", builder.Ticket(), "--no-link",
+				"--impure", "--expr", string(lab.Concat("walled", f.name)))
+			out, err := build.AddEnv(f.env...).CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +45,10 @@ type registration struct {
 	messages atomic.Int64
 	// waiting counts circuits that wait for this builder; under Server.mu.
 	waiting int
+	// due is when the next ping is sent, and next is pinged after it; under
+	// pinger.mu.
+	due  time.Time
+	next *registration
 }
 
 // listen answers GET /v1/listen. It returns while the socket lives on, so that
@@ -139,11 +142,8 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		left(err)
 		return
 	}
-	stop := reg.keepalive()
-	go s.follow(reg, func(err error) {
-		stop()
-		left(err)
-	})
+	s.pings.add(reg, time.Now())
+	go s.follow(reg, left)
 }
 
 // registrationError is err with a code for the metrics.
@@ -209,17 +209,14 @@ func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, err
 		_ = ws.Close(websocket.StatusUnsupportedData, "")
 		return wire.RelayMessage{}, errBinary
 	}
-	if bytes.Equal(data, pong) {
+	if string(data) == pong {
 		return wire.RelayMessage{Type: wire.RelayPong}, nil
 	}
 	return wire.ParseRelayMessage(data)
 }
 
-// What nearly all messages of listen sockets are.
-var (
-	ping = wire.RelayMessage{Type: wire.RelayPing}.Encode()
-	pong = wire.RelayMessage{Type: wire.RelayPong}.Encode()
-)
+// pong is what nearly all messages of builders are.
+var pong = string(wire.RelayMessage{Type: wire.RelayPong}.Encode())
 
 // add makes reg the builder's registration; one with proof replaces another.
 func (s *Server) add(reg *registration) {
@@ -255,7 +252,13 @@ func (s *Server) remove(reg *registration) {
 func (s *Server) follow(reg *registration, left func(error)) {
 	for {
 		reg.ws.Wait()
-		if err := s.hear(reg); err != nil {
+		var err error
+		if reg.ws.Skip(pong) {
+			err = reg.heardFrom()
+		} else {
+			err = s.hear(reg)
+		}
+		if err != nil {
 			left(err)
 			return
 		}
@@ -273,13 +276,21 @@ func (s *Server) hear(reg *registration) error {
 		}
 		return err
 	}
+	if err := reg.heardFrom(); err != nil {
+		return err
+	}
+	if m.Type == wire.RelayRefuse {
+		s.refused(reg, m.Circuit)
+	}
+	return nil
+}
+
+// heardFrom notes that a message has come, and ends what sends too many.
+func (reg *registration) heardFrom() error {
 	reg.heard.Store(time.Now().UnixNano())
 	if reg.messages.Add(1) > maxMessages {
 		_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
 		return wire.CodeRelayRate.Err()
-	}
-	if m.Type == wire.RelayRefuse {
-		s.refused(reg, m.Circuit)
 	}
 	return nil
 }
@@ -298,37 +309,4 @@ func (reg *registration) write(message []byte) error {
 	}
 	defer func() { reg.turn <- struct{}{} }()
 	return reg.ws.Write(ctx, websocket.MessageText, message)
-}
-
-// beat is how often the pings of all builders are sent: the process wakes up for
-// many at once, and their answers come together too.
-const beat = 250 * time.Millisecond
-
-// together shortens a wait so that it ends with others.
-func together(now time.Time, wait time.Duration) time.Duration {
-	if wait < 4*beat {
-		return wait
-	}
-	return wait - time.Duration(now.Add(wait).UnixNano()%int64(beat))
-}
-
-// keepalive pings the builder until stopped, and cuts it off when it is silent.
-// It is a timer and no goroutine: a relay has thousands.
-func (reg *registration) keepalive() (stop func()) {
-	var timer *time.Timer
-	ready := make(chan struct{})
-	timer = time.AfterFunc(wire.RelayKeepalive, func() {
-		<-ready
-		left := wire.RelayDeadAfter - time.Since(time.Unix(0, reg.heard.Load()))
-		if left <= 0 {
-			_ = reg.ws.CloseNow()
-			return
-		}
-		reg.messages.Store(0)
-		if reg.write(ping) == nil {
-			timer.Reset(together(time.Now(), min(wire.RelayKeepalive, left)))
-		}
-	})
-	close(ready)
-	return func() { timer.Stop() }
 }

@@ -66,6 +66,7 @@ type Server struct {
 	mux      *http.ServeMux
 	rate     rateLimiter
 	metrics  *metrics
+	pings    pinger
 	stunRate rateLimiter
 	conns    pendingConns
 	speed    *rate.Limiter // of all circuits; nil is no limit

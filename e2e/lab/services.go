@@ -61,6 +61,8 @@ type BuilderConfig struct {
 	Direct bool
 	// Args are further flags.
 	Args []string
+	// Env is added to the environment.
+	Env []string
 	// DataDir is the --data-dir. The default is the builder's home.
 	DataDir string
 	// User is who runs it, BuilderUser by default.
@@ -95,7 +97,7 @@ func StartBuilder(t T, h *Host, config BuilderConfig) *Builder {
 // Start starts the builder again, with the same state, after Stop or Kill.
 func (b *Builder) Start() {
 	b.Host.t.Helper()
-	b.Process = b.Host.Start(b.config.User, b.argv()...)
+	b.Process = b.Host.StartCmd(b.Host.Command(b.config.User, b.argv()...).AddEnv(b.config.Env...))
 	b.Host.eventually("the builder answers on "+b.socket, startTimeout, b.Process, func() bool {
 		return b.AdminCmd("ticket", "list").Run() == nil
 	})

@@ -89,7 +89,7 @@ func Open(at netip.AddrPort, admit func(context.Context, netip.AddrPort) error) 
 		known:   make(map[netip.AddrPort]time.Time),
 	}
 	e.quic = &quic.Transport{
-		Conn: conn,
+		Conn: gathering(conn),
 		// A Retry costs strangers a round trip and spares this host the work
 		// for forged addresses.
 		VerifySourceAddress: func(a net.Addr) bool { return !e.isKnown(addrPort(a)) },

@@ -87,6 +87,32 @@ func (c *framedConn) Read(p []byte) (int, error) {
 
 func (c *framedConn) Write(p []byte) (int, error) { return c.frames.Write(p) }
 
+// TextFrame is a short text as a server sends it.
+func TextFrame(text string) []byte {
+	if len(text) >= length16 {
+		panic("not a short text")
+	}
+	return append([]byte{finText, byte(len(text))}, text...)
+}
+
+// Try sends a [TextFrame] if that takes no waiting, and reports whether it did. It
+// is for sockets that were accepted, and never does on one behind TLS. One that
+// takes the beginning of a frame and not its end is cut.
+func (s *Socket) Try(frame []byte) bool {
+	if s.idle == nil || !s.frames.mu.TryLock() {
+		return false
+	}
+	defer s.frames.mu.Unlock()
+	if s.frames.ended.Load() {
+		return false
+	}
+	sent, begun := s.idle.try(frame)
+	if begun && !sent {
+		_ = s.frames.Close()
+	}
+	return sent
+}
+
 // Pass sends what is behind the [Headroom] of buf as one binary message, by one
 // write to the network. It is for sockets that were accepted: the frame is made
 // in place, and theirs are not masked.

@@ -23,6 +23,8 @@ const (
 	MessageSize = 264 << 10
 	// Headroom is what a frame needs before its payload (RFC 6455 §5.2).
 	Headroom = 14
+	// keySize is the length of a mask's key (RFC 6455 §5.3).
+	keySize = 4
 	// frameRoom is room for that, and a page to keep the buffers' size class
 	// whole.
 	frameRoom = 4 << 10

@@ -53,6 +53,7 @@ func (f *framer) send(buf []byte, key [4]byte) error {
 
 // Parts of a frame's header (RFC 6455 §5.2).
 const (
+	finText   = 0x81
 	finBinary = 0x82
 	maskBit   = 0x80
 	length16  = 126

@@ -2,12 +2,13 @@ package wsconn
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/coder/websocket"
 )
 
 // framer does not exist: the browser makes the frames.
-type framer struct{}
+type framer struct{ ended atomic.Bool }
 
 func (*framer) Close() error { return nil }
 func (*framer) end()         {}
