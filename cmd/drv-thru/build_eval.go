@@ -5,11 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/nix/eval"
 )
+
+// signalTime is how much later than Nix this program may hear of Ctrl-C.
+const signalTime = 2 * time.Second
 
 // evaluate finds out what the installables are. The evaluator gets the whole
 // environment: impure expressions may ask for any variable.
@@ -29,6 +34,14 @@ func (r *buildRun) evaluate(ctx context.Context, installables []string) error {
 	}
 	var exit *eval.ExitError
 	if errors.As(err, &exit) {
+		if strings.Contains(exit.Message, "interrupted") {
+			// Ctrl-C goes to Nix too, which may have ended before it was heard of here.
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(signalTime):
+			}
+		}
 		return fmt.Errorf("%s failed with exit code %d; it says why above", exit.Command, exit.Code)
 	}
 	if err != nil {
