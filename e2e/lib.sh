@@ -20,7 +20,7 @@ die() {
 become_root() {
 	if [ "$(id -u)" != 0 ]; then
 		command -v sudo >/dev/null || die "this needs root: run it as root, or install sudo"
-		local keep=DRV_THRU_LAB_DIR,DRV_THRU_LAB_MIRROR,NO_COLOR,http_proxy,https_proxy,no_proxy,GOPROXY,GOSUMDB,GONOSUMDB,SSL_CERT_FILE
+		local keep=DRV_THRU_LAB_DIR,DRV_THRU_LAB_MIRROR,NO_COLOR,http_proxy,https_proxy,no_proxy,GOPROXY,GOSUMDB,GONOSUMDB,SSL_CERT_FILE,PIP_CERT,NODE_EXTRA_CA_CERTS
 		exec sudo --preserve-env="$keep" -- "$(readlink -f "$0")" "$@"
 	fi
 	if [ -n "${SUDO_UID:-}" ] || [ -z "${HOME:-}" ]; then

@@ -87,7 +87,7 @@ func (r *release) goCommand(ctx context.Context, p platform, args ...string) com
 	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(),
 		"GOOS="+p.os, "GOARCH="+p.arch, "GOAMD64=v1", "GOARM64=v8.0", "CGO_ENABLED=0",
-		"GOTOOLCHAIN="+r.toolchain, "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOWORK=off")
+		"GOTOOLCHAIN="+r.toolchain, "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOFIPS140=off", "GOWORK=off")
 	return command{cmd}
 }
 

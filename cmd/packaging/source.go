@@ -63,7 +63,7 @@ func (s *source) date(ctx context.Context) (time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {
 		var err error
-		if text, err = output(ctx, s.dir, "git", "show", "-s", "--format=%ct", "HEAD"); err != nil {
+		if text, err = output(ctx, s.dir, "git", "show", "--no-show-signature", "-s", "--format=%ct", "HEAD"); err != nil {
 			return time.Time{}, err
 		}
 	}
