@@ -54,7 +54,7 @@ cd "$(getent passwd "$user" | cut -d: -f6)"
 exec setpriv --reuid="$user" --regid="$user" --init-groups env HOME="$PWD" NIX_REMOTE=daemon "$@"
 `
 
-func newReader(t *testing.T) *reader {
+func newReader(t *testing.T, root lab.Root) *reader {
 	lab.Programs(t)
 	work := t.TempDir()
 	if err := os.Chown(work, 1000, 1000); err != nil { // alice
@@ -68,12 +68,8 @@ func newReader(t *testing.T) *reader {
 	if out, err := network.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	builder := lab.NewHost(t, lab.Trixie, lab.WithName("builder"), lab.WithNetOf(relay), shared)
-	client := lab.NewHost(t, lab.Trixie, lab.WithName("client"), lab.WithNetOf(relay))
-	r := &reader{
-		hosts:   map[string]*lab.Host{"relay": relay, "author": relay, "source": relay, "builder": builder, "client": client},
-		exports: map[*lab.Host]string{relay: exports}, serving: make(map[string]*lab.Process),
-	}
+	builder := lab.NewHost(t, root, lab.WithName("builder"), lab.WithNetOf(relay), shared)
+	client := lab.NewHost(t, root, lab.WithName("client"), lab.WithNetOf(relay))
 	roots := startCA(t, relay) + certFiles(t, relay)
 	for _, h := range []*lab.Host{relay, builder, client} {
 		h.WriteFile(lab.RootUser, "/etc/hosts", docsNames)
@@ -87,21 +83,13 @@ func newReader(t *testing.T) *reader {
 	builder.Start(lab.BuilderUser, "drv-thru-relay", "--listen", transcript, "--hostname", transcript).WaitFor(`relay ready at`, longest)
 	// The home of the lab's own user for services, which the README's has.
 	builder.Run(lab.RootUser, "rm", "-r", "/var/lib/drv-thru")
-	client.StartDaemon()
-	client.WriteFile(lab.Alice, "/home/alice/src/flake.nix", lab.Flake(map[string]lab.Expr{
-		"hello": lab.Hello("from another machine"), "again": lab.Hello("docs"), "big": lab.Concat("big", "docs"),
-		"firefox": lab.Concat("firefox-140", "docs"), "firefox-esr": lab.Concat("firefox-esr-140", "docs"),
-	}))
-	// A reader's nixpkgs has a hello, too, and as much of lib as the flake wants.
-	files := moduleFiles(t)
-	client.WriteFile(lab.Alice, "/home/alice/nixpkgs/lib.nix", files["nixos/tests/harness.nix"])
-	client.WriteFile(lab.Alice, "/home/alice/nixpkgs/flake.nix",
-		strings.Replace(lab.HelloFlake("from nixpkgs"), "outputs = { self }: {", "outputs = { self }: { lib = import ./lib.nix;", 1))
-	client.WriteFile(lab.Alice, "/home/alice/.config/nix/registry.json",
-		`{"version": 2, "flakes": [{"from": {"type": "indirect", "id": "nixpkgs"}, "to": {"type": "path", "path": "/home/alice/nixpkgs"}}]}`)
-	flakeOnClient(client, files)
-	r.mine = client.Run(lab.Alice, "drv-thru", "key", "show")
-	return r
+	client.StartDaemon("flake-registry = " + docsRegistry)
+	flakesOnClient(client, moduleFiles(t))
+	return &reader{
+		hosts:   map[string]*lab.Host{"relay": relay, "author": relay, "source": relay, "builder": builder, "client": client},
+		exports: map[*lab.Host]string{relay: exports}, serving: make(map[string]*lab.Process),
+		mine: client.Run(lab.Alice, "drv-thru", "key", "show"),
+	}
 }
 
 // sourceHost has a host show this checkout's files in /src, and Go with its caches,
@@ -167,19 +155,34 @@ func certFiles(t *testing.T, h *lab.Host) string {
 	return cert
 }
 
-// docsFlake is where the client has what GitHub has as the flake.
-const docsFlake = "/home/alice/drv-thru"
+const (
+	// docsFlake is where the client has what GitHub has as the flake.
+	docsFlake = "/home/alice/drv-thru"
+	// docsRegistry says what nixpkgs is.
+	docsRegistry = "/home/alice/registry.json"
+)
 
-// flakeOnClient puts the flake there, with an input nixpkgs that is a directory.
-func flakeOnClient(h *lab.Host, files map[string]string) {
+// flakesOnClient makes what alice builds, and the two flakes that she names: this
+// one, whose files are given, and nixpkgs, of which there is as much as that takes.
+func flakesOnClient(h *lab.Host, files map[string]string) {
+	h.WriteFile(lab.Alice, "/home/alice/src/flake.nix", lab.Flake(map[string]lab.Expr{
+		"hello": lab.Hello("from another machine"), "again": lab.Hello("docs"), "big": lab.Concat("big", "docs"),
+		"firefox": lab.Concat("firefox-140", "docs"), "firefox-esr": lab.Concat("firefox-esr-140", "docs"),
+	}))
+	const nixpkgs = "/home/alice/nixpkgs"
+	h.WriteFile(lab.Alice, nixpkgs+"/lib.nix", files["nixos/tests/harness.nix"])
+	h.WriteFile(lab.Alice, nixpkgs+"/flake.nix",
+		strings.Replace(lab.HelloFlake("from nixpkgs"), "outputs = { self }: {", "outputs = { self }: { lib = import ./lib.nix;", 1))
+	h.WriteFile(lab.Alice, docsRegistry,
+		`{"version": 2, "flakes": [{"from": {"type": "indirect", "id": "nixpkgs"}, "to": {"type": "path", "path": "`+nixpkgs+`"}}]}`)
 	for name, text := range files {
 		h.WriteFile(lab.Alice, filepath.Join(docsFlake, name), text)
 	}
-	hash := h.Run(lab.Alice, "nix", "hash", "path", "/home/alice/nixpkgs")
+	hash := h.Run(lab.Alice, "nix", "hash", "path", nixpkgs)
 	h.WriteFile(lab.Alice, filepath.Join(docsFlake, "flake.lock"), `{"version": 7, "root": "root", "nodes": {
 		"root": {"inputs": {"nixpkgs": "nixpkgs"}},
 		"nixpkgs": {
-			"locked": {"type": "path", "path": "/home/alice/nixpkgs", "narHash": "`+hash+`"},
+			"locked": {"type": "path", "path": "`+nixpkgs+`", "narHash": "`+hash+`"},
 			"original": {"type": "github", "owner": "NixOS", "repo": "nixpkgs", "ref": "nixos-unstable"}
 		}}}`)
 }
@@ -338,7 +341,7 @@ func (r *reader) serve(t *testing.T, b docBlock, s docStep) {
 	if r.keys = append(r.keys, r.key); slices.Index(r.keys, r.key) == len(r.keys)-1 {
 		client := r.hosts["client"]
 		client.StopDaemon()
-		client.StartDaemon("trusted-public-keys = " + strings.Join(r.keys, " "))
+		client.StartDaemon("flake-registry = "+docsRegistry, "trusted-public-keys = "+strings.Join(r.keys, " "))
 	}
 }
 

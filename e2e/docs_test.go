@@ -10,20 +10,31 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/drv-thru/drv-thru/e2e/lab"
 )
 
-// Every block of commands in README.md and docs does what the page says, in order.
+// Every block of commands in README.md and docs does what the page says, in order;
+// those that a newcomer reads do on Debian 12 as well.
 func TestDocs(t *testing.T) {
-	r := newReader(t)
-	for _, name := range pages(t) {
-		for _, b := range blocks(t, name) {
-			switch {
-			case b.file != "":
-				r.file(t, b)
-			case b.host != "" || name == "README.md" && b.language == "console":
-				r.follow(t, b)
-			}
+	for _, root := range []lab.Root{lab.Bookworm, lab.Trixie} {
+		names := pages(t)
+		if root == lab.Bookworm {
+			names = names[:2]
 		}
+		t.Run(string(root), func(t *testing.T) {
+			r := newReader(t, root)
+			for _, name := range names {
+				for _, b := range blocks(t, name) {
+					switch {
+					case b.file != "":
+						r.file(t, b)
+					case b.host != "" || name == "README.md" && b.language == "console":
+						r.follow(t, b)
+					}
+				}
+			}
+		})
 	}
 }
 
