@@ -42,6 +42,11 @@ release *flags:
 reproduce *dir:
     e2e/release {{dir}}
 
+# docs/build.svg from docs/build.dot, with the hash that a test compares (graphviz)
+picture:
+    dot -Tsvg docs/build.dot >docs/build.svg
+    echo "<!-- docs/build.dot: sha256 $(sha256sum <docs/build.dot | cut -d' ' -f1) -->" >>docs/build.svg
+
 # format
 fmt:
     gofmt -w .

@@ -33,41 +33,62 @@ var packageUnits = []string{
 
 // On whole machines with systemd: a Debian 13 that has relay and builder, and
 // as clients a Debian 13 and a 12 with a user whom Nix does not trust. All are
-// as the packages set them up, with nothing but configuration files changed.
+// as the packages set them up, with nothing but configuration files changed, by the
+// commands that the pages have for it.
 func TestPackages(t *testing.T) {
+	docs := newPackageDocs(t)
 	bind := lab.WithBind(makePackages(t), packagesDir)
 	server := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("server"), bind)
-	installPackages(t, server, "1", "drv-thru", "drv-thru-relay")
+	docs.follow(t, server, "install")
+	must(t, server.Command(lab.RootUser, "sh", "-c", "dpkg -i "+packagesDir+"/1/drv-thru-relay_*.deb"))
+	nothingIsOn(t, server)
 	unitsAreSound(t, server)
 	imageRuns(t, server)
-	// As they come, both have the same port: the builder has a relay inside.
-	for _, unit := range []string{"drv-thru", "drv-thru-relay"} {
-		systemctl(t, server, "start", unit)
-		mainPID(t, server, unit)
-		systemctl(t, server, "stop", unit)
+	// As it comes, the relay has the port of the builder's relay inside.
+	systemctl(t, server, "start", "drv-thru-relay")
+	mainPID(t, server, "drv-thru-relay")
+	systemctl(t, server, "stop", "drv-thru-relay")
+	if ticket := docs.follow(t, server, "builder"); !ticketWord.MatchString(ticket) {
+		t.Errorf("no ticket in %q", ticket)
 	}
+	// With nobody to certify its name it runs, and goes on asking.
+	docs.follow(t, server, "relay")
+	mainPID(t, server, "drv-thru-relay")
+	systemctl(t, server, "disable", "--now", "drv-thru", "drv-thru-relay")
 
-	server.Shell(lab.RootUser, "printf 'DRV_THRU_RELAY_LISTEN=127.0.0.1:7411\nDRV_THRU_RELAY_HOSTNAME=127.0.0.1:7411\nDRV_THRU_RELAY_DRAIN_TIMEOUT=1s\n' >>/etc/drv-thru/relay.conf")
-	server.WriteFile(lab.RootUser, "/etc/drv-thru/serve.json", fmt.Sprintf(`{"relays": [%q], "listen": "none", "policies": {"few": {}}}`, machineRelay))
+	server.WriteFile(lab.RootUser, "/etc/drv-thru/relay.conf", "DRV_THRU_RELAY_LISTEN=127.0.0.1:7411\nDRV_THRU_RELAY_HOSTNAME=127.0.0.1:7411\nDRV_THRU_RELAY_DRAIN_TIMEOUT=1s\n")
+	configure := func(trusted string) {
+		server.WriteFile(lab.RootUser, "/etc/drv-thru/serve.json",
+			fmt.Sprintf(`{"relays": [%q], "listen": "none", "policies": {"few": {}}, "trusted_clients": {%s}}`, machineRelay, trusted))
+	}
+	configure("")
 	systemctl(t, server, "enable", "--now", "drv-thru-relay", "drv-thru")
-	key := server.Run(lab.RootUser, "cat", "/var/lib/drv-thru/signing-public.key")
+	docs.key = server.Run(lab.RootUser, "cat", "/var/lib/drv-thru/signing-public.key")
+	var identity struct{ Endpoint string }
+	decode(t, server.Run(lab.RootUser, "drv-thru", "status", "--json"), &identity)
+	docs.id = identity.Endpoint
 	ticket := machineTicket(t, server, "--policy", "few")
 	if out, err := as(server, lab.Alice, "drv-thru", "ticket", "list").CombinedOutput(); err == nil {
 		t.Errorf("alice may list tickets:\n%s", out)
 	}
 
 	journal := t.TempDir()
-	client := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("client"), bind, lab.WithNetOf(server), lab.WithShared(journal, "/var/log/journal"))
-	old := lab.NewMachine(t, lab.BookwormMachine, lab.WithName("old-client"), bind, lab.WithNetOf(server))
-	for _, c := range []*lab.Machine{client, old} {
-		installPackages(t, c, "1", "drv-thru")
-		must(t, c.Command(lab.RootUser, "usermod", "-aG", "drv-thru-import", lab.Alice))
-		c.Shell(lab.RootUser, "echo '"+key+"' >>/etc/drv-thru/import-helper.keys")
-		systemctl(t, c, "enable", "--now", "drv-thru-import-helper.socket")
+	client := lab.NewMachine(t, lab.TrixieMachine, lab.WithName("client"), bind, lab.WithNetOf(server.Host), lab.WithShared(journal, "/var/log/journal"))
+	old := lab.NewMachine(t, lab.BookwormMachine, lab.WithName("old-client"), bind, lab.WithNetOf(server.Host))
+	setUp := func(c *lab.Machine, helper string) {
+		docs.follow(t, c, "install")
+		nothingIsOn(t, c)
+		docs.follow(t, c, helper)
 		buildOnMachine(t, c, ticket, "first on "+c.Name())
 	}
+	setUp(client, "helper")
+	setUp(old, "helper of the quickstart")
 
-	mountSurvives(t, server, client, ticket, key)
+	configure(fmt.Sprintf(`"home": {"public_key": %q, "cache": "store"}`, docs.follow(t, client, "key of a mount")))
+	systemctl(t, server, "reload", "drv-thru")
+	docs.follow(t, client, "mount")
+	docs.done(t)
+	mountSurvives(t, server, client, ticket, docs.key)
 
 	// An upgrade restarts what runs, and nothing else; what was configured and
 	// what was made stay.
@@ -121,13 +142,9 @@ func makePackages(t *testing.T) string {
 	return dir
 }
 
-// installPackages installs packages of a version, and wants nothing to run or to
-// be enabled after it.
-func installPackages(t *testing.T, m *lab.Machine, version string, names ...string) {
+// nothingIsOn wants nothing to run or to be enabled, as after an installation.
+func nothingIsOn(t *testing.T, m *lab.Machine) {
 	t.Helper()
-	for _, name := range names {
-		must(t, m.Command(lab.RootUser, "sh", "-c", "dpkg -i "+packagesDir+"/"+version+"/"+name+"_*.deb"))
-	}
 	for _, unit := range packageUnits {
 		if state := unitState(m, unit); strings.Contains(state, "enabled") || strings.HasSuffix(state, " active") {
 			t.Errorf("%s: after the installation %s is %s", m.Name(), unit, state)
@@ -287,9 +304,6 @@ func tryBuildOnMachine(m *lab.Machine, ticket, salt string) (string, error) {
 // restarted.
 func mountSurvives(t *testing.T, server, client *lab.Machine, ticket, key string) {
 	t.Helper()
-	client.WriteSecret(lab.RootUser, "/etc/drv-thru/home.ticket", ticket)
-	client.WriteFile(lab.RootUser, "/etc/drv-thru/mount-home.conf", "DRV_THRU_TICKET_FILE=/etc/drv-thru/home.ticket\n")
-	systemctl(t, client, "enable", "--now", "drv-thru-mount@home")
 	mount := mainPID(t, client, "drv-thru-mount@home")
 	substitute := func(path string) error {
 		client.Delete(path)

@@ -194,11 +194,17 @@ func (f *buildFlags) checkRoute() error {
 	}
 	switch {
 	case ways > 1:
-		return usagef("--ticket, --builder and --server exclude each other")
+		return twoWays("--ticket, --builder and --server exclude each other")
 	case f.server == "" && len(f.relays) > 0 && f.ticket == "":
 		return usagef("--relay-url goes with --server")
 	}
 	return nil
+}
+
+// twoWays is a command line that names more than one builder. Whoever has exported a
+// ticket does not see where it does.
+func twoWays(text string) error {
+	return &usageError{text: text, hint: "DRV_THRU_TICKET in the environment counts as --ticket: unset DRV_THRU_TICKET"}
 }
 
 // mode is how the builder is to build.

@@ -26,7 +26,7 @@ func TestMountChecksTheKey(t *testing.T) {
 	for key, want := range map[string]bool{"": true, "home-1:AAAA": true, "home-2:AAAA": false} {
 		r := &remote{
 			cfg: &mountConfig{route: &route{signingKey: key}},
-			api:   &client.API{Control: answer(`{"version":1,"signing_key":"home-1:AAAA"}`), Base: link.BaseURL},
+			api: &client.API{Control: answer(`{"version":1,"signing_key":"home-1:AAAA"}`), Base: link.BaseURL},
 		}
 		err := r.probe(t.Context())
 		if want && err != nil {

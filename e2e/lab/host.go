@@ -45,6 +45,19 @@ const (
 	TrixieMachine   Root = "trixie-machine"
 )
 
+// Here is the machine's own file system, with the programs that e2e/setup has
+// installed on it. It has neither Nix nor users; what a host writes there is gone
+// with the host.
+const Here Root = "here"
+
+// dir is where the root lies.
+func (r Root) dir() string {
+	if r == Here {
+		return "/"
+	}
+	return filepath.Join(Dir(), "roots", string(r))
+}
+
 // Roots lists every root, oldest Nix first.
 var Roots = []Root{Bookworm, Trixie, Sid}
 
@@ -65,6 +78,11 @@ func WithName(name string) Option { return func(s *initSpec) { s.Name = name } }
 // WithNetns gives the host a network namespace of its own, with nothing but a
 // loopback interface in it. See [Host.Pid] for how to move another one in.
 func WithNetns() Option { return func(s *initSpec) { s.Loopback = true } }
+
+// WithNetOf has a host, or a machine, share the network of another.
+func WithNetOf(other *Host) Option {
+	return func(s *initSpec) { s.Loopback, s.Net = false, fmt.Sprintf("/proc/%d/ns/net", other.pid) }
+}
 
 // WithBind shows a directory of the machine in the host, read-only.
 func WithBind(from, to string) Option {
@@ -120,7 +138,7 @@ func startHost(t T, root Root, opts []Option) (*Host, error) {
 	}
 	spec := initSpec{
 		Name:  string(root),
-		Root:  filepath.Join(Dir(), "roots", string(root)),
+		Root:  root.dir(),
 		Work:  work,
 		Binds: []bind{{From: bin, To: "/usr/local/bin"}},
 	}
@@ -139,7 +157,7 @@ func startHost(t T, root Root, opts []Option) (*Host, error) {
 		lifeline.Close()
 		return cmd.Wait()
 	})
-	if h.enter, err = newEntry(h.pid, spec.Loopback); err == nil {
+	if h.enter, err = newEntry(h.pid, spec.Loopback || spec.Net != ""); err == nil {
 		err = h.readUsers()
 	}
 	if err != nil {

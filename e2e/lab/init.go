@@ -27,7 +27,7 @@ type initSpec struct {
 	Loopback bool   // bring up lo: the network namespace is new
 	Binds    []bind // further directories of the machine
 	Boot     bool   // start the root's own systemd: see machine.go
-	Net      string // the network namespace to enter, a file of /proc
+	Net      string // the network namespace to enter instead, a file of /proc
 }
 
 type bind struct {
@@ -88,6 +88,10 @@ func (s *initSpec) enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	// Its file is one of the machine's /proc.
+	if err := s.enterNet(); err != nil {
+		return err
+	}
 	root, err := s.overlay()
 	if err != nil {
 		return err
@@ -134,9 +138,6 @@ func (s *initSpec) enter() error {
 	// what is mounted later has to appear there.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
 		return fmt.Errorf("make mounts shared: %w", err)
-	}
-	if s.Loopback {
-		return loopbackUp()
 	}
 	return nil
 }
@@ -223,6 +224,26 @@ func pivot(root string) error {
 		return fmt.Errorf("unmount the old root: %w", err)
 	}
 	return os.Chdir("/")
+}
+
+// enterNet moves this thread into the network that the host is to have. It is the
+// main one, which stands for the process, and starts systemd-nspawn as well.
+func (s *initSpec) enterNet() error {
+	if s.Loopback {
+		return loopbackUp()
+	}
+	if s.Net == "" {
+		return nil
+	}
+	fd, err := unix.Open(s.Net, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", s.Net, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", s.Net, err)
+	}
+	return nil
 }
 
 func loopbackUp() error {

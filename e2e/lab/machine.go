@@ -30,11 +30,6 @@ type Machine struct {
 	ended   chan struct{}
 }
 
-// WithNetOf has a machine share the network of another.
-func WithNetOf(other *Machine) Option {
-	return func(s *initSpec) { s.Loopback, s.Net = false, fmt.Sprintf("/proc/%d/ns/net", other.pid) }
-}
-
 // NewMachine boots a root file system that has systemd, and ends the machine
 // when the test ends. Its nix-daemon is the distribution's, with the lab's
 // nix.conf.
@@ -55,7 +50,7 @@ func startMachine(t T, root Root, opts []Option) (*Machine, error) {
 		return nil, err
 	}
 	spec := initSpec{
-		Name: string(root), Root: filepath.Join(Dir(), "roots", string(root)),
+		Name: string(root), Root: root.dir(),
 		Work: work, Loopback: true, Boot: true,
 	}
 	for _, opt := range opts {
@@ -182,23 +177,6 @@ func (s *initSpec) boot(stdin io.Reader, stdout io.Writer) int {
 	}()
 	cmd.Wait()
 	return 0
-}
-
-// enterNet moves this thread into the machine's network. It is the main one,
-// which starts systemd-nspawn as well.
-func (s *initSpec) enterNet() error {
-	if s.Net == "" {
-		return loopbackUp()
-	}
-	fd, err := unix.Open(s.Net, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", s.Net, err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", s.Net, err)
-	}
-	return nil
 }
 
 func (s *initSpec) nspawn() (*exec.Cmd, error) {

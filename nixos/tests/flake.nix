@@ -20,7 +20,8 @@ let
     util-linux = "/util-linux";
     writeText = name: text: builtins.seq text "/${name}";
   };
-  nixpkgsLib = lib // {
+  # What the flake itself uses beyond the module; where lib has it, lib's is taken.
+  nixpkgsLib = {
     genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
     fileset = {
       toSource = { root, fileset }: builtins.seq fileset root;
@@ -32,7 +33,7 @@ let
     optionalString = condition: text: if condition then text else "";
     importJSON = file: builtins.fromJSON (builtins.readFile file);
     inherit (builtins) attrValues length;
-  };
+  } // lib;
 
   self = (import ../../flake.nix).outputs {
     inherit self;

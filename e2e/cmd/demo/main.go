@@ -45,7 +45,7 @@ func show(t lab.T, root lab.Root) {
 
 	title("The builder, run by a user whom Nix does not trust.")
 	b := lab.StartBuilder(t, builder, lab.BuilderConfig{Relays: []string{relay.URL}})
-	prompt("builder", "drv-thru serve --relay "+relay.URL)
+	prompt("builder", "drv-thru serve --listen none --relay "+relay.URL)
 	fmt.Print(b.Output())
 
 	title("A ticket for one build.")

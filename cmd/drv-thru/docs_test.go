@@ -1,0 +1,144 @@
+package main
+
+import (
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
+)
+
+// README.md has a row for every key of serve's configuration, and for none that
+// there is not; where it states a default, that is the one.
+func TestServeConfigKeys(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(readme), "| key | default | meaning |\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var listed []string
+	rows := make(map[string]string)
+	for line := range strings.Lines(table) {
+		for _, m := range code.FindAllStringSubmatch(strings.Split(line, "|")[1], -1) {
+			name, _, _ := strings.Cut(m[1], ".")
+			listed, rows[name] = append(listed, name), line
+		}
+	}
+	keys := jsonKeys(reflect.TypeFor[serveConfig]())
+	if slices.Sort(listed); !slices.Equal(listed, keys) {
+		t.Errorf("README.md has the keys\n%q, and there are\n%q", listed, keys)
+	}
+	for _, name := range jsonKeys(reflect.TypeFor[trustedClient]()) {
+		if !strings.Contains(rows["trusted_clients"], "`"+name+"`") {
+			t.Errorf("README.md does not have %s of trusted_clients", name)
+		}
+	}
+	c := defaultServeConfig()
+	for name, want := range map[string]string{
+		"max_concurrent_builds": fmt.Sprint(c.MaxConcurrent), "recent_builds_limit": fmt.Sprint(c.RecentBuilds), "min_free": c.MinFree.String(),
+		"max_index_bytes": c.MaxIndexBytes.String(), "max_log_bytes": c.MaxLogBytes.String(), "embedded_relay": "`" + defaultEmbeddedRelay + "`",
+	} {
+		if cell := strings.Split(rows[name]+"||", "|")[2]; !strings.HasPrefix(cell, " "+want) {
+			t.Errorf("README.md says %q of %s, and the default is %s", cell, name, want)
+		}
+	}
+}
+
+// jsonKeys are the keys that a struct has in JSON, sorted.
+func jsonKeys(of reflect.Type) (keys []string) {
+	for i := range of.NumField() {
+		keys = append(keys, of.Field(i).Tag.Get("json"))
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// The picture in docs/concepts.md is that of its source: "just picture" notes the
+// source's hash in it. Pictures themselves differ by version and fonts.
+func TestPicture(t *testing.T) {
+	source, err := os.ReadFile("../../docs/build.dot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture, err := os.ReadFile("../../docs/build.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("<!-- docs/build.dot: sha256 %x -->\n", sha256.Sum256(source)); !strings.HasSuffix(string(picture), want) {
+		t.Errorf("docs/build.svg does not end in %q: make it anew with \"just picture\"", want)
+	}
+}
+
+// What the pages say in passing of commands and flags is so: each "drv-thru …" is a
+// command with the flags that stand behind it, and each flag that stands alone is
+// one of some command, or of the relay.
+func TestPagesNameWhatThereIs(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	relay, err := os.ReadFile("../drv-thru-relay/run.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := new(app).root()
+	known := flagsBelow(root)
+	known["builders"] = true // of Nix, which docs/comparison.md speaks of
+	checked := 0
+	for _, name := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range code.FindAllStringSubmatch(fenced.ReplaceAllString(string(text), ""), -1) {
+			words := strings.Fields(m[1])
+			command := root
+			if i := slices.Index(words, "drv-thru"); i >= 0 {
+				words = words[i:]
+				if command = usage.Find(root, words[1:]); command == root && len(words) > 1 && !strings.HasPrefix(words[1], "-") && words[1] != "COMMAND" {
+					t.Errorf("%s: there is no command %s", name, m[1])
+				}
+			}
+			for _, w := range words {
+				flag, _, _ := strings.Cut(strings.TrimLeft(w, "-"), "=")
+				if !strings.HasPrefix(w, "--") || len(words) > 1 && command == root {
+					continue // such as another program's
+				}
+				checked++
+				switch {
+				case flag == "help" || command != root && command.FlagSet.Lookup(flag) != nil:
+				case command != root:
+					t.Errorf("%s: %s has no flag %s: %s", name, command.FlagSet.Name(), w, m[1])
+				case !known[flag] && !strings.Contains(string(relay), `"`+flag+`"`):
+					t.Errorf("%s: nothing has the flag %s", name, w)
+				}
+			}
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d flags were found", checked)
+	}
+}
+
+// fenced are the blocks of a page, which e2e runs.
+var fenced = regexp.MustCompile("(?ms)^```.*?^```$")
+
+func flagsBelow(c *ffcli.Command) map[string]bool {
+	all := make(map[string]bool)
+	c.FlagSet.VisitAll(func(f *flag.Flag) { all[f.Name] = true })
+	for _, sub := range c.Subcommands {
+		maps.Copy(all, flagsBelow(sub))
+	}
+	return all
+}
