@@ -17,7 +17,24 @@ type mod struct {
 	locals  []byte // vector of groups
 	data    string // at address 1024
 	exports []string
-	extra   []byte // whole sections after the others
+	types   [][]byte // after those of _start and the imports
+	funcs   []fn     // after _start
+	elems   []byte   // vector of element segments
+	extra   []byte   // whole sections after the others
+}
+
+// fn is a function of type () -> () unless typ is the index of another. Locals
+// are a vector of groups; the final end of the body is added.
+type fn struct {
+	typ          uint32
+	locals, body []byte
+}
+
+func (f fn) code() []byte {
+	if f.locals == nil {
+		f.locals = []byte{0}
+	}
+	return bytesOf(op(f.locals, f.body, []byte{0x0b}))
 }
 
 type imp struct {
@@ -94,8 +111,13 @@ func (m mod) wasm() []byte {
 		imports = append(imports, op(bytesOf([]byte(f.module)), bytesOf([]byte(f.name)), []byte{0, byte(i + 1)}))
 	}
 	self := byte(len(m.imports))
-	out := op([]byte("\x00asm\x01\x00\x00\x00"), section(secType, vec(types...)), section(secImport, vec(imports...)),
-		section(secFunction, vec([]byte{0})))
+	functions, code := [][]byte{{0}}, [][]byte{fn{locals: m.locals, body: m.body}.code()}
+	for _, f := range m.funcs {
+		functions = append(functions, binary.AppendUvarint(nil, uint64(f.typ)))
+		code = append(code, f.code())
+	}
+	out := op([]byte("\x00asm\x01\x00\x00\x00"), section(secType, vec(append(types, m.types...)...)), section(secImport, vec(imports...)),
+		section(secFunction, vec(functions...)))
 	if m.table != nil {
 		out = op(out, section(secTable, vec(m.table)))
 	}
@@ -117,10 +139,10 @@ func (m mod) wasm() []byte {
 	if m.start {
 		out = op(out, section(secStart, []byte{self}))
 	}
-	if m.locals == nil {
-		m.locals = []byte{0}
+	if m.elems != nil {
+		out = op(out, section(secElement, m.elems))
 	}
-	out = op(out, section(secCode, vec(bytesOf(op(m.locals, m.body, []byte{0x0b})))))
+	out = op(out, section(secCode, vec(code...)))
 	if m.data != "" {
 		out = op(out, section(secData, vec(op([]byte{0}, i32(1024), []byte{0x0b}, bytesOf([]byte(m.data))))))
 	}

@@ -7,18 +7,25 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 )
 
 // compile makes the module's own runtime, so that nothing is shared between
 // policies and closing one frees all that it took.
 func (m *Module) compile(ctx context.Context, code []byte) error {
+	cfg := wazero.NewRuntimeConfig()
+	if m.info.Interpreted {
+		cfg = wazero.NewRuntimeConfigInterpreter()
+	}
+	// Memory is bounded by the allocator of an instance, which notices that
+	// more was asked for.
+	cfg = cfg.WithCoreFeatures(api.CoreFeaturesV2).WithCloseOnContextDone(true).WithDebugInfoEnabled(false)
+
 	disk := openDisk(m.host.cfg.CacheDir, m.hash)
-	err := m.compileWith(ctx, code, disk.dir())
+	err := m.compileWith(ctx, cfg, code, disk.dir())
 	if err != nil && disk != nil && ctx.Err() == nil {
 		disk.drop()
 		disk = nil
-		err = m.compileWith(ctx, code, "")
+		err = m.compileWith(ctx, cfg, code, "")
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -30,7 +37,7 @@ func (m *Module) compile(ctx context.Context, code []byte) error {
 	return nil
 }
 
-func (m *Module) compileWith(ctx context.Context, code []byte, dir string) (err error) {
+func (m *Module) compileWith(ctx context.Context, cfg wazero.RuntimeConfig, code []byte, dir string) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the compiler panicked: %v", r)
@@ -39,13 +46,6 @@ func (m *Module) compileWith(ctx context.Context, code []byte, dir string) (err 
 			m.release()
 		}
 	}()
-	cfg := wazero.NewRuntimeConfig()
-	if m.host.cfg.Interpret {
-		cfg = wazero.NewRuntimeConfigInterpreter()
-	}
-	// Memory is bounded by the allocator of an instance, which notices that
-	// more was asked for.
-	cfg = cfg.WithCoreFeatures(api.CoreFeaturesV2).WithCloseOnContextDone(true).WithDebugInfoEnabled(false)
 	if dir != "" {
 		if m.cache, err = wazero.NewCompilationCacheWithDir(dir); err != nil {
 			m.cache = nil
@@ -54,7 +54,7 @@ func (m *Module) compileWith(ctx context.Context, code []byte, dir string) (err 
 		cfg = cfg.WithCompilationCache(m.cache)
 	}
 	m.runtime = wazero.NewRuntimeWithConfig(ctx, cfg)
-	if _, err = wasi_snapshot_preview1.Instantiate(ctx, m.runtime); err != nil {
+	if err = instantiateWASI(ctx, m.runtime); err != nil {
 		return err
 	}
 	m.compiled, err = m.runtime.CompileModule(ctx, code)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -85,13 +86,15 @@ func (d Decision) settle(current ticket.Limits) (ticket.Limits, error) {
 type run struct {
 	stdout, stderr output
 	memory         memory
+	clock          clock
+	random         io.Reader
 	cost           Cost
 	err            error
 }
 
 // run runs a fresh instance.
 func (m *Module) run(ctx context.Context, stdin []byte, now time.Time) *run {
-	r := &run{}
+	r := &run{random: rand.NewChaCha8(blake3.Sum256(stdin))}
 	wall, stop := context.WithTimeout(ctx, m.host.cfg.Wall)
 	defer stop()
 	wall, kill := context.WithCancelCause(wall)
@@ -116,14 +119,12 @@ func (m *Module) start(ctx context.Context, r *run, stdin []byte, now time.Time)
 			err = fmt.Errorf("the runtime panicked: %v", p)
 		}
 	}()
-	clock := &clock{}
 	cfg := wazero.NewModuleConfig().WithName("").
 		WithStdin(bytes.NewReader(stdin)).WithStdout(&r.stdout).WithStderr(&r.stderr).
 		WithWalltime(func() (int64, int32) { return now.Unix(), int32(now.Nanosecond()) }, sys.ClockResolution(time.Millisecond)).
-		WithNanotime(clock.read, sys.ClockResolution(time.Microsecond)).
-		WithNanosleep(clock.sleep).WithOsyield(func() {}).
-		WithRandSource(rand.NewChaCha8(blake3.Sum256(stdin)))
-	ctx = experimental.WithMemoryAllocator(ctx, &r.memory)
+		WithNanotime(r.clock.read, sys.ClockResolution(time.Microsecond)).
+		WithNanosleep(r.clock.sleep).WithOsyield(func() {})
+	ctx = context.WithValue(experimental.WithMemoryAllocator(ctx, &r.memory), runKey{}, r)
 	instance, err := m.runtime.InstantiateModule(ctx, m.compiled, cfg)
 	if instance != nil {
 		_ = instance.Close(context.WithoutCancel(ctx))

@@ -31,8 +31,9 @@
 //
 // The constants of this package, from [MaxModule] to [MaxWall]. They hold
 // whatever the module does, under wazero's compiler and interpreter alike; for
-// that the module is changed before it is compiled, so that its tables have a
-// maximum and all of its code can be stopped. One exception: where the host itself is WebAssembly there is one thread only,
+// that the module is changed before it is compiled, so that its tables and its
+// stack have a maximum and all of its code can be stopped. What would take long to
+// compile is interpreted. One exception: where the host itself is WebAssembly there is one thread only,
 // so that a policy that loops forever there is stopped by whoever runs the host.
 package policy
 

@@ -11,62 +11,116 @@ import "encoding/binary"
 // operations on memory and tables.
 var lookOut = []byte{0x03, 0x40, 0x0b} // loop, no type; end
 
-// Compiling a function takes time by the square of its blocks. Go's largest
-// have 800, and all of a small program 8,000,000 in squares.
+// Nor does wazero bound the stack of calls by less than 100 MB. So a function
+// that calls others adds what its frame may take to what its caller's came to, in
+// a global variable of the module, and traps above maxStack.
 const (
-	maxBlocks    = 4_096
-	maxBlockWork = 4 * maxBlocks * maxBlocks // sum of the squares
-	bulkBlocks   = 8                         // that a bulk operation is compiled to
+	maxStack    = 16 << 20
+	frameBytes  = 64
+	valueBytes  = 16 // of a parameter or local
+	codeBytes   = 4  // of what a byte of code may leave to be kept during a call
+	passedBytes = 8  // of a value that a call gives
 )
 
-// guard returns a function's body, without its locals, with those loops.
-// imports is the number of functions that are the host's.
-func (s *scanner) guard(body []byte, imports int) []byte {
+// guard returns a function's body, without its locals, with those loops, and
+// whether it calls any.
+func (s *scanner) guard(body []byte) (out []byte, calls bool) {
 	outer := s.data
 	defer func() { s.data = outer }()
-	out := make([]byte, 0, len(body)+len(body)/8+len(lookOut))
-	out = append(out, lookOut...)
+	tell := binary.AppendUvarint([]byte{0x20}, s.variables)            // local.get
+	tell = binary.AppendUvarint(append(tell, 0x24), uint64(s.globals)) // global.set
+	out = append(make([]byte, 0, len(body)+len(body)/4), lookOut...)
 	copied := 0
-	s.blocks = 1
+	s.blocks += lookOutBlocks
 	s.data = body
 	for len(s.data) > 0 {
 		at := len(body) - len(s.data)
-		if s.instruction(imports) {
-			out = append(append(out, body[copied:at]...), lookOut...)
+		op := s.data[0]
+		unbounded := s.instruction()
+		call := op == 0x10 || op == 0x11
+		if call || unbounded {
+			out = append(out, body[copied:at]...)
 			copied = at
-			s.blocks++
+		}
+		if call {
+			out = append(out, tell...)
+			calls = true
+		}
+		if unbounded {
+			out = append(out, lookOut...)
+			s.blocks += lookOutBlocks
 		}
 	}
-	if s.work += s.blocks * s.blocks; s.blocks > maxBlocks || s.work > maxBlockWork {
-		s.fail(CodeTooLarge, "so many blocks (%d in a function) that compiling takes long", s.blocks)
+	return append(out, body[copied:]...), calls
+}
+
+// withStack returns the section of globals with the variable for the stack.
+func (s *scanner) withStack(section []byte) []byte {
+	s.counted = true
+	_, n := binary.Uvarint(section)
+	out := append(binary.AppendUvarint(nil, uint64(s.globals)+1), section[n:]...)
+	return append(out, 0x7f, 1, 0x41, 0, 0x0b) // i32, mutable, 0
+}
+
+// enter returns what begins a function that calls others.
+func (s *scanner) enter(code int) []byte {
+	frame := frameBytes + valueBytes*s.values + passedBytes*s.passed + codeBytes*uint64(code)
+	out := binary.AppendUvarint([]byte{0x23}, uint64(s.globals)) // global.get
+	out = appendI32(append(out, 0x41), int32(min(frame, maxStack)))
+	out = binary.AppendUvarint(append(out, 0x6a, 0x22), s.variables) // i32.add, local.tee
+	out = appendI32(append(out, 0x41), maxStack)
+	s.blocks += 3
+	return append(out, 0x4b, 0x04, 0x40, 0x00, 0x0b) // i32.gt_u, if, unreachable, end
+}
+
+// appendI32 appends a signed number: core specification 2.0, §5.2.2.
+func appendI32(out []byte, n int32) []byte {
+	for ; n < -0x40 || n >= 0x40; n >>= 7 {
+		out = append(out, byte(n)|0x80)
 	}
-	return append(out, body[copied:]...)
+	return append(out, byte(n)&0x7f)
 }
 
 // instruction skips one instruction (core specification 2.0, §5.4) and tells
 // whether it needs a look before it.
-func (s *scanner) instruction(imports int) (unbounded bool) {
+func (s *scanner) instruction() (unbounded bool) {
 	switch op := s.byte(); {
 	case op == 0x00, op == 0x01, op == 0x05, op == 0x0b, op == 0x0f, op == 0x1a, op == 0x1b: // without operands
 	case op >= 0x45 && op <= 0xc4, op == 0xd1: // comparisons, arithmetic, ref.is_null
 	case op >= 0x02 && op <= 0x04: // block, loop, if
-		s.blocks++
-		s.leb()
+		s.blocks += uint64(op) - 1 // a loop has two, an if three
+		s.blockType()
 	case op == 0x0c, op == 0x0d: // br, br_if
+		s.blocks++
 		s.u32()
 	case op == 0x0e: // br_table
-		for n := uint64(s.u32()) + 1; n > 0; n-- {
+		n := uint64(s.u32()) + 1
+		s.blocks += n
+		for range n {
 			s.u32()
 		}
 	case op == 0x10: // call
-		return uint64(s.u32()) < uint64(imports)
+		f := s.u32()
+		if int64(f) >= int64(len(s.funcs)) {
+			s.fail(CodeInvalid, "no function %d", f)
+		}
+		s.passed += s.arity(s.funcs[f])
+		return int64(f) < int64(len(s.imports))
 	case op == 0x11: // call_indirect
-		s.u32()
+		s.passed += s.arity(s.u32())
 		s.u32()
 		return true
 	case op == 0x1c: // select with types
 		s.take(uint64(s.u32()))
-	case op >= 0x20 && op <= 0x26, op == 0xd2: // variables, table.get, table.set, ref.func
+	case op >= 0x20 && op <= 0x22: // local variables
+		if i := s.u32(); uint64(i) >= s.variables {
+			s.fail(CodeInvalid, "no local variable %d", i)
+		}
+	case op == 0x23, op == 0x24: // global variables
+		if i := s.u32(); int64(i) >= int64(s.globals) {
+			s.fail(CodeInvalid, "no global variable %d", i)
+		}
+	case op == 0x25, op == 0x26: // table.get, table.set
 		s.u32()
 	case op >= 0x28 && op <= 0x3e: // loads and stores
 		s.memArg()
@@ -81,6 +135,8 @@ func (s *scanner) instruction(imports int) (unbounded bool) {
 		s.take(4)
 	case op == 0x44: // f64.const
 		s.take(8)
+	case op == 0xd2: // ref.func
+		s.fail(CodeInvalid, "ref.func in a function, which takes memory each time")
 	case op == 0xfc:
 		return s.bulk()
 	case op == 0xfd:

@@ -93,6 +93,9 @@ type Info struct {
 	Functions int
 	Memory    uint64 // bytes at the start
 	Table     uint64 // elements at the start
+	// Interpreted tells that compiling it would take long, or that the host was
+	// told to interpret: decisions take some ten times as long.
+	Interpreted bool
 }
 
 // Info returns what the module declares.
@@ -146,6 +149,7 @@ func (h *Host) Load(ctx context.Context, code []byte) (*Module, error) {
 	m.info = Info{
 		Hash: m.hash, Bytes: len(code), Imports: s.imports, Exports: s.exports,
 		Functions: s.functions, Memory: s.memory, Table: s.table,
+		Interpreted: h.cfg.Interpret || s.hard > maxWork,
 	}
 	m.cost.Store(int64(unknownCost))
 	if err := m.compile(ctx, s.code); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,8 +60,25 @@ func wantCode(t testing.TB, err error, want Code) *Error {
 // twice is a function 0 that calls itself twice, sixty deep.
 var twice = deep(call(0))
 
-// indirectly is the same through element 0 of a table, which it sets itself.
-var indirectly = op(i32(0), []byte{0xd2, 0, 0x26, 0}, deep(op(i32(0), []byte{0x11, 0, 0})))
+// indirectly is the same through element 0 of a table, where element0 puts it.
+var (
+	indirectly = deep(op(i32(0), []byte{0x11, 0, 0}))
+	element0   = op([]byte{1, 0}, i32(0), []byte{0x0b, 1, 0})
+)
+
+// nested is loops in one another in which every one changes a local variable, of
+// which there are as many, and all are used afterwards.
+func nested(loops int) fn {
+	index := func(op byte, i int) []byte { return append([]byte{op}, vecLen(uint64(i))...) }
+	global := []byte{0x23, 0}
+	var begin, end, use []byte
+	for i := range loops {
+		begin = op(begin, []byte{0x03, 0x40}, index(0x20, i), global, []byte{0x6a}, index(0x21, i))
+		end = op(end, global, []byte{0x0d, 0, 0x0b})
+		use = op(use, index(0x20, i), drop)
+	}
+	return fn{locals: op([]byte{1}, vecLen(uint64(loops)), []byte{0x7f}), body: op(begin, end, use)}
+}
 
 func deep(again []byte) []byte {
 	global := []byte{0x23, 0}
@@ -89,10 +107,12 @@ func hostile() map[string]struct {
 	spin := func(m mod) h { return h{code: m.wasm(), want: CodeTimeout, spins: true} }
 	refused := func(want Code, m mod) h { return h{code: m.wasm(), want: want, before: true} }
 	out := func(want Code, text string) h { return h{code: says(text), want: want} }
-	w := []imp{fdWrite}
+	w, all, global := []imp{fdWrite}, []byte{0, 0x80, 4}, []byte{0x23, 0}
+	poll := imp{wasiModule, "poll_oneoff", 4, 1}
 	huge := func(n uint64) []byte {
 		return append([]byte{0x70, 0}, vecLen(n)...)
 	}
+	values := op([]byte{0x60}, bytesOf(bytes.Repeat([]byte{0x7f}, maxParams)), bytesOf(bytes.Repeat([]byte{0x7f}, maxParams)))
 	return map[string]h{
 		"infinite loop":            spin(mod{body: forever}),
 		"infinite loop in start":   spin(mod{body: forever, start: true}),
@@ -100,9 +120,19 @@ func hostile() map[string]struct {
 		"loop that fills memory":   spin(mod{memory: []byte{0, 0x80, 4}, body: loop(i32(0), i32(7), i32(32<<20), []byte{0xfc, 11, 0})}),
 		"table grown for ever":     spin(mod{table: []byte{0x70, 0, 1}, body: loop([]byte{0xd0, 0x70}, i32(1<<30), []byte{0xfc, 15, 0}, drop)}),
 		"calls without a loop":     spin(mod{global: true, body: twice}),
-		"calls through a table":    spin(mod{global: true, table: []byte{0x70, 0, 1}, body: indirectly}),
+		"calls through a table":    spin(mod{global: true, table: []byte{0x70, 0, 1}, elems: element0, body: indirectly}),
 		"a row of memory.fill":     spin(mod{memory: []byte{0, 0x80, 4}, body: bytes.Repeat(op(i32(0), i32(7), i32(32<<20), []byte{0xfc, 11, 0}), 300)}),
-		"a row of poll_oneoff":     spin(mod{imports: []imp{{wasiModule, "poll_oneoff", 4, 1}}, memory: []byte{0, 0x80, 4}, body: bytes.Repeat(op(i32(0), i32(0), i32(600_000), i32(0), call(0), drop), 2_000)}),
+		"loop of poll_oneoff":      spin(mod{imports: []imp{poll}, memory: all, body: loop(i32(0), i32(0), i32(maxEvents), i32(0), call(0), drop)}),
+		"poll that is refused":     spin(mod{imports: []imp{poll}, memory: all, body: loop(i32(0), i32(0), i32(600_000), i32(0), call(0), drop)}),
+		"loop of random_get":       spin(mod{imports: []imp{randomGet}, memory: all, body: loop(i32(0), i32(maxRandom), call(0), drop)}),
+		"random of all memory":     spin(mod{imports: []imp{randomGet}, memory: all, body: loop(i32(0), i32(32<<20), call(0), drop)}),
+		"output of no bytes":       spin(mod{imports: w, memory: all, body: loop(i32(1), i32(0), i32(4<<20-1), i32(0), call(0), drop)}),
+		"input to no bytes":        spin(mod{imports: []imp{fdRead}, memory: all, body: loop(i32(0), i32(0), i32(4<<20-1), i32(0), call(0), drop)}),
+		"loop that copies memory":  spin(mod{memory: all, body: loop(i32(0), i32(1), i32(32<<20-1), []byte{0xfc, 10, 0, 0})}),
+		"loop that fills a table":  spin(mod{table: huge(MaxTable), body: loop(i32(0), []byte{0xd0, 0x70}, i32(MaxTable), []byte{0xfc, 17, 0})}),
+		"loop that copies a table": spin(mod{table: huge(MaxTable), body: loop(i32(0), i32(1), i32(MaxTable-1), []byte{0xfc, 14, 0, 0})}),
+		"deep, then a loop":        spin(mod{global: true, body: op(global, i32(1), []byte{0x6a, 0x24, 0}, global, i32(1_000), []byte{0x4e, 0x04, 0x40}, forever, []byte{0x0b}, call(0))}),
+		"slow divisions":           spin(mod{body: loop([]byte{0x42, 1}, bytes.Repeat([]byte{0x42, 1, 0x7f}, 10_000), drop)}),
 		"loop after an answer":     spin(mod{imports: w, data: allows, body: op(write(1, 1024, int32(len(allows))), forever)}),
 		"memory grown bit by bit":  run(CodeMemory, mod{body: loop(grow(1))}),
 		"memory grown at once":     run(CodeMemory, mod{body: op(grow(511), grow(1))}),
@@ -116,12 +146,23 @@ func hostile() map[string]struct {
 		"out of bounds":            run(CodeTrap, mod{body: store(1<<30, 1)}),
 		"division by zero":         run(CodeTrap, mod{body: op(i32(1), i32(0), []byte{0x6d}, drop)}),
 		"stack overflow":           run(CodeTrap, mod{body: call(0)}),
+		"overflow of locals":       run(CodeTrap, mod{locals: op([]byte{1}, vecLen(maxLocals), []byte{0x7b}), body: call(0)}),
+		"overflow of operands":     run(CodeTrap, mod{global: true, body: op(bytes.Repeat(global, 40_000), call(0), bytes.Repeat(drop, 40_000))}),
+		"overflow in start":        run(CodeTrap, mod{body: call(0), start: true}),
+		"overflow by a table":      run(CodeTrap, mod{table: []byte{0x70, 0, 1}, elems: element0, body: op(i32(0), []byte{0x11, 0, 0})}),
 		"poll of too many":         run(CodeTrap, mod{imports: []imp{{wasiModule, "poll_oneoff", 4, 1}}, body: op(i32(0), i32(0), i32(0x5555556), i32(8), call(0), unreachable)}),
 		"exit 1":                   run(CodeExit, mod{imports: []imp{procExit}, body: op(i32(1), call(0))}),
 		"exit as wazero's timeout": run(CodeExit, mod{imports: []imp{procExit}, body: op(i32(-0x10000001), call(0))}),
 		"exit 3 after an answer":   run(CodeExit, mod{imports: []imp{fdWrite, procExit}, data: allows, body: op(write(1, 1024, int32(len(allows))), i32(3), call(1))}),
 		"exit 0 without an answer": run(CodeBadOutput, mod{imports: []imp{procExit}, body: op(i32(0), call(0))}),
 		"no answer":                run(CodeBadOutput, mod{}),
+		"a block per byte":         run(CodeBadOutput, mod{body: bytes.Repeat([]byte{0x03, 0x40, 0x0b}, 40_000)}),
+		"bulk per byte":            run(CodeBadOutput, mod{body: bytes.Repeat(op(i32(0), i32(0), i32(0), []byte{0xfc, 11, 0}), 10_000)}),
+		"a branch per byte":        run(CodeBadOutput, mod{global: true, body: op([]byte{0x02, 0x40}, bytes.Repeat(op(global, []byte{0x0d, 0}), 30_000), []byte{0x0b})}),
+		"branches of a table":      run(CodeBadOutput, mod{body: op([]byte{0x02, 0x40}, i32(0), []byte{0x0e}, vecLen(100_000), make([]byte, 100_001), []byte{0x0b})}),
+		"nested loops":             run(CodeBadOutput, mod{global: true, funcs: []fn{nested(500)}}),
+		"calls of many values":     run(CodeBadOutput, mod{types: [][]byte{values}, funcs: []fn{{typ: 1, body: unreachable}, {body: op(bytes.Repeat(i32(0), maxParams), bytes.Repeat(call(1), 10_000), bytes.Repeat(drop, maxParams))}}}),
+		"functions of many values": run(CodeBadOutput, mod{types: [][]byte{values}, funcs: slices.Repeat([]fn{{typ: 1, body: unreachable}}, 10_000)}),
 
 		"too many bytes":        {code: make([]byte, MaxModule+1), want: CodeTooLarge, before: true},
 		"no module":             {code: []byte("#!/bin/sh\n"), want: CodeInvalid, before: true},
@@ -132,8 +173,14 @@ func hostile() map[string]struct {
 		"enormous table":        refused(CodeMemory, mod{table: huge(1 << 31)}),
 		"table above the limit": refused(CodeMemory, mod{table: huge(MaxTable + 1)}),
 		"locals of 4 GiB":       refused(CodeTooLarge, mod{locals: op([]byte{1}, vecLen(1<<32-1), []byte{0x7f})}),
-		"a block per byte":      refused(CodeTooLarge, mod{body: bytes.Repeat([]byte{0x03, 0x40, 0x0b}, 100_000)}),
-		"bulk per byte":         refused(CodeTooLarge, mod{body: bytes.Repeat(op(i32(0), i32(0), i32(0), []byte{0xfc, 11, 0}), 10_000)}),
+		"a huge function":       refused(CodeTooLarge, mod{body: bytes.Repeat(op(i32(0), drop), 100_000)}),
+		"types of many values":  refused(CodeTooLarge, mod{types: slices.Repeat([][]byte{values}, 1_000)}),
+		"a type of many values": refused(CodeTooLarge, mod{types: [][]byte{op([]byte{0x60}, bytesOf(bytes.Repeat([]byte{0x7f}, maxParams+1)), []byte{0})}}),
+		"references for ever":   refused(CodeInvalid, mod{elems: element0, table: []byte{0x70, 0, 1}, body: loop([]byte{0xd2, 0}, drop)}),
+		"reads its own stack":   refused(CodeInvalid, mod{body: op(global, drop)}),
+		"writes its own stack":  refused(CodeInvalid, mod{body: op(i32(0), []byte{0x24, 0})}),
+		"writes a frame":        refused(CodeInvalid, mod{body: op(i32(0), []byte{0x21, 0}, call(0))}),
+		"atomics":               refused(CodeInvalid, mod{body: op(i32(0), i32(0), []byte{0xfe, 0, 2, 0}, drop)}),
 		"endless br_table":      refused(CodeInvalid, mod{body: op([]byte{0x0e}, vecLen(1<<32-1))}),
 		"unknown instruction":   refused(CodeInvalid, mod{body: []byte{0xfe, 0, 0}}),
 		"section of 4 GiB":      refused(CodeInvalid, mod{extra: op([]byte{secData}, vecLen(1<<32-1))}),
@@ -222,6 +269,41 @@ func TestHostileModules(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestStackBound: calls end at this package's bound, not at the engine's, which is
+// 100 MB of stack, or 2,000 calls of whatever size.
+func TestStackBound(t *testing.T) {
+	all := hostile()
+	for _, interpret := range []bool{false, true} {
+		for _, name := range []string{"stack overflow", "overflow of locals", "overflow of operands", "overflow by a table"} {
+			if interpret && !strings.Contains(name, " of ") {
+				continue // small frames: 2,000 calls come first
+			}
+			_, err := ask(t, patient(t, interpret), all[name].code)
+			if e := wantCode(t, err, CodeTrap); !strings.Contains(e.Detail, "unreachable") {
+				t.Errorf("%s, interpreted=%t: %s", name, interpret, e.Detail)
+			}
+		}
+	}
+}
+
+// TestHardToCompile: what the compiler would take long for is interpreted.
+func TestHardToCompile(t *testing.T) {
+	all := hostile()
+	for name, want := range map[string]bool{
+		"a block per byte": true, "bulk per byte": true, "a branch per byte": true, "branches of a table": true,
+		"nested loops": true, "calls of many values": true, "functions of many values": true, "infinite loop": false,
+	} {
+		m, err := patient(t, false).Load(t.Context(), all[name].code)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Info().Interpreted != want {
+			t.Errorf("%s: interpreted is %t", name, !want)
+		}
+		m.Close()
 	}
 }
 

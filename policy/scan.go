@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 )
 
 // What a module may declare, so that a small file cannot make the compiler or
@@ -10,10 +11,11 @@ import (
 // have WASI targets stay far below.
 const (
 	maxTypes         = 65_536
-	maxParams        = 1_000 // of a type, and as many results
+	maxParams        = 128    // of a type, and as many results
+	maxAllParams     = 65_536 // of all types, with results
 	maxImports       = 256
 	maxFunctions     = 65_536
-	maxFunctionBytes = 1 << 20
+	maxFunctionBytes = 128 << 10
 	maxLocals        = 8_192     // of a function
 	maxAllLocals     = 1_000_000 // of a module
 	maxTables        = 16
@@ -59,22 +61,28 @@ const (
 
 // scanned is what [scan] found and made of a module.
 type scanned struct {
-	code      []byte   // the module with bounded tables, stoppable functions and no custom sections
+	code      []byte   // the module with bounded tables and stack, stoppable functions and no custom sections
 	imports   []string // "module.name"
 	exports   []string
 	functions int
 	memory    uint64 // bytes at the start
 	table     uint64 // elements at the start
+	hard      uint64 // work of compiling it, see effort
 }
 
 // scanner reads a module. Methods panic with a *Error, which scan returns.
 type scanner struct {
 	scanned
-	data   []byte // what is left of the section
-	locals uint64
-	blocks uint64 // of this function
-	work   uint64 // squares of blocks, of all functions
-	elems  uint64
+	data      []byte // what is left of the section
+	types     []funcType
+	funcs     []uint32 // types, imported functions first
+	params    int
+	globals   int    // without the one that is added
+	counted   bool   // that one is there
+	variables uint64 // parameters and locals of this function
+	locals    uint64
+	elems     uint64
+	effort    // of compiling this function
 }
 
 // scan checks what wazero leaves open: imports, counts, and sizes that are
@@ -112,6 +120,9 @@ func scan(module []byte) (out *scanned, err error) {
 		if id > secDataCount || seen[id] {
 			return nil, errorf(CodeInvalid, "section %d is unknown or there twice", id)
 		}
+		if id > secGlobal && !s.counted {
+			s.emit(secGlobal, s.withStack([]byte{0}))
+		}
 		seen[id] = true
 		s.section(id, body)
 	}
@@ -131,11 +142,12 @@ func (s *scanner) section(id byte, body []byte) {
 	case secImport:
 		s.each("imports", maxImports, s.importEntry)
 	case secFunction:
-		s.functions = s.each("functions", maxFunctions, func() { s.u32() })
+		s.functions = s.each("functions", maxFunctions, func() { s.funcs = append(s.funcs, s.u32()) })
 	case secMemory:
 		s.each("memories", 1, s.memoryType)
 	case secGlobal:
-		s.each("globals", maxGlobals, func() { s.take(2); s.expr() })
+		s.globals = s.each("globals", maxGlobals, func() { s.take(2); s.expr() })
+		body = s.withStack(body)
 	case secExport:
 		s.each("exports", maxExports, func() {
 			s.exports = append(s.exports, s.name())
@@ -168,8 +180,13 @@ func (s *scanner) funcType() {
 	if form := s.byte(); form != 0x60 {
 		s.fail(CodeInvalid, "type of unknown form %#x", form)
 	}
-	s.each("parameters", maxParams, s.valueType)
-	s.each("results", maxParams, s.valueType)
+	var t funcType
+	t.params = s.each("parameters", maxParams, s.valueType)
+	t.results = s.each("results", maxParams, s.valueType)
+	s.types = append(s.types, t)
+	if s.params += t.params + t.results; s.params > maxAllParams {
+		s.fail(CodeTooLarge, "more than %d parameters and results of types", maxAllParams)
+	}
 }
 
 func (s *scanner) valueType() {
@@ -190,7 +207,7 @@ func (s *scanner) importEntry() {
 	case module != wasiModule || !wasiAllowed[name]:
 		s.fail(CodeImports, "imports the function %.80q, which no policy is given", full)
 	}
-	s.u32()
+	s.funcs = append(s.funcs, s.u32())
 	s.imports = append(s.imports, full)
 }
 
@@ -286,15 +303,22 @@ func (s *scanner) element() {
 // codeSection returns the section with functions that can be stopped.
 func (s *scanner) codeSection() []byte {
 	var out []byte
+	next := len(s.imports)
 	n := s.each("functions", maxFunctions, func() {
-		body := s.function()
+		if next >= len(s.funcs) {
+			s.fail(CodeInvalid, "more code than functions")
+		}
+		body := s.function(s.funcs[next])
+		next++
 		out = binary.AppendUvarint(out, uint64(len(body)))
 		out = append(out, body...)
 	})
 	return append(binary.AppendUvarint(nil, uint64(n)), out...)
 }
 
-func (s *scanner) function() []byte {
+// function returns the body of a function of a type, locals included, that can
+// be stopped and whose stack is counted.
+func (s *scanner) function(typ uint32) []byte {
 	size := s.u32()
 	if size > maxFunctionBytes {
 		s.fail(CodeTooLarge, "a function of %d bytes, more than %d", size, maxFunctionBytes)
@@ -303,7 +327,7 @@ func (s *scanner) function() []byte {
 	rest := s.data
 	s.data = body
 	var locals uint64
-	s.each("groups of locals", maxLocals, func() {
+	groups := s.each("groups of locals", maxLocals, func() {
 		locals += uint64(s.u32())
 		s.valueType()
 	})
@@ -312,8 +336,21 @@ func (s *scanner) function() []byte {
 	}
 	code := s.data
 	s.data = rest
-	declared := body[:len(body)-len(code)]
-	return append(declared[:len(declared):len(declared)], s.guard(code, len(s.imports))...)
+	_, n := binary.Uvarint(body)
+	declared := body[n : len(body)-len(code)]
+
+	arity := s.arity(typ)
+	s.effort = effort{values: locals + arity, passed: arity}
+	s.variables = uint64(s.types[typ].params) + locals
+	guarded, calls := s.guard(code)
+	var enter []byte
+	if calls {
+		groups++
+		declared = append(declared[:len(declared):len(declared)], 1, 0x7f) // one more, an i32
+		enter = s.enter(len(code))
+	}
+	s.hard += s.work()
+	return slices.Concat(binary.AppendUvarint(nil, uint64(groups)), declared, enter, guarded)
 }
 
 func (s *scanner) dataSegment() {

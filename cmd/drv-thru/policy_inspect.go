@@ -45,6 +45,10 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 				}{info.Hash.String(), info.Bytes, info.Imports, info.Exports, info.Functions, info.Memory, info.Table})
 			}
 			of := func(used, most string) string { return used + " of " + most }
+			verdict := "can be a policy"
+			if info.Interpreted {
+				verdict += ", but is interpreted: compiling it would take too long"
+			}
 			return table(
 				a.stdout,
 				[]string{"hash", info.Hash.String()},
@@ -54,7 +58,7 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 				[]string{"functions", strconv.Itoa(info.Functions)},
 				[]string{"imports", plain(strings.Join(info.Imports, " "))},
 				[]string{"exports", plain(strings.Join(info.Exports, " "))},
-				[]string{"verdict", "can be a policy"},
+				[]string{"verdict", verdict},
 			)
 		},
 	}

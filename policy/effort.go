@@ -1,0 +1,56 @@
+package policy
+
+// effort is what makes a function slow to compile.
+type effort struct {
+	blocks uint64 // basic blocks that it becomes
+	values uint64 // parameters, results and locals
+	widest uint64 // values that one of its blocks takes and gives
+	passed uint64 // values that it and its calls take and give
+}
+
+// Basic blocks of what [scanner.guard] adds, and of a bulk operation.
+const (
+	lookOutBlocks = 2
+	bulkBlocks    = 8
+)
+
+// wazero's compiler takes time by the square of a function's blocks and by their
+// product with the square of what may be alive where they meet: 81 kB of nested
+// loops take it minutes, and it cannot be interrupted. Its interpreter takes
+// milliseconds, so it gets a module with more than maxWork. A unit is 20 ns at
+// the worst. Programs stay below, with few values (Go, all of whose functions
+// have 20) or few blocks: a Go program of 5 MB has 160 million, the built-in
+// policy 80. What is compiled without optimization may be above.
+const (
+	maxWork    = 1 << 28
+	fewValues  = 32 // registers hold them
+	valueWork  = 8
+	passedWork = 256 // and memory: 16,000 calls with 128 values each way took 1.5 GB
+)
+
+func (e effort) work() uint64 {
+	alive := e.values + e.widest
+	alive -= min(alive, fewValues)
+	return e.blocks*e.blocks + valueWork*e.blocks*alive*alive + passedWork*e.passed
+}
+
+// funcType is a function's type.
+type funcType struct{ params, results int }
+
+// arity is the number of values that a type takes and gives.
+func (s *scanner) arity(typ uint32) uint64 {
+	if int64(typ) >= int64(len(s.types)) {
+		s.fail(CodeInvalid, "no type %d", typ)
+	}
+	t := s.types[typ]
+	return uint64(t.params + t.results)
+}
+
+// blockType reads the type of a block: core specification 2.0, §5.4.1.
+func (s *scanner) blockType() {
+	if len(s.data) > 0 && s.data[0]&0xc0 == 0x40 { // none, or one value
+		s.byte()
+		return
+	}
+	s.widest = max(s.widest, s.arity(s.u32()))
+}
