@@ -28,7 +28,7 @@
         };
 
         # e2e/test computes this one and says when it has changed.
-        vendorHash = "sha256-nl0z7K8i23JbWQR50+tPNP8fP/u8h6J+JZPR1CULRbE=";
+        vendorHash = "sha256-9cvwOrTBKxxkeeZw94wYHCzP9bz94L/Y8zc90q08G2M=";
 
         subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
         env.CGO_ENABLED = 0;
