@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -25,20 +28,33 @@ func parseNarInfos(texts []string, keys []nix.PublicKey) ([]nix.PathInfo, error)
 	if len(texts) > wire.MaxClosurePaths {
 		return nil, fmt.Errorf("%w: more than %d paths", ErrNarInfo, wire.MaxClosurePaths)
 	}
-	infos := make([]nix.PathInfo, 0, len(texts))
-	for _, text := range texts {
-		info, err := nix.ParseNarInfo([]byte(text))
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNarInfo, err)
-		}
-		if len(keys) > 0 {
-			if err := checkSigned(info, keys); err != nil {
-				return nil, err
+	infos := make([]nix.PathInfo, len(texts))
+	var g errgroup.Group
+	workers := min(runtime.GOMAXPROCS(0), 1+len(texts)/narInfosEach)
+	for w := range workers {
+		g.Go(func() (err error) {
+			for i := w; i < len(texts) && err == nil; i += workers {
+				infos[i], err = parseNarInfo(texts[i], keys)
 			}
-		}
-		infos = append(infos, info)
+			return err
+		})
 	}
-	return infos, nil
+	return infos, g.Wait()
+}
+
+// narInfosEach is how many narinfos are worth a goroutine: verifying one takes
+// some 50 µs.
+const narInfosEach = 16
+
+func parseNarInfo(text string, keys []nix.PublicKey) (nix.PathInfo, error) {
+	info, err := nix.ParseNarInfo([]byte(text))
+	if err != nil {
+		return info, fmt.Errorf("%w: %w", ErrNarInfo, err)
+	}
+	if len(keys) > 0 {
+		err = checkSigned(info, keys)
+	}
+	return info, err
 }
 
 func checkSigned(info nix.PathInfo, keys []nix.PublicKey) error {

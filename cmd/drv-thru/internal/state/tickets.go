@@ -69,7 +69,7 @@ func (d *DB) CreateTicket(ctx context.Context, t builder.TicketRecord) error {
 
 // Ticket implements builder.Records.
 func (d *DB) Ticket(ctx context.Context, id ticket.ID) (builder.TicketRecord, error) {
-	return scanTicket(d.db.QueryRowContext(ctx, "SELECT "+ticketColumns+" FROM tickets WHERE id = ?", id.String()))
+	return scanTicket(d.ticket.QueryRowContext(ctx, id.String()))
 }
 
 // Tickets returns every ticket, oldest first.
