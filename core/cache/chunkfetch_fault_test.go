@@ -89,10 +89,9 @@ func TestChunkFaults(t *testing.T) {
 		"reset once":      {truncated(7, 1, errBroken), nil, ""},
 		"reset":           {truncated(7, ever, errBroken), errBroken, "read chunks"},
 		"one at a time": {func(f *faults) {
-			var asked atomic.Int32
-			f.srv.onRequest = func(context.Context, *wire.ChunksRequest) error { asked.Store(0); return nil }
-			f.srv.onChunk = func(_ context.Context, _ *testNar, _ int, data []byte) ([]byte, error) {
-				if asked.Add(1) > 1 {
+			f.srv.onChunk = func(ctx context.Context, _ *testNar, _ int, data []byte) ([]byte, error) {
+				given := ctx.Value(chunksGiven{}).(*int)
+				if *given++; *given > 1 {
 					return nil, io.EOF
 				}
 				return data, nil

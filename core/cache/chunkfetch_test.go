@@ -104,6 +104,9 @@ func newChunkServer(nars ...*testNar) *chunkServer {
 	return s
 }
 
+// chunksGiven is the key of a counter, *int, that onChunk has for each request.
+type chunksGiven struct{}
+
 // RoundTrip implements [http.RoundTripper].
 func (s *chunkServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	body, err := io.ReadAll(r.Body)
@@ -137,7 +140,8 @@ func (s *chunkServer) RoundTrip(r *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		answer = func(w io.Writer) error { return s.writeChunks(r.Context(), w, &req) }
+		ctx := context.WithValue(r.Context(), chunksGiven{}, new(int))
+		answer = func(w io.Writer) error { return s.writeChunks(ctx, w, &req) }
 	default:
 		return nil, fmt.Errorf("no route %s", r.URL.Path)
 	}
