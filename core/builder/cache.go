@@ -66,13 +66,14 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 	return x, nil
 }
 
-// own returns the caller's builds, the newest first.
+// own returns the caller's builds that have ended, the newest first. The client may
+// ask as soon as it is told of the end.
 func (s *Service) own(c *caller) []*build {
 	s.mu.Lock()
 	all := make([]*build, 0, 8)
 	for _, b := range s.builds {
 		select {
-		case <-b.done:
+		case <-b.admitted:
 			if b.rec.Client == c.client || c.ticket != nil && b.rec.Ticket == c.ticket.ID {
 				all = append(all, b)
 			}
@@ -80,7 +81,9 @@ func (s *Service) own(c *caller) []*build {
 		}
 	}
 	s.mu.Unlock()
-	all = slices.DeleteFunc(all, func(b *build) bool { return b.admitErr != nil || s.mayAccess(b, c) != nil })
+	all = slices.DeleteFunc(all, func(b *build) bool {
+		return b.admitErr != nil || !b.record().State.Ended() || s.mayAccess(b, c) != nil
+	})
 	slices.SortFunc(all, func(a, b *build) int { return b.rec.Created.Compare(a.rec.Created) })
 	return all
 }

@@ -130,6 +130,38 @@ func TestChunksOfABuild(t *testing.T) {
 	}
 }
 
+// endless is a meter that takes until a channel is closed to hear of a build's end.
+type endless chan struct{}
+
+func (endless) Answered(*http.Request, builder.Answer) {}
+func (e endless) Ended(*builder.BuildRecord)           { <-e }
+func (endless) Began(string)                           {}
+func (endless) Offered(uint64)                         {}
+
+// What was built can be had as soon as the client is told that it is, whatever the
+// builder still has to do.
+func TestChunksAtOnce(t *testing.T) {
+	rest := make(endless)
+	e := start(t, func(c *builder.Config) { c.Meter = rest })
+	c := e.holder(1)
+	if r := e.build(c, 1, small("x")...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	defer close(rest)
+	var cl wire.Closure
+	if err := c.JSON(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil, &cl); err != nil {
+		t.Fatal(err)
+	}
+	info, err := nix.ParseNarInfo([]byte(cl.NarInfos[len(cl.NarInfos)-1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := info.NarHash.Nix32()
+	if m := manifestsOf(t, c, map[string]int64{hash: int64(info.NarSize)})[hash]; m == nil {
+		t.Error("it cannot be had")
+	}
+}
+
 func TestChunksRequests(t *testing.T) {
 	e := start(t)
 	c := e.holder(1)
