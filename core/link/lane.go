@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,10 +42,14 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		resp, err := cc.RoundTrip(req)
 		if err == nil {
+			resp.Body = &answerBody{resp.Body, path}
 			return resp, nil
 		}
-		if ctx.Err() != nil || usable(cc) {
+		if ctx.Err() != nil {
 			return nil, err
+		}
+		if usable(cc) {
+			return nil, fmt.Errorf("request by %s: %w", path, err)
 		}
 		l.drop(cc)
 		if repeated {
@@ -57,6 +62,20 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 		req = again
 		l.s.log.Debug("request is repeated", slog.String("lane", l.name), slog.String("path", path.String()), slog.Any("error", err))
 	}
+}
+
+// answerBody names the path by which an answer comes when it breaks off.
+type answerBody struct {
+	io.ReadCloser
+	path Path
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("answer by %s: %w", b.path, err)
+	}
+	return n, err
 }
 
 // initialStreams is how many requests net/http has under way before it knows
