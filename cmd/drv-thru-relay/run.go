@@ -215,6 +215,8 @@ func (p prefixes) contains(a netip.Addr) bool {
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 // command makes the program's command.
 func command(f *flags, stdout, stderr io.Writer) *ffcli.Command {
 	return &ffcli.Command{
@@ -258,10 +260,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return wire.ExitOK
 	case errors.As(err, new(usageError)):
 		hint := "see: drv-thru-relay --help"
-		if _, name, unknown := strings.Cut(err.Error(), "there is no flag --"); unknown {
-			if near := usage.NearestFlag(cmd.FlagSet, name); near != "" {
-				hint = "did you mean: " + near
-			}
+		if near := usage.NearestFlag(cmd.FlagSet, err); near != "" {
+			hint = "did you mean: " + near
 		}
 		fmt.Fprintf(stderr, "error: %v\nhint: %s\n", err, hint)
 		return wire.ExitUsage

@@ -56,12 +56,8 @@ func TestServeConfigKeys(t *testing.T) {
 }
 
 // jsonKeys are the keys that a struct has in JSON, sorted.
-func jsonKeys(of reflect.Type) (keys []string) {
-	for i := range of.NumField() {
-		keys = append(keys, of.Field(i).Tag.Get("json"))
-	}
-	slices.Sort(keys)
-	return keys
+func jsonKeys(of reflect.Type) []string {
+	return slices.Sorted(maps.Keys(fieldsOf(of)))
 }
 
 // The picture in docs/concepts.md is that of its source: "just picture" notes the

@@ -188,11 +188,10 @@ func (a *app) help(args []string) int {
 
 // parseError says what is wrong with flags.
 func parseError(fs *flag.FlagSet, err error) error {
-	e := &usageError{text: usage.ParseError(err).Error()}
-	if _, name, unknown := strings.Cut(err.Error(), "flag provided but not defined: -"); unknown {
-		if near := usage.NearestFlag(fs, name); near != "" {
-			e.hint = "did you mean: " + near
-		}
+	err = usage.ParseError(err)
+	e := &usageError{text: err.Error()}
+	if near := usage.NearestFlag(fs, err); near != "" {
+		e.hint = "did you mean: " + near
 	}
 	return e
 }

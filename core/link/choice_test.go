@@ -172,6 +172,18 @@ func move(s *Session, requests int, body func() io.Reader) {
 	s.work.Wait()
 }
 
+// mostByTheFaster checks that the slower path has carried little.
+func mostByTheFaster(t *testing.T, relay, direct *slowPath) {
+	t.Helper()
+	fast, slow := relay, direct
+	if direct.speed > relay.speed {
+		fast, slow = direct, relay
+	}
+	if share := float64(slow.bytes) / float64(fast.bytes+slow.bytes); share > 0.12 {
+		t.Errorf("the slow path carried %.0f%%", 100*share)
+	}
+}
+
 // Bulk goes by the faster path, whichever that is; the other gets little more
 // than what it takes to find out.
 func TestBulkTakesTheFasterPath(t *testing.T) {
@@ -188,13 +200,7 @@ func TestBulkTakesTheFasterPath(t *testing.T) {
 				relay, direct := &slowPath{speed: c.relay, size: chunk}, &slowPath{speed: c.direct, size: chunk}
 				s, _ := two(relay, direct)
 				fetch(t, s, 100)
-				fast, slow := relay, direct
-				if c.direct > c.relay {
-					fast, slow = direct, relay
-				}
-				if share := float64(slow.bytes) / float64(fast.bytes+slow.bytes); share > 0.12 {
-					t.Errorf("the slow path carried %.0f%%", 100*share)
-				}
+				mostByTheFaster(t, relay, direct)
 			})
 		})
 	}
@@ -214,13 +220,7 @@ func TestUploadsTakeTheFasterPath(t *testing.T) {
 				relay, direct := &slowPath{speed: c.relay, size: size}, &slowPath{speed: c.direct, size: size}
 				s, d := two(relay, direct)
 				move(s, 100, func() io.Reader { return io.LimitReader(endless{}, size) })
-				fast, slow := relay, direct
-				if c.direct > c.relay {
-					fast, slow = direct, relay
-				}
-				if share := float64(slow.bytes) / float64(fast.bytes+slow.bytes); share > 0.12 {
-					t.Errorf("the slow path carried %.0f%%", 100*share)
-				}
+				mostByTheFaster(t, relay, direct)
 				for _, w := range []*way{s.base, d} {
 					if w.down.allBytes > 0 || w.up.allBytes == 0 {
 						t.Errorf("%s: %d bytes down and %d up were measured", w.path(), w.down.allBytes, w.up.allBytes)

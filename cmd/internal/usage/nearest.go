@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"errors"
 	"flag"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -60,15 +61,20 @@ func NearestCommand(c *ffcli.Command, word string) string {
 	return Nearest(word, names)
 }
 
-// NearestFlag returns the flag, with its dashes, that name may have meant.
-func NearestFlag(fs *flag.FlagSet, name string) string {
+// NearestFlag returns the flag, with its dashes, that an [UnknownFlagError] may have
+// meant; "" for other errors, too.
+func NearestFlag(fs *flag.FlagSet, err error) string {
+	var unknown *UnknownFlagError
+	if !errors.As(err, &unknown) {
+		return ""
+	}
 	var names []string
 	fs.VisitAll(func(f *flag.Flag) {
 		if len(f.Name) > 1 {
 			names = append(names, f.Name)
 		}
 	})
-	if near := Nearest(name, names); near != "" {
+	if near := Nearest(unknown.Name, names); near != "" {
 		return dashed(near)
 	}
 	return ""

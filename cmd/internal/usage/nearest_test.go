@@ -18,10 +18,10 @@ func TestNearest(t *testing.T) {
 	if got := NearestCommand(program(), "grup"); got != "group" {
 		t.Errorf("grup: %q", got)
 	}
-	if got := NearestFlag(program().Subcommands[0].FlagSet, "flie"); got != "--file" {
+	if got := NearestFlag(program().Subcommands[0].FlagSet, &UnknownFlagError{"flie"}); got != "--file" {
 		t.Errorf("flie: %q", got)
 	}
-	if got := NearestFlag(program().Subcommands[0].FlagSet, "x"); got != "" {
+	if got := NearestFlag(program().Subcommands[0].FlagSet, &UnknownFlagError{"x"}); got != "" {
 		t.Errorf("x: %q", got)
 	}
 }

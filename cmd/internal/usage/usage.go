@@ -155,7 +155,7 @@ func ParseError(err error) error {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		text = "there is no flag " + dashed(name)
+		return &UnknownFlagError{name}
 	}
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
 		text = dashed(name) + " needs a value"
@@ -165,6 +165,11 @@ func ParseError(err error) error {
 	}
 	return errors.New(text)
 }
+
+// UnknownFlagError is a flag that there is not, by its name without dashes.
+type UnknownFlagError struct{ Name string }
+
+func (e *UnknownFlagError) Error() string { return "there is no flag " + dashed(e.Name) }
 
 // badValue is what package flag says of a value: the value, the flag and why.
 var badValue = regexp.MustCompile(`^invalid (?:boolean )?value "(.*)" for (?:flag )?-(\S+): ((?s:.*))$`)

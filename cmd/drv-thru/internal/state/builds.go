@@ -123,7 +123,7 @@ func (d *DB) Admit(ctx context.Context, b builder.BuildRecord) error {
 // spend checks the ticket, takes one use unless it was taken before, and returns
 // the ticket's name.
 func spend(ctx context.Context, tx *sql.Tx, b *builder.BuildRecord, spent bool) (name string, err error) {
-	t, err := scanTicket(tx.QueryRowContext(ctx, "SELECT "+ticketColumns+" FROM tickets WHERE id = ?", b.Ticket.String()))
+	t, err := scanTicket(tx.QueryRowContext(ctx, ticketQuery, b.Ticket.String()))
 	if errors.Is(err, builder.ErrNoRecord) {
 		return "", wire.CodeTicketUnknown.Err()
 	}

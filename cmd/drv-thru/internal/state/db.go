@@ -116,7 +116,7 @@ func (d *DB) prepare(ctx context.Context) error {
 		return err
 	}
 	var err error
-	d.ticket, err = d.db.PrepareContext(ctx, "SELECT "+ticketColumns+" FROM tickets WHERE id = ?")
+	d.ticket, err = d.db.PrepareContext(ctx, ticketQuery)
 	return err
 }
 

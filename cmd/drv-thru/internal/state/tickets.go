@@ -15,6 +15,8 @@ import (
 
 const ticketColumns = "id, secret, name, created, expires, max_uses, used, limits, bind, revoked, policy, direct"
 
+const ticketQuery = "SELECT " + ticketColumns + " FROM tickets WHERE id = ?"
+
 type scanner interface{ Scan(...any) error }
 
 func scanTicket(row scanner) (builder.TicketRecord, error) {
