@@ -1,0 +1,257 @@
+package builder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+func TestRestart(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1, func(r *builder.TicketRecord) { r.MaxUses = 1 })
+	object := e.one("1")
+	ev := e.put(c, 1, object)
+	<-g.begun
+	var last int64
+	for last == 0 { // up to the start of the build
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Type == wire.EventPhase && x.State == wire.StateBuilding {
+			last = x.Seq
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(e.cfg.Dir, "left-over"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	if _, err := ev.Finish(); err == nil {
+		t.Error("the stream ended as if the build had")
+	}
+	e.run()
+	c.Server = e.server
+	if _, err := os.Stat(filepath.Join(e.cfg.Dir, "left-over")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left over: %v", err)
+	}
+	if got := e.state(c, 1); got != wire.StateInterrupted {
+		t.Fatalf("state %s", got)
+	}
+	_, err := c.Events(bt.ID(1), last+1)
+	wantCode(t, err, wire.CodeRestarted)
+	other := e.holder(2)
+	_, err = other.Put(bt.ID(1), bt.Request(object))
+	wantCode(t, err, wire.CodeNotFound)
+	// The use was spent before.
+	close(g.open)
+	if _, err := c.Put(bt.ID(1), bt.Request(object)); err != nil {
+		t.Fatal(err)
+	}
+	ev, err = c.Events(bt.ID(1), last+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ev.Close()
+	for {
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last++; x.Seq <= 0 || x.Seq < last {
+			t.Errorf("event %d after %d", x.Seq, last)
+		}
+		if x.Type == wire.EventFinished {
+			if x.Result.Error != nil {
+				t.Error(x.Result.Error)
+			}
+			break
+		}
+	}
+	// What is built is still there after another restart.
+	e.stop()
+	e.run()
+	c.Server = e.server
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+	if _, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// awaitPhase reads events until the build has come so far.
+func awaitPhase(t *testing.T, ev *bt.Events, state wire.State) {
+	t.Helper()
+	for {
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Type == wire.EventPhase && x.State == state {
+			return
+		}
+	}
+}
+
+// A detached build has nobody who would ask for it again.
+func TestDetachedGoesOnAfterRestart(t *testing.T) {
+	stops := map[string]func(e *env, rec builder.BuildRecord){
+		"stopped": func(e *env, _ builder.BuildRecord) {
+			e.stop()
+			if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State.Ended() {
+				t.Fatalf("recorded as %s, %v", rec.State, err)
+			}
+		},
+		// A process that was killed records nothing.
+		"killed": func(e *env, rec builder.BuildRecord) {
+			e.stop()
+			if err := e.records.UpdateBuild(t.Context(), rec); err != nil {
+				t.Fatal(err)
+			}
+		},
+	}
+	for name, stop := range stops {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			g := e.gate()
+			c := e.holder(1, func(r *builder.TicketRecord) { r.MaxUses = 2; r.Limits.MaxOutputBytes = 1 << 30 })
+			begin := func(id uint32, detach bool) {
+				req := bt.Request(e.one(fmt.Sprint(id)))
+				req.Detach, req.KeepGoing = detach, true
+				if _, err := c.Put(bt.ID(id), req); err != nil {
+					t.Fatal(err)
+				}
+			}
+			begin(1, true)
+			<-g.begun
+			begin(2, true)
+			ev, err := c.Events(bt.ID(2), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ev.Close()
+			awaitPhase(t, ev, wire.StateQueued) // its inputs are there
+			rec, err := e.records.Build(t.Context(), bt.ID(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop(e, rec)
+			e.run()
+			c.Server = e.server
+			<-g.begun
+			close(g.open)
+			for id := range uint32(2) {
+				if r := e.finish(c, id+1); r.Error != nil || len(r.Outputs) != 1 {
+					t.Errorf("build %d: %+v", id+1, r)
+				}
+				if rec, err := e.records.Build(t.Context(), bt.ID(id+1)); err != nil || rec.State != wire.StateBuilt || !rec.KeepGoing {
+					t.Errorf("build %d is recorded as %+v, %v", id+1, rec, err)
+				}
+			}
+			if tk, err := e.records.Ticket(t.Context(), c.Secret.ID()); err != nil || tk.Used != 2 {
+				t.Errorf("%d uses were spent, %v", tk.Used, err)
+			}
+		})
+	}
+}
+
+// What a detached build needs to go on by itself may be gone.
+func TestDetachedIsInterrupted(t *testing.T) {
+	for name, spoil := range map[string]func(e *env, tk builder.TicketRecord, drv nix.Path){
+		"revoked":   func(e *env, tk builder.TicketRecord, _ nix.Path) { tk.Revoked = now; e.records.SetTicket(tk) },
+		"collected": func(e *env, _ builder.TicketRecord, drv nix.Path) { e.store.Delete(drv) },
+		"no roots": func(e *env, _ builder.TicketRecord, _ nix.Path) {
+			if err := os.RemoveAll(filepath.Join(e.cfg.Dir, string(bt.ID(1)))); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			g := e.gate()
+			c := e.holder(1)
+			object := e.one("1")
+			req := bt.Request(object)
+			req.Detach = true
+			if _, err := c.Put(bt.ID(1), req); err != nil {
+				t.Fatal(err)
+			}
+			<-g.begun
+			e.stop()
+			tk, err := e.records.Ticket(t.Context(), c.Secret.ID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoil(e, tk, object.Info.Path)
+			e.run()
+			if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State != wire.StateInterrupted {
+				t.Errorf("recorded as %s, %v", rec.State, err)
+			}
+			close(g.open)
+		})
+	}
+}
+
+// Settle lets end what runs, and leaves what waits.
+func TestSettle(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	first := e.put(c, 1, e.one("1"))
+	<-g.begun
+	awaitPhase(t, e.put(c, 2, e.one("2")), wire.StateQueued)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	e.svc.Settle(ctx) // no time at all
+	if got := e.state(c, 1); got != wire.StateBuilding {
+		t.Errorf("state %s", got)
+	}
+	_, err := c.Put(bt.ID(3), bt.Request(e.one("3")))
+	wantCode(t, err, wire.CodeDraining)
+	close(g.open)
+	e.svc.Settle(t.Context())
+	if r, err := first.Finish(); err != nil || r.Error != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := e.state(c, 2); got != wire.StateQueued {
+		t.Errorf("the second is %s", got)
+	}
+}
+
+// Once a client has asked for its detached build and was told that nothing is
+// wanted, it may leave: a restart right after that loses nothing.
+func TestDetachedIsSafeOnceAsked(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	objects := small("asked")
+	req := bt.Request(objects...)
+	req.Detach = true
+	b, err := c.Put(bt.ID(1), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.SendWanted(b, objects...); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := c.Get(bt.ID(1)); err != nil || len(b.Wanted) > 0 {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	e.stop()
+	e.run()
+	c.Server = e.server
+	close(g.open)
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
