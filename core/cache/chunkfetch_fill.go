@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,14 +19,9 @@ const (
 	// for that.
 	showAfter = 256 << 10
 	showTime  = 2 * time.Millisecond
-	// answerPiece is how much of an answer is read at once, if it is there: each
-	// read of an HTTP/2 body gives the builder room to send more, which is a
-	// message through the relay and costs more than one more copy.
-	answerPiece = 256 << 10
 )
 
-// A FrameReader reads by the buffer that it is given.
-var frameReaders = sync.Pool{New: func() any { return chunk.NewFrameReader(bufio.NewReaderSize(nil, answerPiece)) }}
+var frameReaders = sync.Pool{New: func() any { return chunk.NewFrameReader(nil) }}
 
 // fill fills a block: what can be from here, the rest from the builder.
 func (f *ChunkFetcher) fill(s *chunkStream, b *chunkBlock) {

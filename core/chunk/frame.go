@@ -32,7 +32,7 @@ const (
 	gather = 256 << 10
 	// headRoom is what a FrameReader reads at once to find a header. What is
 	// larger goes past that buffer, straight to where the chunk is wanted.
-	headRoom = 8 << 10
+	headRoom = 4 << 10
 )
 
 var (

@@ -225,7 +225,7 @@ func (s *Session) forBulk(up bool) *way {
 	} else if now.After(s.baseWarmed.Add(probeAfter)) {
 		// The fallback should stand when it is needed.
 		s.baseWarmed = now
-		go s.bulk.warm()
+		s.control.warm()
 	}
 	var best *way
 	var bestRate float64

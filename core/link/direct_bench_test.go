@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"os"
@@ -122,7 +123,10 @@ func BenchmarkDirect(b *testing.B) {
 	}
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
 	open := func(quicOnly bool) *way {
-		f := &search{s: &Session{cfg: Config{Identity: secret(b, 1), Peer: secret(b, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true}}}}
+		s := &Session{cfg: Config{Identity: secret(b, 1), Peer: secret(b, 2).ID(), Direct: &Direct{Rand: rand.Reader, loopback: true}}, log: slog.New(slog.DiscardHandler)}
+		s.ctx, s.cancel = context.WithCancel(context.Background())
+		b.Cleanup(s.cancel)
+		f := &search{s: s}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if !quicOnly {

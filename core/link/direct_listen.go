@@ -118,7 +118,7 @@ func (d *DirectListener) open() error {
 		}
 		l, err := net.Listen("tcp", address)
 		if err == nil {
-			d.e, d.tcp = e, newGate(l, circuitTLS(tlsCfg.Clone()), &d.gate)
+			d.e, d.tcp = e, newGate(l, circuitTLS(tlsCfg.Clone(), protoControl, protoBulk), &d.gate)
 			break
 		}
 		_ = e.Close()

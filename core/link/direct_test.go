@@ -118,15 +118,16 @@ func TestDirect(t *testing.T) {
 	for _, c := range []struct {
 		quicOnly bool
 		kind     PathKind
-		proto    string
-	}{{false, PathDirectTCP, "HTTP/2.0"}, {true, PathDirectQUIC, "HTTP/3.0"}} {
+		control  string
+		bulk     string
+	}{{false, PathDirectTCP, "HTTP/2.0", "HTTP/1.1"}, {true, PathDirectQUIC, "HTTP/3.0", "HTTP/3.0"}} {
 		t.Run(string(c.kind), func(t *testing.T) {
 			b := serveDirect(t, func(cfg *DirectConfig) { cfg.quicOnly = c.quicOnly })
 			s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
 			s.waitFor(t, c.kind)
-			for _, rt := range []http.RoundTripper{s.Control(), s.Bulk()} {
+			for rt, proto := range map[http.RoundTripper]string{s.Control(): c.control, s.Bulk(): c.bulk} {
 				text, err := do(rt, http.MethodGet, "x", nil)
-				if err != nil || text != c.proto+" "+string(c.kind) {
+				if err != nil || text != proto+" "+string(c.kind) {
 					t.Errorf("got %q, %v", text, err)
 				}
 			}
@@ -225,11 +226,11 @@ func TestDirectNeedsThePinnedKey(t *testing.T) {
 func TestStrangers(t *testing.T) {
 	b := serveDirect(t, nil)
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
-	conn, err := attempt(t.Context(), secret(t, 9), secret(t, 2).ID(), tcpDialer{at})
+	conn, err := attempt(t.Context(), secret(t, 9), secret(t, 2).ID(), protoControl, tcpDialer{at})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cc, err := clientConn(t.Context(), conn, h2Config(pingAfter, pingTimeout))
+	cc, err := clientConn(t.Context(), conn, protoControl)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,11 +330,11 @@ func TestUnfinishedHandshakes(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	conn, err := attempt(t.Context(), secret(t, 1), secret(t, 2).ID(), tcpDialer{at})
+	conn, err := attempt(t.Context(), secret(t, 1), secret(t, 2).ID(), protoControl, tcpDialer{at})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := conn.ConnectionState(); s.Version != tls.VersionTLS13 || s.NegotiatedProtocol != nextProto {
+	if s := conn.ConnectionState(); s.Version != tls.VersionTLS13 || s.NegotiatedProtocol != protoControl {
 		t.Errorf("got %+v", s)
 	}
 	conn.Close()

@@ -12,11 +12,9 @@ import (
 	"time"
 )
 
-// lane is one HTTP/2 connection of a session, reopened on demand.
+// lane is the HTTP/2 connection of a session's small requests, reopened on demand.
 type lane struct {
-	s           *Session
-	name        string
-	pingTimeout time.Duration
+	s *Session
 
 	mu      sync.Mutex
 	cc      *http.ClientConn // nil before the first and after a lost one
@@ -60,7 +58,7 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, lost(path, err)
 		}
 		req = again
-		l.s.log.Debug("request is repeated", slog.String("lane", l.name), slog.String("path", path.String()), slog.Any("error", err))
+		l.s.log.Debug("request is repeated", slog.String("lane", "control"), slog.String("path", path.String()), slog.Any("error", err))
 	}
 }
 
@@ -147,6 +145,18 @@ func (l *lane) isOpen() bool {
 	return l.cc != nil && usable(l.cc)
 }
 
+// alive asks the builder for nothing by the lane's connection. It reports false
+// when there is none by that path.
+func (l *lane) alive(ctx context.Context, path Path) (known bool, err error) {
+	l.mu.Lock()
+	cc, by := l.cc, l.path
+	l.mu.Unlock()
+	if cc == nil || by != path {
+		return false, nil
+	}
+	return true, ping(ctx, cc, l.s.cfg.Header)
+}
+
 // check asks the builder for nothing by the lane's connection, if there is one,
 // and drops it when no answer comes: after the network has changed or the machine
 // has slept, that is known sooner than by the connection's own pings.
@@ -160,7 +170,7 @@ func (l *lane) check(ctx context.Context, header http.Header) {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := ping(ctx, cc, header); err != nil {
-		l.s.log.Debug("a circuit does not answer", slog.String("lane", l.name), slog.Any("error", err))
+		l.s.log.Debug("a circuit does not answer", slog.String("lane", "control"), slog.Any("error", err))
 		l.drop(cc)
 		_ = cc.Close() // what waits on it fails now and is repeated
 	}
@@ -228,40 +238,64 @@ func retire(cc *http.ClientConn) {
 func (l *lane) open() (*http.ClientConn, Path, error) {
 	ctx, cancel := context.WithTimeoutCause(l.s.ctx, openTimeout, fmt.Errorf("gave up after %s", openTimeout))
 	defer cancel()
-	begin := time.Now()
-	conn, path, err := race(ctx, l.s.cfg.Identity, l.s.cfg.Peer, l.s.paths())
+	o, err := l.s.openBase(ctx, protoControl)
 	if err != nil {
-		l.s.log.Debug("no circuit", slog.String("lane", l.name), slog.Any("error", err))
-		if l.s.ctx.Err() != nil {
-			err = ErrClosed
-		}
 		return nil, Path{}, err
 	}
-	cc, err := clientConn(ctx, conn, h2Config(pingAfter, l.pingTimeout))
+	return o.cc, o.path, nil
+}
+
+// opened is a connection that has just been opened.
+type opened struct {
+	cc   *http.ClientConn
+	conn *tls.Conn
+	path Path
+}
+
+// openBase opens a connection by the session's relays or addresses.
+func (s *Session) openBase(ctx context.Context, proto string) (*opened, error) {
+	lane := slog.String("lane", lanes[proto])
+	begin := time.Now()
+	conn, path, err := race(ctx, s.cfg.Identity, s.cfg.Peer, proto, s.paths())
 	if err != nil {
-		_ = conn.Close()
-		return nil, Path{}, lost(path, err)
+		s.log.Debug("no circuit", lane, slog.Any("error", err))
+		if s.ctx.Err() != nil {
+			err = ErrClosed
+		}
+		return nil, err
 	}
-	l.s.worked(path)
-	attrs := []any{slog.String("lane", l.name), slog.String("path", path.String()), slog.Duration("took", time.Since(begin))}
+	cc, err := clientConn(ctx, conn, proto)
+	if err != nil {
+		return nil, lost(path, err)
+	}
+	s.worked(path)
+	attrs := []any{lane, slog.String("path", path.String()), slog.Duration("took", time.Since(begin))}
 	if c := circuitBelow(conn); c != nil && c.id != "" {
 		attrs = append(attrs, slog.String("circuit", string(c.id)))
 	}
-	l.s.log.Debug("circuit open", attrs...)
-	return cc, path, nil
+	s.log.Debug("circuit open", attrs...)
+	return &opened{cc, conn, path}, nil
 }
 
-// clientConn starts HTTP/2 on a connection.
-func clientConn(ctx context.Context, conn *tls.Conn, config *http.HTTP2Config) (*http.ClientConn, error) {
+// lanes is what logs call the connections of each protocol.
+var lanes = map[string]string{protoControl: "control", protoBulk: "bulk"}
+
+// clientConn starts HTTP on a connection, which it closes when that fails.
+func clientConn(ctx context.Context, conn *tls.Conn, proto string) (*http.ClientConn, error) {
 	protocols := new(http.Protocols)
-	protocols.SetHTTP2(true)
+	protocols.SetHTTP2(proto == protoControl)
+	protocols.SetHTTP1(proto == protoBulk)
 	tr := &http.Transport{
 		DialTLSContext:     func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		Protocols:          protocols,
-		HTTP2:              config,
+		HTTP2:              h2Config(pingAfter, pingTimeout),
 		DisableCompression: true, // the protocol says itself what is compressed
 	}
-	return tr.NewClientConn(ctx, "https", "builder:443")
+	cc, err := tr.NewClientConn(ctx, "https", "builder:443")
+	if err != nil {
+		_ = conn.Close()
+	}
+	return cc, err
 }
 
 // drop forgets a connection that failed.

@@ -2,10 +2,11 @@
 // other through relays.
 //
 // A client calls [Dial] and gets a [Session]: two http.RoundTrippers, one for
-// small requests and events and one for bulk, each with a circuit of its own.
-// A builder calls [Listen] and gets a net.Listener of raw circuits, for the
-// server of [NewServer]. Inside a circuit is TLS 1.3 with both keys pinned and
-// HTTP/2; a relay sees neither.
+// small requests and events, which share a circuit, and one for bulk, of which each
+// request has a circuit for itself while it lasts. A builder calls [Listen] and
+// gets a net.Listener of raw circuits, for the server of [NewServer]. Inside a
+// circuit is TLS 1.3 with both keys pinned, and HTTP/2 or, for bulk, HTTP/1.1; a
+// relay sees neither.
 //
 // A session outlives its circuits: when one is lost, the next request opens
 // another, through any relay that works. A request that was under way fails or
@@ -25,8 +26,12 @@ import (
 // BaseURL is the base of every request of a session, whatever carries it.
 const BaseURL = "https://builder/"
 
-// nextProto is the only protocol inside a circuit (RFC 9113 §3.2).
-const nextProto = "h2"
+// What is inside of a circuit, as TLS negotiates it (RFC 7301): HTTP/2 for small
+// requests and events, HTTP/1.1 for bulk.
+const (
+	protoControl = "h2"
+	protoBulk    = "http/1.1"
+)
 
 // HTTP/2 settings of both ends (RFC 9113 §6.5.2). net/http's documentation
 // puts the windows below 4 MiB, which is 60 ms at 550 Mbit/s; its code takes
@@ -43,14 +48,12 @@ const (
 	maxStreams = 250
 )
 
-// Liveness of a circuit. A client pings when it has heard nothing for
-// pingAfter. The control circuit carries little, so an answer that takes longer
-// than pingTimeout is lost; on the bulk circuit the ping queues behind what was
-// written before it, and slowness must not be taken for death.
+// Liveness of a path. A client pings on the control circuit when it has heard
+// nothing for pingAfter, there or from a transfer. That circuit carries little, so
+// an answer that takes longer than pingTimeout is lost.
 const (
-	pingAfter       = 5 * time.Second
-	pingTimeout     = 2 * time.Second
-	bulkPingTimeout = 15 * time.Second
+	pingAfter   = 5 * time.Second
+	pingTimeout = 2 * time.Second
 	// The builder only needs to get rid of clients that are gone.
 	serverPingAfter   = 15 * time.Second
 	serverPingTimeout = 15 * time.Second
@@ -73,8 +76,8 @@ func h2Config(after, timeout time.Duration) *http.HTTP2Config {
 }
 
 // circuitTLS completes a pinned configuration for use inside a circuit.
-func circuitTLS(c *tls.Config) *tls.Config {
-	c.NextProtos = []string{nextProto}
+func circuitTLS(c *tls.Config, protos ...string) *tls.Config {
+	c.NextProtos = protos
 	// Small records at the start of each burst are for browsers; here every
 	// record costs, and its length tells the gathering connection below
 	// whether more is coming.

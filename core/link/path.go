@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
@@ -42,7 +43,7 @@ type dialer interface {
 	// path says what this is.
 	path() Path
 	// dial opens a circuit.
-	dial(ctx context.Context) (net.Conn, error)
+	dial(ctx context.Context) (*circuit, error)
 }
 
 // tcpDialer is the path to an address of the builder itself.
@@ -50,7 +51,7 @@ type tcpDialer struct{ at netip.AddrPort }
 
 func (d tcpDialer) path() Path { return Path{Kind: PathDirectTCP, Via: d.at.String()} }
 
-func (d tcpDialer) dial(ctx context.Context) (net.Conn, error) {
+func (d tcpDialer) dial(ctx context.Context) (*circuit, error) {
 	ctx, cancel := context.WithTimeout(ctx, directTimeout)
 	defer cancel()
 	var nd net.Dialer
@@ -71,6 +72,11 @@ type circuit struct {
 	path Path
 	// id is what the relay calls it, for logs; "" on other paths.
 	id wire.CircuitID
+	// ended is told when it is closed, and whether that is well; may be nil.
+	ended func(well bool)
+	well  atomic.Bool
+	// moved counts bytes, both ways.
+	moved atomic.Uint64
 }
 
 // circuitBelow finds the circuit that a connection stands on, nil for none.
@@ -91,8 +97,24 @@ func circuitBelow(c net.Conn) *circuit {
 // Read reads, and says what a relay's goodbye means.
 func (c *circuit) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	c.moved.Add(uint64(n))
 	if err != nil && c.path.Kind == PathRelay {
 		err = relayCause(err)
 	}
 	return n, err
+}
+
+// Write writes.
+func (c *circuit) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.moved.Add(uint64(n))
+	return n, err
+}
+
+// Close closes the connection below.
+func (c *circuit) Close() error {
+	if c.ended != nil {
+		c.ended(c.well.Load())
+	}
+	return c.Conn.Close()
 }

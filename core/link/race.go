@@ -21,7 +21,7 @@ type raced struct {
 // race opens a circuit by whichever path first leads to the builder. Paths are
 // tried in order, each beside the ones before it after a delay or at once when
 // the last has failed (RFC 8305 §5).
-func race(ctx context.Context, identity key.Secret, builder key.ID, dialers []dialer) (*tls.Conn, Path, error) {
+func race(ctx context.Context, identity key.Secret, builder key.ID, proto string, dialers []dialer) (*tls.Conn, Path, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	dialers = slices.Clone(dialers)
@@ -42,7 +42,7 @@ func race(ctx context.Context, identity key.Secret, builder key.ID, dialers []di
 		select {
 		case <-start:
 			go func(d dialer) {
-				conn, err := attempt(ctx, identity, builder, d)
+				conn, err := attempt(ctx, identity, builder, proto, d)
 				results <- raced{conn, d.path(), err}
 			}(dialers[started])
 			started++
@@ -77,7 +77,7 @@ func unsteady(d dialer) int {
 }
 
 // attempt opens one circuit and makes the builder prove itself on it.
-func attempt(ctx context.Context, identity key.Secret, builder key.ID, d dialer) (*tls.Conn, error) {
+func attempt(ctx context.Context, identity key.Secret, builder key.ID, proto string, d dialer) (*tls.Conn, error) {
 	cfg, err := identity.ClientTLS(builder)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func attempt(ctx context.Context, identity key.Secret, builder key.ID, d dialer)
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout,
 		fmt.Errorf("no answer to the TLS handshake within %s", handshakeTimeout))
 	defer cancel()
-	conn := tls.Client(raw, circuitTLS(cfg))
+	conn := tls.Client(raw, circuitTLS(cfg, proto))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
 		if ctx.Err() != nil {

@@ -129,21 +129,9 @@ const lasting = time.Minute
 // spoils them must not be taken again and again.
 func (d *relayDialer) unsteady() bool { return d.brief.Load() }
 
-// watched tells its dialer how long it lasted.
-type watched struct {
-	net.Conn
-	d      *relayDialer
-	opened time.Time
-}
-
-func (c *watched) Close() error {
-	c.d.brief.Store(time.Since(c.opened) < lasting)
-	return c.Conn.Close()
-}
-
 func (d *relayDialer) path() Path { return Path{Kind: PathRelay, Via: d.relay} }
 
-func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
+func (d *relayDialer) dial(ctx context.Context) (*circuit, error) {
 	route := strings.Replace(wire.RouteRelayDial, "{endpoint}", d.builder.String(), 1)
 	ws, says, err := d.network.open(ctx, d.relay, route, "")
 	if says.stun != "" {
@@ -152,7 +140,12 @@ func (d *relayDialer) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &circuit{Conn: &watched{wsconn.New(ws, wire.RelayMaxMessage), d, time.Now()}, path: d.path(), id: says.circuit}, nil
+	begin := time.Now()
+	return &circuit{Conn: wsconn.New(ws, wire.RelayMaxMessage), path: d.path(), id: says.circuit, ended: func(well bool) {
+		if brief := time.Since(begin) < lasting; !brief || !well {
+			d.brief.Store(brief)
+		}
+	}}, nil
 }
 
 // relayCause makes a [*wire.Error] of what a relay says at the end of a

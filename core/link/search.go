@@ -224,9 +224,8 @@ func (f *search) wait(ctx context.Context, lost <-chan struct{}, retry <-chan ti
 // recheck finds out which connections have survived a change.
 func (f *search) recheck(ctx context.Context, w *way) {
 	var work sync.WaitGroup
-	for _, l := range []*lane{f.s.control, f.s.bulk} {
-		work.Go(func() { l.check(ctx, f.s.cfg.Header) })
-	}
+	work.Go(func() { f.s.control.check(ctx, f.s.cfg.Header) })
+	f.s.bulk.check()
 	if w != nil {
 		work.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, pingTimeout)

@@ -91,54 +91,55 @@ func (f *search) viaTCP(ctx context.Context, addrs []netip.AddrPort, found chan<
 	}
 }
 
-// dialTCP opens a way by TCP: a connection for small requests and one for bulk.
+// dialTCP opens a way by TCP: a connection for small requests, and those for bulk
+// as they are needed.
 func (f *search) dialTCP(ctx context.Context, at netip.AddrPort) (*way, error) {
 	d := tcpDialer{at}
-	var conns [2]*http.ClientConn
-	var errs [2]error
-	var work sync.WaitGroup
-	for i, timeout := range []time.Duration{pingTimeout, bulkPingTimeout} {
-		work.Go(func() {
-			conn, err := attempt(ctx, f.s.cfg.Identity, f.s.cfg.Peer, d)
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			if conns[i], errs[i] = clientConn(ctx, conn, h2Config(pingAfter, timeout)); errs[i] != nil {
-				_ = conn.Close()
-			}
-		})
+	control, err := f.s.openTCP(ctx, d, protoControl)
+	if err != nil {
+		return nil, err
 	}
-	work.Wait()
-	for i, err := range errs {
-		if err != nil {
-			if other := conns[1-i]; other != nil {
-				_ = other.Close()
-			}
-			return nil, err
-		}
+	w := &way{control: control.cc, path: d.path, direct: true, done: make(chan struct{})}
+	bulk := &pool{
+		s:    f.s,
+		open: func(ctx context.Context) (*opened, error) { return f.s.openTCP(ctx, d, protoBulk) },
+		alive: func(ctx context.Context, _ Path) (bool, error) {
+			return true, ping(ctx, control.cc, f.s.cfg.Header)
+		},
+		lost: w.lose,
 	}
-	w := &way{control: conns[0], bulk: conns[1], path: d.path, direct: true, done: make(chan struct{})}
+	w.bulk = bulk
 	w.ready = func() bool { return !w.dead() }
-	w.broken = func() bool { return conns[0].Err() != nil || conns[1].Err() != nil }
+	w.broken = func() bool { return control.cc.Err() != nil }
 	var once sync.Once
 	w.close = func() {
 		once.Do(func() {
 			close(w.done)
-			go conns[0].Close()
-			go conns[1].Close()
+			go control.cc.Close()
+			go bulk.close()
 		})
 	}
 	// Small requests' connection hears of a dead line within seven seconds,
-	// also while only bulk moves: both go together.
-	for _, cc := range conns {
-		cc.SetStateHook(func(cc *http.ClientConn) {
-			if cc.Err() != nil {
-				w.close()
-			}
-		})
-	}
+	// also while only bulk moves: all go together.
+	control.cc.SetStateHook(func(cc *http.ClientConn) {
+		if cc.Err() != nil {
+			w.close()
+		}
+	})
 	return w, nil
+}
+
+// openTCP opens a connection to an address.
+func (s *Session) openTCP(ctx context.Context, d tcpDialer, proto string) (*opened, error) {
+	conn, err := attempt(ctx, s.cfg.Identity, s.cfg.Peer, proto, d)
+	if err != nil {
+		return nil, err
+	}
+	cc, err := clientConn(ctx, conn, proto)
+	if err != nil {
+		return nil, lost(d.path(), err)
+	}
+	return &opened{cc, conn, d.path()}, nil
 }
 
 // viaQUIC connects to the addresses from which packets came, one after another,

@@ -16,7 +16,7 @@ import (
 )
 
 // NewServer makes the builder's HTTP server: TLS 1.3 with the builder's key,
-// clients by theirs, HTTP/2 only. Serve it with ServeTLS(listener, "", ""). A
+// clients by theirs, HTTP/2 and HTTP/1.1. Serve it with ServeTLS(listener, "", ""). A
 // handler learns who asks from [PeerID] and by which path from [PathOf].
 func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.Server, error) {
 	cfg, err := identity.ServerTLS()
@@ -27,10 +27,11 @@ func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.
 		logger = slog.New(slog.DiscardHandler)
 	}
 	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Server{
 		Handler:           h,
-		TLSConfig:         circuitTLS(cfg),
+		TLSConfig:         circuitTLS(cfg, protoControl, protoBulk),
 		Protocols:         protocols,
 		HTTP2:             h2Config(serverPingAfter, serverPingTimeout),
 		ReadHeaderTimeout: handshakeTimeout,

@@ -59,10 +59,11 @@ type Direct struct {
 
 // Session is a client's connection to a builder. It is safe for concurrent use.
 type Session struct {
-	cfg           Config
-	log           *slog.Logger
-	control, bulk *lane
-	base          *way // the lanes
+	cfg     Config
+	log     *slog.Logger
+	control *lane
+	bulk    *pool
+	base    *way // these two
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -104,9 +105,9 @@ func newSession(ctx context.Context, cfg Config, dialers []dialer) (*Session, er
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.control = &lane{s: s, name: "control", pingTimeout: pingTimeout}
-	s.bulk = &lane{s: s, name: "bulk", pingTimeout: bulkPingTimeout}
-	s.base = &way{control: s.control, bulk: s.bulk, path: s.control.lastPath, ready: s.bulk.isOpen}
+	s.control = &lane{s: s}
+	s.bulk = &pool{s: s, alive: s.control.alive, open: func(ctx context.Context) (*opened, error) { return s.openBase(ctx, protoBulk) }}
+	s.base = &way{control: s.control, bulk: s.bulk, path: s.control.lastPath, ready: s.control.isOpen}
 	first := make(chan struct{})
 	s.firstDirect = first
 	looked := s.lookForDirect()
@@ -163,12 +164,23 @@ func (s *Session) reach(ctx context.Context, first, looked <-chan struct{}) erro
 // with the shortest round trip, large ones that with the best goodput.
 func (s *Session) Control() http.RoundTripper { return &chooser{s, false} }
 
-// Bulk carries uploads and downloads, apart from Control, so that neither
-// waits behind the other. It is like Control in all else.
+// Bulk carries uploads and downloads, apart from Control and from each other, up to
+// eight at once. An answer has to be read to its end, or closed, which costs its
+// circuit when much of it is left. It is like Control in all else.
 func (s *Session) Bulk() http.RoundTripper { return &chooser{s, true} }
 
-// Warm begins to open the bulk circuit, for a caller that will soon need it.
-func (s *Session) Warm() { s.bulk.warm() }
+// Warm begins to open a circuit for bulk, for a caller that will soon need it.
+func (s *Session) Warm() {
+	w := s.base
+	s.mu.Lock()
+	if alive := s.aliveLocked(); len(alive) > 0 {
+		w = alive[0]
+	}
+	s.mu.Unlock()
+	if p, ok := w.bulk.(*pool); ok {
+		p.warm()
+	}
+}
 
 // Path returns the path that Control's next request takes.
 func (s *Session) Path() Path { return s.forControl().path() }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -42,7 +41,7 @@ type wayTo struct {
 
 func (w *wayTo) path() Path { return Path{Kind: PathDirectTCP, Via: w.address} }
 
-func (w *wayTo) dial(ctx context.Context) (net.Conn, error) {
+func (w *wayTo) dial(ctx context.Context) (*circuit, error) {
 	w.dials.Add(1)
 	select {
 	case <-time.After(w.delay):
@@ -52,7 +51,8 @@ func (w *wayTo) dial(ctx context.Context) (net.Conn, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
-	return w.network.DialContext(ctx, "memory", w.address)
+	conn, err := w.network.DialContext(ctx, "memory", w.address)
+	return &circuit{Conn: conn, path: w.path()}, err
 }
 
 // serve runs a builder's server at an address.
@@ -193,25 +193,46 @@ func TestRace(t *testing.T) {
 	}
 }
 
-func TestConcurrentRequestsShareOneCircuit(t *testing.T) {
+// Small requests share a circuit. Bulk has a few, and one for requests that come
+// one after another.
+func TestCircuits(t *testing.T) {
 	var network linktest.Network
 	serve(t, &network, "b", secret(t, 2), func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(w, r.Body)
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = w.Write(body)
 	})
 	way := &wayTo{network: &network, address: "b"}
 	s := session(t, way)
-	var wg sync.WaitGroup
-	for i := range 100 {
-		wg.Go(func() {
-			want := strings.Repeat("x", i*1000)
-			if got, err := do(s.Bulk(), http.MethodPost, "", strings.NewReader(want)); err != nil || got != want {
-				t.Errorf("%d bytes, %v", len(got), err)
-			}
-		})
+	send := func(rt http.RoundTripper, n int) {
+		t.Helper()
+		want := strings.Repeat("x", n*1000)
+		if got, err := do(rt, http.MethodPost, "", strings.NewReader(want)); err != nil || got != want {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
 	}
-	wg.Wait()
+	atOnce := func(rt http.RoundTripper) {
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() { send(rt, i) })
+		}
+		wg.Wait()
+	}
+	atOnce(s.Control())
+	if n := way.dials.Load(); n != 1 {
+		t.Errorf("%d circuits for small requests", n)
+	}
+	for i := range 100 {
+		send(s.Bulk(), i)
+	}
 	if n := way.dials.Load(); n != 2 {
-		t.Errorf("%d circuits, want one for control and one for bulk", n)
+		t.Errorf("%d circuits for small and for one large request at a time", n)
+	}
+	atOnce(s.Bulk())
+	if n := way.dials.Load(); n > 1+poolSize {
+		t.Errorf("%d circuits", n)
 	}
 }
 
@@ -269,7 +290,7 @@ func TestWindows(t *testing.T) {
 		s := session(t, &wayTo{network: &network, address: "b"})
 		defer s.Close()
 		req, _ := http.NewRequest(http.MethodGet, BaseURL, nil)
-		resp, err := s.Bulk().RoundTrip(req)
+		resp, err := s.Control().RoundTrip(req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +307,7 @@ func TestWindows(t *testing.T) {
 				sent.Add(int64(len(p)))
 				return len(p), nil
 			})
-			_, err := do(s.Bulk(), http.MethodPut, "", body)
+			_, err := do(s.Control(), http.MethodPut, "", body)
 			done <- err
 		}()
 		synctest.Wait()
