@@ -54,6 +54,11 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 		return nil, storeError(err)
 	}
 	x = newIndex(infos)
+	s.keepIndex(rec.ID, x)
+	return x, nil
+}
+
+func (s *Service) keepIndex(id wire.BuildID, x *index) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range s.indexes {
@@ -62,8 +67,7 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 		}
 		delete(s.indexes, id)
 	}
-	s.indexes[rec.ID] = x
-	return x, nil
+	s.indexes[id] = x
 }
 
 // own returns the caller's builds that have ended, the newest first. The client may

@@ -178,17 +178,12 @@ func admissionKeys(b *build) []string {
 
 // countOutputs notes the NAR bytes of the outputs for the usage of ticket and
 // client.
-func (b *build) countOutputs(ctx context.Context, result *wire.Result) {
-	if len(result.Outputs) == 0 {
-		return
-	}
-	infos, err := b.s.cfg.Store.PathInfos(ctx, outputPaths(result))
-	if err != nil {
-		return // the daemon is gone, which the build will notice
-	}
+func (b *build) countOutputs(closure []nix.PathInfo, outputs []nix.Path) {
 	var sum uint64
-	for _, info := range infos {
-		sum += info.NarSize
+	for _, info := range closure {
+		if _, ok := slices.BinarySearch(outputs, info.Path); ok {
+			sum += info.NarSize
+		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -149,11 +151,14 @@ func (b *build) addRoots(ctx context.Context, session Session, prefix string, ta
 	links := make([]string, len(targets))
 	for i, target := range targets {
 		links[i] = filepath.Join(b.dir, prefix+strconv.Itoa(i))
-		// A build that was interrupted may have left another target's.
-		if err := os.Remove(links[i]); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("make root: %w", err)
+		err := os.Symlink(string(target), links[i])
+		if errors.Is(err, os.ErrExist) {
+			// A build that was interrupted may have left another target's.
+			if err = os.Remove(links[i]); err == nil {
+				err = os.Symlink(string(target), links[i])
+			}
 		}
-		if err := os.Symlink(string(target), links[i]); err != nil {
+		if err != nil {
 			return fmt.Errorf("make root: %w", err)
 		}
 	}
@@ -200,14 +205,7 @@ func (b *build) execute(roots []daemon.DerivedPath, result *wire.Result) error {
 		return preferCause(ctx, storeError(err))
 	}
 	failure := b.collect(roots, results, sink, result)
-	// The connection that built them still holds the outputs, so what is too
-	// large never gets a root of its own.
-	if err := b.checkOutputs(ctx, result); err != nil {
-		return preferCause(ctx, err)
-	}
-	b.countOutputs(ctx, result)
-	// They are kept until their time is over.
-	if err := b.addRoots(ctx, session, outRoots, outputPaths(result)); err != nil {
+	if err := b.keepOutputs(ctx, session, result); err != nil {
 		return preferCause(ctx, err)
 	}
 	return failure
@@ -336,28 +334,51 @@ func realisationOf(r daemon.BuildResult, output string) string {
 	return ""
 }
 
+// keepOutputs makes roots of the outputs, which are kept until their time is over,
+// and has what they are made of ready for the client. The connection that built
+// them still holds them, so what is too large never gets a root of its own.
+func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.Result) error {
+	outputs := outputPaths(result)
+	if len(outputs) == 0 {
+		return nil
+	}
+	var roots errgroup.Group
+	root := func() error { return b.addRoots(ctx, session, outRoots, outputs) }
+	most := smallest(b.limits.MaxOutputBytes, b.s.tuning().MaxOutputBytes)
+	if most == 0 {
+		roots.Go(root)
+	}
+	infos, err := b.s.cache.Closure(ctx, outputs)
+	if most != 0 {
+		if err != nil {
+			return storeError(err)
+		}
+		if err := checkOutputs(infos, most); err != nil {
+			result.Outputs = nil
+			return err
+		}
+		roots.Go(root)
+	}
+	if err == nil { // else the client will be told
+		b.countOutputs(infos, outputs)
+		b.s.keepIndex(b.rec.ID, newIndex(infos))
+	}
+	return roots.Wait()
+}
+
 // checkOutputs holds the outputs' size against the limit. What counts are the
 // paths of the outputs' closure that this builder built itself (Nix marks them
 // as ultimate): neither what the client sent nor what a cache had. Asking again
 // gives the same answer, so a second build does not slip past the limit because
 // the first has left its outputs in the store.
-func (b *build) checkOutputs(ctx context.Context, result *wire.Result) error {
-	most := smallest(b.limits.MaxOutputBytes, b.s.tuning().MaxOutputBytes)
-	if most == 0 || len(result.Outputs) == 0 {
-		return nil
-	}
-	infos, err := b.s.cache.Closure(ctx, outputPaths(result))
-	if err != nil {
-		return storeError(err)
-	}
+func checkOutputs(closure []nix.PathInfo, most ticket.Size) error {
 	var sum uint64
-	for _, info := range infos {
+	for _, info := range closure {
 		if info.Ultimate {
 			sum += info.NarSize
 		}
 	}
 	if sum > uint64(most) {
-		result.Outputs = nil
 		return wire.Errorf(wire.CodeOutputLimit, "the outputs have %d bytes, %s are allowed", sum, most)
 	}
 	return nil
