@@ -41,8 +41,7 @@ type incoming struct {
 	sum    *summary
 
 	chunks  *chunkCache
-	closure wire.Closure
-	infos   []nix.PathInfo // same indexes as closure's narinfos
+	infos   []nix.PathInfo // the outputs' closure
 	lacking int            // paths that were not here when the last attempt began
 }
 
@@ -104,10 +103,11 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 
 // describe asks what the outputs are made of.
 func (in *incoming) describe(ctx context.Context) (err error) {
-	if in.closure, err = in.session.Closure(ctx, in.id); err != nil {
+	closure, err := in.session.Closure(ctx, in.id)
+	if err != nil {
 		return fmt.Errorf("ask for the outputs: %w", err)
 	}
-	if in.infos, err = client.ParseClosure(&in.closure); err != nil {
+	if in.infos, err = client.ParseClosure(&closure); err != nil {
 		return err
 	}
 	in.log.Debug("the closure of the outputs is known", "paths", len(in.infos))
@@ -187,21 +187,23 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 	for i, info := range missing.Fetch {
 		paths[i] = info.Path
 	}
-	texts, ask := in.narInfos(paths), paths
+	infos, ask := missing.Fetch, paths
 	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
 		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a
 		// reference of something else it is itself.
-		way.importer.recursive, texts, ask = true, in.closure.NarInfos, missing.Tops
+		way.importer.recursive, infos, ask = true, in.infos, missing.Tops
 	}
-	if err := way.view.Add(texts); err != nil {
-		return fmt.Errorf("the builder's answer about its outputs: %w", err)
-	}
+	verified := way.view.AddInfos(infos)
 	before := way.fetcher.Received()
 	defer func() { in.sum.received += way.fetcher.Received() - before }()
 	in.view.Phase("importing")
 	way.progress.begin(len(paths), missing.Bytes)
 	way.view.RunAhead(paths)
-	if err := way.importer.run(ctx, way.exposure, ask); err != nil {
+	err := way.importer.run(ctx, way.exposure, ask)
+	if unfit := verified(); unfit != nil {
+		return fmt.Errorf("the builder's answer about its outputs: %w", unfit)
+	}
+	if err != nil {
 		return err
 	}
 	way.progress.end()
@@ -210,21 +212,6 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 	defer cancel()
 	way.fetcher.Flush(flush)
 	return nil
-}
-
-// narInfos returns the texts about paths.
-func (in *incoming) narInfos(paths []nix.Path) []string {
-	lacking := make(map[nix.Path]bool, len(paths))
-	for _, p := range paths {
-		lacking[p] = true
-	}
-	out := make([]string, 0, len(paths))
-	for i, info := range in.infos {
-		if lacking[info.Path] {
-			out = append(out, in.closure.NarInfos[i])
-		}
-	}
-	return out
 }
 
 func (in *incoming) realisations() []string {

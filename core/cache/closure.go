@@ -29,33 +29,37 @@ func parseNarInfos(texts []string, keys []nix.PublicKey) ([]nix.PathInfo, error)
 		return nil, fmt.Errorf("%w: more than %d paths", ErrNarInfo, wire.MaxClosurePaths)
 	}
 	infos := make([]nix.PathInfo, len(texts))
+	for i, text := range texts {
+		var err error
+		if infos[i], err = nix.ParseNarInfo([]byte(text)); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNarInfo, err)
+		}
+	}
+	return infos, verifyInfos(infos, keys)
+}
+
+// verifyInfos makes sure that each has a valid signature of one of the keys, if
+// there are any.
+func verifyInfos(infos []nix.PathInfo, keys []nix.PublicKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
 	var g errgroup.Group
-	workers := min(runtime.GOMAXPROCS(0), 1+len(texts)/narInfosEach)
+	workers := min(runtime.GOMAXPROCS(0), 1+len(infos)/narInfosEach)
 	for w := range workers {
 		g.Go(func() (err error) {
-			for i := w; i < len(texts) && err == nil; i += workers {
-				infos[i], err = parseNarInfo(texts[i], keys)
+			for i := w; i < len(infos) && err == nil; i += workers {
+				err = checkSigned(infos[i], keys)
 			}
 			return err
 		})
 	}
-	return infos, g.Wait()
+	return g.Wait()
 }
 
 // narInfosEach is how many narinfos are worth a goroutine: verifying one takes
 // some 50 µs.
 const narInfosEach = 16
-
-func parseNarInfo(text string, keys []nix.PublicKey) (nix.PathInfo, error) {
-	info, err := nix.ParseNarInfo([]byte(text))
-	if err != nil {
-		return info, fmt.Errorf("%w: %w", ErrNarInfo, err)
-	}
-	if len(keys) > 0 {
-		err = checkSigned(info, keys)
-	}
-	return info, err
-}
 
 func checkSigned(info nix.PathInfo, keys []nix.PublicKey) error {
 	if _, ok := info.VerifySig(keys); ok {

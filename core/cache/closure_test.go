@@ -68,6 +68,43 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
+// Paths that are added without waiting are shown once all are verified, or not at
+// all.
+func TestAddInfos(t *testing.T) {
+	key, _, other := testKeys(t)
+	parse := func(texts ...string) []nix.PathInfo {
+		infos, err := parseNarInfos(texts, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return infos
+	}
+	good, bad, twice := newPath(1, 100), newPath(2, 100), newPath(3, 100)
+	twice.info.Path = bad.info.Path
+	cfg := ViewConfig{Fetcher: newFetcher(nil), SigningKey: key.ToPublicKey().String()}
+	for _, c := range []struct {
+		infos []nix.PathInfo
+		want  error
+	}{
+		{parse(signed(good, key), signed(bad, key)), nil},
+		{parse(signed(good, key), signed(bad, other)), ErrSignature},
+		{parse(signed(good, key), signed(bad, key), signed(twice, key)), ErrNarInfo},
+	} {
+		v, err := NewView(nil, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait := v.AddInfos(c.infos)
+		if _, err := v.Stat(nix.NarInfoURL(good.info.Path)); !errors.Is(err, c.want) {
+			t.Errorf("want %v, the narinfo is %v", c.want, err)
+		}
+		if err := wait(); !errors.Is(err, c.want) {
+			t.Errorf("want %v, got %v", c.want, err)
+		}
+		v.Close()
+	}
+}
+
 // What a View shows is what was parsed, not what was sent.
 func TestNarInfosAreRendered(t *testing.T) {
 	p := newPath(1, 100)

@@ -111,6 +111,10 @@ type View struct {
 	uses   uint64
 	nars   map[string]*narState // by hash
 	static map[string][]byte    // other files, by name
+	// verified is closed when what AddInfos was given has been, and unfit is what
+	// was wrong with it.
+	verified chan struct{}
+	unfit    error
 
 	order    []*narState // import order
 	expected int         // how many of order are fetched ahead
@@ -214,6 +218,51 @@ func (v *View) Add(narinfos []string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.add(infos)
+}
+
+// AddInfos makes further paths visible and returns at once. Until wait returns,
+// which it does when all have been verified, no narinfo is shown, and none ever if
+// its error is not nil, which is Add's. Call it once, before anybody looks.
+func (v *View) AddInfos(infos []nix.PathInfo) (wait func() error) {
+	done := make(chan struct{})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.verified = done
+	v.unfit = v.add(infos)
+	v.wg.Go(func() {
+		defer close(done)
+		if err := verifyInfos(infos, v.keys); err != nil {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			v.unfit = err
+		}
+	})
+	return func() error {
+		<-done
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.unfit
+	}
+}
+
+// fit waits until narinfos may be shown, or tells why they may not.
+func (v *View) fit(ctx context.Context) error {
+	v.mu.Lock()
+	done := v.verified
+	v.mu.Unlock()
+	if done == nil {
+		return nil
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-v.ctx.Done():
+		return fs.ErrClosed
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.unfit
 }
 
 // RunAhead starts to fetch the NARs of paths, nil for all, in the order in
@@ -367,8 +416,12 @@ func (v *View) stat(ctx context.Context, op, name string) (*fileInfo, error) {
 		}
 		return dataInfo(name, text), nil
 	}
-	if hash, ok := strings.CutSuffix(name, narInfoSuffix); ok && v.cfg.Lookup != nil {
-		if err := v.lookup(ctx, hash); err != nil {
+	if hash, ok := strings.CutSuffix(name, narInfoSuffix); ok {
+		err := v.fit(ctx)
+		if err == nil && v.cfg.Lookup != nil {
+			err = v.lookup(ctx, hash)
+		}
+		if err != nil {
 			return fail(err)
 		}
 	}
