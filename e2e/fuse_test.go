@@ -52,6 +52,8 @@ type fuseConfig struct {
 	FreezeAt    int64
 	ReadTimeout time.Duration
 	AllowOther  bool
+	// Ahead has all NARs fetched before anything is read.
+	Ahead bool
 	// Disk, if set, is where NARs are kept that were read; their hashes are true
 	// then.
 	Disk string
@@ -134,6 +136,12 @@ func serveFuse(text string) error {
 	m, err := fusecache.Mount(view, c.Dir, o)
 	if err != nil {
 		return err
+	}
+	if c.Ahead {
+		view.RunAhead(nil)
+		for view.Stats().Fetched < uint64(c.Sizes[0]) {
+			<-time.After(time.Millisecond)
+		}
 	}
 	fmt.Println("mounted")
 	lines := bufio.NewScanner(os.Stdin)
@@ -448,6 +456,46 @@ func (m *fuseMount) startReader(user string) *lab.Process {
 		}
 	}
 	return p
+}
+
+// Who has opened a small file that is here has all of it: nobody is asked for its
+// bytes any more.
+func TestFuseGivesSmallFiles(t *testing.T) {
+	h := newFuseHost(t)
+	m := startFuse(t, h, lab.RootUser, fuseConfig{Dir: "/run/view", Sizes: []int64{20_000}, Ahead: true})
+	for name, want := range map[string]int{m.outside(m.nar(0)): 20_000, m.outside("/run/view/" + nix.NarInfoURL(m.c.info(0, 20_000).Path)): 0} {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Signal(syscall.SIGSTOP)
+		read := make(chan []byte)
+		go func() {
+			data, err := io.ReadAll(f)
+			if err != nil {
+				t.Error(err)
+			}
+			read <- data
+		}()
+		select {
+		case data := <-read:
+			if len(data) == 0 || want > 0 && len(data) != want {
+				t.Errorf("%s: %d bytes", name, len(data))
+			}
+			for i := range want {
+				if data[i] != fuseByte(int64(i)) {
+					t.Fatalf("byte %d is wrong", i)
+				}
+			}
+		case <-time.After(patience):
+			t.Errorf("%s: reading asks for bytes", name)
+			m.Signal(syscall.SIGCONT)
+			<-read
+		}
+		m.Signal(syscall.SIGCONT)
+		_ = f.Close()
+	}
+	m.unmount()
 }
 
 func TestFuseFrozenBuilder(t *testing.T) {

@@ -21,6 +21,9 @@ const (
 	// cacheTime is how long the kernel may keep names and attributes: a View
 	// never changes what it has shown, but for narinfos that it looks up.
 	cacheTime = time.Hour
+	// givenWhole is up to what size a file whose bytes are here is given to the
+	// kernel when it is opened.
+	givenWhole = 32 << 10
 	// maxNodes is how many names the kernel may know before it is asked to
 	// forget some: a mount lives for months.
 	maxNodes = 64 << 10
@@ -60,6 +63,7 @@ type node struct {
 type handle struct {
 	file  *cache.File
 	spool *spool // takes what is read; may be nil
+	data  []byte // the whole file, where the kernel has it already
 	// whole is the NAR, complete on this machine's disk, instead of the above.
 	whole *os.File
 }
@@ -288,6 +292,9 @@ func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 	if err != nil {
 		return status(err)
 	}
+	if h.file != nil && !s.changes(n.name) {
+		s.give(in.NodeId, h)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -305,10 +312,24 @@ func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 		if n := s.nodes[in.NodeId]; n != nil {
 			n.size = uint64(h.file.Size())
 		}
-	case h.file.Small():
+	case h.file.Small(), h.data != nil:
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
 	}
 	return fuse.OK
+}
+
+// give puts a small file that is here into the kernel's page cache: whoever opens
+// it need not ask for its bytes, nor learn by another request that there are no
+// more.
+func (s *fileSystem) give(id uint64, h *handle) {
+	if h.data = h.file.Whole(givenWhole); len(h.data) == 0 {
+		return
+	}
+	if h.spool != nil {
+		h.spool.write([][]byte{h.data}, 0, func() {})
+	}
+	// Without it, the kernel asks as usual.
+	_ = s.server.InodeNotifyStoreCache(id, 0, h.data)
 }
 
 // open opens a NAR that is complete on this machine there, and anything else
@@ -359,6 +380,10 @@ func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fu
 	}
 	if h.whole != nil {
 		return fuse.ReadResultFd(h.whole.Fd(), int64(in.Offset), int(in.Size)), fuse.OK
+	}
+	if h.data != nil {
+		from := min(in.Offset, uint64(len(h.data)))
+		return fuse.ReadResultData(h.data[from:min(from+uint64(in.Size), uint64(len(h.data)))]), fuse.OK
 	}
 	span, err := h.file.Borrow(interrupted{context.Background(), cancel}, int64(in.Offset), int(in.Size))
 	if err != nil {

@@ -68,6 +68,33 @@ func (f *File) Borrow(ctx context.Context, off int64, n int) (*Span, error) {
 	return s, nil
 }
 
+// Whole returns a copy of the file if all of it is here and it has at most limit
+// bytes, otherwise nil. It does not wait, and counts as having read the file.
+func (f *File) Whole(limit int64) []byte {
+	if f.info.size > limit {
+		return nil
+	}
+	if f.nar == nil {
+		return f.data
+	}
+	v, n := f.view, f.nar
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if f.closed || v.closed || n.covered(0) < n.size {
+		return nil
+	}
+	data := make([]byte, 0, n.size)
+	for i := n.seek(0); int64(len(data)) < n.size; i++ {
+		data = append(data, n.segs[i].bytes(int64(len(data)), n.segs[i].end())...)
+	}
+	f.pos, f.end = n.size, n.size
+	v.front = n.start + n.size
+	v.stats.Read += uint64(n.size)
+	v.trim(n)
+	v.nudge()
+	return data
+}
+
 // ReadAtContext is ReadAt that stops waiting when ctx is done.
 func (f *File) ReadAtContext(ctx context.Context, p []byte, off int64) (int, error) {
 	n := 0

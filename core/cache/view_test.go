@@ -511,3 +511,36 @@ func TestRequestsStayBelowTheLimit(t *testing.T) {
 		}
 	})
 }
+
+// Whole gives a small NAR that is here, once, and frees what it took.
+func TestWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		small, large, late := newPath(0, 3000), newPath(1, 300<<10), newPath(2, 3000)
+		m := newFetcher([]fakePath{small, large, late})
+		v := newView(t, []fakePath{small, large, late}, m, ViewConfig{})
+		v.RunAhead([]nix.Path{small.info.Path, large.info.Path})
+		synctest.Wait()
+		for _, c := range []struct {
+			p    fakePath
+			here bool
+		}{{small, true}, {small, false}, {large, false}, {late, false}} {
+			f := mustOpen(t, v, c.p)
+			data := f.Whole(100 << 10)
+			if (data != nil) != c.here {
+				t.Errorf("%s: %d bytes", c.p.info.Path, len(data))
+			}
+			if c.here {
+				c.p.check(t, data, 0)
+				if len(data) != 3000 {
+					t.Errorf("%d bytes", len(data))
+				}
+			}
+			_ = f.Close()
+		}
+		if s := v.Stats(); s.Read != 3000 {
+			t.Errorf("%d bytes count as read", s.Read)
+		}
+		readAll(t, v, large, 64<<10)
+		readAll(t, v, late, 64<<10)
+	})
+}
