@@ -21,13 +21,20 @@ import (
 // processes, stores lie on tmpfs. Each round deletes the client's copy and
 // imports it five times: from a raw binary cache on the client's own tmpfs, the
 // least that Nix itself needs; from the builder's store over ssh-ng; and with
-// drv-thru build through the relay: cold, when the builder does not know yet
-// which chunks there are; again, with an empty chunk store; and warm, with the
-// chunk store that this has filled. It reports the medians of the rounds and the
-// ratios of the medians: of the time that passes, and (cpu) of the core-seconds that
-// all processes of the three hosts take together, which a busy machine changes less.
+// drv-thru build, through the relay or on a direct path by TCP: cold, when the
+// builder does not know yet which chunks there are; again, with an empty chunk
+// store; and warm, with the chunk store that this has filled. It reports the
+// medians of the rounds and the ratios of the medians: of the time that passes, and
+// (cpu) of the core-seconds that all processes of the three hosts take together,
+// which a busy machine changes less.
 func BenchmarkImport(b *testing.B) {
-	p := newImportPair(b)
+	for _, path := range []string{"relay", "direct"} {
+		b.Run(path, func(b *testing.B) { benchmarkImport(b, path == "direct") })
+	}
+}
+
+func benchmarkImport(b *testing.B, direct bool) {
+	p := newImportPair(b, direct)
 	for _, c := range []struct {
 		name string
 		expr lab.Expr
@@ -60,7 +67,7 @@ func BenchmarkImport(b *testing.B) {
 // TestMemoryOfLargeOutput moves an output of 2 GB in one file: neither end may
 // hold more of it than its buffers.
 func TestMemoryOfLargeOutput(t *testing.T) {
-	p := newImportPair(t)
+	p := newImportPair(t, false)
 	const mib = 2048
 	p.build(lab.Blob(mib, "memory"))
 	p.client.Host.Delete(p.outputs...)
@@ -113,21 +120,31 @@ type importPair struct {
 	outputs  []string
 }
 
-func newImportPair(t testing.TB) *importPair {
+// newImportPair makes one; with direct, the client's ticket has addresses and no
+// relay.
+func newImportPair(t testing.TB, direct bool) *importPair {
 	t.Helper()
 	p := &importPair{t: t}
 	bh := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
 	bh.StartDaemon()
 	rh := lab.NewHost(t, lab.Trixie, lab.WithName("relay"))
 	relay := lab.StartRelay(t, rh)
-	p.builder = lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
+	config := lab.BuilderConfig{Relays: []string{relay.URL}, Direct: direct}
+	if direct {
+		config.Args = []string{"--listen", ":" + strconv.Itoa(bh.FreePort())}
+	}
+	p.builder = lab.StartBuilder(t, bh, config)
 	secret, public := bh.Key(lab.RootUser, "peer-1")
 	p.key = secret
 	ch := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
 	ch.StartDaemon("trusted-public-keys = " + p.builder.PublicKey() + " " + public)
 	p.client = lab.NewClient(t, ch)
 	p.hosts = []*lab.Host{bh, rh, ch}
-	p.ticket = p.builder.Ticket("--uses", "unlimited")
+	ticket := []string{"--uses", "unlimited"}
+	if direct {
+		ticket = append(ticket, "--direct")
+	}
+	p.ticket = p.builder.Ticket(ticket...)
 	p.sshStore, p.sshEnv = bh.SSHD(lab.BuilderUser).Allow(ch, lab.Alice)
 	return p
 }

@@ -20,7 +20,7 @@ var evaluatedLine = regexp.MustCompile(`time=(\S+) .*msg=evaluated`)
 // of the rounds, in milliseconds of time that passes and (cpu) of what all processes
 // spend, the evaluation's included. The budget for ours is 150.
 func BenchmarkBuiltThere(b *testing.B) {
-	p := newImportPair(b)
+	p := newImportPair(b, false)
 	closure := p.build(lab.Hello("there"))
 	took, spent := make(map[string][]time.Duration), make(map[string][]time.Duration)
 	note := func(way string, t, cpu time.Duration) {
