@@ -87,12 +87,12 @@ func (in *largeInput) during(w http.ResponseWriter, r *http.Request, work func(c
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(b.ctx, func() { cancel(context.Cause(b.ctx)) })()
-	stalls := &stallReader{r: r.Body, rc: http.NewResponseController(w)}
+	stalls := newStallReader(w, r)
 	stop := context.AfterFunc(ctx, stalls.abort)
 	err := work(ctx, stalls)
 	stop()
 	stalls.finish()
-	if cause := context.Cause(ctx); err != nil && cause != nil && r.Context().Err() == nil {
+	if cause := context.Cause(ctx); err != nil && cause != nil && cause != context.Cause(r.Context()) {
 		err = cause
 	}
 	return err

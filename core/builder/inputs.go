@@ -27,16 +27,18 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
+	stalls := newStallReader(w, r)
 	body, err := s.requestBody(r, c)
 	if err == nil {
-		stalls := &stallReader{r: body, rc: http.NewResponseController(w)}
+		stalls.r = body
 		stop := context.AfterFunc(ctx, stalls.abort)
 		err = b.receive(ctx, stalls)
 		stop()
 		stalls.finish()
 		_ = body.Close()
 	}
-	if cause := context.Cause(ctx); err != nil && cause != nil && r.Context().Err() == nil {
+	// A deadline that passes also cancels the request, where that is HTTP/1.1's.
+	if cause := context.Cause(ctx); err != nil && cause != nil && cause != context.Cause(r.Context()) {
 		err = cause // why the build or this upload ended, not how reading failed
 	}
 	done()
@@ -97,7 +99,9 @@ func (b *build) beginUpload(parent context.Context, reads bool) (context.Context
 	}, nil
 }
 
-// stallReader moves the stream's read deadline while bytes arrive.
+// stallReader moves the stream's read deadline while bytes arrive. After the
+// body's end there is none: net/http goes on reading an HTTP/1.1 connection, and
+// takes an error for the client's end.
 type stallReader struct {
 	r  io.Reader
 	rc *http.ResponseController
@@ -105,6 +109,37 @@ type stallReader struct {
 	mu   sync.Mutex
 	next time.Time
 	over bool // the deadline is not moved any more
+}
+
+// newStallReader reads a request's body, or what its user makes of it in place of r.
+func newStallReader(w http.ResponseWriter, r *http.Request) *stallReader {
+	s := &stallReader{rc: http.NewResponseController(w)}
+	r.Body = &endingBody{r.Body, s}
+	s.r = r.Body
+	return s
+}
+
+// endingBody tells a stallReader when a body has ended.
+type endingBody struct {
+	io.ReadCloser
+	s *stallReader
+}
+
+func (b *endingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.s.ended()
+	}
+	return n, err
+}
+
+func (s *stallReader) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.over = true
+		_ = s.rc.SetReadDeadline(time.Time{})
+	}
 }
 
 func (s *stallReader) Read(p []byte) (int, error) {
