@@ -6,10 +6,12 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -30,7 +32,7 @@ func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Server{
-		Handler:           h,
+		Handler:           reading(h),
 		TLSConfig:         circuitTLS(cfg, protoControl, protoBulk),
 		Protocols:         protocols,
 		HTTP2:             h2Config(serverPingAfter, serverPingTimeout),
@@ -41,6 +43,50 @@ func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.
 		},
 	}, nil
 }
+
+// reading ends an HTTP/1.1 connection with the request whose body could not be
+// read, because of a deadline or of the client: net/http then cancels the context
+// of every request that follows on it.
+func reading(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 1 {
+			h.ServeHTTP(w, r)
+			return
+		}
+		if r.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(&perhapsLast{ResponseWriter: w, ctx: r.Context()}, r)
+	})
+}
+
+// perhapsLast says that a connection takes no further request once that is so.
+type perhapsLast struct {
+	http.ResponseWriter
+	ctx  context.Context
+	last bool
+}
+
+func (w *perhapsLast) WriteHeader(status int) {
+	w.look()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *perhapsLast) Write(p []byte) (int, error) {
+	w.look()
+	return w.ResponseWriter.Write(p)
+}
+
+// look has net/http say "Connection: close", and close only after the client has
+// had time to read the answer (RFC 9112 §9.6), as it does when a body is too large.
+func (w *perhapsLast) look() {
+	if !w.last && w.ctx.Err() != nil {
+		w.last = true
+		_, _ = http.MaxBytesReader(w.ResponseWriter, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
+	}
+}
+
+func (w *perhapsLast) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // PeerID returns the client that a request came from.
 func PeerID(r *http.Request) (key.ID, error) {
