@@ -414,6 +414,8 @@ func (f *flight) judge(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
+			case <-f.s.ctx.Done():
+				return
 			case <-tick.C:
 				if f.s.slower(f.w, f.up) {
 					f.s.log.Debug("moving to a faster path", "from", f.w.path().String())
@@ -451,7 +453,7 @@ func (b *flightBody) Read(p []byte) (int, error) {
 }
 
 func (b *flightBody) Close() error {
-	b.f.end()
+	defer b.f.end() // afterwards: it ends what Close may want to read
 	return b.ReadCloser.Close()
 }
 

@@ -2,6 +2,7 @@ package link
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -126,7 +127,7 @@ func (b *slowBody) Close() error {
 // two makes a session with a relay's path and a direct one.
 func two(relay, direct *slowPath) (*Session, *way) {
 	s := &Session{log: slog.New(slog.DiscardHandler)}
-	s.ctx, s.cancel = nil, func() {}
+	s.ctx, s.cancel = context.Background(), func() {}
 	always := func() bool { return true }
 	s.base = &way{control: relay, bulk: relay, path: func() Path { return Path{Kind: PathRelay} }, ready: always}
 	d := &way{control: direct, bulk: direct, path: func() Path { return Path{Kind: PathDirectQUIC} }, ready: always, direct: true, done: make(chan struct{})}

@@ -98,7 +98,7 @@ func benchBuilder() error {
 	return nil
 }
 
-// BenchmarkDirect alternates between TLS alone, HTTP/2 and HTTP/3, so that all
+// BenchmarkDirect alternates between TLS alone, HTTP/1.1 and HTTP/3, so that all
 // see the same machine, and reports MB/s of each and what they are of TLS.
 func BenchmarkDirect(b *testing.B) {
 	cmd := exec.Command(os.Args[0])

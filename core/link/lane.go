@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,8 @@ type lane struct {
 	mu      sync.Mutex
 	cc      *http.ClientConn // nil before the first and after a lost one
 	path    Path
+	opened  time.Time
+	lost    map[Path]time.Time // when a connection of that path ended last
 	opening *opening
 	closed  bool
 }
@@ -145,24 +148,33 @@ func (l *lane) isOpen() bool {
 	return l.cc != nil && usable(l.cc)
 }
 
-// alive asks the builder for nothing by the lane's connection. It reports false
-// when there is none by that path.
-func (l *lane) alive(ctx context.Context, path Path) (known bool, err error) {
+// alive tells whether a path has worked since a time when something stood still on
+// it: it does if the lane's connection is older than that and answers, and does not
+// if that one was lost meanwhile. A connection that came later knows nothing of it.
+func (l *lane) alive(ctx context.Context, path Path, since time.Time) (known bool, err error) {
 	l.mu.Lock()
-	cc, by := l.cc, l.path
+	cc, by, opened, lost := l.cc, l.path, l.opened, l.lost[path]
 	l.mu.Unlock()
-	if cc == nil || by != path {
+	switch {
+	case lost.After(since):
+		return true, errCircuitLost
+	case cc == nil || by != path || opened.After(since) || !usable(cc):
+		l.warm()
 		return false, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	return true, ping(ctx, cc, l.s.cfg.Header)
 }
+
+var errCircuitLost = errors.New("the circuit of small requests was lost")
 
 // check asks the builder for nothing by the lane's connection, if there is one,
 // and drops it when no answer comes: after the network has changed or the machine
 // has slept, that is known sooner than by the connection's own pings.
 func (l *lane) check(ctx context.Context, header http.Header) {
 	l.mu.Lock()
-	cc := l.cc
+	cc, path := l.cc, l.path
 	l.mu.Unlock()
 	if cc == nil {
 		return
@@ -171,6 +183,7 @@ func (l *lane) check(ctx context.Context, header http.Header) {
 	defer cancel()
 	if err := ping(ctx, cc, header); err != nil {
 		l.s.log.Debug("a circuit does not answer", slog.String("lane", "control"), slog.Any("error", err))
+		l.noteLost(path)
 		l.drop(cc)
 		_ = cc.Close() // what waits on it fails now and is repeated
 	}
@@ -180,7 +193,7 @@ func (l *lane) check(ctx context.Context, header http.Header) {
 func (l *lane) warm() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed && l.cc == nil {
+	if !l.closed && (l.cc == nil || !usable(l.cc)) {
 		l.openLocked()
 	}
 }
@@ -204,13 +217,16 @@ func (l *lane) openLocked() *opening {
 			retire(old)
 		}
 		cc, path, err := l.open()
+		if err == nil {
+			cc.SetStateHook(l.ended(path)) // calls it at once if it is lost already
+		}
 		l.mu.Lock()
 		l.opening = nil
 		o.err = err
 		if err == nil && l.closed {
 			o.err = ErrClosed
 		} else if err == nil {
-			l.cc, l.path = cc, path
+			l.cc, l.path, l.opened = cc, path, time.Now()
 			cc = nil
 		}
 		l.mu.Unlock()
@@ -220,6 +236,24 @@ func (l *lane) openLocked() *opening {
 		}
 	}()
 	return o
+}
+
+// ended notes the end of connections.
+func (l *lane) ended(path Path) func(*http.ClientConn) {
+	return func(cc *http.ClientConn) {
+		if cc.Err() != nil {
+			l.noteLost(path)
+		}
+	}
+}
+
+func (l *lane) noteLost(path Path) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost == nil {
+		l.lost = make(map[Path]time.Time)
+	}
+	l.lost[path] = time.Now()
 }
 
 // retire lets the requests of a connection that takes no more of them finish,

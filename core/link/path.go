@@ -37,7 +37,7 @@ func (p Path) String() string {
 }
 
 // dialer is a way to reach one builder. The session asks it for circuits and
-// does TLS and HTTP/2 on them itself, so that the same pinned identities hold
+// does TLS and HTTP on them itself, so that the same pinned identities hold
 // on every path.
 type dialer interface {
 	// path says what this is.

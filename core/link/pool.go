@@ -27,8 +27,9 @@ const (
 	// stallAfter is how long a transfer may stand still on a path that is alive.
 	stallAfter = 30 * time.Second
 	// drainSize is how much of an answer that nobody wants is read to keep its
-	// connection.
+	// connection, drainTime how long that may take.
 	drainSize = 64 << 10
+	drainTime = 200 * time.Millisecond
 )
 
 // A pool is the connections of a way that carry what is large, by HTTP/1.1. A
@@ -40,20 +41,25 @@ type pool struct {
 	s *Session
 	// open opens a connection.
 	open func(context.Context) (*opened, error)
-	// alive asks the builder for nothing by another connection of the same path.
-	// It reports false if that is no answer to whether the path works.
-	alive func(context.Context, Path) (known bool, err error)
+	// alive tells whether a path has worked since a time, by another connection
+	// of it; false if that cannot be known.
+	alive func(context.Context, Path, time.Time) (known bool, err error)
 	// lost is called when there is no connection and none can be opened; may be
 	// nil.
 	lost func()
 
 	mu       sync.Mutex
 	conns    []*pooled
-	waiting  []chan granted // those who wait for a connection, in turn
+	waiting  []waiter // those who wait for a connection, in turn
 	opening  bool
 	refused  time.Time // when one could not be opened
 	watching bool
 	closed   bool
+}
+
+type waiter struct {
+	turn  chan granted
+	since time.Time
 }
 
 // granted is what a request has waited for.
@@ -67,16 +73,19 @@ type pooled struct {
 	opened
 	circuit *circuit
 
-	// Guarded by pool.mu.
+	// Guarded by pool.mu; use is also read by whoever has the connection.
 	busy  bool
+	use   *use
 	gone  bool      // not in the pool any more
 	since time.Time // idle since
 	seen  uint64    // what had moved when it was looked at
 	still time.Time // since when nothing has moved
-
-	// What the request waits for, other than for this end.
-	sending, answering atomic.Bool
+	asked time.Time // when its path was last found to be alive
 }
+
+// use is a request's time with a connection: what it waits for, other than for
+// this end or for an answer to begin.
+type use struct{ sending, answering atomic.Bool }
 
 // RoundTrip sends a request; see [Session.Bulk].
 func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -87,20 +96,41 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			closeBody(req)
 			return nil, err
 		}
-		sent := req
+		// The transport closes the connection of a request that is cancelled.
+		sctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		stop := context.AfterFunc(ctx, func() {
+			c.circuit.well.Store(true)
+			cancel(context.Cause(ctx))
+		})
+		end := func() {
+			stop()
+			cancel(nil)
+		}
+		sent, body := req.WithContext(sctx), (*sentBody)(nil)
 		if req.Body != nil && req.Body != http.NoBody {
-			sent = req.WithContext(ctx)
-			sent.Body = &sentBody{req.Body, c}
+			body = &sentBody{ReadCloser: req.Body, c: c, use: c.use}
+			sent.Body = body
 		}
 		resp, err := c.cc.RoundTrip(sent)
-		c.sending.Store(false)
 		if err == nil {
-			resp.Body = &pooledBody{ReadCloser: resp.Body, p: p, c: c, ctx: ctx, left: resp.ContentLength}
+			if resp.Close {
+				c.circuit.well.Store(true)
+			}
+			b := &pooledBody{ReadCloser: resp.Body, p: p, c: c, use: c.use, ctx: ctx, end: end}
+			if b.left.Store(resp.ContentLength); resp.Body == http.NoBody {
+				b.left.Store(0) // whatever the length that an answer to HEAD tells
+			}
+			resp.Body, resp.Request = b, req
 			return resp, nil
 		}
+		end()
 		if ctx.Err() != nil {
 			p.drop(c, true)
 			return nil, err
+		}
+		if body != nil && body.failed.Load() {
+			p.drop(c, true)
+			return nil, fmt.Errorf("request by %s: %w", c.path, err)
 		}
 		p.drop(c, false)
 		if repeated {
@@ -127,7 +157,7 @@ func (p *pool) take(ctx context.Context) (*pooled, error) {
 		return c, nil
 	}
 	turn := make(chan granted, 1)
-	p.waiting = append(p.waiting, turn)
+	p.waiting = append(p.waiting, waiter{turn, time.Now()})
 	if len(p.conns) == 0 {
 		p.growLocked()
 	}
@@ -142,10 +172,10 @@ func (p *pool) take(ctx context.Context) (*pooled, error) {
 			p.mu.Lock()
 			p.growLocked()
 			p.mu.Unlock()
-			grow.Reset(growAfter)
+			grow.Reset(growAgain) // while one is opened, grow goes on
 		case <-ctx.Done():
 			p.mu.Lock()
-			i := slices.Index(p.waiting, turn)
+			i := slices.IndexFunc(p.waiting, func(w waiter) bool { return w.turn == turn })
 			if i >= 0 {
 				p.waiting = slices.Delete(p.waiting, i, i+1)
 			}
@@ -180,9 +210,16 @@ func (p *pool) idleLocked() *pooled {
 
 // begin gives a connection to a request; pool.mu is held.
 func (c *pooled) begin() {
-	c.busy = true
-	c.seen, c.still = c.circuit.moved.Load(), time.Now()
-	c.answering.Store(false)
+	c.busy, c.use = true, new(use)
+	c.seen, c.still, c.asked = c.circuit.moved.Load(), time.Now(), time.Time{}
+	c.circuit.well.Store(false)
+}
+
+// rest takes it back; pool.mu is held. The end of a connection that carries
+// nothing is not the path's fault.
+func (c *pooled) rest(since time.Time) {
+	c.busy, c.since = false, since
+	c.circuit.well.Store(true)
 }
 
 // warm begins to open the first connection.
@@ -220,10 +257,7 @@ func (p *pool) grow() {
 		p.refused = time.Now()
 		none := len(p.conns) == 0
 		if none {
-			for _, turn := range p.waiting {
-				turn <- granted{err: err}
-			}
-			p.waiting = nil
+			p.refuseLocked(err)
 		}
 		p.mu.Unlock()
 		if o != nil {
@@ -234,9 +268,14 @@ func (p *pool) grow() {
 		}
 		return
 	}
-	c := &pooled{opened: *o, circuit: circuitBelow(o.conn), since: time.Now()}
+	c := &pooled{opened: *o, circuit: circuitBelow(o.conn)}
+	// The builder waits no longer than handshakeTimeout for the first request.
+	c.rest(time.Now().Add(handshakeTimeout/2 - idleAfter))
 	p.conns = append(p.conns, c)
 	p.handLocked(c)
+	if len(p.waiting) > 0 && time.Since(p.waiting[0].since) >= growAfter {
+		p.growLocked()
+	}
 	if !p.watching && p.s.begin() {
 		p.watching = true
 		go func() {
@@ -253,13 +292,22 @@ func (p *pool) handLocked(c *pooled) {
 		return
 	}
 	c.begin()
-	p.waiting[0] <- granted{c: c}
+	p.waiting[0].turn <- granted{c: c}
 	p.waiting = slices.Delete(p.waiting, 0, 1)
 }
 
-// release takes a connection back that can be used again.
+// refuseLocked ends the waiting of all.
+func (p *pool) refuseLocked(err error) {
+	for _, w := range p.waiting {
+		w.turn <- granted{err: err}
+	}
+	p.waiting = nil
+}
+
+// release takes a connection back after an answer's end.
 func (p *pool) release(c *pooled) {
-	if c.cc.Err() != nil {
+	// Not if it was to be the last, or came before all of the request was sent.
+	if c.cc.Available() == 0 {
 		p.drop(c, true)
 		return
 	}
@@ -268,7 +316,7 @@ func (p *pool) release(c *pooled) {
 	if c.gone {
 		return
 	}
-	c.busy, c.since = false, time.Now()
+	c.rest(time.Now())
 	p.handLocked(c)
 }
 
@@ -343,7 +391,7 @@ func (p *pool) watch() {
 			case !c.busy:
 			case moved != c.seen:
 				c.seen, c.still = moved, now
-			case now.Sub(c.still) >= pingAfter:
+			case now.Sub(c.still) >= pingAfter && now.Sub(c.asked) >= pingAfter:
 				still = append(still, c)
 			}
 		}
@@ -362,29 +410,29 @@ func (p *pool) watch() {
 	}
 }
 
-// probe closes those of the connections whose path is dead.
+// probe closes those of the connections whose path is dead, or perhaps is, and
+// those that have stood still for too long.
 func (p *pool) probe(still []*pooled) {
-	type answer struct {
-		known bool
-		err   error
-	}
-	asked := make(map[Path]answer)
+	failed := make(map[Path]error)
 	for _, c := range still {
-		a, ok := asked[c.path]
-		if !ok {
-			ctx, cancel := context.WithTimeout(p.s.ctx, pingTimeout)
-			a.known, a.err = p.alive(ctx, c.path)
-			cancel()
-			asked[c.path] = a
+		p.mu.Lock()
+		since := c.still
+		p.mu.Unlock()
+		known, err := true, failed[c.path]
+		if err == nil {
+			known, err = p.alive(p.s.ctx, c.path, since)
+			failed[c.path] = err
 		}
 		p.mu.Lock()
-		stands := !c.gone && c.busy && c.circuit.moved.Load() == c.seen
-		since := time.Since(c.still)
+		stands := !c.gone && c.busy && c.still.Equal(since) && c.circuit.moved.Load() == c.seen
+		if known && err == nil {
+			c.asked = time.Now()
+		}
+		owed := c.use.sending.Load() || c.use.answering.Load()
 		p.mu.Unlock()
-		owed := c.sending.Load() || c.answering.Load()
-		if stands && (a.known && a.err != nil || since >= stallAfter && (owed || !a.known)) {
-			p.s.log.Debug("a connection does not answer", slog.String("lane", "bulk"), slog.String("path", c.path.String()), slog.Any("error", a.err))
-			p.discard([]*pooled{c}, false) // what waits on it fails now
+		if stands && (err != nil || time.Since(since) >= stallAfter && (owed || !known)) {
+			p.s.log.Debug("a connection does not answer", slog.String("lane", "bulk"), slog.String("path", c.path.String()), slog.Any("error", err))
+			p.drop(c, false) // what waits on it fails now
 		}
 	}
 }
@@ -396,7 +444,7 @@ func (p *pool) check() {
 	var idle []*pooled
 	for _, c := range slices.Clone(p.conns) {
 		if c.busy {
-			c.still = c.still.Add(-pingAfter)
+			c.still, c.asked = c.still.Add(-pingAfter), time.Time{}
 			continue
 		}
 		p.removeLocked(c)
@@ -415,52 +463,55 @@ func (p *pool) close() {
 	for _, c := range conns {
 		c.gone = true
 	}
-	for _, turn := range p.waiting {
-		turn <- granted{err: ErrClosed}
-	}
-	p.waiting = nil
+	p.refuseLocked(ErrClosed)
 	p.mu.Unlock()
 	p.discard(conns, true)
 }
 
-// sentBody tells its connection whether it is the network that a body waits for.
+// sentBody tells whether it is the network that a body waits for.
 type sentBody struct {
 	io.ReadCloser
-	c *pooled
+	c      *pooled
+	use    *use
+	failed atomic.Bool
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {
-	b.c.sending.Store(false)
+	b.use.sending.Store(false)
 	n, err := b.ReadCloser.Read(p)
-	b.c.sending.Store(err == nil)
+	b.use.sending.Store(err == nil)
+	if err != nil && err != io.EOF {
+		b.failed.Store(true)
+		b.c.circuit.well.Store(true)
+	}
 	return n, err
 }
 
 // pooledBody is an answer, which holds its connection until it was read.
 type pooledBody struct {
 	io.ReadCloser
-	p    *pool
-	c    *pooled
-	ctx  context.Context
-	left int64 // bytes to come, -1 if nobody knows
-	over bool
+	p       *pool
+	c       *pooled
+	use     *use
+	ctx     context.Context
+	end     func()       // ends what cancels the request
+	left    atomic.Int64 // bytes to come, below 0 if nobody knows
+	over    atomic.Bool  // the connection is not this answer's any more
+	closing atomic.Bool
 }
 
 func (b *pooledBody) Read(p []byte) (int, error) {
-	b.c.answering.Store(true)
+	b.use.answering.Store(true)
 	n, err := b.ReadCloser.Read(p)
-	b.c.answering.Store(false)
-	if b.left > 0 {
-		b.left -= int64(n)
-	}
-	switch {
-	case err == nil || b.over:
-	case err == io.EOF:
-		b.over = true
-		b.p.release(b.c)
-	default:
-		b.over = true
-		b.p.drop(b.c, b.ctx.Err() != nil)
+	b.use.answering.Store(false)
+	b.left.Add(-int64(n))
+	if err != nil && b.over.CompareAndSwap(false, true) {
+		if err == io.EOF {
+			b.p.release(b.c)
+		} else {
+			b.p.drop(b.c, b.closing.Load() || b.ctx.Err() != nil)
+		}
+		b.end()
 	}
 	if err != nil && err != io.EOF {
 		err = fmt.Errorf("answer by %s: %w", b.c.path, err)
@@ -470,13 +521,22 @@ func (b *pooledBody) Read(p []byte) (int, error) {
 
 // Close reads what little is left, and otherwise gives the connection up.
 func (b *pooledBody) Close() error {
-	if !b.over && b.left >= 0 && b.left <= drainSize {
-		_, _ = io.Copy(io.Discard, b)
+	b.closing.Store(true)
+	if !b.over.Load() && !b.use.answering.Load() && b.left.Load() <= drainSize {
+		late := time.AfterFunc(drainTime, func() {
+			b.c.circuit.well.Store(true)
+			_ = b.ReadCloser.Close()
+		})
+		_, _ = io.CopyN(io.Discard, b, drainSize+1)
+		late.Stop()
+	}
+	if !b.over.Load() {
+		b.c.circuit.well.Store(true)
 	}
 	err := b.ReadCloser.Close()
-	if !b.over {
-		b.over = true
+	if b.over.CompareAndSwap(false, true) {
 		b.p.drop(b.c, true)
+		b.end()
 	}
 	return err
 }

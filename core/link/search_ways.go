@@ -103,7 +103,9 @@ func (f *search) dialTCP(ctx context.Context, at netip.AddrPort) (*way, error) {
 	bulk := &pool{
 		s:    f.s,
 		open: func(ctx context.Context) (*opened, error) { return f.s.openTCP(ctx, d, protoBulk) },
-		alive: func(ctx context.Context, _ Path) (bool, error) {
+		alive: func(ctx context.Context, _ Path, _ time.Time) (bool, error) {
+			ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+			defer cancel()
 			return true, ping(ctx, control.cc, f.s.cfg.Header)
 		},
 		lost: w.lose,

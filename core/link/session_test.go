@@ -254,7 +254,7 @@ func TestBulkDoesNotHoldUpControl(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer resp.Body.Close()
-		// Nobody reads the body: the bulk circuit is full.
+		// Nobody reads the body: its circuit is full.
 		synctest.Wait()
 		begin := time.Now()
 		if _, err := get(s.Control(), ""); err != nil {
