@@ -144,7 +144,8 @@ func (s *siege) stall(ctx context.Context, streams *sync.WaitGroup, session *lin
 	stop := context.AfterFunc(ctx, func() { w.CloseWithError(context.Canceled) })
 	streams.Go(func() {
 		defer stop()
-		if resp, err := session.Bulk().RoundTrip(req); err == nil {
+		// As a stream of HTTP/2, of which a connection has many.
+		if resp, err := session.Control().RoundTrip(req); err == nil {
 			resp.Body.Close()
 		}
 		r.Close()

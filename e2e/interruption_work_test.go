@@ -33,12 +33,11 @@ const (
 	blobStop  = 40 << 20
 	// logPart is how many lines a build prints before each gate.
 	logPart = 200
-	// transferCost is what a transfer may cost beyond its bytes: TLS, HTTP/2 and
+	// transferCost is what a transfer may cost beyond its bytes: TLS, HTTP and
 	// WebSocket frames, documents, events.
 	transferCost = 2 << 20
-	// streamWindow is what may be under way when a connection is cut: an HTTP/2
-	// stream's (core/link).
-	streamWindow = 16 << 20
+	// underWay is what may be when connections are cut: of eight requests.
+	underWay = 16 << 20
 )
 
 // A work is a build that stands still in one of its phases.
@@ -268,7 +267,7 @@ func (w *work) goneOn(t *testing.T) {
 		}
 		w.sentAtMost(t, sourceCount*sourceBytes)
 	case midImport:
-		if got, most := s.valve.passed(down), int64(blobBytes-blobStop+streamWindow+transferCost); got > most {
+		if got, most := s.valve.passed(down), int64(blobBytes-blobStop+underWay+transferCost); got > most {
 			t.Errorf("%d bytes more came, want %d at most", got, most)
 		}
 	}

@@ -29,7 +29,8 @@ type valve struct {
 	relay string // host:port
 
 	mu      sync.Mutex
-	limit   [2]int64 // bytes that one connection may carry; -1: any number
+	limit   [2]int64 // bytes that all connections may carry; -1: any number
+	carried [2]int64 // bytes of all connections since the limit was set
 	moved   [2]int64 // bytes of the connections since count
 	epoch   int      // how often count was called
 	rate    float64  // bytes a second of one connection and direction; 0: any
@@ -37,7 +38,12 @@ type valve struct {
 	changed chan struct{}
 }
 
-const valveChunk = 32 << 10
+const (
+	valveChunk = 32 << 10
+	// valveSmall is what a connection may carry whatever the others do, unless
+	// the valve is shut: small requests go on while a transfer stands still.
+	valveSmall = 256 << 10
+)
 
 func newValve(t testing.TB, relay *lab.Relay) *valve {
 	t.Helper()
@@ -76,9 +82,11 @@ func (v *valve) ticket(t testing.TB, text string) string {
 	return tk.String()
 }
 
-// stopAt lets every connection carry so many bytes in a direction, give or take
-// a few chunks.
-func (v *valve) stopAt(d direction, bytes int64) { v.set(func() { v.limit[d] = bytes }) }
+// stopAt lets all connections together carry so many bytes in a direction, and
+// after that only small requests.
+func (v *valve) stopAt(d direction, bytes int64) {
+	v.set(func() { v.limit[d], v.carried[d] = bytes, 0 })
+}
 
 // shut lets nothing more through.
 func (v *valve) shut() { v.set(func() { v.limit = [2]int64{} }) }
@@ -168,7 +176,7 @@ func (v *valve) copy(to io.Writer, from io.Reader, d direction, epoch int, ended
 func (v *valve) admit(d direction, carried int64, n int, ended <-chan struct{}) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for n > 0 && v.limit[d] >= 0 && carried+int64(n) > v.limit[d] {
+	for n > 0 && v.limit[d] >= 0 && v.carried[d]+int64(n) > v.limit[d] && (v.limit[d] == 0 || carried >= valveSmall) {
 		changed := v.changed
 		v.stuck++
 		v.mu.Unlock()
@@ -184,6 +192,7 @@ func (v *valve) admit(d direction, carried int64, n int, ended <-chan struct{}) 
 			return false
 		}
 	}
+	v.carried[d] += int64(n)
 	return true
 }
 
