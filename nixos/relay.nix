@@ -198,7 +198,7 @@ in
     };
     maxRegistrations = count 20000 "builders there may be at once";
     maxRegistrationsPerAddress = count 1000 "builders there may be at once from one address";
-    maxCircuits = count 8192 "circuits there may be at once; a client uses two";
+    maxCircuits = count 8192 "circuits there may be at once; a client uses one, and up to eight more while it moves bulk";
     maxCircuitsPerBuilder = count 1024 "circuits there may be at once to one builder";
     maxCircuitsPerAddress = count 256 "circuits there may be at once from one address";
     maxHalfOpenPerBuilder = count 64 "circuits there may be at once that one builder has not come for yet";
@@ -214,7 +214,7 @@ in
       type = own.speed;
       default = "unlimited";
       example = "20M";
-      description = "What one circuit may carry in a second.";
+      description = "What one circuit, and so one large transfer, may carry in a second.";
     };
     handshakeRate = count 50 "new connections one address may make in a second";
     handshakeBurst = count 500 "new connections one address may make at once";

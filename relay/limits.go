@@ -32,7 +32,8 @@ type Limits struct {
 	// BytesPerSecond is what all circuits together may carry, both directions
 	// counted: unlimited.
 	BytesPerSecond int64
-	// CircuitBytesPerSecond is what one circuit may carry: unlimited.
+	// CircuitBytesPerSecond is what one circuit may carry: unlimited. Each large
+	// transfer has a circuit of its own.
 	CircuitBytesPerSecond int64
 	// STUNPerSecond is the rate of STUN answers to one address: 20, with
 	// twice as many at once.
@@ -41,7 +42,8 @@ type Limits struct {
 	HalfOpen time.Duration
 	// Idle is how long a circuit may move nothing in either direction before
 	// it is cut, and how long one message may take: 2 minutes. Peers send pings
-	// every few seconds, so below about 2 KB/s a circuit is of no use.
+	// every few seconds, but not inside of a large transfer; below about 2 KB/s a
+	// circuit is of no use.
 	Idle time.Duration
 }
 

@@ -5,8 +5,11 @@
 //
 // # Session
 //
-// Client and builder speak HTTP/2 (RFC 9113) inside TLS 1.3 (RFC 8446), over
-// any byte stream: a relay circuit or a direct path. Both ends present a
+// Client and builder speak HTTP inside TLS 1.3 (RFC 8446), over any byte stream: a
+// relay circuit or a direct path. ALPN (RFC 7301) says which: h2 (RFC 9113), by
+// which clients send small requests and events, or http/1.1 (RFC 9112), by which
+// they send what is large, a connection for each request while it lasts. A builder
+// takes any request by either. Both ends present a
 // self-signed certificate of their ed25519 key. The client accepts only the
 // key that it was told (ticket, builders file); the builder takes any key and
 // thereby knows the client's ID. Requests go to https://builder/ whatever path
@@ -189,7 +192,8 @@
 // be reached (path.go). Both then send punch packets from the very UDP sockets
 // that QUIC (RFC 9000) uses, and the client connects to an address that one came
 // from: HTTP/3 (RFC 9114) in a session with the same two certificates. Where the
-// builder listens on TCP, HTTP/2 in TLS does as well. All paths lead to the same
+// builder listens on TCP, TLS does as well, with the same HTTP inside as a circuit;
+// by QUIC all requests are streams of one connection. All paths lead to the same
 // handlers, and any request may take any of them. GET /v1/path is answered with
 // nothing: it measures a path.
 //
@@ -204,7 +208,7 @@
 // media type application/problem+json): a stable code, a title, what happened
 // and what to do. errors.go lists the codes with their HTTP statuses and the
 // command line's exit codes. After the headers of a stream have been sent, a
-// failure resets the stream; the reader asks again and then gets the problem.
+// failure breaks the answer off; the reader asks again and then gets the problem.
 //
 // # Limits
 //
