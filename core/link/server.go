@@ -60,30 +60,31 @@ func reading(h http.Handler) http.Handler {
 	})
 }
 
-// perhapsLast says that a connection takes no further request once that is so.
+// perhapsLast says that a connection takes no further request if that is so when
+// the answer begins.
 type perhapsLast struct {
 	http.ResponseWriter
-	ctx  context.Context
-	last bool
+	ctx   context.Context
+	begun bool
 }
 
 func (w *perhapsLast) WriteHeader(status int) {
-	w.look()
+	w.begin()
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *perhapsLast) Write(p []byte) (int, error) {
-	w.look()
+	w.begin()
 	return w.ResponseWriter.Write(p)
 }
 
-// look has net/http say "Connection: close", and close only after the client has
+// begin has net/http say "Connection: close", and close only after the client has
 // had time to read the answer (RFC 9112 §9.6), as it does when a body is too large.
-func (w *perhapsLast) look() {
-	if !w.last && w.ctx.Err() != nil {
-		w.last = true
+func (w *perhapsLast) begin() {
+	if !w.begun && w.ctx.Err() != nil {
 		_, _ = http.MaxBytesReader(w.ResponseWriter, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 	}
+	w.begun = true
 }
 
 func (w *perhapsLast) Unwrap() http.ResponseWriter { return w.ResponseWriter }
