@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -56,7 +57,7 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, way.close()) }()
+	defer func() { err = errors.Join(err, way.shut()) }()
 	if err := in.describe(ctx); err != nil {
 		return err
 	}
@@ -82,6 +83,7 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 		var lost *lostError
 		switch {
 		case err == nil:
+			go way.shut() // meanwhile; what is deferred waits for it
 			return in.check(ctx)
 		case !errors.As(err, &lost) || attempt == maxImports || fruitless == maxFruitless:
 			return err
@@ -89,7 +91,7 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 		if err := in.session.Reach(ctx, in.id); err != nil {
 			return err
 		}
-		if err := way.close(); err != nil {
+		if err := way.shut(); err != nil {
 			return err
 		}
 		next, err := in.open()
@@ -147,6 +149,7 @@ type passage struct {
 	importer *importer
 	fetcher  *cache.ChunkFetcher
 	progress *importProgress
+	shut     func() error // takes the View away from Nix and ends all fetching; may be called again
 }
 
 // open begins to make a passage; what it is for may still be asked meanwhile.
@@ -175,11 +178,9 @@ func (in *incoming) open() (*passage, error) {
 		return nil, fmt.Errorf("the builder's answer about its outputs: %w", err)
 	}
 	p.exposure = p.importer.start(view)
+	p.shut = sync.OnceValue(func() error { return errors.Join(p.exposure.close(), p.fetcher.Close()) })
 	return p, nil
 }
-
-// close takes the View away from Nix and ends all fetching.
-func (p *passage) close() error { return errors.Join(p.exposure.close(), p.fetcher.Close()) }
 
 // fetch has the local Nix import what is missing.
 func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Missing) error {

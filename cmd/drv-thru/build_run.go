@@ -268,7 +268,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	defer session.Close()
-	session.Warm()
+	session.Warm(1) // for what the builder lacks
 	r.view.SetPath(func() string { return string(session.Path().Kind) })
 	api := &client.API{
 		Control: loggedTransport{session.Control(), r.log}, Bulk: loggedTransport{session.Bulk(), r.log}, Base: link.BaseURL,
@@ -342,6 +342,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
+	session.Warm(2) // for what there is, and for what is in it
 	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: outputPaths(targets), sum: sum}
 	if err := in.bring(ctx); err != nil {
 		return err

@@ -51,7 +51,7 @@ type pool struct {
 	mu       sync.Mutex
 	conns    []*pooled
 	waiting  []waiter // those who wait for a connection, in turn
-	opening  bool
+	opening  int
 	refused  time.Time // when one could not be opened
 	watching bool
 	closed   bool
@@ -158,8 +158,8 @@ func (p *pool) take(ctx context.Context) (*pooled, error) {
 	}
 	turn := make(chan granted, 1)
 	p.waiting = append(p.waiting, waiter{turn, time.Now()})
-	if len(p.conns) == 0 {
-		p.growLocked()
+	if len(p.conns)+p.opening == 0 {
+		p.openLocked()
 	}
 	p.mu.Unlock()
 	grow := time.NewTimer(growAfter)
@@ -222,26 +222,35 @@ func (c *pooled) rest(since time.Time) {
 	c.circuit.well.Store(true)
 }
 
-// warm begins to open the first connection.
-func (p *pool) warm() {
+// warm begins to open connections up to n.
+func (p *pool) warm(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.conns) == 0 {
-		p.growLocked()
+	for len(p.conns)+p.opening < n && p.openLocked() {
 	}
 }
 
-// growLocked begins to open a connection if one more may be of use.
+// growLocked begins to open connections for those who wait: at once as many as
+// there are, so that a path that refuses more is not asked for many.
 func (p *pool) growLocked() {
-	more := len(p.conns) == 0 || len(p.conns) < poolSize && len(p.waiting) > 0 && time.Since(p.refused) > growAgain
-	if p.closed || p.opening || !more || !p.s.begin() {
-		return
+	for most := max(1, len(p.conns)); len(p.waiting) > p.opening && p.opening < most; {
+		if all := len(p.conns) + p.opening; all > 0 && (all >= poolSize || time.Since(p.refused) <= growAgain) || !p.openLocked() {
+			return
+		}
 	}
-	p.opening = true
+}
+
+// openLocked begins to open a connection; false after the end.
+func (p *pool) openLocked() bool {
+	if p.closed || !p.s.begin() {
+		return false
+	}
+	p.opening++
 	go func() {
 		defer p.s.work.Done()
 		p.grow()
 	}()
+	return true
 }
 
 func (p *pool) grow() {
@@ -249,13 +258,13 @@ func (p *pool) grow() {
 	defer cancel()
 	o, err := p.open(ctx)
 	p.mu.Lock()
-	p.opening = false
+	p.opening--
 	if err == nil && p.closed {
 		err = ErrClosed
 	}
 	if err != nil {
 		p.refused = time.Now()
-		none := len(p.conns) == 0
+		none := len(p.conns) == 0 && p.opening == 0
 		if none {
 			p.refuseLocked(err)
 		}

@@ -294,7 +294,7 @@ func TestIdleConnections(t *testing.T) {
 		}
 		time.Sleep(2 * idleAfter)
 		// The builder would close one that has never carried anything.
-		b.Warm()
+		b.Warm(1)
 		if n := open(); n != 1 {
 			t.Errorf("%d warm connections", n)
 		}

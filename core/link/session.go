@@ -169,8 +169,8 @@ func (s *Session) Control() http.RoundTripper { return &chooser{s, false} }
 // circuit when much of it is left. It is like Control in all else.
 func (s *Session) Bulk() http.RoundTripper { return &chooser{s, true} }
 
-// Warm begins to open a circuit for bulk, for a caller that will soon need it.
-func (s *Session) Warm() {
+// Warm begins to open n circuits for bulk, for a caller that will soon need them.
+func (s *Session) Warm(n int) {
 	w := s.base
 	s.mu.Lock()
 	if alive := s.aliveLocked(); len(alive) > 0 {
@@ -178,7 +178,7 @@ func (s *Session) Warm() {
 	}
 	s.mu.Unlock()
 	if p, ok := w.bulk.(*pool); ok {
-		p.warm()
+		p.warm(n)
 	}
 }
 
@@ -219,8 +219,10 @@ func (s *Session) Close() error {
 	s.closed = true
 	s.mu.Unlock()
 	s.cancel()
-	s.control.close()
+	var work sync.WaitGroup
+	work.Go(s.control.close)
 	s.bulk.close()
+	work.Wait()
 	s.work.Wait()
 	return nil
 }
