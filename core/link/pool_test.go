@@ -229,6 +229,23 @@ func TestTransferOnADeadPathAlone(t *testing.T) {
 	})
 }
 
+// With a direct path, bulk needs no relay.
+func TestBulkWithoutRelays(t *testing.T) {
+	inPool(t, 1, func(t *testing.T, b *bench) {
+		there := roundTripper(func(*http.Request) (*http.Response, error) {
+			return &http.Response{Body: io.NopCloser(strings.NewReader("done"))}, nil
+		})
+		b.add(&way{control: there, bulk: there, path: func() Path { return Path{Kind: PathDirectQUIC} }, ready: func() bool { return true }, direct: true, done: make(chan struct{})})
+		b.listen.Cut()
+		synctest.Wait()
+		b.want("")
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestTransferThatStandsStill(t *testing.T) {
 	// The path is alive.
 	inPool(t, 0, func(t *testing.T, b *bench) {

@@ -69,8 +69,12 @@ type Session struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
+	// beginning guards closed. It is apart from mu, under which lanes and pools are
+	// asked and set to work, which then call begin.
+	beginning sync.Mutex
+	closed    bool
+
 	mu      sync.Mutex
-	closed  bool
 	dialers []dialer // the one that worked last is first
 	direct  []*way
 	// lastBulk is what was chosen last, for downloads and for uploads.
@@ -215,9 +219,9 @@ func (s *Session) Explain() string {
 
 // Close ends the session and whatever is under way.
 func (s *Session) Close() error {
-	s.mu.Lock()
+	s.beginning.Lock()
 	s.closed = true
-	s.mu.Unlock()
+	s.beginning.Unlock()
 	s.cancel()
 	var work sync.WaitGroup
 	work.Go(s.control.close)
@@ -229,8 +233,8 @@ func (s *Session) Close() error {
 
 // begin counts a goroutine that Close waits for; false after Close.
 func (s *Session) begin() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.beginning.Lock()
+	defer s.beginning.Unlock()
 	if s.closed {
 		return false
 	}
