@@ -24,6 +24,9 @@ const maxImports = 10
 // answers but never sends a whole path must not keep its client for long.
 const maxFruitless = 3
 
+// largeImport is from how many bytes on an import fills its buffers.
+const largeImport = 32 << 20
+
 // flushTime bounds how long a build that is done waits until the chunks of its
 // outputs are kept.
 const flushTime = 5 * time.Second
@@ -48,9 +51,6 @@ type incoming struct {
 
 // bring brings the outputs into the local store.
 func (in *incoming) bring(ctx context.Context) (err error) {
-	// Most of what an import holds is buffers that are used again and again:
-	// collecting the little garbage beside them sooner costs next to nothing.
-	defer debug.SetGCPercent(debug.SetGCPercent(50))
 	in.chunks = in.app.openChunks(in.cacheSize, in.view.Note)
 	defer in.chunks.close()
 	way, err := in.open()
@@ -193,6 +193,11 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a
 		// reference of something else it is itself.
 		way.importer.recursive, infos, ask = true, in.infos, missing.Tops
+	}
+	if missing.Bytes > largeImport {
+		// Most of what an import holds is buffers that are used again and again:
+		// collecting the little garbage beside them sooner costs next to nothing.
+		defer debug.SetGCPercent(debug.SetGCPercent(50))
 	}
 	verified := way.view.AddInfos(infos)
 	before := way.fetcher.Received()
