@@ -85,7 +85,11 @@ type pooled struct {
 
 // use is a request's time with a connection: what it waits for, other than for
 // this end or for an answer to begin.
-type use struct{ sending, answering atomic.Bool }
+type use struct {
+	sending, answering atomic.Bool
+	// ended: it was given up for dead.
+	ended atomic.Bool
+}
 
 // RoundTrip sends a request; see [Session.Bulk].
 func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -112,6 +116,10 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			sent.Body = body
 		}
 		resp, err := c.cc.RoundTrip(sent)
+		if err == nil && ctx.Err() != nil {
+			_ = resp.Body.Close()
+			err = context.Cause(ctx)
+		}
 		if err == nil {
 			if resp.Close {
 				c.circuit.well.Store(true)
@@ -437,10 +445,12 @@ func (p *pool) probe(still []*pooled) {
 		if known && err == nil {
 			c.asked = time.Now()
 		}
-		owed := c.use.sending.Load() || c.use.answering.Load()
+		use := c.use
 		p.mu.Unlock()
+		owed := use.sending.Load() || use.answering.Load()
 		if stands && (err != nil || time.Since(since) >= stallAfter && (owed || !known)) {
 			p.s.log.Debug("a connection does not answer", slog.String("lane", "bulk"), slog.String("path", c.path.String()), slog.Any("error", err))
+			use.ended.Store(true)
 			p.drop(c, false) // what waits on it fails now
 		}
 	}
@@ -514,6 +524,16 @@ func (b *pooledBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.use.answering.Store(false)
 	b.left.Add(-int64(n))
+	if err == io.EOF {
+		// Told that it is not wanted any more, a handler may end an answer as if it
+		// were complete.
+		switch {
+		case b.use.ended.Load():
+			err = io.ErrUnexpectedEOF
+		case b.ctx.Err() != nil:
+			err = context.Cause(b.ctx)
+		}
+	}
 	if err != nil && b.over.CompareAndSwap(false, true) {
 		if err == io.EOF {
 			b.p.release(b.c)
