@@ -336,6 +336,14 @@ type spooled struct {
 	release func()
 }
 
+func (p *spooled) end() int64 {
+	end := p.off
+	for _, b := range p.bufs {
+		end += int64(len(b))
+	}
+	return end
+}
+
 // spoolBehind is how many pieces a reader may be ahead of the disk: 2 MiB of
 // Nix's reads, 16 MiB of the largest there are.
 const spoolBehind = 32
@@ -426,16 +434,29 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 	defer f.Close()
 	var at int64
 	var err error
+	var bufs [][]byte
+	var taken []spooled
 	for p := range pieces {
-		off := p.off
-		for _, b := range p.bufs {
-			if err == nil {
-				_, err = f.WriteAt(b, off)
-			}
-			off += int64(len(b))
+		// What has gathered meanwhile is written in one go.
+		taken = append(taken[:0], p)
+		for range min(len(pieces), spoolBehind) {
+			taken = append(taken, <-pieces)
 		}
-		at = off
-		p.release()
+		for rest := taken; len(rest) > 0; {
+			off, n := rest[0].off, 0
+			bufs, at = bufs[:0], off
+			for n < len(rest) && rest[n].off == at {
+				bufs, at = append(bufs, rest[n].bufs...), rest[n].end()
+				n++
+			}
+			if err == nil {
+				err = writeAll(f, bufs, off)
+			}
+			for _, p := range rest[:n] {
+				p.release()
+			}
+			rest = rest[n:]
+		}
 	}
 	whole := err == nil && at == s.size
 	name := diskNars + "/" + s.hash + ".nar"
