@@ -11,8 +11,8 @@ import (
 var ErrAborted = errors.New("answer broken off")
 
 const (
-	// gatherSize is what small writes are collected to. Every write to an HTTP/2
-	// stream is a frame, a TLS record and a wake-up of the peer.
+	// gatherSize is what small writes are collected to. Every write is a TLS record
+	// and may wake up the peer.
 	gatherSize = 256 << 10
 	// directSize is the size from which on a write is not copied first.
 	directSize = 64 << 10

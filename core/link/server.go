@@ -32,7 +32,7 @@ func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Server{
-		Handler:           reading(h),
+		Handler:           Handler(h),
 		TLSConfig:         circuitTLS(cfg, protoControl, protoBulk),
 		Protocols:         protocols,
 		HTTP2:             h2Config(serverPingAfter, serverPingTimeout),
@@ -44,10 +44,10 @@ func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.
 	}, nil
 }
 
-// reading ends an HTTP/1.1 connection with the request whose body could not be
-// read, because of a deadline or of the client: net/http then cancels the context
-// of every request that follows on it.
-func reading(h http.Handler) http.Handler {
+// Handler is what [NewServer] makes of its handler: one that ends an HTTP/1.1
+// connection with the request whose body could not be read, because of a deadline or
+// of the client. Net/http cancels the context of every request that follows on it.
+func Handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor != 1 {
 			h.ServeHTTP(w, r)

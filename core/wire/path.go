@@ -68,7 +68,7 @@ type PathAnswer struct {
 	Disabled bool             `json:"disabled,omitempty"`
 	NAT      NAT              `json:"nat,omitempty"`
 	UDP      []netip.AddrPort `json:"udp,omitempty"` // QUIC and HTTP/3, likeliest first
-	TCP      []netip.AddrPort `json:"tcp,omitempty"` // TLS and HTTP/2
+	TCP      []netip.AddrPort `json:"tcp,omitempty"` // TLS
 }
 
 // NAT is what stands between an end and the others.

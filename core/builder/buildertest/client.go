@@ -11,8 +11,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -23,10 +26,9 @@ const peerHeader = "Test-Peer"
 // are, instead of proving it.
 func Peer(r *http.Request) (key.ID, error) { return key.ParseID(r.Header.Get(peerHeader)) }
 
-// NewServer serves h as the builder is served: HTTP/2 in TLS. With HTTP/1 a read
-// deadline would outlive its request.
+// NewServer serves h as the builder is served: HTTP/2 and HTTP/1.1 in TLS.
 func NewServer(h http.Handler) *httptest.Server {
-	s := httptest.NewUnstartedServer(h)
+	s := httptest.NewUnstartedServer(link.Handler(h))
 	s.EnableHTTP2 = true
 	s.StartTLS()
 	return s
@@ -39,6 +41,32 @@ type Client struct {
 	Secret *ticket.Secret
 	// HTTP is used instead of the server's own client, unless nil.
 	HTTP *http.Client
+
+	bulk sync.Once
+	http *http.Client // for bulk
+}
+
+// isBulk reports whether a session sends requests of a path by HTTP/1.1.
+func isBulk(path string) bool {
+	return strings.Contains(path, "/inputs") || strings.HasPrefix(path, "/v1/cache/")
+}
+
+func (c *Client) client(path string) *http.Client {
+	if c.HTTP != nil {
+		return c.HTTP
+	}
+	if !isBulk(path) {
+		return c.Server.Client()
+	}
+	c.bulk.Do(func() {
+		tr := c.Server.Client().Transport.(*http.Transport).Clone()
+		tr.Protocols = new(http.Protocols)
+		tr.Protocols.SetHTTP1(true)
+		tr.TLSClientConfig.NextProtos = nil
+		tr.ForceAttemptHTTP2 = false
+		c.http = &http.Client{Transport: tr}
+	})
+	return c.http
 }
 
 // Do sends a request and returns the answer, or its error.
@@ -70,11 +98,7 @@ func (c *Client) Raw(method, path string, body io.Reader, header http.Header) (*
 		req.Header.Set("Authorization", "Bearer "+c.Secret.Text())
 	}
 	maps.Copy(req.Header, header)
-	client := c.HTTP
-	if client == nil {
-		client = c.Server.Client()
-	}
-	return client.Do(req)
+	return c.client(path).Do(req)
 }
 
 // JSON sends in, if not nil, and reads the answer into out.

@@ -17,9 +17,9 @@ package wsconn
 import "sync"
 
 const (
-	// MessageSize is the most payload that is sent as one message: a 256 KiB
-	// HTTP/2 frame with its header and the overhead of its 17 TLS records, so
-	// that a full frame leaves as one message and not as one and a crumb.
+	// MessageSize is the most payload that is sent as one message: a write of
+	// 256 KiB with what HTTP puts around it and the overhead of its 17 TLS
+	// records, so that it leaves as one message and not as one and a crumb.
 	MessageSize = 264 << 10
 	// Headroom is what a frame needs before its payload (RFC 6455 §5.2).
 	Headroom = 14
