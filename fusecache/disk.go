@@ -385,10 +385,8 @@ func (s *spool) begin() {
 // write takes what was read at off; release is called once it is needed no more.
 // What does not continue what was taken before is of no use.
 func (s *spool) write(bufs [][]byte, off int64, release func()) {
-	end := off
-	for _, b := range bufs {
-		end += int64(len(b))
-	}
+	p := spooled{bufs, off, release}
+	end := p.end()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.begun && off == 0 {
@@ -399,7 +397,7 @@ func (s *spool) write(bufs [][]byte, off int64, release func()) {
 		return
 	}
 	s.at = end
-	s.pieces <- spooled{bufs, off, release}
+	s.pieces <- p
 	if s.at == s.size {
 		s.endLocked()
 	}

@@ -281,9 +281,9 @@ func (l *lane) open() (*http.ClientConn, Path, error) {
 
 // opened is a connection that has just been opened.
 type opened struct {
-	cc   *http.ClientConn
-	conn *tls.Conn
-	path Path
+	cc      *http.ClientConn
+	circuit *circuit
+	path    Path
 }
 
 // openBase opens a connection by the session's relays or addresses.
@@ -304,11 +304,12 @@ func (s *Session) openBase(ctx context.Context, proto string) (*opened, error) {
 	}
 	s.worked(path)
 	attrs := []any{lane, slog.String("path", path.String()), slog.Duration("took", time.Since(begin))}
-	if c := circuitBelow(conn); c != nil && c.id != "" {
+	c := circuitBelow(conn)
+	if c.id != "" {
 		attrs = append(attrs, slog.String("circuit", string(c.id)))
 	}
 	s.log.Debug("circuit open", attrs...)
-	return &opened{cc, conn, path}, nil
+	return &opened{cc, c, path}, nil
 }
 
 // lanes is what logs call the connections of each protocol.

@@ -71,7 +71,6 @@ type granted struct {
 // pooled is a connection of a pool.
 type pooled struct {
 	opened
-	circuit *circuit
 
 	// Guarded by pool.mu; use is also read by whoever has the connection.
 	busy  bool
@@ -285,7 +284,7 @@ func (p *pool) grow() {
 		}
 		return
 	}
-	c := &pooled{opened: *o, circuit: circuitBelow(o.conn)}
+	c := &pooled{opened: *o}
 	// The builder waits no longer than handshakeTimeout for the first request.
 	c.rest(time.Now().Add(handshakeTimeout/2 - idleAfter))
 	p.conns = append(p.conns, c)

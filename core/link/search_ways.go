@@ -141,7 +141,7 @@ func (s *Session) openTCP(ctx context.Context, d tcpDialer, proto string) (*open
 	if err != nil {
 		return nil, lost(d.path(), err)
 	}
-	return &opened{cc, conn, d.path()}, nil
+	return &opened{cc, circuitBelow(conn), d.path()}, nil
 }
 
 // viaQUIC connects to the addresses from which packets came, one after another,
