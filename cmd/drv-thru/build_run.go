@@ -17,7 +17,6 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/client"
-	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/fusecache"
@@ -259,34 +258,29 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
-	cfg, err := r.route.link(r.flags.noDirect, r.flags.stun, r.log)
-	if err != nil {
-		return err
-	}
-	session, err := link.Dial(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	session.Warm(1) // for what the builder lacks
-	r.view.SetPath(func() string { return string(session.Path().Kind) })
-	api := &client.API{
-		Control: loggedTransport{session.Control(), r.log}, Bulk: loggedTransport{session.Bulk(), r.log}, Base: link.BaseURL,
-		Ticket: r.route.ticket, Agent: softwareName(),
-	}
-
+	var b *dialed
 	var info wire.Info
 	var inputs *client.Inputs
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		info, err = api.Info(gctx)
+		if b, err = r.route.dial(gctx, r.flags.noDirect, r.flags.stun, r.log); err != nil {
+			return err
+		}
+		b.link.Warm(1) // for what the builder lacks
+		r.view.SetPath(func() string { return string(b.link.Path().Kind) })
+		info, err = b.Info(gctx)
 		return err
 	})
+	// Of a large graph this takes as long as reaching a builder far away.
 	g.Go(func() (err error) {
 		inputs, err = client.Collect(gctx, client.StoreFiles{}, r.store, drvsOf(roots))
 		return err
 	})
-	if err := g.Wait(); err != nil {
+	err = g.Wait()
+	if b != nil {
+		defer b.link.Close()
+	}
+	if err != nil {
 		return err
 	}
 	trust, err := lookup.wait()
@@ -308,7 +302,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	if r.flags.dryRun {
-		plan, err := api.Plan(ctx, &wire.PlanRequest{Roots: roots, Closure: inputs.Wire})
+		plan, err := b.Plan(ctx, &wire.PlanRequest{Roots: roots, Closure: inputs.Wire})
 		if err != nil {
 			return err
 		}
@@ -320,7 +314,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	s := &client.Session{
-		API: api, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now,
+		API: b.API, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now,
 	}
 	r.view.Phase("asking the builder to build")
 	request := &client.Request{
@@ -334,7 +328,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	r.log.Debug("the build has ended", "build", id)
-	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: session.Explain}
+	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: b.link.Explain}
 	if built.Error != nil && (!r.flags.keepGoing || len(built.Outputs) == 0) {
 		return r.buildFailed(built)
 	}
@@ -342,7 +336,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	session.Warm(2) // for what there is, and for what is in it
+	b.link.Warm(2) // for what there is, and for what is in it
 	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: outputPaths(targets), sum: sum}
 	if err := in.bring(ctx); err != nil {
 		return err
