@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/link"
 )
 
@@ -43,8 +44,9 @@ const (
 )
 
 // BenchmarkLine fills a line of 100 Mbit/s with a round trip of 60 ms by each
-// path, while a log's lines come. It reports how much of the line is payload, and
-// how long the lines take.
+// path, while a log's lines come: by one long answer, by one long request, and by
+// an import, which makes many short requests. It reports how much of the line is
+// payload, and how long the log's lines take.
 //
 //	e2e/test bench -bench Line -benchtime 1x
 func BenchmarkLine(b *testing.B) {
@@ -221,7 +223,7 @@ func (l *ends) measure(b *testing.B, rate float64, bytes int64) {
 			// Where TCP comes through, it is preferred.
 			sh(b, l.builder, fmt.Sprintf(`nft 'table inet line { chain in { type filter hook input priority filter; tcp dport %d drop; }; }'`, directPort))
 		}
-		for _, way := range []string{"download", "upload"} {
+		for _, way := range []string{"download", "upload", "import"} {
 			b.Run(string(path)+"/"+way, func(b *testing.B) {
 				var total lineResult
 				rounds := 0
@@ -245,6 +247,7 @@ func (l *ends) measure(b *testing.B, rate float64, bytes int64) {
 				b.ReportMetric(float64(rounds)*float64(bytes)*8/total.Seconds/rate*100, "%-of-line")
 				if n := len(total.Lines); n > 0 {
 					b.ReportMetric(total.Lines[n/2]*1000, "ms/log-line-p50")
+					b.ReportMetric(total.Lines[n*95/100]*1000, "ms/log-line-p95")
 					b.ReportMetric(total.Lines[n*99/100]*1000, "ms/log-line-p99")
 				}
 				b.ReportMetric(0, "ns/op")
@@ -276,13 +279,11 @@ func runDirectBuilder(relayURL string, ready func(string)) error {
 	if err != nil {
 		return err
 	}
-	srv, err := link.NewServer(identity, l.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/log" {
-			serveLog(w, r)
-			return
-		}
-		serveBytes(w, r)
-	})), nil)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /log", serveLog)
+	mux.HandleFunc("POST /", noiseBuilder())
+	mux.HandleFunc("/", serveBytes)
+	srv, err := link.NewServer(identity, l.Handler(mux), nil)
 	if err != nil {
 		return err
 	}
@@ -336,8 +337,14 @@ func runLineClient(arg string, ready func(string)) error {
 	}
 	defer s.Close()
 	s.Settled(ctx)
+	move := func(n int64) error { return throughOurs(s.Bulk(), job.Way, n) }
+	if job.Way == "import" {
+		f := cache.NewChunkFetcher(cache.ChunkConfig{Transport: s.Bulk(), Now: time.Now})
+		defer f.Close()
+		move = func(n int64) error { return importNoise(ctx, f, n) }
+	}
 	// Windows open and connections find the line's speed before the measurement.
-	if err := throughOurs(s.Bulk(), job.Way, job.Bytes/8); err != nil {
+	if err := move(job.Bytes / 8); err != nil {
 		return err
 	}
 	lctx, stop := context.WithCancel(ctx)
@@ -357,7 +364,7 @@ func runLineClient(arg string, ready func(string)) error {
 		}
 	}()
 	begin := time.Now()
-	err = throughOurs(s.Bulk(), job.Way, job.Bytes)
+	err = move(job.Bytes)
 	r.Seconds, r.Path = time.Since(begin).Seconds(), s.Path().Kind
 	stop()
 	<-read
