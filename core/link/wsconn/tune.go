@@ -3,9 +3,13 @@ package wsconn
 import "net"
 
 // notSentLowat is how much a socket keeps that it has not sent yet, beyond
-// what is on its way. More would only delay what is written later; less would
-// let the line run dry between two wake-ups.
-const notSentLowat = 128 << 10
+// what is on its way. More would only delay what is written later. With less,
+// the socket runs dry while its writer is not woken up, which takes a third of
+// the buffer to be free whatever this says (net/core/stream.c). BBR does not
+// trust its measure then, and goes on for seconds as it begins: with almost
+// three times what the line takes, of which the line drops the rest, and what
+// else it carries with it.
+const notSentLowat = 1 << 20
 
 // Tune sets up a TCP connection for circuits: little unsent data in the
 // kernel, congestion control by BBR where the kernel has it. It looks through
