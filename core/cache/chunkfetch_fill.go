@@ -128,6 +128,7 @@ func (f *ChunkFetcher) request(ctx context.Context, b *chunkBlock, due []int) (g
 		switch {
 		case err == nil && chunk.Sum(data) == p.id:
 			got++
+			f.pace.unpacked(p.size)
 			shown.add(i, true)
 		case err == nil:
 			f.refuse(b, i, fmt.Errorf("%w: chunk %d of the NAR %s is not what its manifest says", ErrStream, p.ordinal, p.man.hash))

@@ -29,6 +29,7 @@ type goodput struct {
 	coming int // answers that have begun
 	last   time.Time
 	bytes  float64
+	chunks float64 // what the bytes have become
 	busy   time.Duration
 	wait   time.Duration // the least time to a first byte
 }
@@ -69,8 +70,15 @@ func (g *goodput) read(t *flight, n int) {
 	g.busy += now.Sub(g.last)
 	g.last = now
 	if g.busy > sampleTime {
-		g.bytes, g.busy = g.bytes/2, g.busy/2
+		g.bytes, g.chunks, g.busy = g.bytes/2, g.chunks/2, g.busy/2
 	}
+}
+
+// unpacked notes that a chunk of n bytes has come.
+func (g *goodput) unpacked(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.chunks += float64(n)
 }
 
 func (g *goodput) end(t *flight) {
@@ -97,14 +105,18 @@ func (g *goodput) perSecond() float64 {
 }
 
 // window returns how much may be under way, and how much one request may ask
-// for: two round trips' worth, at least a quarter of a second's.
+// for, in bytes of chunks: two round trips' worth, at least an eighth of a
+// second's. More would only wait in the line's queue, and what else goes there,
+// such as a log, would wait or be dropped with it.
 func (g *goodput) window() (all, one int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	rate := g.perSecond()
 	all = unknownWindow
 	if rate > 0 {
-		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/4, fastWindow), minWindow), maxWindow))
+		// Compressed chunks take less of the line than they count here.
+		rate *= max(g.chunks/g.bytes, 1)
+		all = int(min(max(2*rate*g.wait.Seconds(), min(rate/8, fastWindow), minWindow), maxWindow))
 	}
 	return all, min(max(all/4, minWindow/2), blockSize)
 }
