@@ -181,6 +181,7 @@ func (f *fraud) verify(t *testing.T) {
 // What reaches the client's own Nix is checked by it, whatever its version, and
 // a builder that stops in the middle does not make it hang.
 func TestHostileBuilderNars(t *testing.T) {
+	t.Parallel() // it mostly waits, until clients give up
 	f := newFraud(t, lab.Roots...)
 	const sixth = 5 // of some sixty chunks
 	flip := on(onChunks, func(x *exchange) bool {

@@ -64,11 +64,11 @@ func benchmarkImport(b *testing.B, direct bool) {
 	}
 }
 
-// TestMemoryOfLargeOutput moves an output of 2 GB in one file: neither end may
+// TestMemoryOfLargeOutput moves an output of 1 GiB in one file: neither end may
 // hold more of it than its buffers.
 func TestMemoryOfLargeOutput(t *testing.T) {
 	p := newImportPair(t, false)
-	const mib = 2048
+	const mib = 1 << 10
 	p.build(lab.Blob(mib, "memory"))
 	p.client.Host.Delete(p.outputs...)
 	build := p.client.Host.StartCmd(p.again())

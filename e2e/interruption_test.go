@@ -18,6 +18,7 @@ const cancelTime = 5 * time.Second
 // Whatever ends or restarts, and whenever it does: nothing stays half-made, and
 // the next run works, or this one goes on by itself.
 func TestInterrupted(t *testing.T) {
+	t.Parallel() // it waits for half of its time
 	s := newStage(t, lab.Bookworm, lab.Bookworm)
 
 	t.Run("Ctrl-C", func(t *testing.T) {

@@ -62,6 +62,7 @@ func asleep(t *testing.T) time.Duration {
 
 // Direct paths come and go while a build runs, and it notices nothing.
 func TestNATChanges(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	n := newNATLab(t, false)
 	builderSite := n.in.Plug(n.builder, lab.Cone, false)
 	n.serve(t, false)
@@ -144,6 +145,7 @@ func TestNATChanges(t *testing.T) {
 // Builds whose transfers last: a line of 32 Mbit/s, relay and all. Nothing of what
 // has arrived is sent again when its path changes under it.
 func TestNATTransfers(t *testing.T) {
+	t.Parallel() // it waits for most of its time
 	n := newNATLab(t, false)
 	builderSite := n.in.Plug(n.builder, lab.Open, false)
 	n.serve(t, false)

@@ -237,10 +237,10 @@ const (
 		echo`
 	// LogLongLine prints a line of 8 MiB of the letter x.
 	LogLongLine = `head -c 8388608 /dev/zero | tr '\0' x; echo`
-	// LogHuge prints 500,000,000 bytes: 500,000 numbered lines of 1,000 bytes.
+	// LogHuge prints 250,000,000 bytes: 250,000 numbered lines of 1,000 bytes.
 	LogHuge = `
 		pad=$(head -c 992 /dev/zero | tr '\0' .)
-		seq 1000000 1499999 | sed "s/\$/$pad/"`
+		seq 1000000 1249999 | sed "s/\$/$pad/"`
 )
 
 // NonReproducible is different every time that it is built.
