@@ -29,12 +29,13 @@ type valve struct {
 	relay string // host:port
 
 	mu      sync.Mutex
-	limit   [2]int64 // bytes that all connections may carry; -1: any number
-	carried [2]int64 // bytes of all connections since the limit was set
-	moved   [2]int64 // bytes of the connections since count
-	epoch   int      // how often count was called
-	rate    float64  // bytes a second of one connection and direction; 0: any
-	stuck   int      // connections that stand still
+	limit   [2]int64     // bytes that all connections may carry; -1: any number
+	carried [2]int64     // bytes of all connections since the limit was set
+	moved   [2]int64     // bytes of the connections since count
+	epoch   int          // how often count was called
+	rate    float64      // bytes a second of all connections in one direction; 0: any
+	busy    [2]time.Time // until then, with what has been let through
+	stuck   int          // connections that stand still
 	changed chan struct{}
 }
 
@@ -162,7 +163,7 @@ func (v *valve) copy(to io.Writer, from io.Reader, d direction, epoch int, ended
 		if !v.admit(d, carried, n, ended) {
 			return
 		}
-		v.delay(n)
+		v.delay(d, n)
 		v.note(d, epoch, n)
 		carried += int64(n)
 		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
@@ -196,14 +197,20 @@ func (v *valve) admit(d direction, carried int64, n int, ended <-chan struct{}) 
 	return true
 }
 
-// delay waits as long as n bytes take.
-func (v *valve) delay(n int) {
+// delay waits until the line has carried n bytes more.
+func (v *valve) delay(d direction, n int) {
 	v.mu.Lock()
-	rate := v.rate
-	v.mu.Unlock()
-	if rate > 0 {
-		time.Sleep(time.Duration(float64(n) / rate * float64(time.Second)))
+	if v.rate == 0 {
+		v.mu.Unlock()
+		return
 	}
+	if now := time.Now(); v.busy[d].Before(now) {
+		v.busy[d] = now
+	}
+	v.busy[d] = v.busy[d].Add(time.Duration(float64(n) / v.rate * float64(time.Second)))
+	until := v.busy[d]
+	v.mu.Unlock()
+	time.Sleep(time.Until(until))
 }
 
 func (v *valve) note(d direction, epoch, n int) {
