@@ -16,6 +16,7 @@ func TestWindow(t *testing.T) {
 	}{
 		"long":       {60 * time.Millisecond, 1, 1_400_000, 1_600_000},
 		"short":      {time.Millisecond, 1, 1_400_000, 1_600_000},
+		"longer":     {200 * time.Millisecond, 1, 4_800_000, 5_200_000},
 		"compressed": {60 * time.Millisecond, 4, 5_500_000, 6_500_000},
 		"longest":    {time.Second, 1, maxWindow, maxWindow},
 	} {
