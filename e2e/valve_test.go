@@ -3,12 +3,14 @@
 package e2e
 
 import (
+	"context"
 	"io"
 	"net"
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/e2e/lab"
@@ -29,13 +31,12 @@ type valve struct {
 	relay string // host:port
 
 	mu      sync.Mutex
-	limit   [2]int64     // bytes that all connections may carry; -1: any number
-	carried [2]int64     // bytes of all connections since the limit was set
-	moved   [2]int64     // bytes of the connections since count
-	epoch   int          // how often count was called
-	rate    float64      // bytes a second of all connections in one direction; 0: any
-	busy    [2]time.Time // until then, with what has been let through
-	stuck   int          // connections that stand still
+	limit   [2]int64         // bytes that all connections may carry; -1: any number
+	carried [2]int64         // bytes of all connections since the limit was set
+	moved   [2]int64         // bytes of the connections since count
+	epoch   int              // how often count was called
+	line    [2]*rate.Limiter // of all connections; nil: any rate
+	stuck   int              // connections that stand still
 	changed chan struct{}
 }
 
@@ -92,8 +93,17 @@ func (v *valve) stopAt(d direction, bytes int64) {
 // shut lets nothing more through.
 func (v *valve) shut() { v.set(func() { v.limit = [2]int64{} }) }
 
-// slow makes the way as slow as so many bytes a second, for benchmarks.
-func (v *valve) slow(bytesPerSecond float64) { v.set(func() { v.rate = bytesPerSecond }) }
+// slow makes the way as slow as so many bytes a second, for benchmarks; 0 is any rate.
+func (v *valve) slow(bytesPerSecond float64) {
+	v.set(func() {
+		for d := range v.line {
+			v.line[d] = nil
+			if bytesPerSecond > 0 {
+				v.line[d] = rate.NewLimiter(rate.Limit(bytesPerSecond), valveChunk)
+			}
+		}
+	})
+}
 
 // open lets everything through.
 func (v *valve) open() { v.set(func() { v.limit = [2]int64{-1, -1} }) }
@@ -197,20 +207,14 @@ func (v *valve) admit(d direction, carried int64, n int, ended <-chan struct{}) 
 	return true
 }
 
-// delay waits until the line has carried n bytes more.
+// delay waits until the line takes n bytes more.
 func (v *valve) delay(d direction, n int) {
 	v.mu.Lock()
-	if v.rate == 0 {
-		v.mu.Unlock()
-		return
-	}
-	if now := time.Now(); v.busy[d].Before(now) {
-		v.busy[d] = now
-	}
-	v.busy[d] = v.busy[d].Add(time.Duration(float64(n) / v.rate * float64(time.Second)))
-	until := v.busy[d]
+	line := v.line[d]
 	v.mu.Unlock()
-	time.Sleep(time.Until(until))
+	if line != nil {
+		_ = line.WaitN(context.Background(), n) // a chunk is never more than it takes
+	}
 }
 
 func (v *valve) note(d direction, epoch, n int) {
