@@ -14,7 +14,7 @@ test:
 
 # unit tests: no root, no Nix, no FUSE
 unit:
-    go test -race ./...
+    GORACE=atexit_sleep_ms=10 go test -race ./...
 
 # the scenarios on real Nix (root); just e2e -run TestName -v
 e2e *flags:
