@@ -94,6 +94,7 @@ func (d *DB) Admit(ctx context.Context, b builder.BuildRecord) error {
 	if err != nil {
 		return err
 	}
+	defer d.remembered.forget(b.Ticket)
 	return d.inTx(ctx, func(tx *sql.Tx) error {
 		old, err := scanBuild(tx.QueryRowContext(ctx, "SELECT "+buildColumns+" FROM builds WHERE id = ?", string(b.ID)))
 		revive := err == nil

@@ -24,9 +24,9 @@ var ErrNewer = errors.New("state database was written by a newer drv-thru")
 type DB struct {
 	db   *sql.DB
 	path string
-	// ticket finds a ticket. Every request asks for one, and parsing takes longer
-	// than answering.
-	ticket *sql.Stmt
+	// ticket finds a ticket that is not remembered.
+	ticket     *sql.Stmt
+	remembered remembered
 }
 
 // Open opens the state at path, makes it when there is no file, and brings an

@@ -106,6 +106,45 @@ func TestAdmitDenials(t *testing.T) {
 	}
 }
 
+// Tickets are remembered: whoever has changed one reads it as it is now, whatever
+// others read meanwhile.
+func TestTicketIsReadAsItIs(t *testing.T) {
+	d := openTemp(t)
+	tk := makeTicket(t, d, func(r *builder.TicketRecord) { r.MaxUses = 0 })
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	defer func() { close(done); readers.Wait() }()
+	for range 4 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := d.Ticket(t.Context(), tk.ID); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 50 {
+		if err := d.Admit(t.Context(), buildOf(byte(i), tk)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := d.Ticket(t.Context(), tk.ID); err != nil || got.Used != int64(i)+1 {
+			t.Fatalf("after %d uses: %d, %v", i+1, got.Used, err)
+		}
+	}
+	if err := d.RevokeTicket(t.Context(), tk.ID, now); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Ticket(t.Context(), tk.ID); err != nil || !got.Revoked.Equal(now) {
+		t.Errorf("revoked %v, %v", got.Revoked, err)
+	}
+}
+
 func TestAdmitUnknownTicket(t *testing.T) {
 	d := openTemp(t)
 	if err := d.Admit(t.Context(), buildOf(1, builder.TicketRecord{ID: ticket.ID{1}})); wire.CodeOf(err) != wire.CodeTicketUnknown {

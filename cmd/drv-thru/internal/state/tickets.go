@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -69,9 +70,57 @@ func (d *DB) CreateTicket(ctx context.Context, t builder.TicketRecord) error {
 	return nil
 }
 
-// Ticket implements builder.Records.
+// maxRemembered bounds the tickets that are remembered.
+const maxRemembered = 1024
+
+// remembered are tickets as they were last read: every request asks for one, and
+// to read it takes a fifth of a millisecond in the middle of other work.
+type remembered struct {
+	mu      sync.Mutex
+	tickets map[ticket.ID]builder.TicketRecord
+	// changes counts calls of forget: what was read before one is not kept.
+	changes uint64
+}
+
+func (r *remembered) get(id ticket.ID) (t builder.TicketRecord, ok bool, changes uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t, ok = r.tickets[id]
+	return t, ok, r.changes
+}
+
+func (r *remembered) put(t builder.TicketRecord, changes uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if changes != r.changes {
+		return
+	}
+	if r.tickets == nil || len(r.tickets) >= maxRemembered {
+		r.tickets = make(map[ticket.ID]builder.TicketRecord)
+	}
+	r.tickets[t.ID] = t
+}
+
+// forget is called after each change of a ticket, and before whoever made it hears
+// that it was made.
+func (r *remembered) forget(id ticket.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changes++
+	delete(r.tickets, id)
+}
+
+// Ticket implements builder.Records. Nobody but this process changes the file.
 func (d *DB) Ticket(ctx context.Context, id ticket.ID) (builder.TicketRecord, error) {
-	return scanTicket(d.ticket.QueryRowContext(ctx, id.String()))
+	t, ok, changes := d.remembered.get(id)
+	if ok {
+		return t, nil
+	}
+	t, err := scanTicket(d.ticket.QueryRowContext(ctx, id.String()))
+	if err == nil {
+		d.remembered.put(t, changes)
+	}
+	return t, err
 }
 
 // Tickets returns every ticket, oldest first.
@@ -94,6 +143,7 @@ func (d *DB) Tickets(ctx context.Context) ([]builder.TicketRecord, error) {
 
 // RevokeTicket revokes a ticket; one that is revoked already keeps its time.
 func (d *DB) RevokeTicket(ctx context.Context, id ticket.ID, now time.Time) error {
+	defer d.remembered.forget(id)
 	res, err := d.db.ExecContext(ctx,
 		"UPDATE tickets SET revoked = CASE revoked WHEN 0 THEN ? ELSE revoked END WHERE id = ?", toNanos(now), id.String())
 	if err != nil {
