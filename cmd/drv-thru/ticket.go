@@ -100,9 +100,14 @@ func roughly(d time.Duration) string {
 }
 
 // operands returns a command's arguments, of which flags may also follow others:
-// "ticket revoke ID --cancel".
+// "ticket revoke ID --cancel". The first is none: package flag stops at an operand, or
+// behind --.
 func operands(fs *flag.FlagSet, args []string) ([]string, error) {
-	var all []string
+	if len(args) == 0 {
+		return nil, nil
+	}
+	all := []string{args[0]}
+	args = args[1:]
 	for len(args) > 0 {
 		if args[0] == "--" {
 			return append(all, args[1:]...), nil
@@ -123,13 +128,14 @@ func operands(fs *flag.FlagSet, args []string) ([]string, error) {
 	return all, nil
 }
 
-// oneOperand returns the only operand of a command.
+// oneOperand returns the only operand of a command. One that is empty would be part of
+// the path of another request to the builder, or the working directory.
 func oneOperand(fs *flag.FlagSet, args []string, what string) (string, error) {
 	all, err := operands(fs, args)
 	if err != nil {
 		return "", err
 	}
-	if len(all) != 1 {
+	if len(all) != 1 || strings.TrimSpace(all[0]) == "" {
 		return "", usagef("%s takes %s", strings.TrimPrefix(fs.Name(), "drv-thru "), what)
 	}
 	return all[0], nil
