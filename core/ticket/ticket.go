@@ -34,6 +34,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/zeebo/blake3"
@@ -166,7 +167,8 @@ func (t Ticket) check() error {
 }
 
 // CheckRelayURL says what is wrong with a relay's URL: it must be http or
-// https with a host, without user, query or fragment, in at most 255 bytes.
+// https with a host and a port that there can be, without user, query or fragment,
+// in at most 255 bytes.
 func CheckRelayURL(text string) error {
 	if text == "" || len(text) > maxURLLen {
 		return fmt.Errorf("relay URL has %d bytes; want 1 to %d", len(text), maxURLLen)
@@ -180,10 +182,20 @@ func CheckRelayURL(text string) error {
 		return fmt.Errorf("relay URL %q must begin with https:// or http://", text)
 	case u.Hostname() == "":
 		return fmt.Errorf("relay URL %q has no host", text)
+	case strings.Contains(u.Host, ","):
+		return fmt.Errorf("relay URL %q is more than one: give each by itself", u.Redacted())
+	case !portIsUsable(u.Port()):
+		return fmt.Errorf("relay URL %q: a port is 1 to 65535", u.Redacted())
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return fmt.Errorf("relay URL %q may hold only scheme, host, port and path", u.Redacted())
 	}
 	return nil
+}
+
+// portIsUsable reports whether a URL's port, "" for that of the scheme, can be dialled.
+func portIsUsable(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return text == "" || err == nil && port > 0
 }
 
 // String returns the ticket's text, which is secret. It panics on a ticket
