@@ -248,7 +248,17 @@ func (f *fetches) orAuto() int {
 type words []string
 
 func (w *words) String() string         { return strings.Join(*w, " ") }
-func (w *words) Set(value string) error { *w = append(*w, value); return nil }
+func (w *words) Set(value string) error { return appendWord((*[]string)(w), value) }
+
+// appendWord is how a flag that may be repeated takes one more value. An empty one is a
+// variable of the shell's that is not set.
+func appendWord(all *[]string, value string) error {
+	if value == "" {
+		return errors.New("it is empty")
+	}
+	*all = append(*all, value)
+	return nil
+}
 
 // pairs is a flag that takes two words and may be repeated. The flag package
 // gives it the first; permute completes it with the second, which therefore

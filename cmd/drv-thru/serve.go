@@ -46,7 +46,7 @@ type serveFlags struct {
 type listFlag []string
 
 func (l *listFlag) String() string     { return strings.Join(*l, ",") }
-func (l *listFlag) Set(s string) error { *l = append(*l, s); return nil }
+func (l *listFlag) Set(s string) error { return appendWord((*[]string)(l), s) }
 
 // optionalFlag is a flag with an optional value: --name or --name=VALUE.
 type optionalFlag struct {
