@@ -105,8 +105,8 @@ func newBuildersAddCommand(a *app) *ffcli.Command {
 			if !builderName.MatchString(name) {
 				return usagef("%q cannot be a name: use letters, digits, dots, - and _", name)
 			}
-			if err := e.check(); err != nil {
-				return usagef("%s", strings.ReplaceAll(err.Error(), "_", "-"))
+			if err := e.check(asFlag); err != nil {
+				return usagef("%s", err)
 			}
 			return a.changeBuilders(func(file string, all map[string]builderEntry) error {
 				if _, there := all[name]; there && !*replace {

@@ -45,13 +45,14 @@ type builderEntry struct {
 	PublicKey string `json:"public_key,omitempty"`
 }
 
-// check says what is wrong with an entry, without reading other files.
-func (e *builderEntry) check() error {
+// check says what is wrong with an entry, without reading other files. Its keys are
+// called what spell makes of them.
+func (e *builderEntry) check(spell func(key string) string) error {
 	switch {
 	case (e.EndpointID == "") == (e.EndpointIDFile == ""):
-		return errors.New("want endpoint_id or endpoint_id_file, and not both")
+		return fmt.Errorf("want %s or %s, and not both", spell("endpoint_id"), spell("endpoint_id_file"))
 	case e.EndpointIDFile != "" && !filepath.IsAbs(e.EndpointIDFile):
-		return fmt.Errorf("endpoint_id_file %q is no absolute path", e.EndpointIDFile)
+		return fmt.Errorf("%s %q is no absolute path", spell("endpoint_id_file"), e.EndpointIDFile)
 	case e.RelayURL != "" && e.RelayURLs != nil:
 		return errors.New("want relay_url or relay_urls, and not both")
 	case len(e.RelayURLs) > ticket.MaxRelays:
@@ -59,7 +60,7 @@ func (e *builderEntry) check() error {
 	}
 	if e.EndpointID != "" {
 		if _, err := key.ParseID(e.EndpointID); err != nil {
-			return fmt.Errorf("endpoint_id: %w", err)
+			return fmt.Errorf("%s: %w", spell("endpoint_id"), err)
 		}
 	}
 	for _, u := range e.relays() {
@@ -69,11 +70,15 @@ func (e *builderEntry) check() error {
 	}
 	if e.PublicKey != "" {
 		if _, err := nix.ParsePublicKey(e.PublicKey); err != nil {
-			return fmt.Errorf("public_key: %w", err)
+			return fmt.Errorf("%s: %w", spell("public_key"), err)
 		}
 	}
 	return nil
 }
+
+// asKey and asFlag are how a key of builders.json is spelled there, and as a flag.
+func asKey(key string) string  { return key }
+func asFlag(key string) string { return "--" + strings.ReplaceAll(key, "_", "-") }
 
 func (e *builderEntry) relays() []string {
 	if e.RelayURL != "" {
@@ -114,7 +119,7 @@ func readBuilders(path string) (map[string]builderEntry, error) {
 			return nil, fmt.Errorf("%s: builder %q: a name is letters, digits, dots, - and _", path, name)
 		}
 		e := file.Builders[name]
-		if err := e.check(); err != nil {
+		if err := e.check(asKey); err != nil {
 			return nil, fmt.Errorf("%s: builder %q: %w", path, name, err)
 		}
 	}
