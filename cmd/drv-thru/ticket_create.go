@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -95,6 +96,11 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 			return usagef("--bind-client: %s", err)
 		}
 		n.Bind = id
+	}
+	for i, s := range f.systems {
+		if slices.Contains(f.systems[:i], s) {
+			return usagef("--system %s is there twice", s)
+		}
 	}
 	var err error
 	if n.Policy, err = readPolicyChoice(f.policy, f.settings); err != nil {
