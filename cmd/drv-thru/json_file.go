@@ -45,6 +45,9 @@ func readJSON(path string, v any) error {
 			return fmt.Errorf("%s: %w (line %d)", path, wrong, lineAt(text, keys.InputOffset()))
 		}
 	}
+	if kind := (*json.UnmarshalTypeError)(nil); errors.As(err, &kind) {
+		return fmt.Errorf("%s: %s (line %d)", path, typeError(kind), lineAt(text, kind.Offset))
+	}
 	if err == nil {
 		if _, more := dec.Token(); more != io.EOF {
 			err = errors.New("something follows the closing brace")
@@ -58,15 +61,30 @@ func readJSON(path string, v any) error {
 
 // errorOffset is where in the text dec met an error.
 func errorOffset(dec *json.Decoder, err error) int64 {
-	var syntax *json.SyntaxError
-	var kind *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
+	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 		return syntax.Offset
-	case errors.As(err, &kind):
-		return kind.Offset
 	}
 	return dec.InputOffset()
+}
+
+// typeError says what e does without naming types of Go.
+func typeError(e *json.UnmarshalTypeError) string {
+	key := e.Field
+	if key != "" {
+		key += ": "
+	}
+	want := "an object"
+	switch t := pointedTo(e.Type); {
+	case readsItself(t), t.Kind() == reflect.String:
+		want = "text in quotes"
+	case t.Kind() == reflect.Int:
+		want = "a whole number"
+	case t.Kind() == reflect.Bool:
+		want = "true or false"
+	case t.Kind() == reflect.Slice:
+		want = "a list"
+	}
+	return fmt.Sprintf("%s%s where %s is wanted", key, e.Value, want)
 }
 
 func lineAt(text []byte, offset int64) int {
@@ -74,7 +92,7 @@ func lineAt(text []byte, offset int64) int {
 }
 
 // checkKeys reads one value that is to go into a t, nil being anything, and stops
-// behind the first key that is wrong. The names of the keys above are in within.
+// behind the first key that is wrong, or text that its type does not read. The names of the keys above are in within.
 func checkKeys(dec *json.Decoder, t reflect.Type, within []string) error {
 	tok, err := dec.Token()
 	if err != nil {
@@ -112,10 +130,27 @@ func checkKeys(dec *json.Decoder, t reflect.Type, within []string) error {
 			}
 		}
 	default:
-		return nil
+		return checkText(tok, t, within)
 	}
 	_, err = dec.Token()
 	return err
+}
+
+// checkText has a type that reads text itself read it, whose errors encoding/json
+// tells without the key and at the end of the file.
+func checkText(tok json.Token, t reflect.Type, within []string) error {
+	text, ok := tok.(string)
+	if t = pointedTo(t); !ok || t == nil {
+		return nil
+	}
+	v, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler)
+	if !ok {
+		return nil
+	}
+	if err := v.UnmarshalText([]byte(text)); err != nil {
+		return fmt.Errorf("%s: %w", strings.Join(within, "."), err)
+	}
+	return nil
 }
 
 // inside says which keys lead to an object.

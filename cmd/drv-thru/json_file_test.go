@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 func TestReadJSON(t *testing.T) {
@@ -18,6 +20,7 @@ func TestReadJSON(t *testing.T) {
 		List  []*inner         `json:"list"`
 		Free  json.RawMessage  `json:"free"`
 		Large *inner           `json:"large,omitempty"`
+		Grace *ticket.Duration `json:"grace"`
 	}
 	path := filepath.Join(t.TempDir(), "file.json")
 	read := func(text string) error {
@@ -37,20 +40,25 @@ func TestReadJSON(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"{\"one\": \"1\",\n\"one\": \"2\"}":                       `key "one" is there twice (line 2)`,
-		"{\"many\": {\"x\": {\"a\": 1},\n\n\"x\": {}}}":           `key "x" is there twice in "many" (line 3)`,
-		"{\"many\": {\"x\": {\"a\": 1,\n\"a\": 2}}}":              `key "a" is there twice in "many.x" (line 2)`,
-		"{\"list\": [{},\n{\"a\": 1, \"a\": 1}]}":                 `key "a" is there twice in "list" (line 2)`,
-		"{\"free\": {\"x\": [{\"y\": 1,\n\"y\": 1}]}}":            `key "y" is there twice in "free.x" (line 2)`,
-		"{\"\\u006fne\": \"1\",\n\"one\": \"2\"}":                 `key "one" is there twice (line 2)`,
-		"{\"one\": \"two\",\n\"two\": 1}":                         `unknown key "two" (line 2)`,
-		"{\"One\": \"1\"}":                                        `unknown key "One"; is it "one"? (line 1)`,
-		"{\"large\": {\n\"b\": 1}}":                               `unknown key "b" in "large" (line 2)`,
-		"{\"one\": 1,\n\"lsit\": []}":                             `unknown key "lsit"; is it "list"? (line 2)`,
-		"{\n\"one\": 1}":                                          "(line 2)",
-		"{\"one\": \"1\",\n":                                      "it ends early (line 2)",
-		"":                                                        "it ends early (line 1)",
-		"{}\n{}":                                                  "something follows the closing brace (line ",
+		"{\"one\": \"1\",\n\"one\": \"2\"}":             `key "one" is there twice (line 2)`,
+		"{\"many\": {\"x\": {\"a\": 1},\n\n\"x\": {}}}": `key "x" is there twice in "many" (line 3)`,
+		"{\"many\": {\"x\": {\"a\": 1,\n\"a\": 2}}}":    `key "a" is there twice in "many.x" (line 2)`,
+		"{\"list\": [{},\n{\"a\": 1, \"a\": 1}]}":       `key "a" is there twice in "list" (line 2)`,
+		"{\"free\": {\"x\": [{\"y\": 1,\n\"y\": 1}]}}":  `key "y" is there twice in "free.x" (line 2)`,
+		"{\"\\u006fne\": \"1\",\n\"one\": \"2\"}":       `key "one" is there twice (line 2)`,
+		"{\"one\": \"two\",\n\"two\": 1}":               `unknown key "two" (line 2)`,
+		"{\"One\": \"1\"}":                              `unknown key "One"; is it "one"? (line 1)`,
+		"{\"large\": {\n\"b\": 1}}":                     `unknown key "b" in "large" (line 2)`,
+		"{\"one\": 1,\n\"lsit\": []}":                   `unknown key "lsit"; is it "list"? (line 2)`,
+		"{\n\"one\": 1}":                                "file.json: one: number where text in quotes is wanted (line 2)",
+		"{\"many\": {\"x\": {\n\"a\": \"1\"}}}":         "many.a: string where a whole number is wanted (line 2)",
+		"{\"list\": {}}":                                "list: object where a list is wanted (line 1)",
+		"{\"grace\": 5}":                                "grace: number where text in quotes is wanted (line 1)",
+		"[]":                                            "file.json: array where an object is wanted (line 1)",
+		"{\n\"grace\": \"5\",\n\"one\": \"\"\n}":        `grace: not a duration: "5" (write 90s, 30m, 2h or 7d) (line 2)`,
+		"{\"one\": \"1\",\n":                            "it ends early (line 2)",
+		"":                                              "it ends early (line 1)",
+		"{}\n{}":                                        "something follows the closing brace (line ",
 		"{\"one\": \"" + strings.Repeat("x", maxJSONFile) + "\"}": "larger than",
 	} {
 		if err := read(text); err == nil || !strings.Contains(err.Error(), want) {
