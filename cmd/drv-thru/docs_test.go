@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,7 +54,29 @@ func TestServeConfigKeys(t *testing.T) {
 			t.Errorf("README.md says %q of %s, and the default is %s", cell, name, want)
 		}
 	}
+	// A default that is a value can be written down.
+	path := filepath.Join(t.TempDir(), "serve.json")
+	for name, row := range rows {
+		value := strings.TrimSpace(strings.Split(row, "|")[2])
+		if value != "unlimited" && !quantity.MatchString(value) {
+			continue
+		}
+		if !number.MatchString(value) {
+			value = strconv.Quote(value)
+		}
+		if err := os.WriteFile(path, fmt.Appendf(nil, "{%q: %s}", name, value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.readConfig(path); err != nil {
+			t.Errorf("README.md has a default that the configuration cannot have: %v", err)
+		}
+	}
 }
+
+var (
+	number   = regexp.MustCompile(`^[0-9]+$`)
+	quantity = regexp.MustCompile(`^[0-9]+[A-Za-z]?$`)
+)
 
 // jsonKeys are the keys that a struct has in JSON, sorted.
 func jsonKeys(of reflect.Type) []string {
