@@ -73,7 +73,7 @@ func (f *flags) set() *flag.FlagSet {
 	fs.Var(&f.tokenFiles, "token-file", "`FILE` with the tokens of --access token, one a line (repeatable)")
 	fs.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` that is logged: debug, info, warn or error")
 	fs.BoolVar(&f.logAddresses, "log-addresses", false, "log the addresses of builders and clients")
-	fs.DurationVar(&f.drain, "drain-timeout", 5*time.Second, "`TIME` for which open circuits may go on after SIGTERM")
+	usage.DurationVar(fs, &f.drain, "drain-timeout", 5*time.Second, "`TIME` for which open circuits may go on after SIGTERM")
 	l := &f.limits
 	count := func(p *int, name string, value int, usage string) {
 		*p = value
@@ -92,8 +92,8 @@ func (f *flags) set() *flag.FlagSet {
 	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", 50, "`NUMBER` of new connections per second from one address")
 	count(&l.HandshakeBurst, "handshake-burst", 500, "`NUMBER` of new connections at once from one address")
 	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "`NUMBER` of STUN answers per second to one address")
-	fs.DurationVar(&l.HalfOpen, "half-open-timeout", 10*time.Second, "`TIME` that a builder has to come for a circuit")
-	fs.DurationVar(&l.Idle, "idle-timeout", 2*time.Minute, "`TIME` for which a circuit may carry nothing, or take over one message")
+	usage.DurationVar(fs, &l.HalfOpen, "half-open-timeout", 10*time.Second, "`TIME` that a builder has to come for a circuit")
+	usage.DurationVar(fs, &l.Idle, "idle-timeout", 2*time.Minute, "`TIME` for which a circuit may carry nothing, or take over one message")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	return fs
 }
@@ -102,8 +102,8 @@ func (f *flags) set() *flag.FlagSet {
 func (f *flags) check() error {
 	files := f.tlsCert != "" || f.tlsKey != ""
 	switch {
-	case f.limits.HandshakesPerSecond <= 0 || f.limits.STUNPerSecond <= 0 || f.limits.Idle <= 0 || f.limits.HalfOpen <= 0 || f.drain <= 0:
-		return errors.New("--handshake-rate, --stun-rate, --idle-timeout, --half-open-timeout and --drain-timeout have to be above 0")
+	case f.limits.HandshakesPerSecond <= 0 || f.limits.STUNPerSecond <= 0:
+		return errors.New("--handshake-rate and --stun-rate have to be above 0")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
 	case files && len(f.acme.domains) > 0:

@@ -9,6 +9,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/fusecache/helper"
 )
 
@@ -45,10 +46,10 @@ func newImportHelperServeCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.group, "socket-group", "", "`GROUP` that may connect to it (default: root alone)")
 	fs.Var(&f.keyFiles, "trusted-public-key-file", "`FILE` with the public keys that users may name, one a line (repeatable)")
 	fs.StringVar(&f.nix, "nix", "", "`FILE` of the program nix (default: that of "+helper.DefaultPath+")")
-	fs.DurationVar(&f.requestTime, "request-timeout", 10*time.Second, "`TIME` for a client to say what it wants")
-	fs.DurationVar(&f.readyTime, "ready-timeout", 15*time.Second, "`TIME` for a client to serve what was mounted for it")
-	fs.DurationVar(&f.stallTime, "stall-timeout", 90*time.Second, "`TIME` that an import may go without progress")
-	fs.DurationVar(&f.importTime, "import-timeout", 24*time.Hour, "`TIME` that an import may take")
+	usage.DurationVar(fs, &f.requestTime, "request-timeout", 10*time.Second, "`TIME` for a client to say what it wants")
+	usage.DurationVar(fs, &f.readyTime, "ready-timeout", 15*time.Second, "`TIME` for a client to serve what was mounted for it")
+	usage.DurationVar(fs, &f.stallTime, "stall-timeout", 90*time.Second, "`TIME` that an import may go without progress")
+	usage.DurationVar(fs, &f.importTime, "import-timeout", 24*time.Hour, "`TIME` that an import may take")
 	fs.IntVar(&f.maxImports, "max-imports", 16, "`NUMBER` of imports at once")
 	fs.IntVar(&f.maxImportsPerUser, "max-imports-per-user", 4, "`NUMBER` of imports at once of one user")
 	fs.BoolVar(&f.verbose, "v", false, "log more")
@@ -84,11 +85,6 @@ func (f *importHelperFlags) check(args []string) error {
 		return usagef("--nix is a whole path, not %q", f.nix)
 	case f.maxImports < 1 || f.maxImportsPerUser < 1:
 		return usagef("--max-imports and --max-imports-per-user are at least 1")
-	}
-	for _, d := range []time.Duration{f.requestTime, f.readyTime, f.stallTime, f.importTime} {
-		if d <= 0 {
-			return usagef("a timeout is more than nothing")
-		}
 	}
 	return nil
 }

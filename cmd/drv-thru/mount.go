@@ -15,6 +15,7 @@ import (
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
@@ -59,7 +60,7 @@ func newMountCommand(a *app) *ffcli.Command {
 	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
 	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
-	fs.DurationVar(&f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
+	usage.DurationVar(fs, &f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
 	f.fetches.register(fs)
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
 	return &ffcli.Command{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/policy"
 )
 
@@ -28,7 +29,7 @@ func newPolicyRunCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.input, "i", "", "`FILE` with the request, or the part of it that differs from an ordinary one; - is standard input")
 	fs.StringVar(&f.settings, "settings", "", "`JSON` of the policy's settings, or @FILE")
 	fs.StringVar(&f.event, "event", "", "`EVENT`: create, build or start")
-	fs.DurationVar(&f.wall, "time", policy.MaxWall, "`TIME` that it may take; a builder gives no other")
+	usage.DurationVar(fs, &f.wall, "time", policy.MaxWall, "`TIME` that it may take; a builder gives no other")
 	fs.BoolVar(&f.json, "json", false, "print the decision, the limits that it leaves and the cost as JSON")
 	return &ffcli.Command{
 		Name:       "run",
@@ -151,7 +152,8 @@ const casesFile = "cases.json"
 func newPolicyTestCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru policy test")
 	module := fs.String("module", "", "`FILE` of the module (default DIR/policy.wasm)")
-	wall := fs.Duration("time", policy.MaxWall, "`TIME` that a decision may take; a builder gives no other")
+	var wall time.Duration
+	usage.DurationVar(fs, &wall, "time", policy.MaxWall, "`TIME` that a decision may take; a builder gives no other")
 	return &ffcli.Command{
 		Name:       "test",
 		ShortUsage: "drv-thru policy test [flags] DIR",
@@ -170,7 +172,7 @@ func newPolicyTestCommand(a *app) *ffcli.Command {
 			if *module == "" {
 				*module = filepath.Join(dir, "policy.wasm")
 			}
-			return a.policyTest(ctx, filepath.Join(dir, casesFile), *module, *wall)
+			return a.policyTest(ctx, filepath.Join(dir, casesFile), *module, wall)
 		},
 	}
 }

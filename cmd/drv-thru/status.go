@@ -11,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 )
 
@@ -19,7 +20,8 @@ func newStatusCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru status")
 	f.register(fs, true)
 	watch := fs.Bool("watch", false, "go on showing it until interrupted")
-	interval := fs.Duration("interval", 2*time.Second, "`TIME` from one look of --watch to the next")
+	var interval time.Duration
+	usage.DurationVar(fs, &interval, "interval", 2*time.Second, "`TIME` from one look of --watch to the next")
 	return &ffcli.Command{
 		Name:       "status",
 		ShortUsage: "drv-thru status [flags]",
@@ -35,11 +37,11 @@ func newStatusCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			if *interval < minInterval {
+			if interval < minInterval {
 				return usagef("--interval is at least %s", minInterval)
 			}
 			if *watch {
-				return a.watchStatus(ctx, client, *interval, f.json)
+				return a.watchStatus(ctx, client, interval, f.json)
 			}
 			st, err := client.Status(ctx)
 			if err != nil {
