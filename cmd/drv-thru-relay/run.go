@@ -102,7 +102,7 @@ func (f *flags) set() *flag.FlagSet {
 func (f *flags) check() error {
 	files := f.tlsCert != "" || f.tlsKey != ""
 	switch {
-	case f.limits.HandshakesPerSecond <= 0 || f.limits.STUNPerSecond <= 0:
+	case !(f.limits.HandshakesPerSecond > 0 && f.limits.STUNPerSecond > 0): // NaN is not either
 		return errors.New("--handshake-rate and --stun-rate have to be above 0")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return errors.New("--tls-cert and --tls-key go together")
@@ -110,6 +110,16 @@ func (f *flags) check() error {
 		return errors.New("certificates come from files or by ACME, not both")
 	case len(f.acme.domains) > 0 && f.acme.dir == "":
 		return errors.New("--acme-domain needs --acme-dir, a directory that stays: certificate authorities give only a few certificates a week")
+	}
+	for _, h := range f.hosts {
+		if strings.ContainsAny(h, nowhereInNames) {
+			return notName("hostname", h)
+		}
+	}
+	for _, d := range f.acme.domains {
+		if strings.ContainsAny(d, nowhereInNames+":") {
+			return notName("acme-domain", d)
+		}
 	}
 	switch f.access {
 	case accessOpen, accessAllowlist, accessToken:
@@ -123,6 +133,14 @@ func (f *flags) check() error {
 		return errors.New("--access token and --token-file go together")
 	}
 	return nil
+}
+
+// nowhereInNames is what a URL or a list has, and a name has not. The relay would run
+// with either, and let nobody register.
+const nowhereInNames = "/, \t"
+
+func notName(flag, value string) error {
+	return fmt.Errorf("--%s=%s: want a name, such as relay.example.org", flag, value)
 }
 
 // words is a flag that can be given several times.
