@@ -27,6 +27,8 @@ type app struct {
 	stdout, stderr io.Writer
 	environ        []string // "NAME=value"
 
+	// version is --version, which does before whatever command follows.
+	version bool
 	// asked is the command whose usage was asked for, or got wrong.
 	asked *ffcli.Command
 }
@@ -48,7 +50,7 @@ in who has a ticket of it, and clients that it trusts.`
 // root makes the tree of commands, in the order of the help.
 func (a *app) root() *ffcli.Command {
 	fs := a.flags("drv-thru")
-	showVersion := fs.Bool("version", false, "print the version and exit")
+	fs.BoolVar(&a.version, "version", false, "print the version and exit")
 	var root *ffcli.Command
 	root = &ffcli.Command{
 		Name:       "drv-thru",
@@ -57,10 +59,6 @@ func (a *app) root() *ffcli.Command {
 		LongHelp:   rootHelp,
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			if *showVersion {
-				_, err := fmt.Fprintf(a.stdout, "drv-thru %s, protocol %d\n", version, wire.Version)
-				return err
-			}
 			return choose(root, args)
 		},
 	}
@@ -140,16 +138,23 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return a.complete(ctx, root, word, args)
 	}
 	err := root.Parse(args)
-	if err == nil {
+	if err == nil && a.version {
+		_, err = fmt.Fprintf(stdout, "drv-thru %s, protocol %d\n", version, wire.Version)
+	} else if err == nil {
 		err = root.Run(ctx)
 	} else if !errors.Is(err, flag.ErrHelp) {
 		err = parseError(usage.Find(root, args).FlagSet, err)
 	}
+	if errors.Is(err, flag.ErrHelp) {
+		if !wantsHelp(args) {
+			fmt.Fprint(stderr, usage.Help(a.asked))
+			return wire.ExitUsage
+		}
+		_, err = fmt.Fprint(stdout, usage.Help(a.asked))
+	}
 	switch {
 	case err == nil:
 		return wire.ExitOK
-	case errors.Is(err, flag.ErrHelp):
-		return a.help(args)
 	case isUnread(err):
 		return exitUnread
 	}
@@ -172,18 +177,10 @@ func isUnread(err error) bool {
 	return errors.Is(err, errUnread) || errors.As(err, &path) && errors.Is(path.Err, syscall.EPIPE) && strings.HasPrefix(path.Path, "/dev/std")
 }
 
-// help prints the usage of the command that was asked for it. A group of commands
-// without one of them is no question but a mistake.
-func (a *app) help(args []string) int {
-	text := usage.Help(a.asked)
-	for _, name := range args {
-		if name == "-h" || name == "-help" || name == "--help" {
-			fmt.Fprint(a.stdout, text)
-			return wire.ExitOK
-		}
-	}
-	fmt.Fprint(a.stderr, text)
-	return wire.ExitUsage
+// wantsHelp reports whether help was asked for. A group of commands without one of
+// them is no question but a mistake.
+func wantsHelp(args []string) bool {
+	return slices.ContainsFunc(args, func(s string) bool { return s == "-h" || s == "-help" || s == "--help" })
 }
 
 // parseError says what is wrong with flags.
