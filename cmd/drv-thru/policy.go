@@ -159,6 +159,9 @@ func newPolicyLogCommand(a *app) *ffcli.Command {
 			if len(args) > 0 {
 				return usagef("policy log takes no arguments, got %q", args[0])
 			}
+			if *n < 1 {
+				return usagef("policy log: -n must be at least 1")
+			}
 			client, err := a.admin(&f)
 			if err != nil {
 				return err
