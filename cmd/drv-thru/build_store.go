@@ -22,13 +22,16 @@ type localStore struct {
 	cfg  daemon.Config
 }
 
+// needsNix is the hint where there is no Nix.
+const needsNix = "this needs the Nix of this machine: install Nix, start its daemon, or put its programs into PATH"
+
 // dialStore connects to the daemon the way Nix itself finds it.
 func (a *app) dialStore(ctx context.Context) (*localStore, error) {
 	cfg := daemon.Config{Dial: a.storeDialer()}
 	conn, err := daemon.Dial(ctx, cfg)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, &hintError{err, "this needs the Nix of this machine: install Nix, start its daemon, or put its programs into PATH"}
+		return nil, &hintError{err, needsNix}
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &hintError{err, "may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
 	case errors.Is(err, syscall.ECONNREFUSED):

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +33,9 @@ type nixSettings struct {
 func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error) {
 	// The daemon does not heed what stands in this user's own nix.conf.
 	config, err := eval.ShowConfig(ctx, eval.Config{Env: eval.SystemEnv(environ)})
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, &hintError{err, needsNix}
+	}
 	if err != nil {
 		return nil, err
 	}
