@@ -36,7 +36,7 @@ func newAttachCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			id, err := f.checkRemote(text)
+			id, err := f.checkRemote(a, text)
 			if err != nil {
 				return err
 			}

@@ -119,7 +119,7 @@ func newBuildCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			if err := f.check(fs, installables); err != nil {
+			if err := f.check(a, installables); err != nil {
 				return err
 			}
 			return a.build(ctx, &f, installables)
@@ -152,13 +152,13 @@ func (f *buildFlags) permute(fs *flag.FlagSet, args []string) ([]string, error) 
 	return out, nil
 }
 
-func (f *buildFlags) check(fs *flag.FlagSet, installables []string) error {
+func (f *buildFlags) check(a *app, installables []string) error {
 	for name, p := range map[string]*pairs{"arg": &f.args, "argstr": &f.argstrs, "override-input": &f.overrides} {
 		if p.pending {
 			return usagef("--%s takes two words", name)
 		}
 	}
-	if err := f.checkRoute(); err != nil {
+	if err := f.checkRoute(a); err != nil {
 		return err
 	}
 	switch {
@@ -185,7 +185,7 @@ func (f *buildFlags) checkResult() error {
 }
 
 // checkRoute makes sure that at most one builder is named.
-func (f *buildFlags) checkRoute() error {
+func (f *buildFlags) checkRoute(a *app) error {
 	ways := 0
 	for _, w := range []string{f.ticket, f.builder, f.server} {
 		if w != "" {
@@ -194,7 +194,7 @@ func (f *buildFlags) checkRoute() error {
 	}
 	switch {
 	case ways > 1:
-		return twoWays("--ticket, --builder and --server exclude each other")
+		return a.twoWays("--ticket, --builder and --server exclude each other")
 	case f.server == "" && len(f.relays) > 0 && f.ticket == "":
 		return usagef("--relay-url goes with --server")
 	}
@@ -203,8 +203,15 @@ func (f *buildFlags) checkRoute() error {
 
 // twoWays is a command line that names more than one builder. Whoever has exported a
 // ticket does not see where it does.
-func twoWays(text string) error {
-	return &usageError{text: text, hint: "DRV_THRU_TICKET in the environment counts as --ticket: unset DRV_THRU_TICKET"}
+func (a *app) twoWays(text string) error {
+	e := &usageError{text: text}
+	for _, flag := range []string{"ticket", "ticket-file", "builder", "server"} {
+		if name := envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); a.env(name) != "" {
+			e.hint = fmt.Sprintf("%s in the environment counts as --%s: unset %s", name, flag, name)
+			break
+		}
+	}
+	return e
 }
 
 // mode is how the builder is to build.

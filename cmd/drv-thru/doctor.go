@@ -97,7 +97,7 @@ func (*brokenError) Exit() int { return wire.ExitFailed }
 func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	e := &examination{app: a, flags: f}
 	if f.ticket != "" && f.builder != "" {
-		return twoWays("--ticket and --builder exclude each other")
+		return a.twoWays("--ticket and --builder exclude each other")
 	}
 	if f.ticket != "" || f.builder != "" {
 		note := func(text string) { fmt.Fprintln(a.stderr, text) }

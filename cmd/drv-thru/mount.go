@@ -114,7 +114,7 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 			hint: "give --ticket TICKET, --builder NAME, or --server ID with --relay-url URL",
 		}
 	case ways > 1:
-		return nil, twoWays("--ticket, --ticket-file, --builder and --server exclude each other")
+		return nil, a.twoWays("--ticket, --ticket-file, --builder and --server exclude each other")
 	case f.readTimeout < minReadTimeout:
 		return nil, usagef("--read-timeout is at least %s", minReadTimeout)
 	}

@@ -18,8 +18,8 @@ import (
 
 // checkRemote checks the flags of a command about a build on another machine,
 // and reads the build's ID.
-func (f *buildFlags) checkRemote(text string) (wire.BuildID, error) {
-	if err := f.checkRoute(); err != nil {
+func (f *buildFlags) checkRemote(a *app, text string) (wire.BuildID, error) {
+	if err := f.checkRoute(a); err != nil {
 		return "", err
 	}
 	if f.ticket == "" && f.builder == "" && f.server == "" {
@@ -66,7 +66,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 			if err != nil {
 				return err
 			}
-			id, err := f.checkRemote(text)
+			id, err := f.checkRemote(a, text)
 			if err != nil {
 				return err
 			}
