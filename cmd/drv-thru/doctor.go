@@ -12,6 +12,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -98,6 +99,14 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	e := &examination{app: a, flags: f}
 	if f.ticket != "" && f.builder != "" {
 		return a.twoWays("--ticket and --builder exclude each other")
+	}
+	for _, u := range f.relays {
+		if err := ticket.CheckRelayURL(u); err != nil {
+			return usagef("%v", err)
+		}
+	}
+	if _, err := stunServers(f.stun); err != nil {
+		return err
 	}
 	if f.ticket != "" || f.builder != "" {
 		note := func(text string) { fmt.Fprintln(a.stderr, text) }
