@@ -71,10 +71,11 @@ func newMountCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) != 1 || args[0] == "" {
-				return usagef("mount takes one directory, got %q", args)
+			dir, err := oneOperand(fs, args, "one directory")
+			if err != nil {
+				return err
 			}
-			cfg, err := f.configure(a, args[0])
+			cfg, err := f.configure(a, dir)
 			if err != nil {
 				return err
 			}
