@@ -232,9 +232,12 @@ func TestUnknownBuilder(t *testing.T) {
 // STUN, although it leads to nobody.
 func TestCheckRelay(t *testing.T) {
 	inWorld(t, relay.Config{STUN: ":3478"}, func(t *testing.T, w *world) {
-		r := link.CheckRelay(t.Context(), w.net(), relayURL, secret(9).ID())
-		if r.Err != nil || r.STUN != "relay.example:3478" || !r.HasTime || r.Skew.Abs() > time.Second {
-			t.Errorf("got %+v", r)
+		// The second is how a person may have written it down.
+		for _, url := range []string{relayURL, relayURL + "/"} {
+			r := link.CheckRelay(t.Context(), w.net(), url, secret(9).ID())
+			if r.Err != nil || r.STUN != "relay.example:3478" || !r.HasTime || r.Skew.Abs() > time.Second {
+				t.Errorf("%s: got %+v", url, r)
+			}
 		}
 		w.stop()
 		if r := link.CheckRelay(t.Context(), w.net(), relayURL, secret(9).ID()); !errors.Is(r.Err, linktest.ErrRefused) {

@@ -35,6 +35,10 @@ type RelayReport struct {
 // for one to an endpoint that nobody is.
 func CheckRelay(ctx context.Context, n Network, relay string, nobody key.ID) RelayReport {
 	r := RelayReport{URL: relay}
+	relay, r.Err = RelayURL(relay)
+	if r.Err != nil {
+		return r
+	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	begin := time.Now()
