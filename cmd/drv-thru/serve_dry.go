@@ -33,6 +33,12 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 	_, err := os.Stat(cfg.DataDir)
 	note("data directory", cfg.DataDir, err)
 	_, err = key.LoadFile(cfg.SecretKeyFile)
+	if dir := filepath.Dir(cfg.SecretKeyFile); errors.Is(err, fs.ErrNotExist) && dir != cfg.DataDir {
+		// serve makes no directory but its own.
+		if _, missing := os.Stat(dir); missing != nil {
+			err = fmt.Errorf("the secret key cannot be made: there is no directory %s", dir)
+		}
+	}
 	note("secret key", cfg.SecretKeyFile, err)
 	signing := filepath.Join(cfg.DataDir, "signing-secret.key")
 	text, err := key.ReadFile(signing)
