@@ -46,6 +46,8 @@ func (e *ticketError) Hint() string {
 		return "to read it from the file: --ticket - < " + e.file
 	case errors.Is(e.err, ticket.ErrDamaged):
 		return "a ticket is one long word that begins with drvthru; line breaks in it do no harm"
+	case errors.Is(e.err, ticket.ErrSurrounded):
+		return "leave away what stands around the ticket, such as quotes"
 	case errors.Is(e.err, ticket.ErrNotTicket):
 		return "ask the builder's owner for one: drv-thru ticket create"
 	}

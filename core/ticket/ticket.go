@@ -60,6 +60,8 @@ const (
 var (
 	// ErrNotTicket: the text is something else.
 	ErrNotTicket = errors.New("not a drv-thru ticket")
+	// ErrSurrounded is an ErrNotTicket that has a ticket in it, such as in quotes.
+	ErrSurrounded = fmt.Errorf("%w: something stands", ErrNotTicket)
 	// ErrDamaged: it was a ticket, but characters are missing or changed.
 	ErrDamaged = errors.New("ticket is damaged: characters are missing or changed; copy it again in full")
 	// ErrVersion: made by a newer drv-thru.
@@ -240,6 +242,9 @@ func Parse(text string) (Ticket, error) {
 	}
 	text = strings.ToLower(strings.Join(strings.Fields(text), ""))
 	body, ok := strings.CutPrefix(text, prefix)
+	if !ok && strings.Contains(text, prefix) {
+		return Ticket{}, fmt.Errorf("%w before %q", ErrSurrounded, prefix)
+	}
 	if !ok {
 		return Ticket{}, fmt.Errorf("%w: it does not begin with %q", ErrNotTicket, prefix)
 	}
