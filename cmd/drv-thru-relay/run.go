@@ -270,11 +270,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	} else if !errors.Is(err, flag.ErrHelp) {
 		err = usageError{usage.ParseError(err)}
 	}
+	if errors.Is(err, flag.ErrHelp) {
+		_, err = fmt.Fprint(stdout, usage.Help(usage.Find(cmd, args)))
+	}
 	switch {
 	case err == nil:
-		return wire.ExitOK
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, usage.Help(usage.Find(cmd, args)))
 		return wire.ExitOK
 	case errors.As(err, new(usageError)):
 		hint := "see: drv-thru-relay --help"

@@ -26,8 +26,8 @@ import (
 
 func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	if f.version {
-		fmt.Fprintf(stdout, "drv-thru-relay %s, protocol %s\n", version(), wire.RelayProtocol)
-		return nil
+		_, err := fmt.Fprintf(stdout, "drv-thru-relay %s, protocol %s\n", version(), wire.RelayProtocol)
+		return err
 	}
 	if f.acme.dir == "" {
 		f.acme.dir = os.Getenv("STATE_DIRECTORY") // systemd.exec(5)
