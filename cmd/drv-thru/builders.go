@@ -62,13 +62,16 @@ func newBuildersListCommand(a *app) *ffcli.Command {
 				} else {
 					list[i].EndpointID = id.String()
 				}
+				if len(b.relays()) == 0 {
+					list[i].Error = cmp.Or(list[i].Error, noRelays)
+				}
 			}
 			if *asJSON {
 				return json.NewEncoder(a.stdout).Encode(list)
 			}
 			rows := [][]string{{"NAME", "ENDPOINT", "RELAYS", "FILE"}}
 			for _, b := range list {
-				rows = append(rows, []string{b.Name, cmp.Or(b.EndpointID, b.Error), strings.Join(b.RelayURLs, " "), b.File})
+				rows = append(rows, []string{b.Name, cmp.Or(b.EndpointID, b.Error), cmp.Or(strings.Join(b.RelayURLs, " "), b.Error), b.File})
 			}
 			return table(a.stdout, rows...)
 		},

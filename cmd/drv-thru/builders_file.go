@@ -191,6 +191,9 @@ func (a *app) resolveBuilder(name, keyFile string) (*route, error) {
 	return a.savedRoute(&all[i], keyFile)
 }
 
+// noRelays is what a builder has that cannot be reached.
+const noRelays = "neither relay_url nor relay_urls"
+
 func (a *app) savedRoute(b *savedBuilder, keyFile string) (*route, error) {
 	id, err := b.id()
 	if err != nil {
@@ -198,7 +201,7 @@ func (a *app) savedRoute(b *savedBuilder, keyFile string) (*route, error) {
 	}
 	r := &route{builder: id, relays: b.relays(), signingKey: b.PublicKey}
 	if len(r.relays) == 0 {
-		return nil, fmt.Errorf("builder %s of %s has neither relay_url nor relay_urls to reach it through", b.name, b.file)
+		return nil, fmt.Errorf("builder %s of %s has %s to reach it through", b.name, b.file, noRelays)
 	}
 	r.identity, err = a.identity(keyFile)
 	return r, err
