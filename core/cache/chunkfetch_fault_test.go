@@ -68,6 +68,14 @@ func TestChunkFaults(t *testing.T) {
 	}
 	const ever = 1 << 30
 	whole, other := newNar(0, 1, 2<<20), newNar(1, 2, 100_000)
+	// The first chunks that a longer and a shorter one follow.
+	shorter, longer := 0, 0
+	for whole.man[shorter].Size >= whole.man[shorter+1].Size {
+		shorter++
+	}
+	for whole.man[longer].Size <= whole.man[longer+1].Size {
+		longer++
+	}
 	for name, c := range map[string]struct {
 		set  func(*faults)
 		want error // nil: it succeeds
@@ -129,6 +137,12 @@ func TestChunkFaults(t *testing.T) {
 		"ids wrong": {func(f *faults) {
 			f.nar.man[3].ID[0] ^= 1
 		}, ErrStream, "chunk 3 of the NAR"},
+		"one ID for a longer chunk": {func(f *faults) {
+			f.nar.man[shorter+1].ID = f.nar.man[shorter].ID
+		}, ErrStream, "of the NAR"},
+		"one ID for a shorter chunk": {func(f *faults) {
+			f.nar.man[longer+1].ID = f.nar.man[longer].ID
+		}, ErrStream, "of the NAR"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := new(testNar)

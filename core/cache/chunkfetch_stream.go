@@ -264,7 +264,8 @@ func (s *chunkStream) enqueue(m *gotManifest, ordinal int) bool {
 		return false
 	}
 	place, ok := f.index[e.id]
-	if ok {
+	// A manifest that lies about a size gets no chunk of another size for it.
+	if ok && place.block.parts[place.part].size == int(e.size) {
 		b := place.block
 		if b.open && b.owner != s {
 			b.owner.dispatch(b) // its owner may be held up
