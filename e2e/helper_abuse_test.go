@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
@@ -197,6 +198,14 @@ func TestImportHelperAbuse(t *testing.T) {
 		// A symbolic link leads nowhere, least of all to what root may read.
 		try("links", abuseConfig{Request: importing(good.path), Link: "/root/secret", NarInfos: map[string][]string{good.hash: nil}}, "(?m)^failed ", `"import failed" uid=1000`)
 		saysNot(t, p.Output(), "top secret")
+		// Nor does the name of a NAR, which no signature covers.
+		outside := newSignedPath(t, 6, "outside", listed)
+		h.WriteSecret(lab.RootUser, "/root/"+outside.narHash+".nar", string(outside.nar))
+		for _, to := range []string{"../../../../root/", "nar/../../../../../root/", "/root/", "file:///root/"} {
+			text := strings.Replace(outside.text(), "URL: nar/", "URL: "+to, 1)
+			try("a NAR in "+to, abuseConfig{Request: importing(outside.path), Plain: true, NarInfos: map[string][]string{outside.hash: {text}}},
+				"(?m)^failed ", `"import failed" uid=1000`)
+		}
 	})
 
 	if after := h.Paths(); !slices.Equal(after, before) {

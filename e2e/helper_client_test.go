@@ -52,8 +52,10 @@ type abuseConfig struct {
 	// ready but serves nothing ("ready"), or serves and falls silent at the first
 	// file ("read").
 	Deaf string
-	// Link, if set, is what every narinfo is a symbolic link to.
-	Link string
+	// Link, if set, is what every narinfo is a symbolic link to. Plain shows the
+	// first narinfos as they are, whatever they say, and no NARs.
+	Link  string
+	Plain bool
 	// NarInfos are the answers about a path, by hash part, one after the other;
 	// the last one stays. Nars likewise, by NAR hash.
 	NarInfos map[string][]string
@@ -119,7 +121,7 @@ func abuse(text string) error {
 
 // serve serves what the configuration says on the descriptor.
 func (c *abuseConfig) serve(fd int) error {
-	if c.Link != "" {
+	if c.Link != "" || c.Plain {
 		root := &linkTree{target: c.Link, hashes: c.NarInfos}
 		server, err := fuse.NewServer(fusefs.NewNodeFS(root, &fusefs.Options{}), fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{})
 		if err != nil {
@@ -155,7 +157,7 @@ func (c *abuseConfig) lookup(ctx context.Context, hash string) (string, error) {
 	return texts[0], nil
 }
 
-// linkTree is a cache whose narinfos are symbolic links.
+// linkTree is a cache whose narinfos are symbolic links, or what the client wants.
 type linkTree struct {
 	fusefs.Inode
 	target string
@@ -175,7 +177,11 @@ func (r *linkTree) OnAdd(ctx context.Context) {
 	for _, dir := range []string{"nar", "log", "realisations", "build-trace-v2"} {
 		add(dir, &fusefs.Inode{}, fuse.S_IFDIR)
 	}
-	for hash := range r.hashes {
+	for hash, texts := range r.hashes {
+		if r.target == "" {
+			add(hash+".narinfo", file(texts[0]), fuse.S_IFREG)
+			continue
+		}
 		add(hash+".narinfo", &fusefs.MemSymlink{Data: []byte(r.target)}, fuse.S_IFLNK)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var errClientGone = errors.New("the client has gone")
@@ -41,11 +43,15 @@ func (s *Server) runImport(ctx context.Context, p *peer, req *Request) (err erro
 		return refusef(CodeMount, "the helper cannot make a directory")
 	}
 	defer os.RemoveAll(dir) // nothing is mounted on it where this thread is
-	home, point := filepath.Join(dir, "home"), filepath.Join(dir, "mount")
+	home, point, cache := filepath.Join(dir, "home"), filepath.Join(dir, "mount"), filepath.Join(dir, "cache")
 	for _, d := range []string{home, point} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			return refusef(CodeMount, "the helper cannot make a directory")
 		}
+	}
+	if err := makeCache(cache, point); err != nil {
+		p.log.Error("cannot make a cache", "err", err)
+		return refusef(CodeMount, "the helper cannot make a directory")
 	}
 	space, err := newSpace()
 	if err != nil {
@@ -56,12 +62,12 @@ func (s *Server) runImport(ctx context.Context, p *peer, req *Request) (err erro
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	from := req.URL
+	from, mount := req.URL, -1
 	if from == "" {
-		if err := s.mountFor(ctx, p, space, point); err != nil {
+		if mount, err = s.mountFor(ctx, p, space, point); err != nil {
 			return err
 		}
-		from = "file://" + point
+		from = "file://" + cache
 	} else if err := ownPort(from, p.cred.Uid); err != nil {
 		return refusef(CodeURL, "%v", err)
 	}
@@ -78,7 +84,12 @@ func (s *Server) runImport(ctx context.Context, p *peer, req *Request) (err erro
 			}
 		},
 	}
-	err = c.copy(ctx, req.Paths)
+	if req.URL == "" {
+		err = takeNarInfos(ctx, mount, cache, req.Paths, s.cfg.StallTime)
+	}
+	if err == nil {
+		err = c.copy(ctx, req.Paths)
+	}
 	if req.URL == "" {
 		if uerr := unmount(space, point); uerr != nil {
 			p.log.Error("cannot unmount", "err", uerr)
@@ -90,18 +101,19 @@ func (s *Server) runImport(ctx context.Context, p *peer, req *Request) (err erro
 		select {
 		case <-abandoned.ended:
 		case <-time.After(endTime):
-			p.log.Error("nix does not end although it was killed")
+			p.log.Error("what waits for the client does not end although its mount is gone")
 		}
 	}
 	return err
 }
 
-// mountFor mounts for the client and waits until it serves.
-func (s *Server) mountFor(ctx context.Context, p *peer, space *space, point string) error {
-	device, err := mountDevice(space, point)
+// mountFor mounts for the client and waits until it serves. It returns a descriptor
+// of the mount.
+func (s *Server) mountFor(ctx context.Context, p *peer, space *space, point string) (mount int, err error) {
+	device, mount, err := mountDevice(space, point)
 	if err != nil {
 		p.log.Error("cannot mount", "err", err)
-		return refusef(CodeMount, "the helper cannot mount with FUSE")
+		return -1, refusef(CodeMount, "the helper cannot mount with FUSE")
 	}
 	// From now on it is the client's alone: when that ends, so does the mount.
 	err = p.send(&Event{Type: TypeDevice}, int(device.Fd()))
@@ -113,9 +125,10 @@ func (s *Server) mountFor(ctx context.Context, p *peer, space *space, point stri
 		if uerr := unmount(space, point); uerr != nil {
 			p.log.Error("cannot unmount", "err", uerr)
 		}
-		return refusef(CodeClient, "the client does not serve what was mounted: %v", err)
+		unix.Close(mount)
+		return -1, refusef(CodeClient, "the client does not serve what was mounted: %v", err)
 	}
-	return nil
+	return mount, nil
 }
 
 func (s *Server) awaitReady(ctx context.Context, p *peer) error {

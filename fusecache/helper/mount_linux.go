@@ -12,20 +12,29 @@ import (
 const mountFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOSYMFOLLOW
 
 // mountDevice opens /dev/fuse and mounts it on dir, in the space. Only root can
-// look into it (user_id=0, without allow_other), whoever serves it.
-func mountDevice(s *space, dir string) (*os.File, error) {
+// look into it (user_id=0, without allow_other), whoever serves it. The descriptor of
+// the mount's root reaches it from outside of the space; to open it asks the server
+// nothing.
+func mountDevice(s *space, dir string) (device *os.File, root int, err error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open /dev/fuse: %w", err)
+		return nil, -1, fmt.Errorf("open /dev/fuse: %w", err)
 	}
-	device := os.NewFile(uintptr(fd), "/dev/fuse")
+	device = os.NewFile(uintptr(fd), "/dev/fuse")
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,max_read=%d", fd, 512<<10)
-	err = s.do(func() error { return unix.Mount("drv-thru-import", dir, "fuse.drv-thru-import", mountFlags, options) })
+	err = s.do(func() error {
+		if err := unix.Mount("drv-thru-import", dir, "fuse.drv-thru-import", mountFlags, options); err != nil {
+			return err
+		}
+		var err error
+		root, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
-		device.Close()
-		return nil, fmt.Errorf("mount on %s: %w", dir, err)
+		device.Close() // which ends a mount that nobody has
+		return nil, -1, fmt.Errorf("mount on %s: %w", dir, err)
 	}
-	return device, nil
+	return device, root, nil
 }
 
 // unmount takes it away from whoever still waits for an answer of it
