@@ -205,6 +205,8 @@ func TestImportHelperAbuse(t *testing.T) {
 			text := strings.Replace(outside.text(), "URL: nar/", "URL: "+to, 1)
 			try("a NAR in "+to, abuseConfig{Request: importing(outside.path), Plain: true, NarInfos: map[string][]string{outside.hash: {text}}},
 				"(?m)^failed ", `"import failed" uid=1000`)
+			try("a NAR in "+to+" over HTTP", abuseConfig{Request: importing(outside.path), HTTP: true, NarInfos: map[string][]string{outside.hash: {text}}},
+				"(?m)^failed ", `"import failed" uid=1000`)
 		}
 	})
 

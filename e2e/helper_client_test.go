@@ -12,7 +12,9 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	fusefs "github.com/hanwen/go-fuse/v2/fs"
@@ -56,6 +58,8 @@ type abuseConfig struct {
 	// first narinfos as they are, whatever they say, and no NARs.
 	Link  string
 	Plain bool
+	// HTTP serves the first narinfos as they are over loopback HTTP.
+	HTTP bool
 	// NarInfos are the answers about a path, by hash part, one after the other;
 	// the last one stays. Nars likewise, by NAR hash.
 	NarInfos map[string][]string
@@ -73,6 +77,11 @@ func abuse(text string) error {
 		return err
 	}
 	u := conn.(*net.UnixConn)
+	if c.HTTP {
+		if c.Request.URL, err = c.serveHTTP(); err != nil {
+			return err
+		}
+	}
 	msg := c.Raw
 	if msg == nil && c.Request != nil {
 		for range c.Repeat - 1 {
@@ -136,6 +145,27 @@ func (c *abuseConfig) serve(fd int) error {
 	}
 	_, err = fusecache.ServeDevice(view, fd, fusecache.Options{Live: true})
 	return err
+}
+
+// serveHTTP serves the narinfos, and nothing of NARs, and returns the URL.
+func (c *abuseConfig) serveHTTP() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := strings.TrimPrefix(r.URL.Path, "/")
+		texts := c.NarInfos[strings.TrimSuffix(name, ".narinfo")]
+		switch {
+		case name == "nix-cache-info":
+			io.WriteString(w, "StoreDir: /nix/store\n")
+		case len(texts) > 0:
+			io.WriteString(w, texts[0])
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	return "http://" + l.Addr().String(), nil
 }
 
 func (c *abuseConfig) lookup(ctx context.Context, hash string) (string, error) {

@@ -7,9 +7,10 @@
 // Whoever may connect to the socket can have store paths imported into this
 // machine's store that carry a valid signature of a key on the helper's list. That
 // is all: the user names store paths and one of those keys, and serves the files
-// of a binary cache. The helper mounts them where only root can read, and runs
+// of a binary cache. The helper mounts them where only root can read, writes the
+// narinfos of the paths anew into a cache whose NARs are the mount's, and runs
 //
-//	nix copy --no-recursive --from file://<the mount> --to daemon -- <paths>
+//	nix copy --no-recursive --from file://<that cache> --to daemon -- <paths>
 //
 // with signatures required and that key as the only one. So the user cannot import
 // what nobody signed, choose another key, another store, a setting of Nix, a
@@ -18,14 +19,15 @@
 // is the hash of their contents.)
 //
 // What remains. The user decides what the mount answers and when, so root's nix
-// parses narinfos and NARs that the user made, as it does those of any binary
-// cache; symbolic links in the mount are not followed. The user can fill the store
+// parses NARs that the user made, as it does those of any binary cache, and the
+// helper narinfos; neither symbolic links in the mount nor the names that narinfos
+// give to NARs are followed. The user can fill the store
 // with paths that are signed, and keep a bounded number of imports busy until each
 // is cut off for want of progress, or at last by its total time. What nix says when
 // it fails is told to the user, bounded; nix has read nothing but the mount by then.
-// The fallback without FUSE lets the user have root's nix make GET requests to a
-// port of the loopback interface on which a process of that same user listens;
-// what listens there may redirect them. They carry no credentials.
+// The fallback without FUSE lets the user have the helper make GET requests to a
+// port of the loopback interface on which a process of that same user listens.
+// They carry no credentials, and redirects are not followed: nix asks the helper.
 //
 // Everything that is refused is logged with the user's ID and the reason.
 //

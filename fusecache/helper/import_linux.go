@@ -68,8 +68,17 @@ func (s *Server) runImport(ctx context.Context, p *peer, req *Request) (err erro
 			return err
 		}
 		from = "file://" + cache
-	} else if err := ownPort(from, p.cred.Uid); err != nil {
-		return refusef(CodeURL, "%v", err)
+	} else {
+		if err := ownPort(from, p.cred.Uid); err != nil {
+			return refusef(CodeURL, "%v", err)
+		}
+		proxy, err := startProxy(from, req.Paths)
+		if err != nil {
+			p.log.Error("cannot listen", "err", err)
+			return refusef(CodeURL, "the helper cannot listen on the loopback interface")
+		}
+		defer proxy.close()
+		from = proxy.url
 	}
 	watch(p, stop)
 	last := time.Time{}

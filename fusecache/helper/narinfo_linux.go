@@ -18,6 +18,8 @@ const maxNarInfos = 128 << 20
 
 var errNarInfos = fmt.Errorf("the narinfos have more than %d MiB", maxNarInfos>>20)
 
+const cacheInfo = "StoreDir: " + nix.StoreDir + "\n"
+
 // makeCache makes a binary cache whose NARs are those of the mount and whose narinfos
 // are the helper's copies. A narinfo names the file of its NAR, no signature covers
 // that name, and nix follows it out of the mount to whatever root can open. So nix
@@ -26,7 +28,7 @@ func makeCache(dir, mount string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte("StoreDir: "+nix.StoreDir+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte(cacheInfo), 0o600); err != nil {
 		return err
 	}
 	return os.Symlink(filepath.Join(mount, "nar"), filepath.Join(dir, "nar"))
@@ -65,8 +67,7 @@ func takeNarInfos(ctx context.Context, mount int, cache string, paths []string, 
 	}
 }
 
-// takeNarInfo copies one narinfo, of at most most bytes, and returns its length. Where
-// the NAR is follows from its hash, in the copy.
+// takeNarInfo copies one narinfo, of at most most bytes, and returns its length.
 func takeNarInfo(mount int, cache, path string, most int) (int, error) {
 	p, err := nix.ParsePath(path)
 	if err != nil {
@@ -77,15 +78,23 @@ func takeNarInfo(mount int, cache, path string, most int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read the narinfo of %s: %w", path, err)
 	}
+	if text, err = copyNarInfo(text, p); err != nil {
+		return 0, err
+	}
+	return len(text), os.WriteFile(filepath.Join(cache, name), text, 0o600)
+}
+
+// copyNarInfo writes a path's narinfo anew: in the copy, the name of the NAR follows
+// from its hash.
+func copyNarInfo(text []byte, p nix.Path) ([]byte, error) {
 	info, err := nix.ParseNarInfo(text)
 	if err == nil && info.Path != p {
 		err = fmt.Errorf("it is of %s", info.Path)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read the narinfo of %s: %w", path, err)
+		return nil, fmt.Errorf("read the narinfo of %s: %w", p, err)
 	}
-	copied := info.MarshalNarInfo()
-	return len(copied), os.WriteFile(filepath.Join(cache, name), copied, 0o600)
+	return info.MarshalNarInfo(), nil
 }
 
 // readBelow reads a regular file in a directory that a user serves.
