@@ -19,7 +19,7 @@ import (
 
 const (
 	// cacheTime is how long the kernel may keep names and attributes: a View
-	// never changes what it has shown, but for narinfos that it looks up.
+	// never changes what it has shown, but for narinfos that it looks up, and logs.
 	cacheTime = time.Hour
 	// givenWhole is up to what size a file whose bytes are here is given to the
 	// kernel when it is opened.
@@ -152,8 +152,12 @@ func (s *fileSystem) attr(id uint64, n node, out *fuse.Attr) {
 	}
 }
 
-// changes reports whether what a name stands for may change.
+// changes reports whether what a name stands for may change. The log of a build that
+// goes on does, and of one that is repeated.
 func (s *fileSystem) changes(name string) bool {
+	if path.Dir(name) == "log" {
+		return true
+	}
 	return s.live && path.Dir(name) == "." && strings.HasSuffix(name, ".narinfo")
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -14,8 +15,8 @@ const (
 	// maxLog is the longest build log that a View shows: a file of a file
 	// system needs a size before anything is read.
 	maxLog = 16 << 20
-	// keptLogs is how many are kept, as looking one up and reading it are
-	// two operations.
+	// keptLogs is how many are kept until they are opened, as looking one up and
+	// reading it are two operations.
 	keptLogs = 2
 )
 
@@ -67,6 +68,13 @@ func (c *logCache) get(drv string) ([]byte, bool) {
 		}
 	}
 	return nil, false
+}
+
+// drop forgets a log that was opened: who opens it later may find more in it.
+func (c *logCache) drop(drv string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = slices.DeleteFunc(c.kept, func(k keptLog) bool { return k.drv == drv })
 }
 
 func (c *logCache) put(drv string, text []byte) {

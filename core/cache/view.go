@@ -368,6 +368,9 @@ func (v *View) open(ctx context.Context, name string) (fs.File, error) {
 		list, err := v.ReadDir(name)
 		return &dir{info: info, list: list}, err
 	}
+	if drv, ok := strings.CutPrefix(name, logDir+"/"); ok {
+		v.logs.drop(drv)
+	}
 	f := &File{view: v, info: info}
 	v.mu.Lock()
 	defer v.mu.Unlock()
