@@ -448,7 +448,10 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 				n++
 			}
 			if err == nil {
-				err = writeAll(f, bufs, off)
+				if err = writeAll(f, bufs, off); err != nil {
+					// Whoever reads may take hours, and a full disk is not for them alone.
+					_ = os.Truncate(f.Name(), 0)
+				}
 			}
 			for _, p := range rest[:n] {
 				p.release()

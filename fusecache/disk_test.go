@@ -159,3 +159,32 @@ func TestDiskIsBounded(t *testing.T) {
 		t.Errorf("%d bytes after it was made smaller", d.bytes)
 	}
 }
+
+// What was written of a NAR before the disk was full is given back at once, not when
+// its reader is done.
+func TestDiskFull(t *testing.T) {
+	d := openDisk(t, t.TempDir(), 1<<20)
+	defer d.Close()
+	name := filepath.Join(d.dir, diskTmp, "nar")
+	if err := os.WriteFile(name, make([]byte, 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name) // nothing more can be written
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := d.newSpool(nix.SumHash(nil).Nix32(), 3000)
+	pieces, failed := make(chan spooled), make(chan struct{})
+	d.wg.Add(1)
+	go s.run(f, pieces)
+	pieces <- spooled{[][]byte{make([]byte, 1000)}, 1000, func() { close(failed) }}
+	<-failed
+	if left, err := os.ReadFile(name); err != nil || len(left) > 0 {
+		t.Errorf("%d bytes, %v", len(left), err)
+	}
+	close(pieces)
+	d.wg.Wait()
+	if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file stays: %v", err)
+	}
+}
