@@ -60,7 +60,8 @@ func (v *View) lookup(ctx context.Context, hash string) error {
 	}
 	v.uses++
 	v.used[hash] = v.uses
-	if len(v.used) > v.cfg.MaxPaths {
+	// Paths that have other NARs each time do not become more, but their NARs do.
+	if len(v.used) > v.cfg.MaxPaths || len(v.order)-len(v.paths) > 2*v.cfg.MaxPaths {
 		v.prune()
 	}
 	return nil
@@ -78,7 +79,7 @@ func (v *View) prune() {
 		all = append(all, use{hash, at})
 	}
 	slices.SortFunc(all, func(a, b use) int { return cmp.Compare(a.at, b.at) })
-	for _, u := range all[:len(all)-v.cfg.MaxPaths*3/4] {
+	for _, u := range all[:max(0, len(all)-v.cfg.MaxPaths*3/4)] {
 		delete(v.infos, u.hash)
 		delete(v.used, u.hash)
 	}

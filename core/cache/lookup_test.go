@@ -165,6 +165,28 @@ func TestLookupForgets(t *testing.T) {
 	}
 }
 
+// A builder that says something else of a path each time takes no more memory than
+// one with many paths.
+func TestLookupOfFicklePath(t *testing.T) {
+	const most = 20
+	s := &shelf{texts: map[string]string{}}
+	v := lookupView(t, s, ViewConfig{MaxPaths: most})
+	p := newPath(1, 10)
+	for k := range 10 * most {
+		p.info.NarHash = nix.SumHash([]byte{byte(k)})
+		s.put(p)
+		if _, err := v.Stat(p.info.Path.Hash() + ".narinfo"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := v.Stat(p.narName()); err != nil {
+		t.Errorf("the last NAR: %v", err)
+	}
+	if len(v.nars) > 2*most || len(v.order) != len(v.nars) {
+		t.Errorf("%d NARs in %d places", len(v.nars), len(v.order))
+	}
+}
+
 // Lookups at once, with forgetting between them.
 func TestLookupConcurrent(t *testing.T) {
 	s := &shelf{texts: map[string]string{}}
