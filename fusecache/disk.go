@@ -72,6 +72,9 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 			return nil, fmt.Errorf("open cache: %w", err)
 		}
 	}
+	if err := checkDisk(dir); err != nil {
+		return nil, fmt.Errorf("open cache %s: %w", dir, err)
+	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
@@ -86,6 +89,28 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
 	return d, nil
+}
+
+// checkDisk makes sure that the directory is one that no other user has prepared: files
+// are removed in it, which must not be those of somewhere else.
+func checkDisk(dir string) error {
+	info, err := os.Stat(dir)
+	if err == nil {
+		err = ownedBySelf(info)
+	}
+	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
+		if err != nil {
+			return err
+		}
+		info, err = os.Lstat(filepath.Join(dir, sub))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = nil
+		case err == nil && !info.IsDir():
+			err = fmt.Errorf("%s is no directory", sub)
+		}
+	}
+	return err
 }
 
 // scan takes in what an earlier process has left.
@@ -137,6 +162,9 @@ func EmptyDisk(dir string, dryRun bool) (removed int64, err error) {
 	}
 	defer lock.Close()
 	if err := lockFile(lock); err != nil {
+		return 0, fmt.Errorf("empty cache %s: %w", dir, err)
+	}
+	if err := checkDisk(dir); err != nil {
 		return 0, fmt.Errorf("empty cache %s: %w", dir, err)
 	}
 	var failed []error

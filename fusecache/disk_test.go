@@ -188,3 +188,30 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("the file stays: %v", err)
 	}
 }
+
+// Where another user got there first, nothing is removed through a link of theirs.
+func TestDiskOfAnother(t *testing.T) {
+	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
+		dir, elsewhere := t.TempDir(), t.TempDir()
+		precious := filepath.Join(elsewhere, "precious")
+		if err := os.WriteFile(precious, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(elsewhere, filepath.Join(dir, sub)); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := OpenDisk(dir, 1, nil); err == nil {
+			t.Errorf("%s: a link was taken", sub)
+			d.Close()
+		}
+		if err := os.WriteFile(filepath.Join(dir, "lock"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if removed, err := EmptyDisk(dir, false); err == nil {
+			t.Errorf("%s: %d bytes were removed through a link", sub, removed)
+		}
+		if _, err := os.Stat(precious); err != nil {
+			t.Errorf("%s: %v", sub, err)
+		}
+	}
+}

@@ -4,7 +4,10 @@ package fusecache
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,4 +19,13 @@ func lockFile(f *os.File) error {
 		return ErrDiskInUse
 	}
 	return err
+}
+
+// ownedBySelf fails for what belongs to another user, who could put something else in
+// its place at any time.
+func ownedBySelf(info fs.FileInfo) error {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d", info.Name(), st.Uid)
+	}
+	return nil
 }
