@@ -284,7 +284,7 @@ func (r *remote) RoundTrip(req *http.Request) (*http.Response, error) {
 // lookup finds the narinfo of a path. Without a connection, and for a path that
 // the builder has no more, those are found whose NARs are here.
 //
-// It never fails for want of a connection: Nix gives up a whole build when a
+// It never fails for want of a connection, or of time: Nix gives up a whole build when a
 // substituter has an I/O error, and asks the next one when it lacks a path.
 func (r *remote) lookup(ctx context.Context, hash string) (string, error) {
 	text, err := r.ask(ctx, hash)
@@ -292,7 +292,7 @@ func (r *remote) lookup(ctx context.Context, hash string) (string, error) {
 		r.askAhead(text)
 		return text, nil
 	}
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return "", ctx.Err()
 	}
 	return r.kept(hash)
@@ -313,7 +313,7 @@ func (r *remote) ask(ctx context.Context, hash string) (string, error) {
 	switch {
 	case err == nil:
 		r.remember(hash, text)
-	case errors.Is(err, fs.ErrNotExist), ctx.Err() != nil:
+	case errors.Is(err, fs.ErrNotExist), errors.Is(ctx.Err(), context.Canceled):
 	case errors.Is(err, client.ErrConnection), within.Err() != nil, denied(err):
 		r.failed(err)
 	default:

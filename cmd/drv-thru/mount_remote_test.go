@@ -1,11 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
@@ -35,5 +39,34 @@ func TestMountChecksTheKey(t *testing.T) {
 		if !want && (!errors.As(err, new(*otherKeyError)) || !denied(err)) {
 			t.Errorf("%q: %v", key, err)
 		}
+	}
+}
+
+// silent is a builder that never answers.
+type silent struct{}
+
+func (silent) RoundTrip(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// A path that the builder does not tell about in the time that a read may take is
+// missing: an error would end builds that do without it. Who is interrupted gets an error.
+func TestMountLookupInTime(t *testing.T) {
+	lookup := func(ctx context.Context) (*remote, error) {
+		r := newRemote(&mountConfig{route: &route{}}, nil, slog.New(slog.DiscardHandler))
+		r.up, r.api = true, &client.API{Control: silent{}, Base: link.BaseURL}
+		_, err := r.lookup(ctx, strings.Repeat("0", 32))
+		return r, err
+	}
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+	defer cancel()
+	if r, err := lookup(ctx); !errors.Is(err, fs.ErrNotExist) || r.up {
+		t.Errorf("after its time: %v, up: %v", err, r.up)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if r, err := lookup(ctx); !errors.Is(err, context.Canceled) || !r.up {
+		t.Errorf("interrupted: %v, up: %v", err, r.up)
 	}
 }
