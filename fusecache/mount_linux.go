@@ -36,8 +36,9 @@ const (
 // Mounted is a View that is mounted.
 type Mounted struct {
 	served
-	dir  string
-	conn uint32 // number of the connection under /sys/fs/fuse/connections
+	dir string
+	// As the kernel lists them; the device is 0:<number of the connection>.
+	fsType, device string
 
 	once sync.Once
 	err  error
@@ -61,7 +62,7 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	if mountType(full) != "" {
+	if fsType, _ := mountOn(full); fsType != "" {
 		return nil, fmt.Errorf("mount: something is mounted on %s already", full)
 	}
 	if err := os.MkdirAll(full, mode); err != nil {
@@ -84,7 +85,7 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	if err := m.serve(full, options); err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", full, err)
 	}
-	m.conn = connection(full)
+	m.fsType, m.device = mountOn(full)
 	return m, nil
 }
 
@@ -161,6 +162,7 @@ func (m *Mounted) Done() <-chan struct{} { return m.done }
 
 // Unmount fails all reads and takes the file system away, also from processes
 // that still use it. It returns when it is served no more. The View stays open.
+// What somebody else has mounted there meanwhile stays.
 func (m *Mounted) Unmount() error {
 	m.once.Do(func() { m.err = m.unmount() })
 	return m.err
@@ -168,9 +170,16 @@ func (m *Mounted) Unmount() error {
 
 func (m *Mounted) unmount() error {
 	m.fs.close()
+	if m.ended(0) {
+		// What is there is dead, or somebody else's.
+		return ClearStale(m.dir)
+	}
 	var err error
 	for pause := 5 * time.Millisecond; pause < 100*time.Millisecond; pause *= 2 {
-		if err = unmount(m.dir, false); err == nil || mountType(m.dir) == "" {
+		if !m.mounted() {
+			break
+		}
+		if err = unmount(m.dir, false); err == nil || !m.mounted() {
 			break
 		}
 		// A process that has just ended may not have closed its files yet.
@@ -178,7 +187,7 @@ func (m *Mounted) unmount() error {
 			break
 		}
 	}
-	if mountType(m.dir) != "" {
+	if m.mounted() {
 		m.logger.Info("mount is busy, taking it away", "dir", m.dir, "err", err)
 		err = unmount(m.dir, true)
 	} else {
@@ -197,8 +206,20 @@ func (m *Mounted) unmount() error {
 	return err
 }
 
+// mounted reports whether it is what lies on its directory. The kernel gives the
+// numbers of devices that are gone to others.
+func (m *Mounted) mounted() bool {
+	fsType, device := mountOn(m.dir)
+	return fsType != "" && fsType == m.fsType && device == m.device
+}
+
 // ended reports whether the file system is served no more, waiting at most d.
 func (m *Mounted) ended(d time.Duration) bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -212,10 +233,11 @@ func (m *Mounted) ended(d time.Duration) bool {
 // abort ends the connection to the kernel (Linux
 // Documentation/filesystems/fuse.rst, "Control filesystem").
 func (m *Mounted) abort() error {
-	if m.conn == 0 {
+	_, number, ok := strings.Cut(m.device, ":")
+	if !ok {
 		return errors.New("its number is unknown")
 	}
-	return os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", m.conn), []byte("1"), 0)
+	return os.WriteFile("/sys/fs/fuse/connections/"+number+"/abort", []byte("1"), 0)
 }
 
 // ClearStale takes away mounts on dir whose server is gone ("transport endpoint
@@ -226,7 +248,7 @@ func ClearStale(dir string) error {
 		return fmt.Errorf("clear stale mount: %w", err)
 	}
 	for range 8 { // mounts may lie on each other
-		if !strings.HasPrefix(mountType(dir), "fuse") || alive(dir) {
+		if fsType, _ := mountOn(dir); !strings.HasPrefix(fsType, "fuse") || alive(dir) {
 			return nil
 		}
 		if err := unmount(dir, true); err != nil {
@@ -312,29 +334,15 @@ func unmount(dir string, lazy bool) error {
 	return nil
 }
 
-// mountType returns the type of the file system mounted on dir, "" when there
-// is none. It asks the kernel's list, as looking at the directory would wait for
+// mountOn returns the type and the device of the file system mounted on dir, "" when
+// there is none. It asks the kernel's list, as looking at the directory would wait for
 // whoever serves it.
-func mountType(dir string) string {
+func mountOn(dir string) (fsType, device string) {
 	list, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return ""
+		return "", ""
 	}
-	fsType, _ := findMount(string(list), dir)
-	return fsType
-}
-
-// connection returns the number of the FUSE connection mounted on dir, which is
-// the minor number of its device; 0 when there is none.
-func connection(dir string) uint32 {
-	list, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return 0
-	}
-	_, device := findMount(string(list), dir)
-	_, minor, _ := strings.Cut(device, ":")
-	n, _ := strconv.ParseUint(minor, 10, 32)
-	return uint32(n)
+	return findMount(string(list), dir)
 }
 
 // findMount reads mountinfo (proc(5)): ID, parent, device, root, mount point,
