@@ -263,12 +263,13 @@ func (s *Service) mayReadLog(ctx context.Context, c *caller, drv nix.Path) (bool
 		return true, nil
 	}
 	for _, b := range s.own(c) {
-		var roots []nix.Path
-		for _, r := range b.record().Roots {
-			roots = append(roots, nix.Path(r.Drv))
+		// Whoever asks for a build names its roots. Only once all inputs were known to
+		// be the client's are there links.
+		held, err := b.heldDrvs()
+		if err != nil || len(held) == 0 {
+			continue
 		}
-		// Their links hold the derivations as long as the build is kept.
-		infos, err := s.cache.Closure(ctx, roots)
+		infos, err := s.cache.Closure(ctx, nix.SortedPaths(held))
 		if err != nil {
 			continue
 		}

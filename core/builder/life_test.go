@@ -487,6 +487,25 @@ func TestBuildLogOfDependency(t *testing.T) {
 	wantCode(t, err, wire.CodeNotFound)
 }
 
+// A derivation's name alone gives nobody its log: a build that asks for it and
+// ends before its inputs are there has had none of them.
+func TestBuildLogTakesMoreThanAName(t *testing.T) {
+	e := start(t)
+	secret := small("secret")
+	if r := e.build(e.holder(1), 1, secret...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	dep, top := secret[1], secret[2]
+	e.store.SetLog(top.Info.Path, "a secret\n")
+	c := e.holder(2)
+	claim := wire.Input{Path: string(top.Info.Path), NarHash: dep.Info.NarHash.Nix32(), NarSize: top.Info.NarSize}
+	roots := []wire.Root{{Drv: claim.Path, Outputs: []string{"out"}}}
+	_, err := c.Put(bt.ID(2), wire.BuildRequest{Roots: roots, Closure: []wire.Input{claim}})
+	wantCode(t, err, wire.CodeInputUnsigned)
+	_, err = c.Do(http.MethodGet, "/v1/cache/log/"+top.Info.Path.Base(), nil)
+	wantCode(t, err, wire.CodeNotFound)
+}
+
 func TestCancelTicket(t *testing.T) {
 	e := start(t)
 	g := e.gate()

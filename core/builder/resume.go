@@ -75,20 +75,38 @@ func (s *Service) callerOf(ctx context.Context, rec *BuildRecord) (*caller, erro
 	return c, t.CheckHolder(rec.Client)
 }
 
-// heldRoots returns what the build is to build, if its directory still holds the
-// derivations, and so the inputs, of all of that.
-func (b *build) heldRoots(ctx context.Context) ([]daemon.DerivedPath, error) {
-	links, err := filepath.Glob(filepath.Join(b.dir, drvRoots+"*"))
+// heldLinks are the links to derivations in the build's directory, and heldDrvs
+// what they lead to: there are none before all inputs have come.
+func (b *build) heldLinks() ([]string, error) {
+	return filepath.Glob(filepath.Join(b.dir, drvRoots+"*"))
+}
+
+func (b *build) heldDrvs() ([]nix.Path, error) {
+	links, err := b.heldLinks()
 	if err != nil {
 		return nil, err
 	}
-	var held []nix.Path
-	for _, link := range links {
+	held := make([]nix.Path, len(links))
+	for i, link := range links {
 		target, err := os.Readlink(link)
 		if err != nil {
 			return nil, err
 		}
-		held = append(held, nix.Path(target))
+		held[i] = nix.Path(target)
+	}
+	return held, nil
+}
+
+// heldRoots returns what the build is to build, if its directory still holds the
+// derivations, and so the inputs, of all of that.
+func (b *build) heldRoots(ctx context.Context) ([]daemon.DerivedPath, error) {
+	links, err := b.heldLinks()
+	if err != nil {
+		return nil, err
+	}
+	held, err := b.heldDrvs()
+	if err != nil {
+		return nil, err
 	}
 	roots := make([]daemon.DerivedPath, len(b.rec.Roots))
 	drvs := make([]nix.Path, len(b.rec.Roots))
