@@ -12,6 +12,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -162,6 +163,46 @@ func TestDetachedGoesOnAfterRestart(t *testing.T) {
 				t.Errorf("%d uses were spent, %v", tk.Used, err)
 			}
 		})
+	}
+}
+
+// A detached build that goes on after a crash is not decided on again: what was
+// decided when it began still holds.
+func TestDetachedKeepsItsLimits(t *testing.T) {
+	e, _ := startAsked(t, func(r *builder.PolicyRequest) (ticket.Limits, error) {
+		limits := r.Limits
+		if r.Event == builder.PolicyStart {
+			limits.MaxOutputBytes = 1
+		}
+		return limits, nil
+	})
+	g := e.gate()
+	c := e.holder(1)
+	objects := small("limited")
+	req := bt.Request(objects...)
+	req.Detach = true
+	b, err := c.Put(bt.ID(1), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.SendWanted(b, objects...); err != nil {
+		t.Fatal(err)
+	}
+	<-g.begun
+	rec, err := e.records.Build(t.Context(), bt.ID(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	// A process that was killed records nothing.
+	if err := e.records.UpdateBuild(t.Context(), rec); err != nil {
+		t.Fatal(err)
+	}
+	e.run()
+	c.Server = e.server
+	close(g.open)
+	if r := e.finish(c, 1); r.Error == nil || r.Error.Code != wire.CodeOutputLimit {
+		t.Errorf("got %+v", r.Error)
 	}
 }
 

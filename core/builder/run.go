@@ -91,6 +91,12 @@ func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) 
 		if err := b.s.askToStart(b.ctx, b, planned); err != nil {
 			return nil, false, err
 		}
+		// Once it has roots, it also goes on after a crash, and within these limits.
+		if b.rec.Detach && b.s.cfg.Policy != nil {
+			if err := b.s.cfg.Records.UpdateBuild(b.ctx, b.record()); err != nil {
+				return nil, false, err
+			}
+		}
 		idle = nothing
 	}
 	if err := b.rootInputs(b.ctx, cl); err != nil {
