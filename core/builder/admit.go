@@ -62,7 +62,6 @@ func (s *Service) mayStart(c *caller, reuse bool) error {
 // one ID the first admits; the others wait for it.
 func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID, req *wire.BuildRequest, content [32]byte) (*build, error) {
 	for {
-		fresh := s.newBuild(c, id, req, content)
 		s.mu.Lock()
 		b := s.builds[id]
 		if b == nil || b.revivable(c, content) {
@@ -70,10 +69,10 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 				s.mu.Unlock()
 				return nil, err
 			}
-			old := b
+			fresh := s.newBuild(c, id, req, content)
 			s.builds[id] = fresh
 			s.mu.Unlock()
-			return s.admitOrForget(ctx, c, fresh, old, req)
+			return s.admitOrForget(ctx, c, fresh, b, req)
 		}
 		s.mu.Unlock()
 		select {
