@@ -242,20 +242,22 @@ func (s *Service) getLog(w http.ResponseWriter, r *http.Request, c *caller) erro
 	if err != nil || !drv.IsDrv() {
 		return errNoPath
 	}
-	if ok, err := s.mayReadLog(r.Context(), c, drv); err != nil || !ok {
-		return errors.Join(err, errNoPath)
-	}
-	log, err := s.cfg.Store.BuildLog(drv)
-	if errors.Is(err, fs.ErrNotExist) {
-		return wire.Errorf(wire.CodeNotFound, "the builder has no log of %s", drv)
-	}
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, err = io.Copy(w, log)
-	return brokenOff(err)
+	return s.answer(w, r, c, func(w http.ResponseWriter) error {
+		if ok, err := s.mayReadLog(r.Context(), c, drv); err != nil || !ok {
+			return errors.Join(err, errNoPath)
+		}
+		log, err := s.cfg.Store.BuildLog(drv)
+		if errors.Is(err, fs.ErrNotExist) {
+			return wire.Errorf(wire.CodeNotFound, "the builder has no log of %s", drv)
+		}
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, err = io.Copy(w, log)
+		return brokenOff(err)
+	})
 }
 
 func (s *Service) mayReadLog(ctx context.Context, c *caller, drv nix.Path) (bool, error) {

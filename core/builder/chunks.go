@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// maxAnswers bounds the answers of chunks and manifests that are under way:
-	// each has buffers of half a megabyte or somewhat more. A ticket or trusted
-	// client has answerShare of them; what is beyond waits.
+	// maxAnswers bounds the answers of chunks, manifests and logs that are under way:
+	// each has buffers of half a megabyte or somewhat more, unpacking a log 4 MB. A
+	// ticket or trusted client has answerShare of them; what is beyond waits.
 	maxAnswers  = 96
 	answerShare = 24
 	// answerStall is how long a client may take for one write of an answer, of

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -504,6 +505,74 @@ func TestBuildLogTakesMoreThanAName(t *testing.T) {
 	wantCode(t, err, wire.CodeInputUnsigned)
 	_, err = c.Do(http.MethodGet, "/v1/cache/log/"+top.Info.Path.Base(), nil)
 	wantCode(t, err, wire.CodeNotFound)
+}
+
+// slowLogs has logs that end when they are told to, and counts those that are open.
+type slowLogs struct {
+	*bt.Store
+	end chan struct{}
+
+	mu         sync.Mutex
+	open, most int
+}
+
+func (s *slowLogs) BuildLog(nix.Path) (io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open++
+	s.most = max(s.most, s.open)
+	return slowLog{s}, nil
+}
+
+type slowLog struct{ s *slowLogs }
+
+func (l slowLog) Read([]byte) (int, error) { <-l.s.end; return 0, io.EOF }
+
+func (l slowLog) Close() error {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.s.open--
+	return nil
+}
+
+// Unpacking a log takes megabytes, for as long as its reader likes: a ticket has no
+// more of them at once than of other answers, which leaves room for others.
+func TestLogsAreBounded(t *testing.T) {
+	const share, all = 24, 72
+	logs := &slowLogs{end: make(chan struct{})}
+	e := start(t, func(c *builder.Config) {
+		logs.Store = c.Store.(*bt.Store)
+		c.Store = logs
+	})
+	c := e.holder(1)
+	objects := small("a")
+	if r := e.build(c, 1, objects...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	var readers sync.WaitGroup
+	for range all {
+		readers.Go(func() {
+			resp, err := c.Do(http.MethodGet, "/v1/cache/log/"+objects[1].Info.Path.Base(), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if _, err := io.ReadAll(resp.Body); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "as many as may be", func() bool {
+		logs.mu.Lock()
+		defer logs.mu.Unlock()
+		return logs.open >= share
+	})
+	close(logs.end)
+	readers.Wait()
+	if logs.most > share {
+		t.Errorf("%d logs were open at once", logs.most)
+	}
 }
 
 func TestCancelTicket(t *testing.T) {
