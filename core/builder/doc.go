@@ -32,8 +32,10 @@
 // builder's own Nix trusts, and only those that were asked for. The content
 // address is recomputed from name and references before the first byte is
 // accepted and from the contents before the daemon sees the last one. "Have"
-// is only ever said of a path whose NAR hash the client could state. A build
-// is visible to the client that created it and to the ticket that paid for it.
+// is only ever said of a path whose NAR hash and references the client could
+// state, and so of a closure that it could state whole. A build is visible to the
+// client that created it and to the ticket that paid for it; a derivation's log
+// once all inputs of a build of it were there.
 //
 // # Roots
 //

@@ -251,6 +251,33 @@ func TestHaveNeedsTheNarHash(t *testing.T) {
 	}
 }
 
+// A derivation's text does not give its inputs: whoever states it has to state them
+// as well, also where no content address says what it refers to.
+func TestHaveNeedsTheReferences(t *testing.T) {
+	e := start(t)
+	objects := small("secret")
+	if r := e.build(e.holder(1), 1, objects...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	top := objects[2]
+	top.Info.CA, top.Info.References = "", nil
+	c := e.holder(2)
+	_, err := c.Put(bt.ID(2), bt.Request(top))
+	wantCode(t, err, wire.CodeInputUnsigned)
+	// Input-addressed is how a path that was built is stated.
+	src, dep := objects[0], objects[1]
+	built := bt.Built(bt.Source("built", "x").Info.Path, "built")
+	built.Info.References = []nix.Path{src.Info.Path}
+	e.store.Add(built)
+	user, _ := bt.Derivation(bt.Drv{Name: "user", Sources: []nix.Path{built.Info.Path}, Inputs: []nix.Path{dep.Info.Path}})
+	if r := e.build(c, 3, src, dep, built, user); r.Error != nil {
+		t.Error(r.Error)
+	}
+	built.Info.References = nil
+	_, err = c.Put(bt.ID(4), bt.Request(dep, built, user))
+	wantCode(t, err, wire.CodeInputUnsigned)
+}
+
 func TestInputAddressedInputs(t *testing.T) {
 	secret, public, err := signature.GenerateKeypair("cache-1", rand.Reader)
 	if err != nil {

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -51,7 +52,7 @@ func (c *recent[K, V]) put(k K, v V) {
 }
 
 // present tells for every path of the closure whether the store has it with the
-// NAR hash that the client stated.
+// NAR hash and the references that the client stated.
 func (s *Service) present(ctx context.Context, c *closure) ([]bool, error) {
 	have := make([]bool, len(c.infos))
 	return have, s.presentAmong(ctx, c, c.paths(), have)
@@ -89,7 +90,9 @@ func (s *Service) presentAmong(ctx context.Context, c *closure, paths []nix.Path
 		if !ok {
 			continue
 		}
-		have[i] = info.NarHash == c.infos[i].NarHash
+		// Where the content address makes the path, it makes the references too. Any
+		// other could be stated without what it refers to, which nobody then asks for.
+		have[i] = info.NarHash == c.infos[i].NarHash && (c.ca[i] || slices.Equal(info.References, c.infos[i].References))
 		if info.CA != "" {
 			s.hashes.add(p, info.NarHash)
 		}
