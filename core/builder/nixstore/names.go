@@ -42,7 +42,12 @@ func (s *Store) PathOfHash(_ context.Context, hash string) (nix.Path, error) {
 		}
 		n.byHash = make(map[string]nix.Path, len(all))
 		for _, name := range all {
-			if p, err := nix.ParseBase(name); err == nil {
+			p, err := nix.ParseBase(name)
+			if err != nil {
+				continue
+			}
+			// Locks, and other results of a build, have its path's name and an ending.
+			if other, ok := n.byHash[p.Hash()]; !ok || len(p) < len(other) {
 				n.byHash[p.Hash()] = p
 			}
 		}

@@ -124,6 +124,24 @@ func TestPathOfHash(t *testing.T) {
 	}
 }
 
+// Nix puts what belongs to a path beside it, under a longer name.
+func TestPathOfHashBesideOthers(t *testing.T) {
+	s, root := newStore(t)
+	hash := func(i int) string { return strings.Repeat(string("0123456789"[i]), 32) }
+	for i := range 10 {
+		for _, end := range []string{".check", "", ".lock"} {
+			if err := os.WriteFile(filepath.Join(root, nix.StoreDir, hash(i)+"-a"+end), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 10 {
+		if got, err := s.PathOfHash(t.Context(), hash(i)); err != nil || got.Name() != "a" {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+}
+
 func TestProbeVerdict(t *testing.T) {
 	host := fileExists(probeSh)
 	for name, tt := range map[string]struct {
