@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
 	"strings"
@@ -206,11 +207,17 @@ func (d *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
 
 // Times are stored as nanoseconds since 1970; 0 is "not".
 func toNanos(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return 0
+	case t.After(lastTime):
+		t = lastTime
 	}
 	return t.UnixNano()
 }
+
+// lastTime is in 2262, which a ticket of centuries outlives.
+var lastTime = time.Unix(0, math.MaxInt64)
 
 func fromNanos(n int64) time.Time {
 	if n == 0 {

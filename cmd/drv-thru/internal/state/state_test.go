@@ -78,6 +78,23 @@ func TestTicketRoundTrip(t *testing.T) {
 	}
 }
 
+// A ticket may be made for longer than nanoseconds can count: it must not come out
+// as one of the past.
+func TestTicketOfCenturies(t *testing.T) {
+	d := openTemp(t)
+	long, err := ticket.ParseDuration("99999d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tk := makeTicket(t, d, func(r *builder.TicketRecord) { r.Expires = now.Add(long.Std()) })
+	if got, err := d.Ticket(t.Context(), tk.ID); err != nil || got.Expires.Before(now.AddDate(200, 0, 0)) {
+		t.Errorf("it expires at %s, %v", got.Expires, err)
+	}
+	if err := d.Admit(t.Context(), buildOf(1, tk)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAdmitDenials(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
