@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -66,7 +67,7 @@ func (s *service) Events(_ context.Context, id wire.BuildID, w io.Writer, follow
 	return errors.Join(err, flush())
 }
 
-func start(t *testing.T) (*Client, *service, string) {
+func start(t *testing.T, change ...func(*Config)) (*Client, *service, string) {
 	t.Helper()
 	dir := t.TempDir()
 	db, err := state.Open(t.Context(), filepath.Join(dir, "state.db"))
@@ -87,14 +88,47 @@ func start(t *testing.T) (*Client, *service, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(Config{
+	cfg := Config{
 		Tickets: db, Service: svc, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
 		Addresses: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7412")} },
 		Describe:  func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
-	})}
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: NewHandler(cfg)}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
 	return NewClient(path), svc, path
+}
+
+// A builder may have more relays, and more addresses, than a ticket has room for.
+func TestTicketOfMuch(t *testing.T) {
+	c, _, _ := start(t, func(cfg *Config) {
+		cfg.Relays = nil
+		for i := range ticket.MaxRelays + 1 {
+			cfg.Relays = append(cfg.Relays, fmt.Sprintf("https://relay-%d.example", i))
+		}
+		cfg.Addresses = func() (all []netip.AddrPort) {
+			for i := range ticket.MaxDirect + 1 {
+				all = append(all, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), uint16(7000+i)))
+			}
+			return all
+		}
+	})
+	for _, direct := range []bool{false, true} {
+		made, err := c.CreateTicket(t.Context(), NewTicket{Direct: direct})
+		if err != nil {
+			t.Errorf("direct %v: %v", direct, err)
+			continue
+		}
+		if again, err := c.Reveal(t.Context(), made.ID.String()); err != nil || again.Text != made.Text {
+			t.Errorf("direct %v: revealed %+v, %v", direct, again, err)
+		}
+		if parsed, err := ticket.Parse(made.Text); err != nil || len(parsed.Relays)+len(parsed.Direct) < ticket.MaxRelays {
+			t.Errorf("direct %v: %+v, %v", direct, parsed, err)
+		}
+	}
 }
 
 func TestTickets(t *testing.T) {

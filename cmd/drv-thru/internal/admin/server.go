@@ -280,10 +280,10 @@ func (s *server) create(r *http.Request) (any, error) {
 }
 
 // places are where a ticket's holder finds the builder: its relays, or its own
-// addresses.
+// addresses, as many as a ticket has room for.
 func (s *server) places(direct bool) (relays []string, addresses []netip.AddrPort, err error) {
 	if !direct {
-		return s.cfg.Relays, nil, nil
+		return s.cfg.Relays[:min(len(s.cfg.Relays), ticket.MaxRelays)], nil, nil
 	}
 	if s.cfg.Addresses != nil {
 		addresses = s.cfg.Addresses()
@@ -292,7 +292,7 @@ func (s *server) places(direct bool) (relays []string, addresses []netip.AddrPor
 		return nil, nil, wire.Errorf(wire.CodeBadRequest, "no address is known at which clients reach this builder without a relay").
 			WithHint("run serve with --listen and, behind a router, --announce")
 	}
-	return nil, addresses, nil
+	return nil, addresses[:min(len(addresses), ticket.MaxDirect)], nil
 }
 
 // reveal makes the ticket's text again, with the relays or addresses of today.
