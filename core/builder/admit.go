@@ -281,10 +281,13 @@ func uploadLimit(bytes uint64, most ticket.Size) error {
 
 func (s *Service) record(ctx context.Context, b *build) error {
 	limits := b.limits
+	b.mu.Lock()
 	b.rec.Limits = &limits
+	rec := b.rec
+	b.mu.Unlock()
 	// A lost client must not decide whether the transaction is known to have
 	// been committed.
-	err := s.cfg.Records.Admit(context.WithoutCancel(ctx), b.rec)
+	err := s.cfg.Records.Admit(context.WithoutCancel(ctx), rec)
 	if errors.Is(err, ErrBuildExists) {
 		return errNoBuild // forgotten here, but recorded: somebody else's
 	}

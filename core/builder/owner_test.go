@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -79,6 +81,33 @@ func TestOwnerSeesInterrupted(t *testing.T) {
 	if got := e.ownersEvents(1, false); len(got) < 2 || got[0].Seq != 1 {
 		t.Errorf("got %+v", got)
 	}
+}
+
+// The owner may look at a build, and cancel those of a ticket, while it is admitted.
+func TestOwnerLooksWhileAdmitted(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	o := e.one("1")
+	stop := make(chan struct{})
+	var lookers sync.WaitGroup
+	lookers.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				e.svc.Builds()
+				e.svc.CancelTicket(t.Context(), ticket.ID{1})
+			}
+		}
+	})
+	for id := range uint32(50) {
+		if _, err := c.Put(bt.ID(id), bt.Request(o)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	lookers.Wait()
 }
 
 // A client that leaves a detached build before its inputs are there has left it:
