@@ -69,6 +69,13 @@ func TestRemoteBuilders(t *testing.T) {
 			`drv_thru_builder_slots 1`, `drv_thru_builder_queue_seconds_count 2`, `drv_thru_builder_bytes_total{direction="sent",kind="output",path="relay"}`)
 		saysNot(t, counted, `drv_thru_builder_bytes_total{direction="sent",kind="output",path="relay"} 0`+"\n")
 
+		// What it has built counts against a ticket's limit, also once it is there.
+		limited := b.Ticket("--max-output-bytes", "1M", "--uses", "2")
+		blob := lab.Expr(strings.Replace(string(lab.Blob(2, "fleet")), "{", `{ requiredSystemFeatures = [ "fleet" ];`, 1))
+		for range 2 {
+			says(t, fails(t, c.BuildCmd(limited, "--no-link", "--impure", "--expr", string(blob)), wire.ExitDenied), "error: output limit exceeded")
+		}
+
 		// Nobody builds for that.
 		none := lab.Expr(strings.Replace(string(lab.Hello("none")), lab.System, "s390x-linux", 1))
 		says(t, fails(t, c.BuildCmd(b.Ticket(), "--no-link", "--impure", "--expr", string(none)), wire.ExitFailed), foreign)

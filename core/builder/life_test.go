@@ -2,6 +2,7 @@ package builder_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
@@ -398,6 +401,29 @@ func TestOutputLimit(t *testing.T) {
 	}
 	_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(0)), nil)
 	wantCode(t, err, wire.CodeNotFound)
+}
+
+// What a machine of the daemon's has built is copied here, like what comes from a
+// cache, but without a signature.
+func TestOutputLimitOfMachines(t *testing.T) {
+	secret, public, err := signature.GenerateKeypair("cache-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := start(t, func(c *builder.Config) { c.TrustedKeys = []nix.PublicKey{public} })
+	object, outputs := bt.Derivation(bt.Drv{Name: "remote", Text: "remote"})
+	out := bt.Built(outputs["out"], strings.Repeat("x", 1000))
+	out.Info.Ultimate, out.Info.Deriver = false, object.Info.Path
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Limits.MaxOutputBytes = 1000 })
+	e.store.Add(out)
+	if r := e.build(c, 1, object); r.Error == nil || r.Error.Code != wire.CodeOutputLimit {
+		t.Errorf("from a machine: %+v", r)
+	}
+	out.Info.Sigs = []string{out.Info.Sign(secret)}
+	e.store.Add(out)
+	if r := e.build(c, 2, object); r.Error != nil {
+		t.Errorf("from a cache: %+v", r.Error)
+	}
 }
 
 func TestDisk(t *testing.T) {

@@ -359,7 +359,7 @@ func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.R
 		if err != nil {
 			return storeError(err)
 		}
-		if err := checkOutputs(infos, most); err != nil {
+		if err := b.s.checkOutputs(infos, most); err != nil {
 			result.Outputs = nil
 			return err
 		}
@@ -373,21 +373,41 @@ func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.R
 }
 
 // checkOutputs holds the outputs' size against the limit. What counts are the
-// paths of the outputs' closure that this builder built itself (Nix marks them
-// as ultimate): neither what the client sent nor what a cache had. Asking again
-// gives the same answer, so a second build does not slip past the limit because
-// the first has left its outputs in the store.
-func checkOutputs(closure []nix.PathInfo, most ticket.Size) error {
+// paths of the outputs' closure that were built for somebody here: neither what the
+// client sent nor what a cache had. Asking again gives the same answer, so a second
+// build does not slip past the limit because the first has left its outputs in the
+// store.
+func (s *Service) checkOutputs(closure []nix.PathInfo, most ticket.Size) error {
 	var sum uint64
 	for _, info := range closure {
-		if info.Ultimate {
+		if info.Ultimate || info.Deriver != "" {
 			sum += info.NarSize
+		}
+	}
+	if sum <= uint64(most) {
+		return nil // without looking at signatures
+	}
+	sum = 0
+	for i := range closure {
+		if s.builtHere(&closure[i]) {
+			sum += closure[i].NarSize
 		}
 	}
 	if sum > uint64(most) {
 		return wire.Errorf(wire.CodeOutputLimit, "the outputs have %d bytes, %s are allowed", sum, most)
 	}
 	return nil
+}
+
+// builtHere tells whether the daemon has built a path, which it then marks as
+// ultimate, or a machine that it sends builds to has. Such a path is copied like one
+// from a cache, and has a deriver as that may have, but no signature that counts.
+func (s *Service) builtHere(info *nix.PathInfo) bool {
+	if info.Ultimate || info.Deriver == "" {
+		return info.Ultimate
+	}
+	_, signed := info.VerifySig(s.cfg.TrustedKeys)
+	return !signed
 }
 
 func smallest(a, b ticket.Size) ticket.Size {
