@@ -55,9 +55,8 @@ const (
 // with their IDs. But that a chunk is of no news to its sender rests on .taken and
 // .have, which say what was sent.
 type incoming struct {
-	dir  string
-	now  func() time.Time
-	keep time.Duration
+	dir string
+	now func() time.Time
 	// reserve promises space on the disk.
 	reserve func(uint64) (giveBack func(), err error)
 	units   budget
@@ -96,7 +95,7 @@ func newIncoming(dir string, cfg *Config, reserve func(uint64) (func(), error)) 
 		}
 	}
 	return &incoming{
-		dir: dir, now: cfg.Now, keep: cfg.KeepOutputs, reserve: reserve,
+		dir: dir, now: cfg.Now, reserve: reserve,
 		units: budget{most: maxUnits, share: unitsShare},
 		work:  make(chan struct{}, fills), open: make(map[string]*intake),
 	}, nil

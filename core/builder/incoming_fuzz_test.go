@@ -62,7 +62,7 @@ func seedLarge(tb testing.TB) (info nix.PathInfo, archive, manifest, body []byte
 }
 
 func fuzzIncoming(t *testing.T) *incoming {
-	in, err := newIncoming(t.TempDir(), &Config{Now: func() time.Time { return time.Unix(1e9, 0) }, Tuning: Tuning{KeepOutputs: time.Hour}},
+	in, err := newIncoming(t.TempDir(), &Config{Now: func() time.Time { return time.Unix(1e9, 0) }},
 		func(uint64) (func(), error) { return func() {}, nil })
 	if err != nil {
 		t.Fatal(err)

@@ -162,11 +162,11 @@ func (in *incoming) dropOthers(a *intake) error {
 // dropIdle removes the spools that nobody is filling.
 func (in *incoming) dropIdle() { _, _ = in.prune(func(k *kept) bool { return !k.taken }, false) }
 
-// tidy removes what was not of use for the time that things are kept, what is not
+// tidy removes what was not of use for as long as things are kept, what is not
 // complete if the disk is full, and what an end of the process at the wrong
 // moment left. With dryRun it only tells.
-func (in *incoming) tidy(full, dryRun bool) ([]Garbage, error) {
-	limit := in.now().Add(-in.keep)
+func (in *incoming) tidy(keep time.Duration, full, dryRun bool) ([]Garbage, error) {
+	limit := in.now().Add(-keep)
 	return in.prune(func(k *kept) bool { return full && !k.taken || !k.used.After(limit) }, dryRun)
 }
 

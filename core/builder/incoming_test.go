@@ -337,6 +337,30 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 	})
 }
 
+// How long uploads are kept may change while the builder runs, as for outputs.
+func TestUploadsAreKeptAsTuned(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	src := bt.Source("src", noise(1, 1<<20))
+	if _, _, err := c.SendLarge(e.begin(c, 1, src), 0, src); err != nil {
+		t.Fatal(err)
+	}
+	e.complete(c, 1, src)
+	if got := e.uploads(); got[".taken"] != 1 {
+		t.Fatalf("there is %v", got)
+	}
+	e.advance(2 * time.Hour)
+	tuning := e.cfg.Tuning
+	tuning.KeepOutputs = time.Hour
+	e.svc.SetTuning(tuning)
+	if _, err := e.svc.CollectGarbage(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.uploads(); len(got) != 0 {
+		t.Errorf("what is left is %v", got)
+	}
+}
+
 // damage changes a byte of the only file with this ending.
 func damage(t *testing.T, e *env, end string, at int) {
 	t.Helper()

@@ -74,7 +74,7 @@ func (s *Service) retain() {
 	var swept time.Time
 	for {
 		_, err := s.forget(s.ctx, false)
-		_, tidyErr := s.incoming.tidy(s.enoughDisk() != nil, false)
+		_, tidyErr := s.incoming.tidy(s.tuning().KeepOutputs, s.enoughDisk() != nil, false)
 		err = errors.Join(err, tidyErr)
 		if now := time.Now(); now.Sub(swept) >= sweepEvery {
 			swept = now
@@ -117,7 +117,7 @@ func (s *Service) CollectGarbage(ctx context.Context, dryRun bool) ([]Garbage, e
 	all, err := s.forget(ctx, dryRun)
 	left, leftErr := s.leftOver(dryRun)
 	swept, sweepErr := s.sweep(ctx, dryRun)
-	sent, sentErr := s.incoming.tidy(s.enoughDisk() != nil, dryRun)
+	sent, sentErr := s.incoming.tidy(s.tuning().KeepOutputs, s.enoughDisk() != nil, dryRun)
 	return slices.Concat(all, left, swept, sent), errors.Join(err, leftErr, sweepErr, sentErr)
 }
 
