@@ -26,9 +26,9 @@ func (s *Service) checkBuild(ctx context.Context, b *build, cl *closure, mode wi
 			return nil, false, err
 		}
 	}
-	missing, err := s.cfg.Store.Missing(ctx, cl.roots)
+	missing, err := s.missing(ctx, b.place.group, cl.roots)
 	if err != nil {
-		return nil, false, storeError(err)
+		return nil, false, err
 	}
 	toBuild := missing.WillBuild
 	if mode == wire.ModeCheck {

@@ -601,6 +601,83 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 }
 
+// slowMissing takes until it is told to tell what is missing for one derivation, and
+// counts who waits for that.
+type slowMissing struct {
+	*bt.Store
+	drv nix.Path
+	end chan struct{}
+
+	mu         sync.Mutex
+	open, most int
+}
+
+func (s *slowMissing) Missing(ctx context.Context, targets []daemon.DerivedPath) (daemon.Missing, error) {
+	if targets[0].Path == s.drv {
+		s.count(1)
+		<-s.end
+		s.count(-1)
+	}
+	return s.Store.Missing(ctx, targets)
+}
+
+func (s *slowMissing) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open += n
+	s.most = max(s.most, s.open)
+}
+
+// What is missing may take minutes to find out: whoever asks that many times at once
+// keeps no other ticket waiting.
+func TestMissingIsShared(t *testing.T) {
+	const share, all = 2, 12
+	object, _ := bt.Derivation(bt.Drv{Name: "slow"})
+	slow := &slowMissing{drv: object.Info.Path, end: make(chan struct{})}
+	e := start(t, func(c *builder.Config) {
+		slow.Store = c.Store.(*bt.Store)
+		c.Store = slow
+	})
+	e.store.Add(object)
+	ask := func(c *bt.Client, object bt.Object) {
+		req := bt.Request(object)
+		var plan wire.Plan
+		if err := c.JSON(http.MethodPost, "/v1/plan", wire.PlanRequest{Roots: req.Roots, Closure: req.Closure}, &plan); err != nil || len(plan.WillBuild) != 1 {
+			t.Errorf("%+v, %v", plan, err)
+		}
+	}
+	end := sync.OnceFunc(func() { close(slow.end) })
+	defer end()
+	c := e.holder(1)
+	var asking sync.WaitGroup
+	for range all {
+		asking.Go(func() { ask(c, object) })
+	}
+	eventually(t, "as many as may be", func() bool {
+		slow.mu.Lock()
+		defer slow.mu.Unlock()
+		return slow.open >= share
+	})
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		ask(e.holder(2), e.one("other"))
+	}()
+	eventually(t, "an answer for another", func() bool {
+		select {
+		case <-answered:
+			return true
+		default:
+			return false
+		}
+	})
+	end()
+	asking.Wait()
+	if slow.most > share {
+		t.Errorf("%d were asked at once", slow.most)
+	}
+}
+
 func TestCancelTicket(t *testing.T) {
 	e := start(t)
 	g := e.gate()

@@ -163,7 +163,7 @@ func validSigs(info *nix.PathInfo, keys []nix.PublicKey) (valid []string) {
 }
 
 // plan answers POST /v1/plan.
-func (s *Service) plan(ctx context.Context, req *wire.PlanRequest) (*wire.Plan, error) {
+func (s *Service) plan(ctx context.Context, group string, req *wire.PlanRequest) (*wire.Plan, error) {
 	c, err := newClosure(req.Roots, req.Closure)
 	if err != nil {
 		return nil, err
@@ -176,9 +176,9 @@ func (s *Service) plan(ctx context.Context, req *wire.PlanRequest) (*wire.Plan, 
 	if p.Wanted, p.UploadBytes = wantedOf(c, have); len(p.Wanted) > 0 {
 		return p, nil
 	}
-	m, err := s.cfg.Store.Missing(ctx, c.roots)
+	m, err := s.missing(ctx, group, c.roots)
 	if err != nil {
-		return nil, storeError(err)
+		return nil, err
 	}
 	p.Built = len(m.WillBuild)+len(m.WillSubstitute)+len(m.Unknown) == 0
 	p.WillBuild, p.WillSubstitute = texts(m.WillBuild), texts(m.WillSubstitute)

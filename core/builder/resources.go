@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -75,6 +76,26 @@ func (s *Service) inputSession(ctx context.Context, group string) (Session, erro
 		return nil, storeError(err)
 	}
 	return &countedSession{Session: session, release: sync.OnceFunc(func() { s.sessions.leave(group) })}, nil
+}
+
+const (
+	// maxQuestions bounds the questions of what is missing, which the daemon asks
+	// its substituters, in all and for each ticket or trusted client.
+	maxQuestions   = 8
+	questionsShare = 2
+)
+
+// missing asks what building the targets would take, once it is the group's turn.
+func (s *Service) missing(ctx context.Context, group string, targets []daemon.DerivedPath) (daemon.Missing, error) {
+	if !s.questions.enter(ctx, group) {
+		return daemon.Missing{}, context.Cause(ctx)
+	}
+	defer s.questions.leave(group)
+	m, err := s.cfg.Store.Missing(ctx, targets)
+	if err != nil {
+		return m, storeError(err)
+	}
+	return m, nil
 }
 
 // countedSession is a Session that is counted until it is closed.

@@ -221,7 +221,7 @@ func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) er
 	if err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument); err != nil {
 		return err
 	}
-	plan, err := s.plan(r.Context(), &req)
+	plan, err := s.plan(r.Context(), c.group(), &req)
 	if err != nil {
 		return err
 	}

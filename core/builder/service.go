@@ -120,6 +120,7 @@ type Service struct {
 	documents budget // bytes
 	decoders  budget
 	sessions  turnstile
+	questions turnstile
 	answers   turnstile
 	disk      reserved
 	incoming  *incoming
@@ -153,6 +154,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
 		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
+		questions: turnstile{budget: budget{most: maxQuestions, share: questionsShare}},
 		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
 		answers:   turnstile{budget: budget{most: maxAnswers, share: answerShare}},
 		builds:    make(map[wire.BuildID]*build),

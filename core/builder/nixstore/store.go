@@ -21,7 +21,8 @@ import (
 // compile-time settings).
 const DefaultLogDir = "/nix/var/log/nix"
 
-// askers is how many questions to the daemon run at once.
+// askers is how many questions to the daemon run at once, and how many to its
+// substituters.
 const askers = 8
 
 // Config makes a Store. The zero value is the machine's own store.
@@ -42,8 +43,11 @@ type Config struct {
 
 // Store is a builder.Store over nix-daemon.
 type Store struct {
-	cfg   Config
-	pool  *daemon.Pool
+	cfg  Config
+	pool *daemon.Pool
+	// slow is for what the daemon asks its substituters: with much of that, or a
+	// substituter that does not answer, it takes minutes.
+	slow  *daemon.Pool
 	names names
 }
 
@@ -54,11 +58,11 @@ func New(cfg Config) *Store {
 	if cfg.LogDir == "" {
 		cfg.LogDir = DefaultLogDir
 	}
-	return &Store{cfg: cfg, pool: daemon.NewPool(cfg.Dial, askers)}
+	return &Store{cfg: cfg, pool: daemon.NewPool(cfg.Dial, askers), slow: daemon.NewPool(cfg.Dial, askers)}
 }
 
 // Close closes idle connections.
-func (s *Store) Close() error { return s.pool.Close() }
+func (s *Store) Close() error { return errors.Join(s.pool.Close(), s.slow.Close()) }
 
 // Info returns what the daemon says of itself, and whether it trusts us.
 func (s *Store) Info(ctx context.Context) (info daemon.Info, err error) {
@@ -107,7 +111,7 @@ func (s *Store) ValidPaths(ctx context.Context, paths []nix.Path, substitute boo
 
 // Missing implements builder.Queries.
 func (s *Store) Missing(ctx context.Context, targets []daemon.DerivedPath) (m daemon.Missing, err error) {
-	err = s.pool.Do(ctx, func(c *daemon.Conn) error {
+	err = s.slow.Do(ctx, func(c *daemon.Conn) error {
 		m, err = c.QueryMissing(ctx, targets)
 		return err
 	})
