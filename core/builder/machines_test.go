@@ -1,6 +1,11 @@
 package builder
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
 
 func TestMachineName(t *testing.T) {
 	for uri, want := range map[string]string{
@@ -28,5 +33,36 @@ func TestWithoutURLs(t *testing.T) {
 		if got := withoutURLs(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
+	}
+}
+
+// A message comes in pieces that end anywhere.
+func TestMessagesWithoutURLs(t *testing.T) {
+	const (
+		message = "cannot build on 'ssh-ng://nix@a.example?ssh-key=/root/id': it is ssh\n"
+		want    = "cannot build on 'a.example': it is ssh\n"
+	)
+	for cut := range len(message) {
+		l := newLog(t, DefaultMaxLog)
+		s := &sink{log: l}
+		s.Message([]byte(message[:cut]), true)
+		s.Message([]byte(message[cut:]), false)
+		l.add(&wire.Event{Type: wire.EventFinished, Result: &wire.Result{}})
+		got := ""
+		for _, e := range readAll(t, l, 1) {
+			if e.Log != nil {
+				got += e.Log.Text
+			}
+		}
+		if got != want {
+			t.Errorf("cut at %d: %q", cut, got)
+		}
+	}
+	long := strings.Repeat("x", 3*maxHeld)
+	l := newLog(t, DefaultMaxLog)
+	s := &sink{log: l}
+	s.Message([]byte(long), true)
+	if len(s.held) > 0 {
+		t.Errorf("%d bytes of a word without end are held", len(s.held))
 	}
 }

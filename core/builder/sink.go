@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"strings"
 	"sync"
 
@@ -20,15 +21,37 @@ type sink struct {
 
 	mu      sync.Mutex
 	message []byte // of the message that is coming in
+	held    []byte // the word with which its last piece has ended, not told yet
 	first   string // the first that names a derivation that failed
 }
 
 var _ daemon.Sink = (*sink)(nil)
 
 func (s *sink) Message(piece []byte, more bool) {
-	piece = withoutURLs(piece)
+	if piece = withoutURLs(s.words(piece, more)); len(piece) == 0 && more {
+		return
+	}
 	s.keepError(piece, more)
 	s.log.log(wire.Log{More: more}, piece)
+}
+
+// maxHeld bounds the word that is held back.
+const maxHeld = 4 << 10
+
+// words gives pieces that end where a word does: half a URL is not known as one.
+func (s *sink) words(piece []byte, more bool) []byte {
+	if len(s.held) > 0 {
+		piece, s.held = append(s.held, piece...), nil
+	}
+	if !more {
+		return piece
+	}
+	end := 1 + bytes.LastIndexAny(piece, " \t\r\n'\"")
+	if len(piece)-end > maxHeld {
+		return piece
+	}
+	s.held = bytes.Clone(piece[end:])
+	return piece[:end]
 }
 
 // keepError remembers the first error that names a derivation: of a failed
