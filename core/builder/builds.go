@@ -20,8 +20,16 @@ import (
 // there without reading events.
 const arrival = 10 * time.Second
 
-// maxReaders bounds the event streams of one build.
-const maxReaders = 64
+const (
+	// maxReaders bounds the event streams of one build.
+	maxReaders = 64
+	// maxAllReaders and readersShare bound those of all builds and of a ticket or
+	// trusted client: one that takes nothing holds 128 KiB.
+	maxAllReaders = 16 * readersShare
+	readersShare  = 8 * maxLivePerClient
+)
+
+var errReaders = wire.Errorf(wire.CodeRate, "too many readers follow builds").WithHint("try again in a moment")
 
 // build is a build of this process, or what is left of an earlier one.
 type build struct {
@@ -366,6 +374,10 @@ func (s *Service) getEvents(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
+	if !s.readers.take(c.group(), 1) {
+		return errReaders
+	}
+	defer s.readers.release(c.group(), 1)
 	if !b.attend(1) {
 		return wire.Errorf(wire.CodeRate, "%d readers follow this build already", maxReaders)
 	}

@@ -601,6 +601,37 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 }
 
+// Each reader of events may hold a buffer for as long as it takes nothing: a ticket
+// has a share of them, however many builds it has.
+func TestReadersAreBounded(t *testing.T) {
+	const share, readers = 1024, 64
+	e := start(t)
+	g := e.gate()
+	defer close(g.open)
+	c := e.holder(1)
+	opened := 0
+	for id := range uint32(share/readers + 1) {
+		if _, err := c.Put(bt.ID(id), bt.Request(e.one("1"))); err != nil {
+			t.Fatal(err)
+		}
+		for range readers {
+			ev, err := c.Events(bt.ID(id), 1)
+			if err != nil {
+				wantCode(t, err, wire.CodeRate)
+				continue
+			}
+			defer ev.Close()
+			opened++
+		}
+	}
+	if opened != share {
+		t.Errorf("%d readers at once", opened)
+	}
+	if e.put(e.holder(2), 100, e.one("2")) == nil {
+		t.Error("another has none")
+	}
+}
+
 // slowMissing takes until it is told to tell what is missing for one derivation, and
 // counts who waits for that.
 type slowMissing struct {

@@ -119,6 +119,7 @@ type Service struct {
 	served    recent[nix.Hash, nix.Path]
 	documents budget // bytes
 	decoders  budget
+	readers   budget
 	sessions  turnstile
 	questions turnstile
 	answers   turnstile
@@ -153,6 +154,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		queue:     newQueue(cfg.Slots),
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
+		readers:   budget{most: maxAllReaders, share: readersShare},
 		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
 		questions: turnstile{budget: budget{most: maxQuestions, share: questionsShare}},
 		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
