@@ -31,12 +31,10 @@ type donorStore interface {
 // has sent as part of other inputs. A donor that has changed or is gone gives
 // less, and what it does not give is asked for.
 func (in *incoming) fill(ctx context.Context, a *intake, donors donorStore) error {
-	select {
-	case in.work <- struct{}{}:
-		defer func() { <-in.work }()
-	case <-ctx.Done():
+	if !in.work.enter(ctx, a.from.group) {
 		return context.Cause(ctx)
 	}
+	defer in.work.leave(a.from.group)
 	if err := a.resume(ctx); err != nil {
 		return err
 	}

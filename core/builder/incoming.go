@@ -36,9 +36,10 @@ const (
 	// it.
 	manifestsShare     = 512
 	manifestBytesShare = 128 << 20
-	// fills is how many NARs are put together from what is here, or verified, at
-	// once.
-	fills = 4
+	// fills is how many NARs are put together from what is here at once, in all and
+	// for each ticket or trusted client.
+	fills      = 4
+	fillsShare = fills - 1
 )
 
 // incoming holds the large inputs that arrive in chunks, and the manifests of
@@ -60,7 +61,7 @@ type incoming struct {
 	// reserve promises space on the disk.
 	reserve func(uint64) (giveBack func(), err error)
 	units   budget
-	work    chan struct{} // of fills
+	work    turnstile // of fills
 	// disk is held while files are looked for, made and removed.
 	disk sync.Mutex
 
@@ -97,7 +98,7 @@ func newIncoming(dir string, cfg *Config, reserve func(uint64) (func(), error)) 
 	return &incoming{
 		dir: dir, now: cfg.Now, reserve: reserve,
 		units: budget{most: maxUnits, share: unitsShare},
-		work:  make(chan struct{}, fills), open: make(map[string]*intake),
+		work:  turnstile{budget: budget{most: fills, share: fillsShare}}, open: make(map[string]*intake),
 	}, nil
 }
 

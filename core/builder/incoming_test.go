@@ -2,7 +2,9 @@ package builder_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -335,6 +338,74 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 		c.Server = e.server
 		eventually(t, "nothing is left", func() bool { return len(e.uploads()) == 0 })
 	})
+}
+
+// stuckNars are read by nobody until they are let go.
+type stuckNars struct {
+	*bt.Store
+	opened chan struct{}
+	free   chan struct{}
+}
+
+func (s *stuckNars) OpenNar(ctx context.Context, p nix.Path) (cache.Nar, error) {
+	if p.Name() == "known" {
+		s.opened <- struct{}{}
+		<-s.free
+	}
+	return s.Store.OpenNar(ctx, p)
+}
+
+// Inputs that take long to put together, of what their sender has sent before, leave
+// room for those of others.
+func TestPuttingTogetherIsShared(t *testing.T) {
+	const share = 3
+	stuck := &stuckNars{opened: make(chan struct{}, 100), free: make(chan struct{})}
+	e := start(t, func(c *builder.Config) {
+		stuck.Store = c.Store.(*bt.Store)
+		c.Store = stuck
+	})
+	a, b := e.holder(1), e.holder(2)
+	text := noise(1, 1<<20)
+	known := bt.Source("known", text)
+	if _, _, err := a.SendLarge(e.begin(a, 1, known), 0, known); err != nil {
+		t.Fatal(err)
+	}
+	e.complete(a, 1, known)
+	for len(stuck.opened) > 0 {
+		<-stuck.opened
+	}
+	var sending sync.WaitGroup
+	for i := range 2 * share {
+		src := bt.Source(fmt.Sprint("next", i), text+fmt.Sprint(i))
+		id := e.begin(a, uint32(10+i), src)
+		sending.Go(func() {
+			if _, err := a.PutManifest(id, 0, bt.Cut(src).Manifest); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	free := sync.OnceFunc(func() { close(stuck.free) })
+	defer free()
+	for range share {
+		<-stuck.opened
+	}
+	other := bt.Source("other", noise(2, 1<<20))
+	id := e.begin(b, 2, other)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := b.PutManifest(id, 0, bt.Cut(other).Manifest)
+		sent <- err
+	}()
+	eventually(t, "another's manifest", func() bool {
+		select {
+		case err := <-sent:
+			return err == nil
+		default:
+			return false
+		}
+	})
+	free()
+	sending.Wait()
 }
 
 // How long uploads are kept may change while the builder runs, as for outputs.
