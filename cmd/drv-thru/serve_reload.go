@@ -15,7 +15,6 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/link"
-	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 // reloadable are the keys of the configuration that a running builder takes over.
@@ -143,13 +142,13 @@ func (c *serveConfig) merge(next *serveConfig) (changed, kept []string) {
 	return changed, kept
 }
 
-// relays are the URLs to register at, and those that tickets say: as many as fit.
+// relays are the URLs to register at, and those that tickets say.
 func (r *reloader) relays(cfg *serveConfig) (urls, tickets []string) {
 	urls, tickets = slices.Clone(cfg.Relays), slices.Clone(cfg.Relays)
 	if r.embedded != nil {
 		urls, tickets = append(urls, r.embedded.own), append(tickets, r.embedded.urls...)
 	}
-	return urls, tickets[:min(len(tickets), ticket.MaxRelays)]
+	return urls, tickets
 }
 
 // readTokens reads the tokens of relays.

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"crypto/rand"
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 func configured(t *testing.T, dir, text string) *serveConfig {
@@ -67,17 +63,5 @@ func TestReloadKeepsARelay(t *testing.T) {
 	r := &reloader{cfg: was}
 	if err := r.apply(t.Context(), configured(t, dir, `{}`)); err == nil || !strings.Contains(err.Error(), "relay") || r.cfg != was {
 		t.Errorf("got %v", err)
-	}
-}
-
-// A machine's own addresses take the room that its relays leave in tickets.
-func TestTicketsHoldTheirRelays(t *testing.T) {
-	r := &reloader{embedded: &embeddedRelay{own: "http://127.0.0.1:1"}}
-	for i := range ticket.MaxRelays {
-		r.embedded.urls = append(r.embedded.urls, fmt.Sprintf("http://192.0.2.%d:7411", i+1))
-	}
-	_, tickets := r.relays(&serveConfig{Relays: []string{"https://a.example"}})
-	if _, err := ticket.New(rand.Reader, newSecret(t).ID(), tickets, nil); err != nil || tickets[0] != "https://a.example" {
-		t.Errorf("%q: %v", tickets, err)
 	}
 }

@@ -48,7 +48,8 @@ func scanTicket(row scanner) (builder.TicketRecord, error) {
 	if err := json.Unmarshal([]byte(pinned), &t.Policy); err != nil {
 		return t, fmt.Errorf("read ticket %s: its policy: %w", t.ID, err)
 	}
-	return t, t.Bind.UnmarshalText([]byte(bind))
+	err = t.Bind.UnmarshalText([]byte(bind))
+	return t, err
 }
 
 // CreateTicket records a new ticket.
