@@ -83,6 +83,66 @@ func TestConnectionsThatSayNothing(t *testing.T) {
 	})
 }
 
+func TestRequestsThatDoNotEnd(t *testing.T) {
+	for name, text := range map[string]string{
+		"a body that does not come": "POST / HTTP/1.1\r\nHost: relay.example\r\nContent-Length: 1\r\n\r\n",
+		"answers that are not read": strings.Repeat("GET /healthz HTTP/1.1\r\nHost: relay.example\r\n\r\n", 10_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+				w.builder(secret(102), echo)
+				c, err := w.network.DialContext(t.Context(), "tcp", relayAddress)
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() { _, _ = io.WriteString(c, text) }()
+				counted(t, w.relay, 1, "connections_pending")
+
+				// They are not waited for.
+				time.Sleep(time.Minute)
+				counted(t, w.relay, 0, "connections_pending")
+				works(t, w)
+				w.listener.Cut()
+			})
+		})
+	}
+}
+
+// A limit on how long requests take is none on what becomes of them.
+func TestBuilderThatComesLate(t *testing.T) {
+	const late = 5 * time.Minute
+	inWorld(t, relay.Config{Limits: relay.Limits{HalfOpen: late + time.Second, Idle: time.Hour}}, func(t *testing.T, w *world) {
+		listen := register(t, w, secret(2))
+		dialled := make(chan *wsconn.Socket, 1)
+		go func() {
+			ws, err := open(t.Context(), w, dialRoute(secret(2)))
+			if err != nil {
+				t.Error(err)
+			}
+			dialled <- ws
+		}()
+		m, err := receive(t, listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go answerPings(listen)
+		time.Sleep(late)
+		builder, err := open(t.Context(), w, acceptRoute(m.Circuit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := <-dialled
+		time.Sleep(late) // on a circuit that carries nothing
+		go func() { _ = client.Write(context.Background(), websocket.MessageBinary, []byte("x")) }()
+		if _, p, err := builder.Read(context.Background()); err != nil || string(p) != "x" {
+			t.Errorf("got %q, %v", p, err)
+		}
+		for _, ws := range []*wsconn.Socket{client, builder, listen} {
+			_ = ws.CloseNow()
+		}
+	})
+}
+
 // A proxy's address stands for many.
 func TestConnectionsOfAProxy(t *testing.T) {
 	cfg := relay.Config{Limits: relay.Limits{ConnectionsPerAddress: 1}}

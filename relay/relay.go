@@ -29,6 +29,9 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
+// headerTimeout is how long a request's header may take.
+const headerTimeout = 10 * time.Second
+
 // Config is what a relay is made of. The zero value is usable.
 type Config struct {
 	// Hosts are the names by which builders know this relay, "host" (on any
@@ -164,10 +167,16 @@ func clientsOnly(h http.Handler) http.Handler {
 func (s *Server) serve(l net.Listener, h http.Handler) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // WebSockets are HTTP/1.1
+	// Longer than a dial waits for its builder. Else whoever does not send the body
+	// that a request tells of, or reads no answer, stays for as long as it likes. A
+	// WebSocket is not bound by it.
+	longest := headerTimeout + sendTimeout + s.limits.HalfOpen + sendTimeout
 	srv := &http.Server{
 		Handler:           h,
 		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       longest,
+		WriteTimeout:      longest,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         s.conns.state,
