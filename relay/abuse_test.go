@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -106,6 +107,37 @@ func TestRequestsThatDoNotEnd(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who asks to see refusals on a WebSocket gets no more of those than of
+// connections.
+func TestRefusalsThatAreNotRead(t *testing.T) {
+	const perAddress, total = 4, 10
+	limits := relay.Limits{Connections: total, ConnectionsPerAddress: perAddress}
+	inWorld(t, relay.Config{Limits: limits}, func(t *testing.T, w *world) {
+		route := dialRoute(secret(2)) + "?" + wire.RelayErrorsQuery + "=" + wire.RelayErrorsSocket
+		sockets := func(ctx context.Context, tries int) (n int) {
+			for range tries {
+				if _, err := open(ctx, w, route); err == nil {
+					n++
+				} else if !errors.Is(err, wire.CodeRelayNoBuilder.Err()) {
+					t.Error(err)
+				}
+			}
+			return n
+		}
+		if n := sockets(linktest.From(t.Context(), "192.0.2.1:1"), 3*perAddress); n != perAddress {
+			t.Errorf("%d for one address, want %d", n, perAddress)
+		}
+		if n := sockets(t.Context(), 3*total); n != total-perAddress {
+			t.Errorf("%d for others, want %d", n, total-perAddress)
+		}
+		time.Sleep(10 * time.Second)
+		if n := sockets(t.Context(), 1); n != 1 {
+			t.Error("those that have waited are still counted")
+		}
+		w.listener.Cut()
+	})
 }
 
 // A limit on how long requests take is none on what becomes of them.

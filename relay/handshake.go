@@ -30,7 +30,7 @@ func (s *Server) handshake(name string, route func(http.ResponseWriter, *http.Re
 		if err != nil {
 			s.logFor(r).Debug("refused", slog.String("route", r.Pattern), slog.String("code", string(wire.CodeOf(err))))
 			s.metrics.refusal(name, err)
-			refuse(w, r, err)
+			s.refuse(w, r, addr, err)
 		}
 	}
 }
@@ -65,9 +65,10 @@ func speaks(r *http.Request) bool {
 }
 
 // refuse answers a failed handshake: with a problem document, or for a page in
-// a browser with a message on a WebSocket.
-func refuse(w http.ResponseWriter, r *http.Request, err error) {
-	if r.URL.Query().Get(wire.RelayErrorsQuery) != wire.RelayErrorsSocket {
+// a browser with a message on a WebSocket, of which there are as many as there
+// may be connections that have asked for nothing.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, addr netip.Addr, err error) {
+	if r.URL.Query().Get(wire.RelayErrorsQuery) != wire.RelayErrorsSocket || !s.countRefusal(addr) {
 		if wire.CodeOf(err) == wire.CodeRelayVersion {
 			// RFC 9110 §15.5.22 wants it beside a 426.
 			w.Header().Set("Upgrade", "websocket")
@@ -75,6 +76,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		wire.WriteError(w, err)
 		return
 	}
+	defer s.uncountRefusal(addr)
 	code := wire.CodeOf(err)
 	if code == "" {
 		code = wire.CodeInternal
@@ -91,6 +93,24 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		_, _, _ = ws.Reader(ctx)
 	}
 	_ = ws.CloseNow()
+}
+
+func (s *Server) countRefusal(addr netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refusals >= s.limits.Connections || s.refusalsBy[addr] >= s.limits.ConnectionsPerAddress {
+		return false
+	}
+	s.refusals++
+	s.refusalsBy[addr]++
+	return true
+}
+
+func (s *Server) uncountRefusal(addr netip.Addr) {
+	s.mu.Lock()
+	s.refusals--
+	s.refusalsBy.drop(addr)
+	s.mu.Unlock()
 }
 
 // upgrade completes the handshake. When it fails it has answered the request.

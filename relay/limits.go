@@ -25,7 +25,8 @@ type Limits struct {
 	HandshakesPerSecond float64
 	// HandshakeBurst is how many of them may come at once: 500.
 	HandshakeBurst int
-	// Connections is how many connections may have asked for nothing yet: 4,096.
+	// Connections is how many connections may have asked for nothing yet, and how
+	// many may wait on a WebSocket to be told why they are refused: 4,096 each.
 	Connections int
 	// ConnectionsPerAddress is how many of them may come from one address: 256.
 	ConnectionsPerAddress int

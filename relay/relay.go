@@ -88,6 +88,8 @@ type Server struct {
 	circuits        int // open and half open
 	circuitsTo      map[key.ID]int
 	circuitsBy      counter
+	refusals        int // sockets that are told why they are refused
+	refusalsBy      counter
 	servers         []*http.Server
 	packets         []*net.UDPConn
 	access          Access
@@ -118,6 +120,7 @@ func New(cfg Config) *Server {
 		pending:         map[wire.CircuitID]*pending{},
 		circuitsTo:      map[key.ID]int{},
 		circuitsBy:      counter{},
+		refusalsBy:      counter{},
 	}
 	s.rate = rateLimiter{perSecond: s.limits.HandshakesPerSecond, burst: float64(s.limits.HandshakeBurst)}
 	s.access = cfg.Access
