@@ -140,6 +140,41 @@ func TestRefusalsThatAreNotRead(t *testing.T) {
 	})
 }
 
+// Those who dial do not use up their builder's rate.
+func TestBuilderComesForAllWhoDial(t *testing.T) {
+	const burst = 3
+	limits := relay.Limits{HandshakeBurst: burst, HandshakesPerSecond: 0.001}
+	inWorld(t, relay.Config{Limits: limits}, func(t *testing.T, w *world) {
+		here := linktest.From(t.Context(), "192.0.2.1:1")
+		listen := register(t, w, secret(2))
+		for range 2 * burst {
+			dialled := make(chan error, 1)
+			go func() {
+				_, err := open(t.Context(), w, dialRoute(secret(2)))
+				dialled <- err
+			}()
+			m, err := receive(t, listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := open(here, w, acceptRoute(m.Circuit)); err != nil {
+				t.Error(err)
+			}
+			if err := <-dialled; err != nil {
+				t.Error(err)
+			}
+		}
+		// It has one for whatever else it does.
+		for i := range burst + 1 {
+			_, err := open(here, w, acceptRoute("00000000000000000000000000000000"))
+			if want := map[bool]wire.Code{true: wire.CodeRelayNoCircuit, false: wire.CodeRelayRate}[i < burst]; wire.CodeOf(err) != want {
+				t.Errorf("attempt %d: %v, want %s", i, err, want)
+			}
+		}
+		w.listener.Cut()
+	})
+}
+
 // A limit on how long requests take is none on what becomes of them.
 func TestBuilderThatComesLate(t *testing.T) {
 	const late = 5 * time.Minute

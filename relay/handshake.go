@@ -39,13 +39,21 @@ func (s *Server) admit(r *http.Request, addr netip.Addr) error {
 	if s.closing.Err() != nil {
 		return closingError()
 	}
-	if !s.rate.allow(addr) {
+	if !s.calledFor(r) && !s.rate.allow(addr) {
 		return wire.CodeRelayRate.Err().WithHint("try again in a few seconds")
 	}
 	if !speaks(r) {
 		return wire.Errorf(wire.CodeRelayVersion, "this relay speaks %s", wire.RelayProtocol)
 	}
 	return nil
+}
+
+// calledFor reports whether a builder comes for a circuit that it was called for:
+// that is a dial's, which was counted, and many clients are one builder's.
+func (s *Server) calledFor(r *http.Request) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pending[wire.CircuitID(r.PathValue("circuit"))] != nil
 }
 
 func closingError() error {

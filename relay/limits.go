@@ -21,7 +21,8 @@ type Limits struct {
 	CircuitsPerAddress int
 	// HalfOpenPerBuilder is how many may wait for one builder to come: 64.
 	HalfOpenPerBuilder int
-	// HandshakesPerSecond is the rate of handshakes from one address: 50.
+	// HandshakesPerSecond is the rate of handshakes from one address: 50. One by
+	// which a builder comes for a circuit counts only as its dial.
 	HandshakesPerSecond float64
 	// HandshakeBurst is how many of them may come at once: 500.
 	HandshakeBurst int
