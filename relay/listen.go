@@ -34,7 +34,7 @@ type registration struct {
 	ws *wsconn.Socket
 	// shown is what let the builder in.
 	shown credential
-	// turn holds a token while nobody writes.
+	// turn holds a token while nobody writes, from the welcome on.
 	turn chan struct{}
 	// gone ends when the builder cannot be reached by this socket any more.
 	gone  context.Context
@@ -126,7 +126,6 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		return
 	}
 	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
-	reg.turn <- struct{}{}
 	reg.gone, reg.leave = context.WithCancel(context.Background())
 	reg.heard.Store(time.Now().UnixNano())
 	s.add(reg)
@@ -138,7 +137,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
 		end()
 	}
-	if err := reg.send(wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()}); err != nil {
+	if err := reg.welcome(); err != nil {
 		left(err)
 		return
 	}
@@ -293,6 +292,16 @@ func (reg *registration) heardFrom() error {
 		return wire.CodeRelayRate.Err()
 	}
 	return nil
+}
+
+// welcome writes the first message and then lets others write. A circuit that was
+// dialled meanwhile waits, as a builder heeds nothing before it is registered.
+func (reg *registration) welcome() error {
+	ctx, cancel := context.WithTimeout(reg.gone, sendTimeout)
+	defer cancel()
+	defer func() { reg.turn <- struct{}{} }()
+	m := wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()}
+	return reg.ws.Write(ctx, websocket.MessageText, m.Encode())
 }
 
 // send writes a message. A builder that does not take it in time is given up,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -151,6 +152,38 @@ func TestRegistrationNeedsProof(t *testing.T) {
 			_ = ws.CloseNow()
 		}
 		_ = first.CloseNow()
+	})
+}
+
+// logged is a log that calls a function for each message.
+type logged func(message string)
+
+func (logged) Enabled(context.Context, slog.Level) bool        { return true }
+func (f logged) Handle(_ context.Context, r slog.Record) error { f(r.Message); return nil }
+func (f logged) WithAttrs([]slog.Attr) slog.Handler            { return f }
+func (f logged) WithGroup(string) slog.Handler                 { return f }
+
+// Who dials as soon as a builder is known is not called out to before it knows.
+func TestRegisteredComesFirst(t *testing.T) {
+	known := make(chan func(), 1)
+	log := slog.New(logged(func(message string) {
+		if message == "builder registered" {
+			(<-known)()
+		}
+	}))
+	inWorld(t, relay.Config{Log: log}, func(t *testing.T, w *world) {
+		known <- func() {
+			go func() { _, _ = open(t.Context(), w, dialRoute(secret(2))) }()
+			time.Sleep(time.Second) // in the bubble: until all of the dial has been done that can be
+		}
+		ws, challenge := challenged(t, w)
+		send(t, ws, proof(secret(2), "relay.example", challenge.Nonce))
+		for _, want := range []wire.RelayMessageType{wire.RelayRegistered, wire.RelayIncoming} {
+			if m, err := receive(t, ws); err != nil || m.Type != want {
+				t.Errorf("got %v, %v, want %s", m, err, want)
+			}
+		}
+		w.listener.Cut()
 	})
 }
 
