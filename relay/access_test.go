@@ -98,6 +98,19 @@ func TestAccessByList(t *testing.T) {
 	})
 }
 
+// Access may be taken from a builder while it proves who it is: what the access was
+// when it began does not count.
+func TestAccessIsTakenFromWhoRegisters(t *testing.T) {
+	s := relay.New(relay.Config{Access: relay.AllowBuilders([]key.ID{secret(2).ID()})})
+	s.SetAccess(relay.AllowBuilders(nil))
+	if err := s.Add(secret(2).ID()); !errors.Is(err, wire.CodeRelayAccess.Err()) {
+		t.Errorf("got %v", err)
+	}
+	if st := s.Stats(); st.Builders != 0 {
+		t.Errorf("it is registered: %+v", st)
+	}
+}
+
 func TestForwardedBy(t *testing.T) {
 	addr := relay.ForwardedBy([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")})
 	for _, c := range []struct {

@@ -111,8 +111,11 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		done()
 	}
 	id, err := s.register(ws, host)
-	if err == nil && !s.currentAccess().admits(id, shown) {
-		err = accessError()
+	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
+	reg.gone, reg.leave = context.WithCancel(context.Background())
+	reg.heard.Store(time.Now().UnixNano())
+	if err == nil {
+		err = s.add(reg)
 	}
 	if err != nil {
 		s.metrics.refusal("listen", registrationError(err))
@@ -125,10 +128,6 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 		end()
 		return
 	}
-	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
-	reg.gone, reg.leave = context.WithCancel(context.Background())
-	reg.heard.Store(time.Now().UnixNano())
-	s.add(reg)
 	log.Info("builder registered", slog.String("endpoint", id.String()))
 
 	left := func(err error) {
@@ -217,9 +216,14 @@ func readControl(ctx context.Context, ws *wsconn.Socket) (wire.RelayMessage, err
 // pong is what nearly all messages of builders are.
 var pong = string(wire.RelayMessage{Type: wire.RelayPong}.Encode())
 
-// add makes reg the builder's registration; one with proof replaces another.
-func (s *Server) add(reg *registration) {
+// add makes reg the builder's registration; one with proof replaces another. The
+// builder may have been let in until a moment ago, so it is asked here.
+func (s *Server) add(reg *registration) error {
 	s.mu.Lock()
+	if !s.access.admits(reg.id, reg.shown) {
+		s.mu.Unlock()
+		return accessError()
+	}
 	old := s.builders[reg.id]
 	s.builders[reg.id] = reg
 	if old != nil {
@@ -229,13 +233,14 @@ func (s *Server) add(reg *registration) {
 	s.mu.Unlock()
 	s.metrics.registered.Inc()
 	if old == nil {
-		return
+		return nil
 	}
 	old.leave()
 	go func() {
 		defer s.work.Done()
 		_ = old.ws.Close(wire.RelayCloseReplaced, string(wire.CodeRelayReplaced))
 	}()
+	return nil
 }
 
 func (s *Server) remove(reg *registration) {
