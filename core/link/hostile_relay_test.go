@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -433,4 +434,30 @@ func TestRelayThatFloodsABuilder(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A relay that lets builders go as soon as they have registered is not asked more
+// often than one that does not let them in.
+func TestRelayThatEndsRegistrations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var memory linktest.Network
+		var registered atomic.Int64
+		h := &hostileRelay{welcome: func(ws *wsconn.Socket) {
+			registered.Add(1)
+			_ = ws.Close(websocket.StatusGoingAway, "")
+		}}
+		h.serve(t, &memory, "hostile.example:80")
+		l, err := Listen(ListenConfig{
+			Identity: secret(t, 2), Relays: []string{hostileURL},
+			Network: Network{DialContext: memory.DialContext}, Jitter: func() float64 { return 1 },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		time.Sleep(10 * time.Minute)
+		if n := registered.Load(); n < 60 || n > 70 {
+			t.Errorf("%d registrations in 10 minutes, want one every %s", n, maxBackoff)
+		}
+	})
 }

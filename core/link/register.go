@@ -38,12 +38,14 @@ func (r *registrar) run() {
 	defer r.cancel()
 	backoff := minBackoff
 	for {
+		begin := time.Now()
 		registered, err := r.serve()
 		if r.ctx.Err() != nil {
 			r.set(func(s *RelayStatus) { s.Connected, s.Err = false, ErrClosed })
 			return
 		}
-		if registered {
+		if registered && time.Since(begin) >= maxBackoff {
+			// One that ended sooner is as good as none.
 			backoff = minBackoff
 		}
 		if wire.CodeOf(err) == wire.CodeRelayReplaced {
