@@ -25,7 +25,7 @@ import (
 const (
 	maxDirect          = 2048 // connections
 	maxDirectPerHost   = 128  // connections from one IPv4 address or IPv6 /64
-	maxHandshakes      = 64   // at once, by TCP
+	maxHandshakes      = 1024 // at once, by TCP: more than a few hosts hold up that never go on
 	handshakesEach     = 20   // a second from one host
 	handshakesAll      = 200  // a second
 	strangerTime       = 15 * time.Second

@@ -14,7 +14,9 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
@@ -338,6 +340,85 @@ func TestUnfinishedHandshakes(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 	conn.Close()
+}
+
+// given is a net.Listener of connections that a test gives it.
+type given struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *given) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *given) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
+
+func (*given) Addr() net.Addr { return &net.TCPAddr{} }
+
+// comesFrom is a connection from an address.
+type comesFrom struct {
+	net.Conn
+	ip string
+}
+
+func (c comesFrom) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(c.ip), Port: 1} }
+
+// One host's handshakes that do not go on leave room for those of others.
+func TestHandshakesOfOneHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := secret(t, 2).ServerTLS()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &given{conns: make(chan net.Conn), done: make(chan struct{})}
+		g := newGate(l, circuitTLS(cfg, protoControl), &limiter{})
+		g.arrive = func(*arrival, tls.ConnectionState, func()) {}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			g.run(t.Context())
+		}()
+		come := func(ip string) net.Conn {
+			client, server := net.Pipe()
+			l.conns <- comesFrom{server, ip}
+			return client
+		}
+		for range maxDirectPerHost {
+			defer come("192.0.2.1").Close()
+			time.Sleep(time.Second / handshakesEach)
+		}
+		begin := time.Now()
+		clientTLS, err := secret(t, 1).ClientTLS(secret(t, 2).ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := tls.Client(come("192.0.2.2"), circuitTLS(clientTLS, protoControl))
+		if err := client.Handshake(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("another host waited for %s", took)
+		}
+		conn, err := g.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go conn.Close()
+		_, _ = io.Copy(io.Discard, client)
+		client.Close()
+		_ = g.Close()
+		<-ended
+	})
 }
 
 func TestNobodyWaitsForClose(t *testing.T) {
