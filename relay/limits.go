@@ -79,6 +79,13 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// started is what [clock] counts from.
+var started = time.Now()
+
+// clock is a point in time in nanoseconds: not by the wall clock, a step of which
+// would look as if all had been silent since, or had just been heard.
+func clock(t time.Time) int64 { return int64(t.Sub(started)) }
+
 // group returns what is counted as one address: an IPv6 host has a whole /64.
 func group(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")

@@ -39,7 +39,7 @@ type registration struct {
 	// gone ends when the builder cannot be reached by this socket any more.
 	gone  context.Context
 	leave context.CancelFunc
-	// heard is when the last message came, Unix nanoseconds.
+	// heard is when the last message came, by [clock].
 	heard atomic.Int64
 	// messages came since the last ping.
 	messages atomic.Int64
@@ -113,7 +113,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 	id, err := s.register(ws, host)
 	reg := &registration{id: id, ws: ws, shown: shown, turn: make(chan struct{}, 1)}
 	reg.gone, reg.leave = context.WithCancel(context.Background())
-	reg.heard.Store(time.Now().UnixNano())
+	reg.heard.Store(clock(time.Now()))
 	if err == nil {
 		err = s.add(reg)
 	}
@@ -291,7 +291,7 @@ func (s *Server) hear(reg *registration) error {
 
 // heardFrom notes that a message has come, and ends what sends too many.
 func (reg *registration) heardFrom() error {
-	reg.heard.Store(time.Now().UnixNano())
+	reg.heard.Store(clock(time.Now()))
 	if reg.messages.Add(1) > maxMessages {
 		_ = reg.ws.Close(websocket.StatusPolicyViolation, string(wire.CodeRelayRate))
 		return wire.CodeRelayRate.Err()

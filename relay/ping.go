@@ -112,5 +112,5 @@ func (reg *registration) ping(now time.Time) bool {
 
 // patience is how long a builder may stay silent.
 func (reg *registration) patience(now time.Time) time.Duration {
-	return wire.RelayDeadAfter - now.Sub(time.Unix(0, reg.heard.Load()))
+	return wire.RelayDeadAfter - time.Duration(clock(now)-reg.heard.Load())
 }

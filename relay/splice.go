@@ -44,7 +44,7 @@ type spliced struct {
 	s               *Server
 	client, builder *wsconn.Socket
 	speed           *rate.Limiter // both directions; nil is no limit
-	last            atomic.Int64  // when something moved, Unix nanoseconds
+	last            atomic.Int64  // when something moved, by [clock]
 	up, down        flow
 	why             atomic.Pointer[ending]
 	gone            context.Context
@@ -74,7 +74,7 @@ func (s *Server) splice(client, builder *wsconn.Socket, done func(why string)) {
 	c := &spliced{s: s, client: client, builder: builder, speed: newSpeed(s.limits.CircuitBytesPerSecond), gone: s.aborted}
 	c.up = flow{src: client, dst: builder, bytes: s.metrics.toBuilder}
 	c.down = flow{src: builder, dst: client, bytes: s.metrics.toClient}
-	c.last.Store(time.Now().UnixNano())
+	c.last.Store(clock(time.Now()))
 	goOn := context.AfterFunc(s.aborted, c.dismiss)
 	stop := c.watch()
 	c.done = func() {
@@ -110,24 +110,10 @@ func (c *spliced) dismiss() {
 // It is a timer and no goroutine, as idle circuits have to be cheap.
 func (c *spliced) watch() (stop func()) {
 	var timer *time.Timer
-	idle := c.s.limits.Idle
 	ready := make(chan struct{})
-	timer = time.AfterFunc(idle, func() {
+	timer = time.AfterFunc(c.s.limits.Idle, func() {
 		<-ready
-		now := time.Now().UnixNano()
-		left := idle - time.Duration(now-c.last.Load())
-		why, held := endIdle, false
-		for _, f := range []*flow{&c.up, &c.down} {
-			held = held || f.held.Load()
-			if since := f.busy.Load(); since != 0 {
-				if l := idle - time.Duration(now-since); l <= left {
-					left, why = l, endStalled
-				}
-			}
-		}
-		if left <= 0 && held && why == endIdle {
-			left = idle
-		}
+		left, why := c.patience(time.Now())
 		if left > 0 {
 			timer.Reset(left)
 			return
@@ -136,6 +122,24 @@ func (c *spliced) watch() (stop func()) {
 	})
 	close(ready)
 	return func() { timer.Stop() }
+}
+
+// patience is how long a circuit may go on like this, and why it ends then.
+func (c *spliced) patience(now time.Time) (left time.Duration, why string) {
+	idle, at, held := c.s.limits.Idle, clock(now), false
+	left, why = idle-time.Duration(at-c.last.Load()), endIdle
+	for _, f := range []*flow{&c.up, &c.down} {
+		held = held || f.held.Load()
+		if since := f.busy.Load(); since != 0 {
+			if l := idle - time.Duration(at-since); l <= left {
+				left, why = l, endStalled
+			}
+		}
+	}
+	if left <= 0 && held && why == endIdle {
+		left = idle
+	}
+	return left, why
 }
 
 // pump moves messages one way until an end fails. Nearly all of an idle
@@ -196,13 +200,13 @@ func (c *spliced) ended(left, failed *wsconn.Socket, err error) {
 // is written, and then lets others have their turn: with many circuits that
 // all have something to move, each moves as much as the others.
 func (c *spliced) move(f *flow, r io.Reader) (readErr, writeErr error) {
-	f.busy.Store(time.Now().UnixNano())
+	f.busy.Store(clock(time.Now()))
 	n, readErr, writeErr := c.s.piece(f.dst, r)
 	f.busy.Store(0)
 	if n == 0 || writeErr != nil {
 		return readErr, writeErr
 	}
-	c.last.Store(time.Now().UnixNano())
+	c.last.Store(clock(time.Now()))
 	f.bytes.Add(float64(n))
 	if c.speed != nil || c.s.speed != nil {
 		f.held.Store(true)
@@ -212,7 +216,7 @@ func (c *spliced) move(f *flow, r io.Reader) (readErr, writeErr error) {
 				_ = l.WaitN(c.gone, n) // fails only when the relay goes
 			}
 		}
-		c.last.Store(time.Now().UnixNano())
+		c.last.Store(clock(time.Now()))
 		f.held.Store(false)
 	}
 	runtime.Gosched()
