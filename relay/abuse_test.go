@@ -395,6 +395,45 @@ func TestBytesPerSecond(t *testing.T) {
 	}
 }
 
+// A peer that begins a message instead of saying goodbye is not waited for.
+func TestMessageInsteadOfAGoodbye(t *testing.T) {
+	begun := []byte{0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0} // 65,535 bytes, of which none comes
+	t.Run("when refused", func(t *testing.T) {
+		inWorld(t, relay.Config{Limits: relay.Limits{Registrations: 1}}, func(t *testing.T, w *world) {
+			defer w.listener.Cut()
+			ws, challenge := challenged(t, w)
+			m := proof(secret(2), "relay.example", challenge.Nonce)
+			m.Endpoint = secret(3).ID()
+			send(t, ws, m)
+			_, _ = w.listener.Conns()[0].Write(begun)
+			time.Sleep(time.Minute)
+			if _, err := open(t.Context(), w, wire.RouteRelayListen); err != nil {
+				t.Errorf("its place is not free: %v", err)
+			}
+		})
+	})
+	t.Run("when the relay goes", func(t *testing.T) {
+		inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+			defer w.listener.Cut()
+			register(t, w, secret(2))
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_ = w.relay.Shutdown(ctx)
+			}()
+			synctest.Wait()
+			_, _ = w.listener.Conns()[0].Write(begun)
+			select {
+			case <-ended:
+			case <-time.After(time.Minute):
+				t.Error("it stays")
+			}
+		})
+	})
+}
+
 func TestCompressionIsNotSpoken(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
 		w.builder(secret(102), echo)

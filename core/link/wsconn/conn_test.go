@@ -292,6 +292,34 @@ func TestCloseDoesNotHangOnAPeerThatDoesNotRead(t *testing.T) {
 	})
 }
 
+// A peer that begins a message and does not end it has no more time for its
+// goodbye than another.
+func TestGoodbyeInsideAMessage(t *testing.T) {
+	for name, begun := range map[string][]byte{
+		"client": {0x82, 0x7e, 0xff, 0xff},
+		"server": {0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, server, _ := sockets(t)
+				subject, peer := client, server
+				if name == "server" {
+					subject, peer = server, client
+				}
+				if _, err := peer.frames.Write(begun); err != nil {
+					t.Fatal(err)
+				}
+				begin := time.Now()
+				time.AfterFunc(time.Hour, func() { _ = peer.frames.Close() })
+				_ = subject.Close(websocket.StatusNormalClosure, "")
+				if took := time.Since(begin); took > goodbye {
+					t.Errorf("it takes %s", took)
+				}
+			})
+		})
+	}
+}
+
 func TestLossIsNotAnEnd(t *testing.T) {
 	both(t, func(t *testing.T, subject, peer *Conn, l *linktest.Listener) {
 		_, _ = peer.Write([]byte("begun"))

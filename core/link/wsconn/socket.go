@@ -51,9 +51,16 @@ func (s *Socket) Skip(text string) bool {
 	return !s.frames.ended.Load() && s.buffered.Buffered() == 0 && s.idle.skip(text)
 }
 
+// goodbye is how long saying it and waiting for the peer's may take. The WebSocket
+// itself waits for five seconds for each, but for a message that the peer has begun
+// as long as that takes.
+const goodbye = 10 * time.Second
+
 // Close says goodbye and waits for the peer's. Nothing is sent after it.
 func (s *Socket) Close(code websocket.StatusCode, reason string) error {
 	s.frames.end()
+	cut := time.AfterFunc(goodbye, s.abort)
+	defer cut.Stop()
 	if s.idle != nil {
 		s.parting.Lock()
 		defer s.parting.Unlock()
