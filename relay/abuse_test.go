@@ -213,16 +213,18 @@ func TestBuilderThatComesLate(t *testing.T) {
 // A proxy's address stands for many.
 func TestConnectionsOfAProxy(t *testing.T) {
 	cfg := relay.Config{Limits: relay.Limits{ConnectionsPerAddress: 1}}
-	proxies := netip.MustParsePrefix("10.0.0.0/8")
-	cfg.Proxy = proxies.Contains
-	cfg.ClientAddr = relay.ForwardedBy([]netip.Prefix{proxies})
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fe80::/10")}
+	cfg.Proxy = func(a netip.Addr) bool { return proxies[0].Contains(a) || proxies[1].Contains(a) }
+	cfg.ClientAddr = relay.ForwardedBy(proxies)
 	inWorld(t, cfg, func(t *testing.T, w *world) {
-		for range 3 {
-			if _, err := w.network.DialContext(linktest.From(t.Context(), "10.0.0.1:1"), "tcp", relayAddress); err != nil {
-				t.Fatal(err)
+		for _, address := range []string{"10.0.0.1:1", "[fe80::1%eth0]:1"} {
+			for range 3 {
+				if _, err := w.network.DialContext(linktest.From(t.Context(), address), "tcp", relayAddress); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-		counted(t, w.relay, 3, "connections_pending")
+		counted(t, w.relay, 6, "connections_pending")
 		w.listener.Cut()
 	})
 }

@@ -42,7 +42,7 @@ func (p *pendingConns) state(c net.Conn, st http.ConnState) {
 func (p *pendingConns) add(c net.Conn) (limit string) {
 	var peer, addr netip.Addr
 	if ap, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
-		peer = ap.Addr().Unmap()
+		peer = ap.Addr().Unmap().WithZone("")
 		addr = group(peer)
 	}
 	p.mu.Lock()
