@@ -184,16 +184,31 @@ func (s *Server) register(ws *wsconn.Socket, host string) (key.ID, error) {
 	return m.Endpoint, nil
 }
 
+// SetHosts changes the names by which builders may register; see [Config.Hosts].
+// Registrations that are there stay.
+func (s *Server) SetHosts(names []string) {
+	hosts := make([]string, len(names))
+	for i, n := range names {
+		hosts[i] = wire.RelayHost(n)
+	}
+	s.mu.Lock()
+	s.hosts = hosts
+	s.mu.Unlock()
+}
+
 // goesBy reports whether name is one of the relay's.
 func (s *Server) goesBy(name, requested string) bool {
-	if len(s.cfg.Hosts) == 0 {
+	s.mu.Lock()
+	hosts := s.hosts
+	s.mu.Unlock()
+	if len(hosts) == 0 {
 		return name == requested
 	}
 	bare := name
 	if i := strings.LastIndexByte(name, ':'); i >= 0 && !strings.HasSuffix(name, "]") {
 		bare = name[:i]
 	}
-	return slices.Contains(s.cfg.Hosts, name) || slices.Contains(s.cfg.Hosts, bare)
+	return slices.Contains(hosts, name) || slices.Contains(hosts, bare)
 }
 
 var errBinary = errors.New("binary message on a listen socket")

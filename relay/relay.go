@@ -17,7 +17,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,6 +38,7 @@ type Config struct {
 	// keeps a relay from registering at this one with what builders sent to
 	// it. Without any, the Host header is taken at its word, and that
 	// protection is missing: only the builder's own key still guards circuits.
+	// See [Server.SetHosts].
 	Hosts []string
 	// Limits bound what peers may use; zero fields have defaults.
 	Limits Limits
@@ -93,6 +93,7 @@ type Server struct {
 	servers         []*http.Server
 	packets         []*net.UDPConn
 	access          Access
+	hosts           []string
 }
 
 // New makes a relay.
@@ -105,10 +106,6 @@ func New(cfg Config) *Server {
 	}
 	if cfg.ClientAddr == nil {
 		cfg.ClientAddr = peerAddr
-	}
-	cfg.Hosts = slices.Clone(cfg.Hosts)
-	for i, h := range cfg.Hosts {
-		cfg.Hosts[i] = wire.RelayHost(h)
 	}
 	s := &Server{
 		cfg:             cfg,
@@ -124,6 +121,7 @@ func New(cfg Config) *Server {
 	}
 	s.rate = rateLimiter{perSecond: s.limits.HandshakesPerSecond, burst: float64(s.limits.HandshakeBurst)}
 	s.access = cfg.Access
+	s.SetHosts(cfg.Hosts)
 	s.metrics = newMetrics(s)
 	s.stunRate = rateLimiter{perSecond: s.limits.STUNPerSecond, burst: max(1, 2*s.limits.STUNPerSecond)}
 	s.speed = newSpeed(s.limits.BytesPerSecond)

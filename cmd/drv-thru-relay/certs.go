@@ -25,6 +25,8 @@ const checkEvery = time.Second
 type certFiles struct {
 	cert, key string
 	log       *slog.Logger
+	// changed is told of each certificate that is read, under mu; may be nil.
+	changed func(*tls.Certificate)
 
 	mu      sync.Mutex
 	pair    *tls.Certificate
@@ -50,6 +52,9 @@ func (c *certFiles) reloadLocked(read [2]fs.FileInfo) error {
 		return fmt.Errorf("load the certificate: %w", err)
 	}
 	c.pair, c.read = &pair, read
+	if c.changed != nil {
+		c.changed(c.pair)
+	}
 	return nil
 }
 
@@ -81,19 +86,17 @@ func same(a, b fs.FileInfo) bool {
 	return a != nil && b != nil && os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
-// names returns the names of the certificate, none if it has a wildcard: then
+// certNames returns the names of a certificate, none if it has a wildcard: then
 // it does not tell what the relay is called.
-func (c *certFiles) names() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func certNames(pair *tls.Certificate) []string {
 	var names []string
-	for _, n := range c.pair.Leaf.DNSNames {
+	for _, n := range pair.Leaf.DNSNames {
 		if strings.HasPrefix(n, "*") {
 			return nil
 		}
 		names = append(names, n)
 	}
-	for _, ip := range c.pair.Leaf.IPAddresses {
+	for _, ip := range pair.Leaf.IPAddresses {
 		names = append(names, net.JoinHostPort(ip.String(), "443"))
 	}
 	return names

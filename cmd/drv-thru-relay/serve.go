@@ -49,14 +49,15 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	var certs *tls.Config
 	var files *certFiles
 	var authority *acmeCerts
+	named := false // by the certificate in files
 	switch {
 	case f.tlsCert != "":
 		if files, err = newCertFiles(f.tlsCert, f.tlsKey, log); err != nil {
 			return err
 		}
 		certs = serverTLS(files.get)
-		if len(f.hosts) == 0 {
-			f.hosts = files.names()
+		if f.hosts == nil {
+			f.hosts, named = certNames(files.pair), true
 		}
 	case len(f.acme.domains) > 0:
 		authority = newACME(f.acme, log)
@@ -91,6 +92,14 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		cfg.STUN = stunPlace(packets.LocalAddr())
 	}
 	s := relay.New(cfg)
+	if named {
+		files.changed = func(pair *tls.Certificate) {
+			// One with a wildcard takes no name away.
+			if names := certNames(pair); len(names) > 0 {
+				s.SetHosts(names)
+			}
+		}
+	}
 	metrics, err := f.listenMetrics(s, log)
 	if err != nil {
 		_ = l.Close()
