@@ -571,3 +571,19 @@ func TestLogHoldsNoAddresses(t *testing.T) {
 		}
 	}
 }
+
+// A relay that is named twice, once with the port that it has anyway, is one.
+func TestRelayNamedTwice(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		l, err := link.Listen(link.ListenConfig{
+			Identity: secret(2), Relays: []string{relayURL, "http://" + relayAddress}, Network: w.net(), Jitter: func() float64 { return 1 },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		time.Sleep(5 * time.Minute)
+		counted(t, w.relay, 0, "registrations_replaced_total")
+		counted(t, w.relay, 1, "builders")
+	})
+}

@@ -11,19 +11,20 @@ import (
 var ErrRelayURL = errors.New("not a relay URL")
 
 // RelayURL checks a relay's URL and brings it into its plain form: scheme http
-// or https (ws and wss mean the same), host and port, a path without a slash at
-// its end. Credentials, queries and fragments are refused: they would end up
+// or https (ws and wss mean the same), host, a port that is not the scheme's, a path
+// without a slash at its end. Credentials, queries and fragments are refused: they would end up
 // in tickets and logs.
 func RelayURL(text string) (string, error) {
 	u, err := url.Parse(strings.TrimSpace(text))
 	if err != nil {
 		return "", fmt.Errorf("%w: %v", ErrRelayURL, errors.Unwrap(err))
 	}
+	port := ""
 	switch strings.ToLower(u.Scheme) {
 	case "http", "ws":
-		u.Scheme = "http"
+		u.Scheme, port = "http", ":80"
 	case "https", "wss":
-		u.Scheme = "https"
+		u.Scheme, port = "https", ":443"
 	default:
 		return "", fmt.Errorf("%w: %q has to begin with https:// or http://", ErrRelayURL, text)
 	}
@@ -33,7 +34,7 @@ func RelayURL(text string) (string, error) {
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return "", fmt.Errorf("%w: only a host, a port and a path may follow the scheme", ErrRelayURL)
 	}
-	u.Host = strings.ToLower(u.Host)
+	u.Host = strings.TrimSuffix(strings.ToLower(u.Host), port)
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
 	return u.String(), nil

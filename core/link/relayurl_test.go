@@ -12,6 +12,9 @@ func TestRelayURL(t *testing.T) {
 		"HTTPS://Relay.Example:8443/sub/": "https://relay.example:8443/sub",
 		" ws://10.0.0.1:7411\n":           "http://10.0.0.1:7411",
 		"http://[2001:DB8::1]:7411":       "http://[2001:db8::1]:7411",
+		"https://relay.example:443":       "https://relay.example",
+		"http://[2001:db8::1]:80/sub":     "http://[2001:db8::1]/sub",
+		"https://relay.example:80":        "https://relay.example:80",
 	} {
 		if got, err := RelayURL(in); err != nil || got != want {
 			t.Errorf("RelayURL(%q) = %q, %v, want %q", in, got, err, want)
