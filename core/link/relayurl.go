@@ -37,7 +37,12 @@ func RelayURL(text string) (string, error) {
 	u.Host = strings.TrimSuffix(strings.ToLower(u.Host), port)
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
-	return u.String(), nil
+	// Of a host, package url asks more with http than with ws.
+	plain := u.String()
+	if u, err := url.Parse(plain); err != nil || u.Hostname() == "" {
+		return "", fmt.Errorf("%w: %q names no host", ErrRelayURL, text)
+	}
+	return plain, nil
 }
 
 // relayURLs checks a list and drops what is in it twice.

@@ -23,7 +23,7 @@ func TestRelayURL(t *testing.T) {
 	for _, bad := range []string{
 		"", "relay.example", "relay.example:443", "ftp://relay.example", "https://", "https:///x", "https:relay.example",
 		"https://user:secret@relay.example", "https://relay.example?token=x", "https://relay.example#x", "https://relay.example?",
-		"https://%zz", "https://relay.example:port", "http://a b",
+		"https://%zz", "https://relay.example:port", "http://a b", "ws://::", "ws://::80", "wss://relay.example:1:2",
 	} {
 		if got, err := RelayURL(bad); !errors.Is(err, ErrRelayURL) {
 			t.Errorf("RelayURL(%q) = %q, %v", bad, got, err)
