@@ -587,3 +587,26 @@ func TestRelayNamedTwice(t *testing.T) {
 		counted(t, w.relay, 1, "builders")
 	})
 }
+
+// The zone of a relay at a link-local address is only its builder's to know.
+func TestRelayWithAZone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network linktest.Network
+		s := relay.New(relay.Config{})
+		go s.Serve(network.Listen("[fe80::1%eth0]:7411"))
+		defer s.Shutdown(t.Context())
+		l, err := link.Listen(link.ListenConfig{
+			Identity: secret(2), Relays: []string{"http://[fe80::1%25eth0]:7411"},
+			Network: link.Network{DialContext: network.DialContext}, Jitter: func() float64 { return 1 },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := l.Registered(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -322,12 +322,14 @@ func RelayProof(host string, nonce []byte, endpoint key.ID) []byte {
 }
 
 // RelayHost brings a relay's authority (a Host header, a URL's host) into the
-// form that is signed: lower case, no trailing dot, no default port.
+// form that is signed: lower case, no trailing dot, no default port, no zone, as a
+// Host header has none (RFC 6874 §1).
 func RelayHost(authority string) string {
 	host, port, err := net.SplitHostPort(authority)
 	if err != nil {
 		host, port = strings.TrimSuffix(strings.TrimPrefix(authority, "["), "]"), ""
 	}
+	host, _, _ = strings.Cut(host, "%")
 	host = strings.TrimRight(strings.ToLower(host), ".")
 	switch port {
 	case "", "80", "443":

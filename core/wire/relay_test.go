@@ -133,6 +133,8 @@ func TestRelayHost(t *testing.T) {
 		"[2001:DB8::1]":       "[2001:db8::1]",
 		"[2001:db8::1]:443":   "[2001:db8::1]",
 		"[2001:db8::1]:7411":  "[2001:db8::1]:7411",
+		"[fe80::1%eth0]:7411": "[fe80::1]:7411",
+		"[fe80::1%eth0]":      "[fe80::1]",
 	} {
 		if got := wire.RelayHost(in); got != want {
 			t.Errorf("RelayHost(%q) = %q, want %q", in, got, want)
