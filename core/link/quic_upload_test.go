@@ -12,15 +12,17 @@ import (
 	"time"
 )
 
-// repeated is a body of n bytes that ends with err.
+// repeated is a body of n bytes that ends with err once something is known.
 type repeated struct {
 	n      int
 	err    error
+	once   <-chan struct{}
 	closed chan struct{}
 }
 
 func (r *repeated) Read(p []byte) (int, error) {
 	if r.n == 0 {
+		<-r.once
 		return 0, r.err
 	}
 	n := min(r.n, len(p))
@@ -45,10 +47,12 @@ func (r *repeated) waitClosed(t *testing.T) {
 // TestQUICUpload: bodies that end well, that fail, that are too short, whose
 // request is given up, and that nobody wants.
 func TestQUICUpload(t *testing.T) {
-	heard := make(chan int64, 1)
+	// What is given up before the builder has looked at it, it never hears of.
+	begun, heard := make(chan struct{}, 1), make(chan int64, 1)
 	b := serveDirectTo(t, func(cfg *DirectConfig) { cfg.quicOnly = true }, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/count":
+			begun <- struct{}{}
 			if r.Method != http.MethodPut && r.Method != http.MethodPost {
 				t.Errorf("method %q", r.Method)
 			}
@@ -88,7 +92,7 @@ func TestQUICUpload(t *testing.T) {
 		{"fails", -1, failed, -1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			body := &repeated{size, c.end, make(chan struct{})}
+			body := &repeated{size, c.end, begun, make(chan struct{})}
 			resp, err := send(t.Context(), "count", c.length, body)
 			if err == nil {
 				_ = resp.Body.Close()
@@ -107,6 +111,7 @@ func TestQUICUpload(t *testing.T) {
 		in, out := io.Pipe()
 		go func() {
 			_, _ = out.Write(make([]byte, 1<<20))
+			<-begun
 			cancel()
 			_ = out.CloseWithError(failed)
 		}()
@@ -118,7 +123,7 @@ func TestQUICUpload(t *testing.T) {
 		}
 	})
 	t.Run("not wanted", func(t *testing.T) {
-		body := &repeated{1 << 30, io.EOF, make(chan struct{})}
+		body := &repeated{1 << 30, io.EOF, nil, make(chan struct{})}
 		resp, err := send(t.Context(), "no", 1<<30, body)
 		if err != nil {
 			t.Fatal(err)
@@ -135,6 +140,7 @@ func TestQUICUpload(t *testing.T) {
 		if err != nil || text != "" {
 			t.Errorf("got %q, %v", text, err)
 		}
+		<-begun
 		if got := <-heard; got != 5 {
 			t.Errorf("the builder got %d bytes", got)
 		}
