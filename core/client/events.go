@@ -31,7 +31,24 @@ func (s *Session) followOn(ctx context.Context, id wire.BuildID, last, until int
 		if err := p.wait(ctx, err); err != nil {
 			return last, nil, err
 		}
+		if last, result = s.overtaken(ctx, id, last); result != nil {
+			return last, result, nil
+		}
 	}
+}
+
+// overtaken asks how a build is whose events broke off after number last. A builder
+// whose machine went down may have lost its newest events, and gives their numbers to
+// others; one whose disk was full has no last event, but the result.
+func (s *Session) overtaken(ctx context.Context, id wire.BuildID, last int64) (int64, *wire.Result) {
+	build, err := s.API.GetBuild(ctx, id, wire.MaxClosurePaths)
+	if err != nil || build.State == wire.StateInterrupted {
+		return last, nil // the events will tell
+	}
+	if build.State.Ended() && build.LastEvent <= last {
+		return build.LastEvent, build.Result
+	}
+	return min(last, build.LastEvent), nil
 }
 
 // follow reads events after number last until the last one, or that of number

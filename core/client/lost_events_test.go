@@ -1,0 +1,65 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// A builder whose disk was full has no last event, but knows how the build ended.
+func TestEventsWithoutEnd(t *testing.T) {
+	for _, follow := range []string{"attach", "past"} {
+		inBubble(t, func(t *testing.T, r *rig) {
+			r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+				switch {
+				case strings.HasSuffix(req.URL.Path, "/events"):
+					if req.URL.Query().Get("from") == "1" {
+						_, _ = w.Write([]byte(`{"seq":1,"type":"phase","state":"building"}` + "\n"))
+					}
+				default:
+					answer(w, wire.Build{ID: testID, State: wire.StateFailed, LastEvent: 1, Result: &wire.Result{Error: wire.Errorf(wire.CodeDisk, "full")}})
+				}
+				return true
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var result *wire.Result
+			var err error
+			if follow == "attach" {
+				result, err = r.Attach(ctx, testID)
+			} else if err = r.Past(ctx, testID); err == nil {
+				result = &wire.Result{Error: wire.CodeDisk.Err()}
+			}
+			if err != nil || result == nil || result.Error == nil || result.Error.Code != wire.CodeDisk || len(r.seen.events) != 1 {
+				t.Errorf("%s: %+v, %v after %d events", follow, result, err, len(r.seen.events))
+			}
+		})
+	}
+}
+
+// A detached build goes on after its builder's machine went down. The events that
+// were lost then have given their numbers to others.
+func TestAttachedOverLostEvents(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+			switch from := req.URL.Query().Get("from"); {
+			case from == "1":
+				_, _ = w.Write([]byte(`{"seq":1,"type":"queued"}` + "\n" + `{"seq":2,"type":"queued"}` + "\n" + `{"seq":3,"type":"queued"}` + "\n"))
+			case from == "3":
+				_, _ = w.Write([]byte(`{"seq":3,"type":"finished","result":{}}` + "\n"))
+			case from == "":
+				answer(w, wire.Build{ID: testID, State: wire.StateBuilding, LastEvent: 2})
+			}
+			return true
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if result, err := r.Attach(ctx, testID); err != nil || result == nil {
+			t.Errorf("%+v, %v", result, err)
+		}
+	})
+}
