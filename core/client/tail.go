@@ -46,6 +46,10 @@ type Tail struct {
 // Event takes note of an event.
 func (t *Tails) Event(e *wire.Event) {
 	switch e.Type {
+	case wire.EventPhase:
+		if !e.State.Ended() {
+			t.live = nil // a builder that was restarted tells no ends
+		}
 	case wire.EventStart:
 		drv, ok := BuiltDerivation(e.Activity)
 		if !ok || len(t.live) >= maxLive {

@@ -61,6 +61,12 @@ func (c *counts) set(fields []wire.Field) {
 	c.done, c.expected, c.running, c.failed = n[0], n[1], n[2], n[3]
 }
 
+// begin forgets what runs: a builder that was restarted tells no ends of it.
+func (b *builds) begin() {
+	b.running, b.order = nil, nil
+	b.built, b.fetched = counts{}, counts{}
+}
+
 // start takes note of an activity, and returns the build that it is, if it is one.
 func (b *builds) start(a *wire.Activity, at time.Time) *job {
 	switch daemon.ActivityType(a.Type) {

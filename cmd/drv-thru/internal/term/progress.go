@@ -251,6 +251,9 @@ func (v *Progress) event(e *wire.Event) {
 	case wire.EventQueued:
 		v.queued(e)
 	case wire.EventPhase:
+		if !e.State.Ended() {
+			v.builds.begin()
+		}
 		if e.State == wire.StateBuilding || e.State.Ended() {
 			v.place, v.toldPlace = 0, 0
 		}
