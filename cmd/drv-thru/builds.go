@@ -214,24 +214,29 @@ func newBuildsLogCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			return a.printLog(func(event func(*wire.Event)) error { return client.Events(ctx, id, follow, event) })
+			return a.printLog(ctx, func(ctx context.Context, event func(*wire.Event)) error { return client.Events(ctx, id, follow, event) })
 		})
 }
 
-// printLog prints the log of a build whose events read hands on.
-func (a *app) printLog(read func(event func(*wire.Event)) error) error {
+// printLog prints the log of a build whose events read hands on, for as long as that
+// can be written.
+func (a *app) printLog(ctx context.Context, read func(ctx context.Context, event func(*wire.Event)) error) error {
 	p := term.New(a.stdout, a.env)
 	defer p.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.OnError(cancel)
 	v := term.NewProgress(p, term.Config{Logs: true})
 	defer v.Close()
-	err := read(v.Event)
+	err := read(ctx, v.Event)
 	v.Close()
 	// What the daemon called errors comes last: it says why.
 	_, messages := v.Failed()
 	for _, m := range messages {
 		p.Line(plainMessage(m))
 	}
-	return err
+	p.Close()
+	return cmp.Or(p.Err(), err)
 }
 
 func newBuildsCancelCommand(a *app) *ffcli.Command {

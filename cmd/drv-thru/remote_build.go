@@ -105,7 +105,7 @@ func newLogCommand(a *app) *ffcli.Command {
 		"Prints what a build and its dependencies have printed by now, also after its end.\n"+
 			"(On the builder itself: drv-thru builds log.)", false,
 		func(ctx context.Context, _ *buildFlags, s *client.Session, id wire.BuildID) error {
-			return a.printLog(func(event func(*wire.Event)) error {
+			return a.printLog(ctx, func(ctx context.Context, event func(*wire.Event)) error {
 				s.Observer.(*eventsOnly).event = event
 				return s.Past(ctx, id)
 			})

@@ -296,6 +296,13 @@ func (p *Printer) OnError(fn func(error)) {
 	p.failed = fn
 }
 
+// Err returns why what was printed could not be written.
+func (p *Printer) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
 // Paint returns text in an SGR style ("1;31" is bold red) where colours are welcome.
 func (p *Printer) Paint(sgr, text string) string {
 	if !p.Colour || text == "" {
