@@ -104,7 +104,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	sum := &summary{began: time.Now(), result: built, path: b.link.Explain}
 	in := &incoming{
 		buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help,
-		wanted: outputPaths(r.targets), sum: sum,
+		wanted: builtPaths(r.targets), sum: sum,
 	}
 	if err := in.bring(ctx); err != nil {
 		return err
@@ -139,7 +139,7 @@ func attached(built *wire.Result) ([]target, error) {
 	targets := make([]target, len(roots))
 	for i, root := range roots {
 		drv := nix.Path(root.Drv)
-		targets[i] = target{installable: root.Drv, drv: drv}
+		targets[i] = target{installable: root.Drv, drv: drv, nth: i}
 		for _, name := range root.Outputs {
 			targets[i].outputs = append(targets[i].outputs, output{name, paths[drv][name]})
 		}

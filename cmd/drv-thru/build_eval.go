@@ -48,7 +48,7 @@ func (r *buildRun) evaluate(ctx context.Context, installables []string) error {
 		return err
 	}
 	for _, f := range found {
-		t := target{installable: f.Installable, drv: f.Drv}
+		t := target{installable: f.Installable, drv: f.Drv, nth: len(r.targets)}
 		for _, name := range f.Outputs {
 			t.outputs = append(t.outputs, output{name, f.OutPaths[name]})
 		}

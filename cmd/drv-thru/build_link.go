@@ -16,16 +16,21 @@ import (
 // links makes the result links of everything that was built, named as nix build
 // names them, and registers them as roots.
 func (s *localStore) links(ctx context.Context, name string, results []result) error {
-	for i, r := range results {
+	return eachLink(name, results, func(link string, target nix.Path) error { return s.link(ctx, link, target) })
+}
+
+// eachLink calls fn for every result link.
+func eachLink(name string, results []result, fn func(link string, target nix.Path) error) error {
+	for _, r := range results {
 		for _, output := range r.outputs {
 			link := name
-			if i > 0 {
-				link += "-" + strconv.Itoa(i)
+			if r.nth > 0 {
+				link += "-" + strconv.Itoa(r.nth)
 			}
 			if output.name != "out" && output.name != "" {
 				link += "-" + output.name
 			}
-			if err := s.link(ctx, link, output.path); err != nil {
+			if err := fn(link, output.path); err != nil {
 				return err
 			}
 		}

@@ -25,10 +25,13 @@ type summary struct {
 	fromHere int // paths that the local substituters had
 }
 
-// outputPaths returns the paths of all outputs, each once.
-func outputPaths(targets []result) []nix.Path {
+// builtPaths returns the paths of all outputs of derivations, each once.
+func builtPaths(targets []result) []nix.Path {
 	var out []nix.Path
 	for _, t := range targets {
+		if t.drv == "" {
+			continue
+		}
 		for _, o := range t.outputs {
 			out = append(out, o.path)
 		}
@@ -99,6 +102,9 @@ func (r *buildRun) summarise(targets []result, sum *summary) {
 	}
 	for _, t := range targets {
 		row("installable", "%s", t.installable)
+		if t.drv == "" {
+			continue
+		}
 		row("derivation", "%s", t.drv)
 		for _, o := range t.outputs {
 			row("output", "%s  %s", o.name, o.path)

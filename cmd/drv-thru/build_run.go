@@ -39,6 +39,8 @@ type target struct {
 	installable string
 	drv         nix.Path // empty: the installable is a store path
 	outputs     []output
+	// nth is its place among all that are asked for, which names its links.
+	nth int
 }
 
 // output is one wanted output; its path is empty when only the build tells it.
@@ -61,6 +63,7 @@ type buildRun struct {
 	out     emergency
 	store   *localStore
 	targets []target
+	here    map[nix.Path]bool // wanted outputs that are valid
 	log     *slog.Logger
 	// cacheSize bounds the chunk store.
 	cacheSize int64
@@ -195,11 +198,11 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 	if err := r.store.conn.AddTempRoots(ctx, r.roots()); err != nil {
 		return fmt.Errorf("keep the derivations from garbage collection: %w", err)
 	}
+	valid, err := r.valid(ctx)
+	if err != nil {
+		return err
+	}
 	if !r.flags.rebuild {
-		valid, err := r.valid(ctx)
-		if err != nil {
-			return err
-		}
 		switch {
 		case valid && r.flags.detach:
 			return r.nothingToDetach()
@@ -235,10 +238,12 @@ func (r *buildRun) roots() []nix.Path {
 // valid reports whether every wanted output is here already.
 func (r *buildRun) valid(ctx context.Context) (bool, error) {
 	want := make(map[nix.Path]bool)
+	known := true
 	for _, t := range r.targets {
 		for _, o := range t.outputs {
 			if o.path == "" {
-				return false, nil
+				known = false
+				continue
 			}
 			want[o.path] = true
 		}
@@ -248,7 +253,14 @@ func (r *buildRun) valid(ctx context.Context) (bool, error) {
 		paths = append(paths, p)
 	}
 	has, err := r.store.ValidPaths(ctx, paths)
-	return len(has) == len(want), err
+	if err != nil {
+		return false, err
+	}
+	r.here = make(map[nix.Path]bool, len(has))
+	for _, p := range has {
+		r.here[p] = true
+	}
+	return known && len(has) == len(want), nil
 }
 
 // elsewhere builds on the builder.
@@ -337,7 +349,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	b.link.Warm(2) // for what there is, and for what is in it
-	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: outputPaths(targets), sum: sum}
+	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: builtPaths(targets), sum: sum}
 	if err := in.bring(ctx); err != nil {
 		return err
 	}
@@ -363,7 +375,11 @@ func (r *buildRun) wireRoots() ([]wire.Root, error) {
 	var roots []wire.Root
 	index := make(map[nix.Path]int)
 	for _, t := range r.targets {
-		if t.drv == "" {
+		switch {
+		case t.drv != "":
+		case r.here[t.outputs[0].path]:
+			continue
+		default:
 			return nil, fmt.Errorf("%s is a store path that is not valid here, and what builds it is not known", t.installable)
 		}
 		i, ok := index[t.drv]
@@ -381,6 +397,9 @@ func (r *buildRun) wireRoots() ([]wire.Root, error) {
 				roots[i].Outputs = append(roots[i].Outputs, o.name)
 			}
 		}
+	}
+	if len(roots) == 0 {
+		return nil, errors.New("there is no derivation among the installables to build again")
 	}
 	if len(roots) > wire.MaxRoots {
 		return nil, fmt.Errorf("%d derivations at once; a builder takes %d", len(roots), wire.MaxRoots)
@@ -420,11 +439,16 @@ func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, err
 		return nil, err
 	}
 	var out []result
-	for _, t := range r.targets {
+	for nth, t := range r.targets {
+		c := target{installable: t.installable, drv: t.drv, nth: nth}
+		if t.drv == "" {
+			c.outputs = t.outputs
+			out = append(out, c)
+			continue
+		}
 		if paths[t.drv] == nil {
 			continue
 		}
-		c := target{installable: t.installable, drv: t.drv}
 		for _, o := range t.outputs {
 			c.outputs = append(c.outputs, output{o.name, paths[t.drv][o.name]})
 		}

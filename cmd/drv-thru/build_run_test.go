@@ -1,0 +1,66 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+const someHash = "/nix/store/00000000000000000000000000000000-"
+
+// A store path that is here is nothing to build, and no reason to build nothing.
+func TestStorePathBesideDerivation(t *testing.T) {
+	r := &buildRun{here: map[nix.Path]bool{someHash + "here": true}, targets: []target{
+		{installable: someHash + "here", outputs: []output{{"", someHash + "here"}}},
+		{installable: "a", drv: someHash + "a.drv", outputs: []output{{"out", someHash + "a"}}},
+	}}
+	roots, err := r.wireRoots()
+	if err != nil || len(roots) != 1 || roots[0].Drv != someHash+"a.drv" {
+		t.Fatalf("%+v, %v", roots, err)
+	}
+	built := &wire.Result{Outputs: []wire.Output{{Drv: someHash + "a.drv", Name: "out", Path: someHash + "a"}}}
+	targets, err := r.resolve(roots, built)
+	if err != nil || len(targets) != 2 || targets[0].outputs[0].path != someHash+"here" {
+		t.Errorf("%+v, %v", targets, err)
+	}
+	if wanted := builtPaths(targets); len(wanted) != 1 || wanted[0] != someHash+"a" {
+		t.Errorf("wanted are %q", wanted)
+	}
+	r.targets = r.targets[:1]
+	if _, err := r.wireRoots(); err == nil {
+		t.Error("a store path is built again")
+	}
+	r.here = nil
+	if _, err := r.wireRoots(); err == nil {
+		t.Error("a store path that is nowhere is built")
+	}
+}
+
+// What failed takes nobody's link.
+func TestLinksOfTheRest(t *testing.T) {
+	r := &buildRun{targets: []target{
+		{installable: "a", drv: someHash + "a.drv", outputs: []output{{"out", someHash + "a"}}},
+		{installable: "b", drv: someHash + "b.drv", outputs: []output{{"out", someHash + "b"}}},
+	}}
+	roots, err := r.wireRoots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := &wire.Result{Error: wire.CodeBuildFailed.Err(), Outputs: []wire.Output{{Drv: someHash + "b.drv", Name: "out", Path: someHash + "b"}}}
+	targets, err := r.resolve(roots, built)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var made []string
+	err = eachLink(filepath.Join(dir, "result"), targets, func(link string, target nix.Path) error {
+		made = append(made, filepath.Base(link))
+		return os.Symlink(string(target), link)
+	})
+	if err != nil || len(made) != 1 || made[0] != "result-1" {
+		t.Errorf("%q, %v", made, err)
+	}
+}
