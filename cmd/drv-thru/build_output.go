@@ -52,6 +52,8 @@ func (r *buildRun) finish(ctx context.Context, targets []result, sum *summary) e
 	}
 	r.printer.Flush()
 	switch {
+	case r.flags.json && r.flags.dryRun:
+		return json.NewEncoder(r.app.stdout).Encode(nothingToDo())
 	case r.flags.json:
 		return r.printJSON(targets)
 	case r.flags.printPaths || sum == nil && r.flags.noLink:
@@ -139,7 +141,7 @@ type dryRun struct {
 	SendBytes  uint64     `json:"send_bytes"` // their NARs, before chunks and compression
 	InputPaths int        `json:"input_paths"`
 	InputBytes uint64     `json:"input_bytes"`
-	// Built tells that everything is there already.
+	// Built tells that everything is there already, or here.
 	Built bool     `json:"built"`
 	Build []string `json:"build"` // derivations
 	// Fetch are paths that the builder gets from its own substituters.
@@ -163,6 +165,13 @@ func newDryRun(plan *wire.Plan, in *client.Inputs) *dryRun {
 	if plan.Built && plan.OutputPaths > 0 {
 		d.ReceivePaths, d.ReceiveBytes = &plan.OutputPaths, &plan.OutputBytes
 	}
+	return d
+}
+
+// nothingToDo is the plan where everything is here already and nobody is asked.
+func nothingToDo() *dryRun {
+	d := newDryRun(&wire.Plan{Built: true}, &client.Inputs{})
+	d.ReceivePaths, d.ReceiveBytes = new(int), new(uint64)
 	return d
 }
 

@@ -66,3 +66,20 @@ would import  4 paths at most, 8.0 EiB unpacked
 		}
 	}
 }
+
+// Where everything is here already, --dry-run --json prints what it prints elsewhere.
+func TestDryRunOfNothing(t *testing.T) {
+	var out bytes.Buffer
+	p := term.New(io.Discard, func(string) string { return "" })
+	r := &buildRun{
+		app: &app{stdout: &out}, flags: &buildFlags{json: true, dryRun: true, noLink: true}, printer: p, view: term.NewProgress(p, term.Config{}),
+		targets: []target{{installable: "a", drv: someHash + "a.drv", outputs: []output{{"out", someHash + "a"}}}},
+	}
+	if err := r.finish(t.Context(), r.targets, nil); err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"send":[],"send_bytes":0,"input_paths":0,"input_bytes":0,"built":true,"build":[],"fetch":[],"fetch_bytes":0,"unpack_bytes":0,"receive_paths":0,"receive_bytes":0}` + "\n"
+	if out.String() != want {
+		t.Errorf("got %swant %s", out.String(), want)
+	}
+}
