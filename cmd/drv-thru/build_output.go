@@ -187,6 +187,8 @@ func (r *buildRun) printPlan(plan *wire.Plan, in *client.Inputs) error {
 	size := func(n uint64) string { return term.Bytes(int64(min(n, math.MaxInt64))) }
 	fmt.Fprintf(w, "would send    %s, %s of %s\n", term.Count(len(d.Send), "path"), size(d.SendBytes), size(d.InputBytes))
 	switch {
+	case d.Built && r.flags.rebuild:
+		fmt.Fprintln(w, "would build   again what is built there already, to compare")
 	case d.Built:
 		fmt.Fprintln(w, "would build   nothing: it is built there already")
 	case len(d.Send) > 0:

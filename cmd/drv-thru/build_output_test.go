@@ -83,3 +83,16 @@ func TestDryRunOfNothing(t *testing.T) {
 		t.Errorf("got %swant %s", out.String(), want)
 	}
 }
+
+// What is built there already is what --rebuild builds.
+func TestDryRunOfRebuild(t *testing.T) {
+	var out bytes.Buffer
+	p := term.New(io.Discard, func(string) string { return "" })
+	r := &buildRun{app: &app{stdout: &out}, flags: &buildFlags{rebuild: true}, printer: p, view: term.NewProgress(p, term.Config{})}
+	if err := r.printPlan(&wire.Plan{Built: true, OutputPaths: 1, OutputBytes: 1}, &client.Inputs{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := out.String(); strings.Contains(got, "nothing") || !strings.Contains(got, "would build   again what is built there already") {
+		t.Errorf("%s", got)
+	}
+}
