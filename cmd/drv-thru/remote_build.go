@@ -117,14 +117,8 @@ func newCancelCommand(a *app) *ffcli.Command {
 		"Ends a build that was started with build --detach or in another terminal.\n"+
 			"(On the builder itself: drv-thru builds cancel.)", true,
 		func(ctx context.Context, f *buildFlags, s *client.Session, id wire.BuildID) error {
-			b, err := s.State(ctx, id)
+			b, err := cancelRemote(ctx, s, id)
 			if err != nil {
-				return err
-			}
-			if b.State.Ended() {
-				return fmt.Errorf("the build has ended already: %s", b.State)
-			}
-			if b, err = s.API.Cancel(ctx, id); err != nil {
 				return err
 			}
 			if f.json {
@@ -133,4 +127,19 @@ func newCancelCommand(a *app) *ffcli.Command {
 			_, err = fmt.Fprintln(a.stdout, "cancelled", id)
 			return err
 		})
+}
+
+// cancelRemote ends a build that is under way.
+func cancelRemote(ctx context.Context, s *client.Session, id wire.BuildID) (wire.Build, error) {
+	b, err := s.State(ctx, id)
+	if err != nil {
+		return b, err
+	}
+	if !b.State.Ended() {
+		// It may end by itself before the request arrives.
+		if b, err = s.API.Cancel(ctx, id); err != nil || !b.State.Ended() || b.State == wire.StateCancelled {
+			return b, err
+		}
+	}
+	return b, fmt.Errorf("the build has ended already: %s", b.State)
 }
