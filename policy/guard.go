@@ -111,7 +111,12 @@ func (s *scanner) instruction() (unbounded bool) {
 		s.u32()
 		return true
 	case op == 0x1c: // select with types
-		s.take(uint64(s.u32()))
+		// wazero checks it as if a reference's type had a number behind it, and
+		// compiles it as if it had none: what that number is then runs unchecked.
+		if s.u32() != 1 {
+			s.fail(CodeInvalid, "a select of several types")
+		}
+		s.valueType()
 	case op >= 0x20 && op <= 0x22: // local variables
 		if i := s.u32(); uint64(i) >= s.variables {
 			s.fail(CodeInvalid, "no local variable %d", i)
