@@ -49,7 +49,11 @@ func (s *scanner) arity(typ uint32) uint64 {
 // blockType reads the type of a block: core specification 2.0, §5.4.1.
 func (s *scanner) blockType() {
 	if len(s.data) > 0 && s.data[0]&0xc0 == 0x40 { // none, or one value
-		s.byte()
+		if s.data[0] == 0x40 {
+			s.byte()
+		} else {
+			s.valueType() // wazero would take more bytes of others
+		}
 		return
 	}
 	s.widest = max(s.widest, s.arity(s.u32()))
