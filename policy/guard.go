@@ -172,9 +172,14 @@ func (s *scanner) bulk() (unbounded bool) {
 	return true
 }
 
-// vector skips what follows 0xfd.
+// vector skips what follows 0xfd. wazero reads one byte of the number, and a
+// second one of 1 as nop.
 func (s *scanner) vector() {
-	switch op := s.u32(); {
+	op := s.byte()
+	if op >= 0x80 && s.byte() != 1 {
+		s.fail(CodeInvalid, "unknown instruction 0xfd %#x", op)
+	}
+	switch {
 	case op <= 11, op == 92, op == 93: // loads and stores
 		s.memArg()
 	case op == 12, op == 13: // v128.const, i8x16.shuffle
@@ -184,8 +189,6 @@ func (s *scanner) vector() {
 	case op >= 84 && op <= 91: // loads and stores of a lane
 		s.memArg()
 		s.byte()
-	case op > 255:
-		s.fail(CodeInvalid, "unknown instruction 0xfd %d", op)
 	}
 }
 
