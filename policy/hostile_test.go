@@ -189,6 +189,7 @@ func hostile() map[string]struct {
 		"section of 4 GiB":      refused(CodeInvalid, mod{extra: op([]byte{secData}, vecLen(1<<32-1))}),
 		"data of 4 GiB":         refused(CodeInvalid, mod{extra: section(secData, op([]byte{1, 1}, vecLen(1<<32-1)))}),
 		"elements of 4 GiB":     refused(CodeTooLarge, mod{extra: section(secElement, op([]byte{1, 1, 0}, vecLen(1<<32-1)))}),
+		"elements in a type":    refused(CodeInvalid, mod{elems: []byte{1, 5, 0x63, 1, 0xd0, 0xff, 0xd2, 0xff, 0x0f, 0x0b}}),
 		"globals of 4 GiB":      refused(CodeTooLarge, mod{extra: section(secGlobal, vecLen(1<<32-1))}),
 		"sections out of order": refused(CodeInvalid, mod{extra: section(secGlobal, []byte{0})}),
 		"section twice":         refused(CodeInvalid, mod{extra: section(secMemory, []byte{0})}),

@@ -285,8 +285,12 @@ func (s *scanner) element() {
 		}
 		s.expr()
 	}
-	if passive || explicit {
-		s.byte() // element kind or reference type
+	switch {
+	case !passive && !explicit:
+	case exprs:
+		s.valueType() // wazero would take more bytes of others
+	default:
+		s.byte() // element kind
 	}
 	n := s.each("elements", maxElements, func() {
 		if exprs {
