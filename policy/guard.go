@@ -129,8 +129,10 @@ func (s *scanner) instruction() (unbounded bool) {
 		s.u32()
 	case op >= 0x28 && op <= 0x3e: // loads and stores
 		s.memArg()
-	case op == 0x3f, op == 0xd0: // memory.size, ref.null
+	case op == 0x3f: // memory.size
 		s.byte()
+	case op == 0xd0: // ref.null
+		s.valueType()
 	case op == 0x40: // memory.grow
 		s.byte()
 		return true

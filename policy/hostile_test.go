@@ -190,6 +190,7 @@ func hostile() map[string]struct {
 		"data of 4 GiB":         refused(CodeInvalid, mod{extra: section(secData, op([]byte{1, 1}, vecLen(1<<32-1)))}),
 		"elements of 4 GiB":     refused(CodeTooLarge, mod{extra: section(secElement, op([]byte{1, 1, 0}, vecLen(1<<32-1)))}),
 		"elements in a type":    refused(CodeInvalid, mod{elems: []byte{1, 5, 0x63, 1, 0xd0, 0xff, 0xd2, 0xff, 0x0f, 0x0b}}),
+		"elements in a null":    refused(CodeInvalid, mod{elems: op([]byte{1, 0, 0x41, 0, 0xd0, 0x80, 0x0b, 0x0b, 0xff, 0xff, 0xff, 0xff, 0x0f}, make([]byte, 10))}),
 		"globals of 4 GiB":      refused(CodeTooLarge, mod{extra: section(secGlobal, vecLen(1<<32-1))}),
 		"sections out of order": refused(CodeInvalid, mod{extra: section(secGlobal, []byte{0})}),
 		"section twice":         refused(CodeInvalid, mod{extra: section(secMemory, []byte{0})}),

@@ -146,7 +146,7 @@ func (s *scanner) section(id byte, body []byte) {
 	case secMemory:
 		s.each("memories", 1, s.memoryType)
 	case secGlobal:
-		s.globals = s.each("globals", maxGlobals, func() { s.take(2); s.expr() })
+		s.globals = s.each("globals", maxGlobals, func() { s.valueType(); s.byte(); s.expr() })
 		body = s.withStack(body)
 	case secExport:
 		s.each("exports", maxExports, func() {
@@ -384,7 +384,7 @@ func (s *scanner) expr() {
 		case 0x44: // f64.const
 			s.take(8)
 		case 0xd0: // ref.null
-			s.byte()
+			s.valueType() // as for elements
 		case 0xfd: // v128.const
 			if s.u32() != 12 {
 				s.fail(CodeInvalid, "vector instruction in a constant expression")
