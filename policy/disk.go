@@ -36,6 +36,13 @@ func openDisk(dir string, hash Hash) *disk {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return nil
 	}
+	// Hashes are no help against who can write both, as where root has the HOME of
+	// somebody else.
+	for _, path := range []string{dir, d.path} {
+		if info, err := os.Stat(path); err != nil || !isOurs(info) {
+			return nil
+		}
+	}
 	sums, err := d.sums()
 	if err != nil {
 		d.drop()

@@ -252,6 +252,33 @@ func TestCacheThatCannotBe(t *testing.T) {
 	}
 }
 
+// TestCacheOfAnother: what somebody else can put there is not run.
+func TestCacheOfAnother(t *testing.T) {
+	code := says(allows)
+	folder := func(dir string) string { return filepath.Join(dir, HashOf(code).String()) }
+	changes := map[string]func(path string) error{"for all": func(path string) error { return os.Chmod(path, 0o777) }}
+	if os.Geteuid() == 0 {
+		changes["of another"] = func(path string) error { return os.Chown(path, 65534, 65534) }
+	}
+	for name, change := range changes {
+		for _, which := range []func(string) string{func(dir string) string { return dir }, folder} {
+			dir := t.TempDir()
+			if err := os.Mkdir(folder(dir), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := change(which(dir)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ask(t, NewHost(Config{CacheDir: dir, Wall: time.Minute}), code); err != nil {
+				t.Fatal(err.(*Error).Owner())
+			}
+			if files, err := os.ReadDir(folder(dir)); err != nil || len(files) > 0 {
+				t.Errorf("%s: %d files in %s, %v", name, len(files), which("DIR"), err)
+			}
+		}
+	}
+}
+
 func TestConcurrentDecisions(t *testing.T) {
 	m, err := patient(t, false).Load(t.Context(), says(allows))
 	if err != nil {
