@@ -33,7 +33,7 @@ func TestNotifies(t *testing.T) {
 	}
 
 	var f flags
-	if err := f.set().Parse([]string{"--listen", "127.0.0.1:0", "--stun-listen", "off"}); err != nil {
+	if err := f.set().Parse([]string{"--listen", "127.0.0.1:0", "--stun-listen", "off", "--drain-timeout", "10m"}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -48,6 +48,7 @@ func TestNotifies(t *testing.T) {
 	hears("READY=1")
 	cancel()
 	hears("STOPPING=1")
+	hears("EXTEND_TIMEOUT_USEC=610000000")
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

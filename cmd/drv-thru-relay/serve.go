@@ -139,6 +139,7 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	}
 	<-watched
 	notify.Stopping()
+	notify.Extend(f.drain + closeWait)
 	stop() // the next signal kills
 	log.Info("shutting down", slog.Int("circuits", s.Stats().Circuits))
 	drain, cancel := context.WithTimeout(context.Background(), f.drain)
@@ -151,6 +152,9 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	}
 	return nil
 }
+
+// closeWait is what closing circuits that are left may take.
+const closeWait = 10 * time.Second
 
 // reload reads again what is in files. What cannot be read leaves things as
 // they are.
