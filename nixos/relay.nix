@@ -191,7 +191,7 @@ in
       description = "Whether to log the addresses of builders and clients.";
     };
     drainTimeout = mkOption {
-      type = own.timeout;
+      type = own.duration;
       default = "5s";
       example = "1m";
       description = "How long open circuits may go on when the relay is stopped.";
@@ -220,12 +220,12 @@ in
     handshakeBurst = count 500 "new connections one address may make at once";
     stunRate = count 20 "STUN answers one address may get in a second";
     halfOpenTimeout = mkOption {
-      type = own.timeout;
+      type = own.duration;
       default = "10s";
       description = "How long a builder has to come for a circuit.";
     };
     idleTimeout = mkOption {
-      type = own.timeout;
+      type = own.duration;
       default = "2m";
       description = "How long a circuit may carry nothing, or take over one message.";
     };

@@ -24,10 +24,6 @@ rec {
   duration = text "duration" "duration, such as \"90s\", \"30m\", \"1h30m\" or \"7d\", above 0"
     (x: matches "([0-9]{1,4}d)?([0-9]{1,6}h)?([0-9]{1,7}m)?([0-9]{1,9}s)?" x && !isNull x);
 
-  # What Go's time.ParseDuration and systemd read alike.
-  timeout = text "timeout" "duration, such as \"90s\", \"30m\" or \"1h30m\", above 0"
-    (x: matches "([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?" x && !isNull x);
-
   size = text "size" "size, such as \"500M\", \"20G\" or \"1T\", or \"unlimited\""
     (x: x == "unlimited" || matches "[0-9]{1,6}T|[0-9]{1,9}G|[0-9]{1,12}M|[0-9]{1,15}K|[0-9]{1,18}" x && !isNull x);
 
@@ -94,14 +90,14 @@ rec {
 
   loopback = matches "(127\\.[0-9.]*|\\[::1]|localhost)?:.*";
 
-  # "1h30m" -> 5400
+  # "1d1h30m" -> 91800
   seconds = x:
     let
-      parts = builtins.match "(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?" x;
+      parts = builtins.match "(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?" x;
       part = i: decimal (builtins.elemAt parts i);
       # A number in JSON has no leading zeros.
       decimal = digits: if digits == null then 0 else
       builtins.fromJSON (builtins.head (builtins.match "0*([0-9]+)" digits));
     in
-    3600 * part 1 + 60 * part 3 + part 5;
+    86400 * part 1 + 3600 * part 3 + 60 * part 5 + part 7;
 }

@@ -96,7 +96,7 @@ in
       hostNames = [ "relay.example.org" "192.0.2.1:443" ];
       logLevel = "warn";
       logAddresses = true;
-      drainTimeout = "1h09m08s";
+      drainTimeout = "2d1h09m08s";
       maxRegistrations = 1;
       maxRegistrationsPerAddress = 2;
       maxCircuits = 3;
@@ -104,7 +104,7 @@ in
       maxCircuitsPerAddress = 5;
       handshakeRate = 6;
       handshakeBurst = 7;
-      idleTimeout = "8m";
+      idleTimeout = "7d";
       extraFlags = [ "--log-level=debug" ];
     };
     relayStrangers = relay {
@@ -390,7 +390,7 @@ in
     "relay.tlsKey relative" = relay { tlsKey = "key.pem"; };
     "relay.hostNames url" = relay { hostNames = [ "https://relay.example.org" ]; };
     "relay.logLevel word" = relay { logLevel = "trace"; };
-    "relay.drainTimeout days" = relay { drainTimeout = "1d"; };
+    "relay.drainTimeout unit" = relay { drainTimeout = "1w"; };
     "relay.idleTimeout number" = relay { idleTimeout = 120; };
     "relay.stunListen bare" = relay { stunListen = "3478"; };
     "relay.trustedProxies name" = relay { trustedProxies = [ "proxy.example.org" ]; };
