@@ -92,3 +92,12 @@ func TestCases(t *testing.T) {
 		}
 	}
 }
+
+// A request may be larger than settings: here is one with a long list.
+func TestPatchOfALongList(t *testing.T) {
+	planned := strings.Repeat(`{"name":"a","system":"x86_64-linux","fixed_output":false,"features":[]},`, 2_000)
+	r, err := Sample().Patch([]byte(`{"request":{"to_build":[` + strings.TrimSuffix(planned, ",") + `]}}`))
+	if err != nil || len(r.Request.ToBuild) != 2_000 {
+		t.Errorf("%d to build, %v", len(r.Request.ToBuild), err)
+	}
+}

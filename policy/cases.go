@@ -75,8 +75,8 @@ func (r Request) Patch(patch json.RawMessage) (Request, error) {
 	if err != nil || len(patch) == 0 {
 		return r, err
 	}
-	if err := CheckSettings(patch); err != nil {
-		return r, fmt.Errorf("read request: %w", errors.Unwrap(err))
+	if err := checkValue(patch); err != nil {
+		return r, fmt.Errorf("read request: %w", err)
 	}
 	merged, err := mergePatch(text, patch)
 	if err != nil {

@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -175,14 +176,18 @@ func CheckSettings(settings json.RawMessage) error {
 	if len(settings) > MaxSettings {
 		return fmt.Errorf("settings of %d bytes, more than %d", len(settings), MaxSettings)
 	}
-	var v struct {
-		Settings json.RawMessage `json:"settings"`
-	}
-	wrapped := append(append([]byte(`{"settings":`), settings...), '}')
-	if err := decodeStrict(wrapped, &v); err != nil {
+	if err := checkValue(settings); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
 	return nil
+}
+
+// checkValue says whether text is one JSON value with no field given twice.
+func checkValue(text json.RawMessage) error {
+	var v struct {
+		Value json.RawMessage `json:"value"`
+	}
+	return decodeStrict(slices.Concat([]byte(`{"value":`), text, []byte{'}'}), &v)
 }
 
 // fitting returns how many of the first elements have room in a JSON list, and
