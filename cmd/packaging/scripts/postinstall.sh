@@ -10,13 +10,14 @@ fi
 # In a container or an image that is being made nothing runs.
 [ -d /run/systemd/system ] || exit 0
 systemctl daemon-reload
-# An upgrade restarts what runs. A new installation starts nothing.
+# An upgrade restarts what runs. A new installation starts nothing. What does not
+# come up, systemd says and tries again; the package is installed all the same.
 if [ "$1" != 1 ] && [ "$1${2:-}" != configure ]; then
 	for unit in $units; do
 		case $unit in
 		*.socket) ;;
-		*@.*) systemctl try-restart "${unit%@.*}@*.${unit##*.}" ;;
-		*) systemctl try-restart "$unit" ;;
+		*@.*) systemctl try-restart "${unit%@.*}@*.${unit##*.}" || true ;;
+		*) systemctl try-restart "$unit" || true ;;
 		esac
 	done
 fi
