@@ -98,6 +98,7 @@ var refusals = map[string]string{
 	"mountWithoutRelay":   "endpointId goes with relayUrls, which are missing of attic",
 	"mountWithoutKey":     "set secretKeyFile of attic",
 	"acmeAndCert":         "tlsCert and tlsKey or by ACME",
+	"acmeWithPort":        "names without a port, unlike relay.example.org:8443",
 	"allowlistOfNobody":   "access = \"allowlist\" and allowedBuilders go together",
 	"tokensUnused":        "access = \"token\" and tokenFiles go together",
 	"oneNameTwoKeys":      "several keys that are called attic-1",

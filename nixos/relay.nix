@@ -251,6 +251,11 @@ in
         message = "services.drv-thru.relay: certificates come from tlsCert and tlsKey or by ACME. Drop them, or acmeDomains.";
       }
       {
+        assertion = !lib.any (name: builtins.match ".*:.*" name != null) cfg.acmeDomains;
+        message = "services.drv-thru.relay: certificates by ACME are for names without a port, unlike ${lib.concatStringsSep " and " cfg.acmeDomains}. "
+          + "Leave the port out and set listen.";
+      }
+      {
         assertion = (cfg.access == "allowlist") == (cfg.allowedBuilders != [ ]);
         message = "services.drv-thru.relay: access = \"allowlist\" and allowedBuilders go together.";
       }

@@ -16,7 +16,9 @@ let
   below = dir: x: x == dir || lib.hasPrefix (dir + "/") x;
 
   port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
-  ip = "([0-9]{1,3}(\\.[0-9]{1,3}){3}|\\[[0-9A-Fa-f:.]+])";
+  octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+  ipv4 = "${octet}(\\.${octet}){3}";
+  ip = "(${ipv4}|\\[[0-9A-Fa-f:.]+])";
   address = "([A-Za-z0-9.-]*|\\[[0-9A-Fa-f:.]+])";
 in
 rec {
@@ -61,13 +63,13 @@ rec {
     (x: x == "off" || listenAddress.check x);
 
   network = text "network" "address or network, such as \"127.0.0.1\" or \"10.0.0.0/8\""
-    (matches "[0-9]{1,3}(\\.[0-9]{1,3}){3}(/[0-9]{1,2})?|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(/[0-9]{1,3})?");
+    (matches "${ipv4}(/(3[0-2]|[12]?[0-9]))?|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?");
 
   speed = text "speed" "size in a second of at least \"16K\", such as \"100M\", or \"unlimited\""
     (x: x == "unlimited" || matches "[0-9]{1,6}T|[0-9]{1,9}G|[0-9]{1,12}M|(1[6-9]|[2-9][0-9]|[1-9][0-9]{2,14})K" x && !isNull x);
 
   hostName = text "hostName" "host name, with or without a port"
-    (matches "${address}(:${port})?");
+    (x: x != "" && matches "${address}(:${port})?" x && !matches ":.*" x);
 
   dataDir = text "dataDir" "absolute path, as a string, outside /nix, /home, /root, /run and /tmp"
     (x: absolute x && !lib.any (dir: below dir x) [ "/nix" "/home" "/root" "/run" "/tmp" "/var/tmp" "/dev" "/proc" "/sys" ]);

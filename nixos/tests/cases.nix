@@ -277,6 +277,7 @@ in
       tlsCert = "/var/lib/acme/relay.example.org/fullchain.pem";
       tlsKey = "/var/lib/acme/relay.example.org/key.pem";
     };
+    acmeWithPort = relay { domain = "relay.example.org:8443"; };
     allowlistOfNobody = relay { access = "allowlist"; };
     tokensUnused = relay { tokenFiles = [ "/run/secrets/tokens" ]; };
     oneNameTwoKeys = client {
@@ -359,6 +360,7 @@ in
     "server.listen name" = server { listen = "builder.example.org:7412"; };
     "server.listen bare" = server { listen = "7412"; };
     "server.announce name" = server { listen = ":7412"; announce = [ "router.example.org:7412" ]; };
+    "server.announce octet" = server { listen = ":7412"; announce = [ "203.0.113.300:7412" ]; };
     "server.stun url" = server { stun = [ "stun:stun.example.org:3478" ]; };
     "server.relayTokenFiles store" = server {
       relays = [ "https://relay.example.org" ];
@@ -394,6 +396,9 @@ in
     "relay.idleTimeout number" = relay { idleTimeout = 120; };
     "relay.stunListen bare" = relay { stunListen = "3478"; };
     "relay.trustedProxies name" = relay { trustedProxies = [ "proxy.example.org" ]; };
+    "relay.trustedProxies bits" = relay { trustedProxies = [ "10.0.0.0/33" ]; };
+    "relay.trustedProxies octet" = relay { trustedProxies = [ "10.0.0.256" ]; };
+    "relay.hostNames empty" = relay { hostNames = [ "" ]; };
     "relay.access word" = relay { access = "closed"; };
     "relay.tokenFiles store" = relay { access = "token"; tokenFiles = [ "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-tokens" ]; };
     "relay.maxBytesPerSecond small" = relay { maxBytesPerSecond = "15K"; };
