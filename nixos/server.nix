@@ -93,7 +93,7 @@ let
 
   policyOptions.options = {
     module = mkOption {
-      type = types.nullOr own.secretFile;
+      type = types.nullOr own.file;
       default = null;
       example = "/etc/drv-thru/nightly.wasm";
       description = "The WebAssembly module. With null, it is the built-in one.";

@@ -37,7 +37,7 @@ in
       drainTimeout = "10m";
       metrics = { listen = "192.0.2.1:9412"; public = true; };
       policies = {
-        nightly = { module = "/etc/drv-thru/nightly.wasm"; mode = "monitor"; };
+        nightly = { module = "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-nightly.wasm"; mode = "monitor"; };
         few.settings.ticket.builds_hour = 3;
       };
       relays = [ "https://relay.example.org" "http://[2001:db8::1]:7411/path" ];
