@@ -97,6 +97,7 @@ var refusals = map[string]string{
 	"mountOfTwo":          "set one of ticketFile, builder and endpointId of attic",
 	"mountWithoutRelay":   "endpointId goes with relayUrls, which are missing of attic",
 	"mountWithoutKey":     "set secretKeyFile of attic",
+	"mountsInOnePlace":    "attic and cellar have the same directory",
 	"acmeAndCert":         "tlsCert and tlsKey or by ACME",
 	"acmeWithPort":        "names without a port, unlike relay.example.org:8443",
 	"allowlistOfNobody":   "access = \"allowlist\" and allowedBuilders go together",

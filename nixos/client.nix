@@ -340,6 +340,8 @@ in
           (bad: "a builder has to know this machine: set secretKeyFile of ${bad}."))
         (ofMounts (mount: mount.builder == null || builders ? ${mount.builder})
           (bad: "builder names none of client.builders for ${bad}."))
+        (ofMounts (mount: lib.all (other: other.name == mount.name || other.where != mount.where) mounts)
+          (bad: "${bad} have the same directory in where. Give each its own."))
       ];
       systemd.services = builtins.listToAttrs
         (map (mount: { name = "drv-thru-mount-${mount.name}"; value = mountService mount; }) mounts);

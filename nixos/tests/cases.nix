@@ -324,6 +324,10 @@ in
         relayUrls = [ "https://relay.example.org" ];
       };
     };
+    mountsInOnePlace = client {
+      mounts.attic = { where = "/run/attic"; ticketFile = "/run/secrets/attic"; };
+      mounts.cellar = { where = "/run/attic"; ticketFile = "/run/secrets/cellar"; };
+    };
     nameOfAnother = believe "cache.nixos.org-1:${key}";
     nameOfExtra = {
       imports = [ (believe "attic-1:${key}") { nix.settings.extra-trusted-public-keys = "attic-1:${otherKey}"; } ];
