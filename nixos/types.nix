@@ -71,8 +71,11 @@ rec {
   hostName = text "hostName" "host name, with or without a port"
     (x: x != "" && matches "${address}(:${port})?" x && !matches ":.*" x);
 
-  dataDir = text "dataDir" "absolute path, as a string, outside /nix, /home, /root, /run and /tmp"
-    (x: absolute x && !lib.any (dir: below dir x) [ "/nix" "/home" "/root" "/run" "/tmp" "/var/tmp" "/dev" "/proc" "/sys" ]);
+  # The directory becomes the service's own, whatever else is in it.
+  dataDir = text "dataDir" "absolute path of a directory of its own, as a string, outside /nix, /etc, /boot, /usr, /home, /root, /run and /tmp"
+    (x: absolute x && !builtins.elem x [ "/var" "/var/lib" "/var/cache" "/var/log" "/srv" "/mnt" "/opt" ]
+      && !lib.any (dir: below dir x)
+      [ "/nix" "/etc" "/boot" "/bin" "/usr" "/home" "/root" "/run" "/tmp" "/var/tmp" "/dev" "/proc" "/sys" ]);
 
   # A path of Nix itself would be copied into the store.
   file = text "file" "absolute path, as a string" absolute;

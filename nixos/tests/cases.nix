@@ -339,6 +339,8 @@ in
     "server.dataDir relative" = server { dataDir = "drv-thru"; };
     "server.dataDir home" = server { dataDir = "/home/me/drv-thru"; };
     "server.dataDir dots" = server { dataDir = "/var/lib/../../home"; };
+    "server.dataDir shared" = server { dataDir = "/var/lib"; };
+    "server.dataDir etc" = server { dataDir = "/etc/drv-thru"; };
     "server.dataDir specifier" = server { dataDir = "/var/lib/%n"; };
     "server.secretKeyFile path" = server { secretKeyFile = ./cases.nix; };
     "server.secretKeyFile store" = server { secretKeyFile = "/nix/store/5cq3pjyl7xvpgabq2k9b4gz5yws0hlvv-key"; };
