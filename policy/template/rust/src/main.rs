@@ -30,7 +30,11 @@ fn decide(r: &Json) -> String {
             return deny(&format!("{} is not allowed", name));
         }
     }
-    let most = settings.get("max_build_seconds").number();
+    let most = match settings.get("max_build_seconds") {
+        Json::Null => 0,
+        Json::Number(n) if *n >= 0.0 && n.fract() == 0.0 => *n as u64,
+        _ => return deny("max_build_seconds of the policy is no whole number"),
+    };
     let now = r.get("ticket").get("limits").get("max_build_seconds").number(); // 0: no limit
     if most > 0 && (now == 0 || most < now) {
         return format!(r#"{{"abi":"ticket-policy/1","decision":"narrow","limits":{{"max_build_seconds":{}}}}}"#, most);
@@ -88,5 +92,8 @@ fn decides() {
     assert!(ask(r#"{"allow":["x","h?llo*2"]}"#, "hello-2.12").contains("allow"));
     assert!(ask(r#"{"allow":["hello-*"]}"#, "firefox").contains("firefox is not allowed"));
     assert!(ask("{}", "hello").contains("no list"));
+    for wrong in ["\"60\"", "0.5", "-1", "[60]"] {
+        assert!(ask(&format!(r#"{{"allow":["*"],"max_build_seconds":{}}}"#, wrong), "hello").contains("no whole number"), "{}", wrong);
+    }
     assert!(ask(r#"{"allow":["*"],"max_build_seconds":60}"#, "hello").contains(r#""max_build_seconds":60"#));
 }
