@@ -41,6 +41,12 @@ test("denies the rest", () => {
   assert.equal(decide("{").code, 1);
 });
 
+test("denies where a setting is no number", () => {
+  for (const wrong of ["60", 0.5, -1, [60]]) {
+    assert.match(ask({ allow: ["*"], max_build_seconds: wrong }, "hello").reason, /no whole number/);
+  }
+});
+
 test("narrows", () => {
   assert.deepEqual(ask({ allow: ["*"], max_build_seconds: 60 }, "hello").limits, { max_build_seconds: 60 });
 });

@@ -4,7 +4,8 @@ export enum Kind { Null, Bool, Number, Text, List, Object }
 
 export class Json {
   truth: bool = false;
-  number: u64 = 0; // whole numbers only; others are 0
+  whole: bool = false; // a number from 0 without a fraction
+  number: u64 = 0; // of whole numbers; others are 0
   text: string = "";
   items: Json[] = [];
   names: string[] = [];
@@ -112,6 +113,7 @@ class Parser {
     }
     assert(this.at > from, "not JSON");
     if (!whole) v.number = 0;
+    v.whole = whole;
     return v;
   }
 

@@ -6,7 +6,7 @@
 // What a policy is asked and may answer is told by "drv-thru policy schema
 // request" and "drv-thru policy schema decision".
 
-import { Json, parse, quote } from "./json";
+import { Json, Kind, parse, quote } from "./json";
 import { fail, readAll, write } from "./wasi";
 
 function deny(reason: string): string {
@@ -26,7 +26,9 @@ function decide(r: Json): string {
     const name = all[i].get("name").text;
     if (!allowed(name, allow)) return deny(name + " is not allowed");
   }
-  const most = settings.get("max_build_seconds").number;
+  const limit = settings.get("max_build_seconds");
+  if (limit.kind != Kind.Null && !limit.whole) return deny("max_build_seconds of the policy is no whole number");
+  const most = limit.number;
   const now = r.get("ticket").get("limits").get("max_build_seconds").number; // 0: no limit
   if (most > 0 && (now == 0 || most < now)) {
     return '{"abi":"ticket-policy/1","decision":"narrow","limits":{"max_build_seconds":' + most.toString() + "}}";
