@@ -35,14 +35,15 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 			info := m.Info()
 			if *asJSON {
 				return json.NewEncoder(a.stdout).Encode(struct {
-					Hash      string   `json:"hash"`
-					Bytes     int      `json:"bytes"`
-					Imports   []string `json:"imports"`
-					Exports   []string `json:"exports"`
-					Functions int      `json:"functions"`
-					Memory    uint64   `json:"memory_bytes"`
-					Table     uint64   `json:"table_elements"`
-				}{info.Hash.String(), info.Bytes, info.Imports, info.Exports, info.Functions, info.Memory, info.Table})
+					Hash        string   `json:"hash"`
+					Bytes       int      `json:"bytes"`
+					Imports     []string `json:"imports"`
+					Exports     []string `json:"exports"`
+					Functions   int      `json:"functions"`
+					Memory      uint64   `json:"memory_bytes"`
+					Table       uint64   `json:"table_elements"`
+					Interpreted bool     `json:"interpreted"`
+				}{info.Hash.String(), info.Bytes, info.Imports, info.Exports, info.Functions, info.Memory, info.Table, info.Interpreted})
 			}
 			of := func(used, most string) string { return used + " of " + most }
 			verdict := "can be a policy"
