@@ -1,16 +1,22 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -109,5 +115,62 @@ func TestReachableURLs(t *testing.T) {
 	urls, err := reachableURLs(&net.TCPAddr{IP: net.IPv6unspecified, Port: 7411})
 	if err != nil || len(urls) == 0 {
 		t.Errorf("%v, %v", urls, err)
+	}
+}
+
+// A relay is somebody else's: what it says ends on the terminal of the builder's owner,
+// but steers nothing there.
+func TestRelayCannotSteerTerminal(t *testing.T) {
+	const evil = "\x1b]0;mine\x07\x1b[2Jgone\u009b1m"
+	problem, err := json.Marshal(wire.Error{Code: evil, Detail: evil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, answer := range map[string]http.HandlerFunc{
+		"problem": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", wire.TypeProblem)
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = w.Write(problem)
+		},
+		"status line": func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 403 "+evil+"\r\nContent-Length: 0\r\n\r\n")
+				_ = c.Close()
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			relay := httptest.NewServer(answer)
+			defer relay.Close()
+			circuits, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: []string{relay.URL}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer circuits.Close()
+			for {
+				changed := circuits.Changed()
+				if circuits.Status()[0].Err != nil {
+					break
+				}
+				select {
+				case <-changed:
+				case <-t.Context().Done():
+					t.Fatal("nothing was said")
+				}
+			}
+			var out bytes.Buffer
+			a := &app{stdout: &out, stderr: &out}
+			a.warnOfRelays(circuits.Status())
+			st := &admin.Status{}
+			for _, r := range circuits.Status() {
+				st.Relays = append(st.Relays, relayStatus(r))
+			}
+			v := statusView{p: term.New(&out, a.env), now: time.Now()}
+			out.WriteString(v.text(st))
+			if text := out.String(); !strings.Contains(text, "gone") || strings.ContainsAny(text, "\x1b\x07\u009b") {
+				t.Errorf("%q", text)
+			}
+		})
 	}
 }

@@ -248,13 +248,18 @@ func (a *app) announce(ctx context.Context, circuits *link.Listener, id key.ID, 
 	out("signing key    %s", signing.ToPublicKey())
 	out("admin socket   %s", adminSocket)
 	if registered != nil {
-		for _, r := range circuits.Status() {
-			if r.Err != nil {
-				fmt.Fprintf(a.stderr, "warning: no connection to relay %s: %v; trying on\n", r.URL, r.Err)
-			}
-		}
+		a.warnOfRelays(circuits.Status())
 	}
 	out("ready          make a ticket with: drv-thru ticket create")
+}
+
+// warnOfRelays tells of relays that do not know the builder.
+func (a *app) warnOfRelays(relays []link.RelayStatus) {
+	for _, r := range relays {
+		if r.Err != nil {
+			fmt.Fprintf(a.stderr, "warning: no connection to relay %s: %s; trying on\n", r.URL, plain(r.Err.Error()))
+		}
+	}
 }
 
 // signingKey reads or makes the key that signs narinfos, and keeps its public

@@ -57,7 +57,7 @@ func newStatusCommand(a *app) *ffcli.Command {
 	}
 }
 
-// plain drops what could steer a terminal: labels are what strangers sent.
+// plain drops what could steer a terminal: labels, and what relays say, are strangers'.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

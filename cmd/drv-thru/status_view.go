@@ -107,7 +107,7 @@ func (v *statusView) head(st *admin.Status) [][]string {
 	for _, r := range st.Relays {
 		text := r.URL
 		if !r.Registered {
-			text += v.p.Paint(term.Red, " (not connected: "+cmp.Or(r.Error, "connecting")+")")
+			text += v.p.Paint(term.Red, " (not connected: "+cmp.Or(plain(r.Error), "connecting")+")")
 		}
 		row("relay", text)
 	}
