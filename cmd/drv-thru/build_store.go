@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -58,6 +59,26 @@ func (s *localStore) reopen(ctx context.Context) error {
 }
 
 func (a *app) storeDialer() daemon.Dialer {
+	return a.dialerWith(slices.DeleteFunc(slices.Clone(a.environ), func(v string) bool { return strings.HasPrefix(v, envPrefix) }))
+}
+
+// builderDialer is storeDialer for a daemon that builds for strangers. A fixed-output
+// derivation has what it wants of the daemon's environment (impureEnvVars), so there is
+// no more in it than Nix needs; NIX_CONFIG may have access-tokens.
+func (a *app) builderDialer() daemon.Dialer {
+	env := slices.DeleteFunc(a.nixEnv(), func(v string) bool { return strings.HasPrefix(v, "NIX_CONFIG=") })
+	for _, v := range a.environ {
+		name, _, _ := strings.Cut(v, "=")
+		switch strings.ToLower(name) {
+		case "http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy", "curl_ca_bundle", "ssh_auth_sock":
+			env = append(env, v)
+		}
+	}
+	return a.dialerWith(env)
+}
+
+// dialerWith connects to the daemon, or to one that it runs with that environment.
+func (a *app) dialerWith(env []string) daemon.Dialer {
 	socket := a.env("NIX_DAEMON_SOCKET_PATH")
 	if path, ok := strings.CutPrefix(a.env("NIX_REMOTE"), "unix://"); ok && path != "" {
 		socket = path
@@ -68,7 +89,7 @@ func (a *app) storeDialer() daemon.Dialer {
 	// A single-user installation has no daemon that listens, and root may
 	// choose to do without: then one is run for this connection.
 	if _, err := os.Stat(socket); os.IsNotExist(err) || a.env("NIX_REMOTE") == "local" {
-		return daemon.CommandDialer([]string{"nix-daemon", "--stdio"})
+		return daemon.CommandDialer([]string{"nix-daemon", "--stdio"}, env)
 	}
 	return daemon.UnixDialer(socket)
 }

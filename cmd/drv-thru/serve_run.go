@@ -81,7 +81,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		return err
 	}
 	store := nixstore.New(nixstore.Config{
-		Dial: daemon.Config{Dial: a.storeDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
+		Dial: daemon.Config{Dial: a.builderDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
 	})
 	defer store.Close()
 	info, err := checkDaemon(ctx, cfg, store, settings)

@@ -36,10 +36,11 @@ const stopDelay = 10 * time.Second
 
 // CommandDialer runs a command that speaks the protocol on its standard input
 // and output: {"nix-daemon", "--stdio"} for an installation without a daemon.
+// env is all of its environment, which what it builds may get to see.
 // Closing the connection closes its input, drops its further output and waits
 // for it to exit. What it wrote last to its standard error becomes part of the
 // connection's error.
-func CommandDialer(argv []string) Dialer {
+func CommandDialer(argv, env []string) Dialer {
 	return func(ctx context.Context) (io.ReadWriteCloser, error) {
 		if len(argv) == 0 {
 			return nil, errors.New("no command")
@@ -48,6 +49,7 @@ func CommandDialer(argv []string) Dialer {
 		run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		p := &process{cancel: cancel}
 		cmd := exec.CommandContext(run, argv[0], argv[1:]...) //nolint:gosec // the caller's own command
+		cmd.Env = append([]string{}, env...)                  // nil would be the process's own
 		cmd.Stderr = &p.stderr
 		cmd.WaitDelay = stopDelay
 		var err error

@@ -39,7 +39,7 @@ func TestCommandDialer(t *testing.T) {
 	}
 	t.Setenv(helper, "serve")
 	ctx, cancel := context.WithCancel(t.Context())
-	c, err := Dial(ctx, Config{Dial: CommandDialer([]string{self})})
+	c, err := Dial(ctx, Config{Dial: CommandDialer([]string{self}, os.Environ())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,14 +53,14 @@ func TestCommandDialer(t *testing.T) {
 	}
 
 	t.Setenv(helper, "fail")
-	_, err = Dial(t.Context(), Config{Dial: CommandDialer([]string{self})})
+	_, err = Dial(t.Context(), Config{Dial: CommandDialer([]string{self}, os.Environ())})
 	if err == nil || !strings.Contains(err.Error(), "error: no such store") || len(err.Error()) > 2*tailSize {
 		t.Errorf("failing command: %.300v", err)
 	}
-	if _, err := Dial(t.Context(), Config{Dial: CommandDialer([]string{filepath.Join(t.TempDir(), "none")})}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Dial(t.Context(), Config{Dial: CommandDialer([]string{filepath.Join(t.TempDir(), "none")}, nil)}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing command: %v", err)
 	}
-	if _, err := Dial(t.Context(), Config{Dial: CommandDialer(nil)}); err == nil {
+	if _, err := Dial(t.Context(), Config{Dial: CommandDialer(nil, nil)}); err == nil {
 		t.Error("no command: no error")
 	}
 }
