@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/chunk/pack"
@@ -46,16 +48,22 @@ func (a *app) cacheSize() (int64, error) {
 	return int64(size), nil
 }
 
-// cacheDir is where this user's drv-thru keeps what can be had again.
+// cacheDir is where this user's drv-thru keeps what can be had again. Who else could
+// write there would choose what is removed, and what code of policies is run.
 func (a *app) cacheDir() (string, error) {
-	if base := a.env("XDG_CACHE_HOME"); filepath.IsAbs(base) {
-		return filepath.Join(base, "drv-thru"), nil
+	base := a.env("XDG_CACHE_HOME")
+	if home := a.env("HOME"); !filepath.IsAbs(base) && filepath.IsAbs(home) {
+		base = filepath.Join(home, ".cache")
 	}
-	home := a.env("HOME")
-	if !filepath.IsAbs(home) {
+	if !filepath.IsAbs(base) {
 		return "", fmt.Errorf("neither XDG_CACHE_HOME nor HOME is set")
 	}
-	return filepath.Join(home, ".cache", "drv-thru"), nil
+	dir := filepath.Join(base, "drv-thru")
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0) {
+		return "", fmt.Errorf("others can write to %s; set XDG_CACHE_HOME", dir)
+	}
+	return dir, nil
 }
 
 // chunkDir is the chunk store's directory in the cache directory.

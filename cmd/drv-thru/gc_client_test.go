@@ -92,3 +92,42 @@ func TestCacheSize(t *testing.T) {
 		}
 	}
 }
+
+// Where HOME is another user's, as sudo may leave it, or XDG_CACHE_HOME is a place for
+// all, nothing is removed through a link of theirs, and no compiled policy is theirs.
+func TestCacheOfAnotherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	for name, prepare := range map[string]func(dir string) error{
+		"owner": func(dir string) error { return os.Chown(dir, 65534, 65534) },
+		"mode":  func(dir string) error { return os.Chmod(dir, 0o777) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			home, elsewhere := t.TempDir(), t.TempDir()
+			a := &app{environ: []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + t.TempDir()}}
+			dir, precious := filepath.Join(home, ".cache/drv-thru"), filepath.Join(elsewhere, "precious")
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(precious, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(elsewhere, filepath.Join(dir, chunkDir)); err != nil {
+				t.Fatal(err)
+			}
+			if err := prepare(dir); err != nil {
+				t.Fatal(err)
+			}
+			if items, err := a.gcClient(t.Context(), false); err != nil || len(items) != 0 {
+				t.Errorf("%v, %v", items, err)
+			}
+			if _, err := os.Stat(precious); err != nil {
+				t.Error(err)
+			}
+			if cache := a.policyCache(); cache != "" {
+				t.Errorf("compiled policies are taken from %s", cache)
+			}
+		})
+	}
+}

@@ -39,16 +39,17 @@ const moduleHelp = "one module: a FILE.wasm, or " + builtin.Name + " for the bui
 // policyHost runs modules on the author's machine, with compiled code kept in
 // the user's cache.
 func (a *app) policyHost(wall time.Duration) *policy.Host {
-	cache := a.env("XDG_CACHE_HOME")
-	if home := a.env("HOME"); !filepath.IsAbs(cache) && filepath.IsAbs(home) {
-		cache = filepath.Join(home, ".cache")
+	return policy.NewHost(policy.Config{CacheDir: a.policyCache(), Wall: wall})
+}
+
+// policyCache is where compiled code is kept, which is run as it is found; "" where
+// there is no place for it.
+func (a *app) policyCache() string {
+	base, err := a.cacheDir()
+	if err != nil {
+		return ""
 	}
-	if filepath.IsAbs(cache) {
-		cache = filepath.Join(cache, "drv-thru", "policies")
-	} else {
-		cache = ""
-	}
-	return policy.NewHost(policy.Config{CacheDir: cache, Wall: wall})
+	return filepath.Join(base, "policies")
 }
 
 // moduleCode reads the module that an operand names.
