@@ -71,6 +71,12 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 
 // table prints rows of cells in columns.
 func table(w io.Writer, rows ...[]string) error {
+	// Most tables have something in them that a stranger has written.
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = plain(cell)
+		}
+	}
 	_, err := io.WriteString(w, term.Columns(rows...))
 	return err
 }

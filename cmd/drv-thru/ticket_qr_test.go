@@ -32,3 +32,17 @@ func TestTicketQR(t *testing.T) {
 		t.Errorf("in upper case: %v, %v", got, err)
 	}
 }
+
+// Whoever sends a ticket steers no terminal of who looks at it: what is said of relays
+// may have the control characters of Unicode.
+func TestTicketCannotSteerTerminal(t *testing.T) {
+	text := (&ticket.Ticket{Builder: key.ID{1}, Relays: []string{"https://relay.example/gone\u009b2J"}}).String()
+	var out bytes.Buffer
+	a := &app{stdout: &out}
+	if err := a.inspectText(text, false); err != nil {
+		t.Fatal(err)
+	}
+	if text := out.String(); !strings.Contains(text, "gone") || strings.Contains(text, "\u009b") {
+		t.Errorf("%q", text)
+	}
+}
