@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,10 +21,12 @@ const defaultEmbeddedRelay = ":7411"
 
 // embeddedRelay is the relay inside serve. Clients reach it at a public
 // listener, where no builder can register; the builder itself registers at a
-// loopback listener of its own.
+// loopback listener of its own, with a token, as every user of the machine and every
+// fixed-output build reaches that.
 type embeddedRelay struct {
 	relay   *relay.Server
 	own     string   // the builder's own URL of it
+	token   string   // and what it shows there
 	urls    []string // what tickets say
 	address string
 }
@@ -39,7 +42,8 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 		l.Close()
 		return nil, fmt.Errorf("embedded relay: %w", err)
 	}
-	config := relay.Config{Log: log}
+	token := rand.Text()
+	config := relay.Config{Log: log, Access: relay.AllowTokens([]string{token})}
 	// STUN at the relay's own port; without it, direct paths are harder to find.
 	packets, err := net.ListenPacket("udp", l.Addr().String())
 	if err == nil {
@@ -47,7 +51,7 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 	} else {
 		log.Warn("the embedded relay answers no STUN", slog.Any("error", err))
 	}
-	e := &embeddedRelay{relay: relay.New(config), own: "http://" + private.Addr().String(), address: l.Addr().String()}
+	e := &embeddedRelay{relay: relay.New(config), own: "http://" + private.Addr().String(), token: token, address: l.Addr().String()}
 	if packets != nil {
 		go func() { _ = e.relay.ServeSTUN(packets.(*net.UDPConn)) }()
 	}

@@ -43,7 +43,7 @@ func TestEmbeddedRelay(t *testing.T) {
 		t.Fatalf("urls %v of %s", e.urls, e.address)
 	}
 	builder := newSecret(t)
-	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}})
+	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +115,42 @@ func TestReachableURLs(t *testing.T) {
 	urls, err := reachableURLs(&net.TCPAddr{IP: net.IPv6unspecified, Port: 7411})
 	if err != nil || len(urls) == 0 {
 		t.Errorf("%v, %v", urls, err)
+	}
+}
+
+// Fixed outputs have the network of the machine, and so has every user of it: nobody but
+// the builder registers at its relay, whose room it needs for itself.
+func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.stop()
+	for _, c := range []struct {
+		token func(string) string
+		want  bool
+	}{{(&reloader{embedded: e}).token, true}, {nil, false}} {
+		circuits, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: []string{e.own}, Token: c.token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer circuits.Close()
+		for {
+			changed := circuits.Changed()
+			if s := circuits.Status()[0]; s.Connected || s.Err != nil {
+				if s.Connected != c.want || !c.want && wire.CodeOf(s.Err) != wire.CodeRelayAccess {
+					t.Errorf("builder %v: connected %v, %v", c.want, s.Connected, s.Err)
+				}
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				t.Fatal("neither let in nor refused")
+			}
+		}
 	}
 }
 

@@ -160,7 +160,13 @@ func (r *reloader) readTokens(cfg *serveConfig) error {
 	return err
 }
 
-func (r *reloader) token(relay string) string { return (*r.tokens.Load())(relay) }
+// token is what the builder shows at a relay.
+func (r *reloader) token(relay string) string {
+	if r.embedded != nil && relay == r.embedded.own {
+		return r.embedded.token
+	}
+	return (*r.tokens.Load())(relay)
+}
 
 // admin is the admin socket's handler, whose tickets name the relays of today.
 func (r *reloader) admin(cfg admin.Config) http.Handler {
