@@ -315,8 +315,18 @@ func (s *Service) begin(b *build, cl *closure) error {
 
 // stillWanted asks the substituters and returns what the client has to send.
 func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have []bool) ([]int, error) {
-	if err := s.substitute(ctx, cl, have); err != nil {
-		return nil, err
+	// The sizes that a holder states bound nothing of what that fetches.
+	watchCtx, stop := context.WithCancel(ctx)
+	watch := make(chan struct{})
+	go func() {
+		defer close(watch)
+		b.watchDisk(watchCtx)
+	}()
+	err := s.substitute(ctx, cl, have)
+	stop()
+	<-watch
+	if err != nil {
+		return nil, preferCause(ctx, err)
 	}
 	wanted, bytes := wantedOf(cl, have)
 	if most := b.limits.MaxUploadBytes; most > 0 && bytes > uint64(most) {

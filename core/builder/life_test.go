@@ -752,3 +752,47 @@ func TestDiskIsPromisedOnce(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// fullDisk has substituters that never come to an end.
+type fullDisk struct {
+	*bt.Store
+	asked chan struct{}
+}
+
+func (s *fullDisk) ValidPaths(ctx context.Context, paths []nix.Path, substitute bool) ([]nix.Path, error) {
+	if !substitute {
+		return s.Store.ValidPaths(ctx, paths, false)
+	}
+	close(s.asked)
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// What the builder's own substituters have of a closure is fetched without a limit of the
+// ticket's, and counts as little as its holder likes: it must not take the reserve.
+func TestSubstitutesLeaveTheReserve(t *testing.T) {
+	full := &fullDisk{asked: make(chan struct{})}
+	e := start(t, func(c *builder.Config) {
+		c.MinFree, c.DiskEvery = 1<<30, time.Millisecond
+		full.Store = c.Store.(*bt.Store)
+		c.Store = full
+	})
+	c := e.holder(1)
+	go func() {
+		<-full.asked
+		e.setFree(1<<30 - 1)
+	}()
+	answered := make(chan error, 1)
+	go func() {
+		_, err := c.Put(bt.ID(1), bt.Request(withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))...))
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		wantCode(t, err, wire.CodeDisk)
+	case <-time.After(30 * time.Second):
+		t.Error("the substituters fill the disk")
+		e.svc.Close()
+		<-answered
+	}
+}

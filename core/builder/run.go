@@ -18,7 +18,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// diskEvery is how often a running build's disk is looked at.
+// diskEvery is how often the disk is looked at while a build may fill it.
 const diskEvery = 5 * time.Second
 
 // What the names of roots in a build's directory begin with.
@@ -244,7 +244,7 @@ func (b *build) buildSession(ctx context.Context) (Session, error) {
 
 // watchDisk cancels the build when the disk gets too full.
 func (b *build) watchDisk(ctx context.Context) {
-	tick := time.NewTicker(diskEvery)
+	tick := time.NewTicker(b.s.cfg.DiskEvery)
 	defer tick.Stop()
 	for {
 		select {

@@ -59,6 +59,8 @@ type Config struct {
 	Now func() time.Time
 	// FreeDisk returns the free bytes of the fullest disk that builds write to.
 	FreeDisk func() (uint64, error)
+	// DiskEvery is how often that is asked while a build may fill it, default 5 s.
+	DiskEvery time.Duration
 	// Peer tells who sends a request; by default the TLS identity.
 	Peer func(*http.Request) (key.ID, error)
 	// Trace tells for the log how a request came: pairs of names and values. Nil
@@ -191,6 +193,9 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 
 func setDefaults(cfg *Config) {
 	cfg.Tuning.setDefaults()
+	if cfg.DiskEvery <= 0 {
+		cfg.DiskEvery = diskEvery
+	}
 	if cfg.MaxLog <= 0 {
 		cfg.MaxLog = DefaultMaxLog
 	}
