@@ -94,6 +94,7 @@ type ChunkFetcher struct {
 	store    ChunkStore // nil when there is none, or no more
 	puts     []*chunkBlock
 	putting  bool
+	filling  int // blocks, whose chunks may be read before they are kept
 	putsDone *sync.Cond
 }
 
@@ -139,7 +140,7 @@ func (f *ChunkFetcher) Flush(ctx context.Context) {
 	defer stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.putting && ctx.Err() == nil {
+	for (f.filling > 0 || f.putting) && ctx.Err() == nil {
 		f.putsDone.Wait()
 	}
 }

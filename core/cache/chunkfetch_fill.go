@@ -44,6 +44,9 @@ func (f *ChunkFetcher) fill(s *chunkStream, b *chunkBlock) {
 	s.running[b.source]--
 	wakeUp(s.wake)
 	f.keep(b)
+	if f.filling--; f.filling == 0 {
+		f.putsDone.Broadcast()
+	}
 	f.unhold(b)
 }
 

@@ -329,6 +329,7 @@ func (s *chunkStream) dispatch(b *chunkBlock) {
 	b.open = false
 	b.holds++
 	s.running[b.source]++
+	s.f.filling++
 	s.f.wg.Add(1)
 	go s.f.fill(s, b)
 }

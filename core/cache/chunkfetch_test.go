@@ -87,7 +87,9 @@ type chunkServer struct {
 	onRequest func(ctx context.Context, req *wire.ChunksRequest) error
 	// onChunk may change a chunk, say that it is gone (nil), or end the answer.
 	onChunk func(ctx context.Context, n *testNar, ordinal int, data []byte) ([]byte, error)
-	zstd    bool
+	// end, when it is closed, ends answers whose chunks have all been written.
+	end  chan struct{}
+	zstd bool
 
 	mu        sync.Mutex
 	manifests int // requests
@@ -141,7 +143,13 @@ func (s *chunkServer) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 		}
 		ctx := context.WithValue(r.Context(), chunksGiven{}, new(int))
-		answer = func(w io.Writer) error { return s.writeChunks(ctx, w, &req) }
+		answer = func(w io.Writer) error {
+			err := s.writeChunks(ctx, w, &req)
+			if s.end != nil {
+				<-s.end
+			}
+			return err
+		}
 	default:
 		return nil, fmt.Errorf("no route %s", r.URL.Path)
 	}
@@ -560,6 +568,42 @@ func TestChunkFetchConcurrent(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+// A chunk may be read before the answer that it came in has ended, and is kept after
+// that: Flush waits for both.
+func TestChunkFetchFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nars := []*testNar{newNar(0, 1, 1<<20)}
+		srv := newChunkServer(nars...)
+		srv.end = make(chan struct{})
+		store := newMemChunks()
+		f := newChunkFetcher(t, srv, ChunkConfig{Store: store})
+		s, err := f.Fetch(t.Context(), wholes(nars))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := s.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(readerOf(s), make([]byte, len(nars[0].data))); err != nil {
+			t.Fatal(err)
+		}
+		flushed := make(chan struct{})
+		go func() {
+			defer close(flushed)
+			f.Flush(t.Context())
+			for _, c := range nars[0].man {
+				if !store.Has(c.ID) {
+					t.Errorf("chunk %s is not kept", c.ID)
+				}
+			}
+		}()
+		synctest.Wait()
+		close(srv.end)
+		<-flushed
+	})
 }
 
 // What a stream was to bring, another that shares it gets even when the first
