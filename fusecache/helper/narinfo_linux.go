@@ -74,12 +74,16 @@ func takeNarInfo(mount int, cache, path string, most int) (int, error) {
 		return 0, err
 	}
 	name := p.Hash() + ".narinfo"
-	text, err := readBelow(mount, name, min(most, nix.MaxNarInfo))
+	// What is longer is cut off, and refused when it is parsed.
+	text, err := readBelow(mount, name, nix.MaxNarInfo+1)
 	if err != nil {
 		return 0, fmt.Errorf("read the narinfo of %s: %w", path, err)
 	}
 	if text, err = copyNarInfo(text, p); err != nil {
 		return 0, err
+	}
+	if len(text) > most {
+		return 0, errNarInfos
 	}
 	return len(text), os.WriteFile(filepath.Join(cache, name), text, 0o600)
 }
@@ -97,7 +101,8 @@ func copyNarInfo(text []byte, p nix.Path) ([]byte, error) {
 	return info.MarshalNarInfo(), nil
 }
 
-// readBelow reads a regular file in a directory that a user serves.
+// readBelow reads the first most bytes of a regular file in a directory that a user
+// serves.
 func readBelow(dir int, name string, most int) ([]byte, error) {
 	var fd int
 	// O_NONBLOCK: opening a pipe would wait for whoever writes to it.
@@ -122,11 +127,8 @@ func readBelow(dir int, name string, most int) ([]byte, error) {
 		if err := uninterrupted(func() (err error) { n, err = unix.Read(fd, buf); return err }); err != nil {
 			return nil, err
 		}
-		if n == 0 {
-			return text, nil
-		}
-		if text = append(text, buf[:n]...); len(text) > most {
-			return nil, errNarInfos
+		if text = append(text, buf[:n]...); n == 0 || len(text) >= most {
+			return text[:min(len(text), most)], nil
 		}
 	}
 }

@@ -96,6 +96,13 @@ func TestNarInfosAreBounded(t *testing.T) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 	if _, err := takeNarInfo(fd, cache, goodPath, len(text)-1); !errors.Is(err, errNarInfos) {
+		t.Errorf("one that is too many: %v", err)
+	}
+	// What is too long by itself is not blamed on the others.
+	if err := os.Truncate(filepath.Join(mount, path.Hash()+".narinfo"), nix.MaxNarInfo+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := takeNarInfo(fd, cache, goodPath, maxNarInfos); !errors.Is(err, nix.ErrBadNarInfo) {
 		t.Errorf("one that is too long: %v", err)
 	}
 }
