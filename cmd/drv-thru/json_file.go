@@ -92,7 +92,8 @@ func lineAt(text []byte, offset int64) int {
 }
 
 // checkKeys reads one value that is to go into a t, nil being anything, and stops
-// behind the first key that is wrong, or text that its type does not read. The names of the keys above are in within.
+// behind the first key that is wrong, or text that its type does not read. The names
+// of the keys above are in within.
 func checkKeys(dec *json.Decoder, t reflect.Type, within []string) error {
 	tok, err := dec.Token()
 	if err != nil {

@@ -662,7 +662,7 @@ func (s *slowMissing) count(n int) {
 // What is missing may take minutes to find out: whoever asks that many times at once
 // keeps no other ticket waiting.
 func TestMissingIsShared(t *testing.T) {
-	const share, all = 2, 12
+	const share, all = 4, 12
 	object, _ := bt.Derivation(bt.Drv{Name: "slow"})
 	slow := &slowMissing{drv: object.Info.Path, end: make(chan struct{})}
 	e := start(t, func(c *builder.Config) {

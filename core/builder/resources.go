@@ -82,7 +82,7 @@ const (
 	// maxQuestions bounds the questions of what is missing, which the daemon asks
 	// its substituters, in all and for each ticket or trusted client.
 	maxQuestions   = 8
-	questionsShare = 2
+	questionsShare = 4
 )
 
 // missing asks what building the targets would take, once it is the group's turn.

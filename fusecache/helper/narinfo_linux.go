@@ -14,7 +14,7 @@ import (
 )
 
 // maxNarInfos bounds the narinfos of an import together: they are kept in memory.
-const maxNarInfos = 128 << 20
+const maxNarInfos = 32 << 20
 
 var errNarInfos = fmt.Errorf("the narinfos have more than %d MiB", maxNarInfos>>20)
 
