@@ -32,7 +32,7 @@ func newAttachCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Exec: func(ctx context.Context, args []string) error {
-			text, err := oneOperand(fs, args, "one build ID")
+			text, err := a.oneOperand(fs, args, "one build ID")
 			if err != nil {
 				return err
 			}

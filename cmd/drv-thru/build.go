@@ -115,7 +115,7 @@ func newBuildCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Exec: func(ctx context.Context, args []string) error {
-			installables, err := f.permute(fs, args)
+			installables, err := f.permute(a, fs, args)
 			if err != nil {
 				return err
 			}
@@ -130,7 +130,10 @@ func newBuildCommand(a *app) *ffcli.Command {
 // permute reads the flags between and after the installables, as nix does; the
 // flag package stops at the first argument that is none. The second word of a
 // flag that takes two is such an argument too.
-func (f *buildFlags) permute(fs *flag.FlagSet, args []string) ([]string, error) {
+func (f *buildFlags) permute(a *app, fs *flag.FlagSet, args []string) ([]string, error) {
+	if endsFlags(a.args, args) {
+		return args, nil
+	}
 	var out []string
 	for len(args) > 0 {
 		if !slices.ContainsFunc([]*pairs{&f.args, &f.argstrs, &f.overrides}, func(p *pairs) bool { return p.complete(args[0]) }) {
@@ -143,11 +146,10 @@ func (f *buildFlags) permute(fs *flag.FlagSet, args []string) ([]string, error) 
 			}
 			return nil, parseError(fs, err)
 		}
-		read := len(args) - fs.NArg()
-		literal := read > 0 && args[read-1] == "--"
-		if args = fs.Args(); literal {
-			return append(out, args...), nil
+		if endsFlags(args, fs.Args()) {
+			return append(out, fs.Args()...), nil
 		}
+		args = fs.Args()
 	}
 	return out, nil
 }

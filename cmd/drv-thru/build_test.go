@@ -22,6 +22,7 @@ func TestPermute(t *testing.T) {
 		{"a -o name b", "a b", func(f *buildFlags) bool { return f.outLink == "name" }},
 		{"a -- -L --x", "a -L --x", func(f *buildFlags) bool { return !f.logs }},
 		{"-- -L b", "-L b", func(f *buildFlags) bool { return !f.logs }},
+		{"-- a --json", "a --json", func(f *buildFlags) bool { return !f.json }},
 		{"a -- b -- c", "a b -- c", nil},
 		{"--override-input x y a", "a", func(f *buildFlags) bool {
 			return slices.Equal(f.overrides.list, [][2]string{{"x", "y"}})
@@ -36,22 +37,14 @@ func TestPermute(t *testing.T) {
 		{"--argstr s a=b=c x", "x", func(f *buildFlags) bool { return slices.Equal(f.argstrs.list, [][2]string{{"s", "a=b=c"}}) }},
 	} {
 		var f buildFlags
-		a := &app{stderr: &bytes.Buffer{}}
+		a := &app{stderr: &bytes.Buffer{}, args: strings.Fields(c.args)}
 		fs := a.flags("build")
 		f.register(fs)
-		if err := fs.Parse(strings.Fields(c.args)); err != nil {
+		// As ffcli does: what the first parse left over.
+		if err := fs.Parse(a.args); err != nil {
 			t.Fatal(err)
 		}
-		rest := fs.Args()
-		// As ffcli does: what the first parse left over.
-		if strings.HasPrefix(c.args, "-- ") {
-			rest = strings.Fields(c.args)[1:]
-			if got := strings.Join(rest, " "); got != c.want {
-				t.Errorf("%s: %s", c.args, got)
-			}
-			continue
-		}
-		got, err := f.permute(fs, rest)
+		got, err := f.permute(a, fs, fs.Args())
 		if err != nil || strings.Join(got, " ") != c.want || c.check != nil && !c.check(&f) {
 			t.Errorf("%s: %q, %v, %+v", c.args, got, err, f)
 		}

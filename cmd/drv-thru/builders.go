@@ -93,7 +93,7 @@ func newBuildersAddCommand(a *app) *ffcli.Command {
 		ShortHelp:  "give a builder a name",
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			name, err := oneOperand(fs, args, "one NAME")
+			name, err := a.oneOperand(fs, args, "one NAME")
 			if err != nil {
 				return err
 			}
@@ -130,7 +130,7 @@ func newBuildersRemoveCommand(a *app) *ffcli.Command {
 		ShortHelp:  "forget a builder's name",
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			name, err := oneOperand(fs, args, "one NAME")
+			name, err := a.oneOperand(fs, args, "one NAME")
 			if err != nil {
 				return err
 			}

@@ -52,7 +52,7 @@ func newBuildersTestCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Exec: func(ctx context.Context, args []string) error {
-			names, err := operands(fs, args)
+			names, err := a.operands(fs, args)
 			if err != nil {
 				return err
 			}

@@ -117,7 +117,7 @@ func (a *app) oneBuild(name, short, long string, more func(*flag.FlagSet), do fu
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			id, err := oneOperand(fs, args, "one build ID")
+			id, err := a.oneOperand(fs, args, "one build ID")
 			if err != nil {
 				return err
 			}

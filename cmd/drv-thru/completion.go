@@ -35,7 +35,7 @@ func newCompletionCommand(a *app) *ffcli.Command {
 		LongHelp:   usage.CompletionHelp("drv-thru"),
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			shell, err := oneOperand(fs, args, "one shell: "+strings.Join(usage.Shells, ", "))
+			shell, err := a.oneOperand(fs, args, "one shell: "+strings.Join(usage.Shells, ", "))
 			if err != nil {
 				return err
 			}

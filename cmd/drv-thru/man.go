@@ -16,7 +16,7 @@ func newManCommand(a *app) *ffcli.Command {
 		LongHelp:   "Writes the manual pages into DIR, for packages.",
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			dir, err := oneOperand(fs, args, "one directory")
+			dir, err := a.oneOperand(fs, args, "one directory")
 			if err != nil {
 				return err
 			}

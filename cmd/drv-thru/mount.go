@@ -71,7 +71,7 @@ func newMountCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Exec: func(ctx context.Context, args []string) error {
-			dir, err := oneOperand(fs, args, "one directory")
+			dir, err := a.oneOperand(fs, args, "one directory")
 			if err != nil {
 				return err
 			}

@@ -209,7 +209,7 @@ func newPolicySchemaCommand(a *app) *ffcli.Command {
 		ShortHelp:  "print the JSON Schema of what a policy reads or writes",
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			which, err := oneOperand(fs, args, "request or decision")
+			which, err := a.oneOperand(fs, args, "request or decision")
 			if err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 		ShortHelp:  "show what a module needs, or what it would be refused for",
 		FlagSet:    fs,
 		Exec: func(ctx context.Context, args []string) error {
-			operand, err := oneOperand(fs, args, moduleHelp)
+			operand, err := a.oneOperand(fs, args, moduleHelp)
 			if err != nil {
 				return err
 			}
@@ -77,7 +77,7 @@ func newPolicyBenchCommand(a *app) *ffcli.Command {
 		ShortHelp:  "measure how long a module takes to load and to decide",
 		FlagSet:    fs,
 		Exec: func(ctx context.Context, args []string) error {
-			operand, err := oneOperand(fs, args, moduleHelp)
+			operand, err := a.oneOperand(fs, args, moduleHelp)
 			if err != nil {
 				return err
 			}

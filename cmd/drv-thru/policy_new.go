@@ -29,7 +29,7 @@ func newPolicyNewCommand(a *app) *ffcli.Command {
 		LongHelp:   "Makes DIR with a small policy that works, its tests, and a README.md with the\ncommands that build and test it.",
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			dir, err := oneOperand(fs, args, "one folder, which is made")
+			dir, err := a.oneOperand(fs, args, "one folder, which is made")
 			if err != nil {
 				return err
 			}

@@ -40,7 +40,7 @@ func newPolicyRunCommand(a *app) *ffcli.Command {
 			"is asked an ordinary request. The exit code is 0 for allow and narrow, 3 for a denial.",
 		FlagSet: fs,
 		Exec: func(ctx context.Context, args []string) error {
-			module, err := oneOperand(fs, args, moduleHelp)
+			module, err := a.oneOperand(fs, args, moduleHelp)
 			if err != nil {
 				return err
 			}
@@ -165,7 +165,7 @@ func newPolicyTestCommand(a *app) *ffcli.Command {
 			"What is expected may also name limits, and the code of a failure.",
 		FlagSet: fs,
 		Exec: func(ctx context.Context, args []string) error {
-			dir, err := oneOperand(fs, args, "one folder")
+			dir, err := a.oneOperand(fs, args, "one folder")
 			if err != nil {
 				return err
 			}

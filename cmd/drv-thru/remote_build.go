@@ -62,7 +62,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 		FlagSet:    fs,
 		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Exec: func(ctx context.Context, args []string) error {
-			text, err := oneOperand(fs, args, "one build ID")
+			text, err := a.oneOperand(fs, args, "one build ID")
 			if err != nil {
 				return err
 			}

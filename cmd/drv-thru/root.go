@@ -26,6 +26,7 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	environ        []string // "NAME=value"
+	args           []string
 
 	// version is --version, which does before whatever command follows.
 	version bool
@@ -129,7 +130,7 @@ func (a *app) prepare(c *ffcli.Command) {
 
 // run is the program without its process: it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ, args: args}
 	// Who closes the pipe that we print to must not have us killed, with a mount
 	// still there: writing fails instead. What we start gets the signal as ever.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)

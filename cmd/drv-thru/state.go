@@ -40,7 +40,7 @@ func newStateBackupCommand(a *app) *ffcli.Command {
 		FlagSet: fs,
 		Options: adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			file, err := oneOperand(fs, args, "one FILE")
+			file, err := a.oneOperand(fs, args, "one FILE")
 			if err != nil {
 				return err
 			}

@@ -107,23 +107,23 @@ func roughly(d time.Duration) string {
 
 // operands returns a command's arguments, of which flags may also follow others:
 // "ticket revoke ID --cancel". The first is none: package flag stops at an operand, or
-// behind --.
-func operands(fs *flag.FlagSet, args []string) ([]string, error) {
-	if len(args) == 0 {
-		return nil, nil
+// behind --, which it does not tell.
+func (a *app) operands(fs *flag.FlagSet, args []string) ([]string, error) {
+	if len(args) == 0 || endsFlags(a.args, args) {
+		return args, nil
 	}
 	all := []string{args[0]}
 	args = args[1:]
 	for len(args) > 0 {
-		if args[0] == "--" {
-			return append(all, args[1:]...), nil
-		}
 		if strings.HasPrefix(args[0], "-") && args[0] != "-" {
 			if err := fs.Parse(args); err != nil {
 				if errors.Is(err, flag.ErrHelp) {
 					return nil, err
 				}
 				return nil, parseError(fs, err)
+			}
+			if endsFlags(args, fs.Args()) {
+				return append(all, fs.Args()...), nil
 			}
 			args = fs.Args()
 			continue
@@ -134,10 +134,16 @@ func operands(fs *flag.FlagSet, args []string) ([]string, error) {
 	return all, nil
 }
 
+// endsFlags reports whether rest, with which args end, stands behind --.
+func endsFlags(args, rest []string) bool {
+	i := len(args) - len(rest) - 1
+	return i >= 0 && args[i] == "--"
+}
+
 // oneOperand returns the only operand of a command. One that is empty would be part of
 // the path of another request to the builder, or the working directory.
-func oneOperand(fs *flag.FlagSet, args []string, what string) (string, error) {
-	all, err := operands(fs, args)
+func (a *app) oneOperand(fs *flag.FlagSet, args []string, what string) (string, error) {
+	all, err := a.operands(fs, args)
 	if err != nil {
 		return "", err
 	}

@@ -29,7 +29,7 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 		FlagSet: fs,
 		Options: adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			text, err := oneOperand(fs, args, "one ticket or its ID, or - to read the ticket from standard input")
+			text, err := a.oneOperand(fs, args, "one ticket or its ID, or - to read the ticket from standard input")
 			if err != nil {
 				return err
 			}

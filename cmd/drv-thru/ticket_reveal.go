@@ -20,7 +20,7 @@ func newTicketRevealCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			id, err := oneOperand(fs, args, "one ticket ID")
+			id, err := a.oneOperand(fs, args, "one ticket ID")
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ func newTicketRevokeCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			id, err := oneOperand(fs, args, "one ticket ID")
+			id, err := a.oneOperand(fs, args, "one ticket ID")
 			if err != nil {
 				return err
 			}

@@ -24,7 +24,7 @@ func newTicketUsageCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
-			id, err := oneOperand(fs, args, "one ticket ID")
+			id, err := a.oneOperand(fs, args, "one ticket ID")
 			if err != nil {
 				return err
 			}
