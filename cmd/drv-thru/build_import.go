@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
@@ -121,7 +123,7 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	dir, err := newMountDir(base)
+	dir, err := newMountDir(base, unix.Flock)
 	if err != nil {
 		return "", nil, err
 	}

@@ -43,16 +43,22 @@ func (a *app) runtimeDir() (string, error) {
 	return dir, nil
 }
 
-// newMountDir makes a locked directory below dir.
-func newMountDir(dir string) (*mountDir, error) {
+// newMountDir makes a locked directory below dir. flock is unix.Flock.
+func newMountDir(dir string, flock func(fd, how int) error) (*mountDir, error) {
 	for {
 		f, err := os.CreateTemp(dir, "mount-*"+lockSuffix)
 		if err != nil {
 			return nil, fmt.Errorf("make a place for a mount: %w", err)
 		}
+		err = flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+			_ = os.Remove(f.Name())
+			_ = f.Close()
+			return nil, fmt.Errorf("make a place for a mount: lock %s: %w", f.Name(), err)
+		}
 		// A sweep may have taken the new file for a stale one: then it is gone
 		// from its name, and another is made.
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil || !sameFile(f) {
+		if err != nil || !sameFile(f) {
 			_ = f.Close()
 			continue
 		}

@@ -6,17 +6,19 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()
-	alive, err := newMountDir(dir)
+	alive, err := newMountDir(dir, unix.Flock)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var gone, stuck string
 	for _, p := range []*string{&gone, &stuck} {
-		m, err := newMountDir(dir)
+		m, err := newMountDir(dir, unix.Flock)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,6 +51,24 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := os.Lstat(alive.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("still there: %v", err)
+	}
+}
+
+// Some file systems have no locks, and a sweep may hold that of a new directory.
+func TestNoLock(t *testing.T) {
+	dir := t.TempDir()
+	locks := []error{unix.EWOULDBLOCK, unix.ENOLCK}
+	_, err := newMountDir(dir, func(int, int) error {
+		err := locks[0]
+		locks = locks[1:]
+		return err
+	})
+	if !errors.Is(err, unix.ENOLCK) || len(locks) > 0 {
+		t.Errorf("%v, %d left", err, len(locks))
+	}
+	// What a sweep holds, the sweep removes.
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
