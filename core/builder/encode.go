@@ -95,9 +95,15 @@ func comma(b []byte, n int) []byte {
 	return b
 }
 
-// appendEvent appends the line of any event.
+// appendEvent appends the line of any event. A result that makes it too long for a
+// client is left to GET /v1/builds/{id}.
 func appendEvent(b []byte, e *wire.Event) ([]byte, error) {
 	line, err := json.Marshal(e)
+	if err == nil && len(line) > wire.MaxEventLine && e.Result != nil {
+		short := *e
+		short.Result = nil
+		line, err = json.Marshal(&short)
+	}
 	if err != nil {
 		return b, err
 	}

@@ -97,6 +97,25 @@ func TestEventLogCarriesEveryByte(t *testing.T) {
 	}
 }
 
+// The most roots, each with the longest error, are more than a client reads.
+func TestEventLogEndFits(t *testing.T) {
+	for roots, fits := range map[int]bool{1: true, wire.MaxRoots: false} {
+		result := &wire.Result{Error: wire.CodeBuildFailed.Err()}
+		for range roots {
+			result.Derivations = append(result.Derivations, wire.DrvResult{Error: strings.Repeat("x", 2<<10)})
+		}
+		l := newLog(t, DefaultMaxLog)
+		l.add(&wire.Event{Type: wire.EventFinished, State: wire.StateFailed, Result: result})
+		events := readAll(t, l, 1)
+		if e := events[0]; e.Type != wire.EventFinished || e.State != wire.StateFailed || (e.Result != nil) != fits {
+			t.Errorf("%d roots: %s %s, result %t", roots, e.Type, e.State, e.Result != nil)
+		}
+		if l.size > wire.MaxEventLine {
+			t.Errorf("%d roots: %d bytes", roots, l.size)
+		}
+	}
+}
+
 func TestEventLogFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLog(t, DefaultMaxLog)

@@ -25,6 +25,10 @@ func (s *Session) followOn(ctx context.Context, id wire.BuildID, last, until int
 		var result *wire.Result
 		var err error
 		last, result, err = s.follow(ctx, id, last, until, p.over)
+		if err == nil && result == nil && until == 0 {
+			result, err = s.result(ctx, id)
+			return last, result, err
+		}
 		if err == nil || !mayPass(err) {
 			return last, result, err
 		}
@@ -35,6 +39,15 @@ func (s *Session) followOn(ctx context.Context, id wire.BuildID, last, until int
 			return last, result, nil
 		}
 	}
+}
+
+// result asks for the result of a build whose last event has none, as it is too long.
+func (s *Session) result(ctx context.Context, id wire.BuildID) (*wire.Result, error) {
+	build, err := s.State(ctx, id)
+	if err == nil && build.Result == nil {
+		err = protocolErrorf("a build has ended without a result")
+	}
+	return build.Result, err
 }
 
 // overtaken asks how a build is whose events broke off after number last. A builder
@@ -53,7 +66,7 @@ func (s *Session) overtaken(ctx context.Context, id wire.BuildID, last int64) (i
 
 // follow reads events after number last until the last one, or that of number
 // until unless it is 0, handing each on once and in order. It returns the number
-// of the last event seen, and the result when that was the final one.
+// of the last event seen, and the result when that was the final one and has it.
 func (s *Session) follow(ctx context.Context, id wire.BuildID, last, until int64, opened func()) (int64, *wire.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -115,8 +128,6 @@ func checkEvent(e *wire.Event) error {
 		missing = e.Log == nil
 	case wire.EventStart, wire.EventStop, wire.EventResult:
 		missing = e.Activity == nil
-	case wire.EventFinished:
-		missing = e.Result == nil
 	}
 	if missing {
 		return protocolErrorf("event %d of type %q says nothing", e.Seq, string(e.Type))

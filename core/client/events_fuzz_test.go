@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"testing"
+
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // FuzzEvents feeds a stream of anything to the reader of events: it must end,
@@ -14,6 +16,7 @@ import (
 func FuzzEvents(f *testing.F) {
 	f.Add([]byte(`{"seq":1,"type":"log","log":{"text":"x"}}` + "\n\n" + `{"seq":2,"type":"finished","result":{}}` + "\n"))
 	f.Add([]byte(`{"seq":1,"type":"start","activity":{"id":1,"type":105,"fields":["/nix/store/x.drv",1]}}` + "\n"))
+	f.Add([]byte(`{"seq":1,"type":"finished","state":"built"}` + "\n"))
 	f.Add([]byte("\n\n\n"))
 	f.Add([]byte(`{"seq":1,"type":"queued","position":-1}`))
 	f.Fuzz(func(t *testing.T, stream []byte) {
@@ -21,11 +24,12 @@ func FuzzEvents(f *testing.F) {
 		tr := &transport{handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(stream) })}
 		s := &Session{API: &API{Control: tr, Bulk: tr, Base: "https://builder/"}, Observer: seen}
 		last, result, err := s.follow(t.Context(), testID, 0, 0, func() {})
-		if (result == nil) == (err == nil) {
-			t.Fatalf("result %v, error %v", result, err)
-		}
 		if int(last) != len(seen.events) {
 			t.Fatalf("%d events seen, the last is number %d", len(seen.events), last)
+		}
+		ended := last > 0 && seen.events[last-1].Type == wire.EventFinished
+		if ended != (err == nil) || result != nil && !ended {
+			t.Fatalf("result %v, error %v", result, err)
 		}
 		for i, e := range seen.events {
 			if e.Seq != int64(i)+1 || checkEvent(&e) != nil {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -36,6 +37,32 @@ func TestEventsWithoutEnd(t *testing.T) {
 			}
 			if err != nil || result == nil || result.Error == nil || result.Error.Code != wire.CodeDisk || len(r.seen.events) != 1 {
 				t.Errorf("%s: %+v, %v after %d events", follow, result, err, len(r.seen.events))
+			}
+		})
+	}
+}
+
+// A result that is too long for an event is asked for.
+func TestResultIsNoEvents(t *testing.T) {
+	for _, told := range []*wire.Result{{Error: wire.CodeBuildFailed.Err()}, nil} {
+		inBubble(t, func(t *testing.T, r *rig) {
+			r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+				if strings.HasSuffix(req.URL.Path, "/events") {
+					_, _ = w.Write([]byte(`{"seq":1,"type":"finished","state":"failed"}` + "\n"))
+				} else {
+					answer(w, wire.Build{ID: testID, State: wire.StateFailed, LastEvent: 1, Result: told})
+				}
+				return true
+			}
+			result, err := r.Attach(t.Context(), testID)
+			if told == nil {
+				if !errors.Is(err, ErrProtocol) {
+					t.Errorf("without a result: %+v, %v", result, err)
+				}
+				return
+			}
+			if err != nil || result == nil || result.Error == nil || result.Error.Code != wire.CodeBuildFailed || len(r.seen.events) != 1 {
+				t.Errorf("%+v, %v after %d events", result, err, len(r.seen.events))
 			}
 		})
 	}

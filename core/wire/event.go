@@ -18,7 +18,7 @@ const (
 	EventStart    EventType = "start"    // Activity began
 	EventStop     EventType = "stop"     // activity Activity.ID ended
 	EventResult   EventType = "result"   // Activity.ID, Activity.Type (a result type) and Activity.Fields
-	EventFinished EventType = "finished" // Result; always the last
+	EventFinished EventType = "finished" // Result, unless it is too long; always the last
 )
 
 // Event is one step of a build, a line of JSON on its events stream.
@@ -35,7 +35,9 @@ type Event struct {
 	State    State     `json:"state,omitempty"`
 	Log      *Log      `json:"log,omitempty"`
 	Activity *Activity `json:"activity,omitempty"`
-	Result   *Result   `json:"result,omitempty"`
+	// Result is missing when the event would be longer than [MaxEventLine] with it:
+	// GET /v1/builds/{id} has it.
+	Result *Result `json:"result,omitempty"`
 }
 
 // Wait returns how long the place in the queue may last; 0 is not known. No

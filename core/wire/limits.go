@@ -23,7 +23,7 @@ const (
 	// MaxRoots bounds the derivations that one build asks for.
 	MaxRoots = 4096
 	// MaxEventLine bounds one event's line. Log text is cut into pieces of at
-	// most MaxLogPiece before it is encoded, so no honest event comes near.
+	// most MaxLogPiece before it is encoded; a Result that is too long is left out.
 	MaxEventLine = 4 << 20
 	// MaxLogPiece is the most log text, in raw bytes, that one event carries.
 	MaxLogPiece = 256 << 10
