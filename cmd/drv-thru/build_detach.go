@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -40,7 +40,7 @@ func (r *buildRun) nothingToDetach() error {
 
 func (r *buildRun) printDetached(d detachedBuild) error {
 	if r.flags.json {
-		return json.NewEncoder(r.app.stdout).Encode(d)
+		return term.WriteJSON(r.app.stdout, d)
 	}
 	if d.Build == "" {
 		return nil

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"time"
@@ -53,7 +52,7 @@ func (r *buildRun) finish(ctx context.Context, targets []result, sum *summary) e
 	r.printer.Flush()
 	switch {
 	case r.flags.json && r.flags.dryRun:
-		return json.NewEncoder(r.app.stdout).Encode(nothingToDo())
+		return term.WriteJSON(r.app.stdout, nothingToDo())
 	case r.flags.json:
 		return r.printJSON(targets)
 	case r.flags.printPaths || sum == nil && r.flags.noLink:
@@ -95,7 +94,7 @@ func (r *buildRun) printJSON(targets []result) error {
 		}
 		out = append(out, e)
 	}
-	return json.NewEncoder(r.app.stdout).Encode(out)
+	return term.WriteJSON(r.app.stdout, out)
 }
 
 func (r *buildRun) summarise(targets []result, sum *summary) {
@@ -181,7 +180,7 @@ func (r *buildRun) printPlan(plan *wire.Plan, in *client.Inputs) error {
 	r.printer.Flush()
 	d := newDryRun(plan, in)
 	if r.flags.json {
-		return json.NewEncoder(r.app.stdout).Encode(d)
+		return term.WriteJSON(r.app.stdout, d)
 	}
 	w := r.app.stdout
 	size := func(n uint64) string { return term.Bytes(int64(min(n, math.MaxInt64))) }

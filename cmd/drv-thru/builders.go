@@ -3,12 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 )
 
 func newBuildersCommand(a *app) *ffcli.Command {
@@ -67,7 +68,7 @@ func newBuildersListCommand(a *app) *ffcli.Command {
 				}
 			}
 			if *asJSON {
-				return json.NewEncoder(a.stdout).Encode(list)
+				return term.WriteJSON(a.stdout, list)
 			}
 			rows := [][]string{{"NAME", "ENDPOINT", "RELAYS", "FILE"}}
 			for _, b := range list {

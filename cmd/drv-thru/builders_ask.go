@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -153,7 +152,7 @@ func (a *app) printAsked(asked []askedBuilder, asJSON bool) error {
 		}
 	}
 	if asJSON {
-		if err := json.NewEncoder(a.stdout).Encode(asked); err != nil {
+		if err := term.WriteJSON(a.stdout, asked); err != nil {
 			return err
 		}
 	}

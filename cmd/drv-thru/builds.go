@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
@@ -57,7 +56,7 @@ func newBuildsListCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(all)
+				return term.WriteJSON(a.stdout, all)
 			}
 			now := time.Now()
 			rows := [][]string{{"ID", "CLIENT", "STATE", "BEGUN", "TOOK", "WHAT"}}
@@ -138,7 +137,7 @@ func newBuildsShowCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(b)
+				return term.WriteJSON(a.stdout, b)
 			}
 			return a.showBuild(b, time.Now())
 		})
@@ -251,7 +250,7 @@ func newBuildsCancelCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(b)
+				return term.WriteJSON(a.stdout, b)
 			}
 			_, err = fmt.Fprintln(a.stdout, "cancelled", b.ID)
 			return err

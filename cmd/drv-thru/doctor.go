@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -142,7 +141,7 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 
 func (e *examination) print() error {
 	if e.flags.json {
-		return json.NewEncoder(e.app.stdout).Encode(struct {
+		return term.WriteJSON(e.app.stdout, struct {
 			OK       bool      `json:"ok"`
 			Findings []finding `json:"findings"`
 		}{!slices.ContainsFunc(e.findings, func(f finding) bool { return f.Verdict == broken }), e.findings})

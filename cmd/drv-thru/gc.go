@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -39,7 +38,7 @@ func newGCCommand(a *app) *ffcli.Command {
 				result.Client = append(result.Client, builder.Garbage{What: i.What, Name: i.Path, Bytes: i.Bytes})
 			}
 			if f.json {
-				err = errors.Join(json.NewEncoder(a.stdout).Encode(result), err)
+				err = errors.Join(term.WriteJSON(a.stdout, result), err)
 			} else {
 				err = errors.Join(a.printGarbage(&result), err)
 			}

@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/key"
 )
 
@@ -41,7 +41,7 @@ func newKeyShowCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if *asJSON {
-				return json.NewEncoder(a.stdout).Encode(struct {
+				return term.WriteJSON(a.stdout, struct {
 					ID key.ID `json:"endpoint_id"`
 				}{secret.ID()})
 			}

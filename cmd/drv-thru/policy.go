@@ -13,6 +13,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/policy"
 	"github.com/drv-thru/drv-thru/policy/builtin"
@@ -130,7 +131,7 @@ func newPolicyListCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(all)
+				return term.WriteJSON(a.stdout, all)
 			}
 			rows := [][]string{{"NAME", "MODE", "HASH", "MODULE"}}
 			for _, p := range all {
@@ -172,7 +173,7 @@ func newPolicyLogCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(all)
+				return term.WriteJSON(a.stdout, all)
 			}
 			return table(a.stdout, decisionRows(all, time.Now())...)
 		},

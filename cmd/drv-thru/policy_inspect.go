@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/policy"
 )
 
@@ -34,7 +34,7 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 			defer m.Close()
 			info := m.Info()
 			if *asJSON {
-				return json.NewEncoder(a.stdout).Encode(struct {
+				return term.WriteJSON(a.stdout, struct {
 					Hash        string   `json:"hash"`
 					Bytes       int      `json:"bytes"`
 					Imports     []string `json:"imports"`

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/policy"
 )
@@ -68,12 +68,12 @@ func (a *app) policyRun(ctx context.Context, f *policyRunFlags, operand string) 
 		return policyError(err)
 	}
 	if f.json {
-		if err := json.NewEncoder(a.stdout).Encode(runResultOf(res, failed)); err != nil {
+		if err := term.WriteJSON(a.stdout, runResultOf(res, failed)); err != nil {
 			return err
 		}
 	} else {
 		if failed == nil || failed.Code == policy.CodeDenied {
-			if err := json.NewEncoder(a.stdout).Encode(res.Decision); err != nil {
+			if err := term.WriteJSON(a.stdout, res.Decision); err != nil {
 				return err
 			}
 		}

@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 )
 
 // drainPoll is how often drain --wait looks whether all builds have ended.
@@ -69,7 +69,7 @@ func (a *app) steering(name, short, long string, canWait bool) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(struct {
+				return term.WriteJSON(a.stdout, struct {
 					Paused   bool `json:"paused"`
 					Draining bool `json:"draining"`
 					Slots    int  `json:"slots"`

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os/signal"
@@ -12,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -122,7 +122,7 @@ func newCancelCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(detachedBuild{id, b.State})
+				return term.WriteJSON(a.stdout, detachedBuild{id, b.State})
 			}
 			_, err = fmt.Fprintln(a.stdout, "cancelled", id)
 			return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -53,7 +52,7 @@ func newStateBackupCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(struct {
+				return term.WriteJSON(a.stdout, struct {
 					File  string `json:"file"`
 					Bytes int64  `json:"bytes"`
 				}{file, n})

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"strings"
 	"time"
@@ -48,7 +47,7 @@ func newStatusCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(st)
+				return term.WriteJSON(a.stdout, st)
 			}
 			v := statusView{p: term.New(a.stdout, a.env), now: time.Now()}
 			_, err = io.WriteString(a.stdout, v.text(st))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"os/signal"
 	"syscall"
@@ -69,7 +68,7 @@ func (a *app) newStatusWatch(asJSON bool) *statusWatch {
 
 func (w *statusWatch) show(st *admin.Status, now time.Time) error {
 	if w.asJSON {
-		return json.NewEncoder(w.app.stdout).Encode(st)
+		return term.WriteJSON(w.app.stdout, st)
 	}
 	v := statusView{p: w.p, now: now}
 	text := now.Format(time.DateTime) + "\n"

@@ -17,6 +17,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -112,7 +113,7 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 	}
 	t, err := client.CreateTicket(ctx, n)
 	if denied := (*wire.Error)(nil); f.json && errors.As(err, &denied) {
-		return errors.Join(err, json.NewEncoder(a.stdout).Encode(struct {
+		return errors.Join(err, term.WriteJSON(a.stdout, struct {
 			Error *wire.Error `json:"error"`
 		}{denied}))
 	}
@@ -120,7 +121,7 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 		return err
 	}
 	if f.json {
-		return json.NewEncoder(a.stdout).Encode(t)
+		return term.WriteJSON(a.stdout, t)
 	}
 	if _, err := fmt.Fprintln(a.stdout, t.Text); err != nil {
 		return err

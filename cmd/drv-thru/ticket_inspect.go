@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
@@ -55,7 +55,7 @@ func (a *app) inspectText(text string, asJSON bool) error {
 		return &ticketError{err: err}
 	}
 	if asJSON {
-		return json.NewEncoder(a.stdout).Encode(struct {
+		return term.WriteJSON(a.stdout, struct {
 			ID      ticket.ID        `json:"id"`
 			Builder key.ID           `json:"builder"`
 			Relays  []string         `json:"relays,omitempty"`
@@ -83,7 +83,7 @@ func (a *app) inspectRecord(ctx context.Context, f *adminFlags, id string) error
 		return err
 	}
 	if f.json {
-		return json.NewEncoder(a.stdout).Encode(t)
+		return term.WriteJSON(a.stdout, t)
 	}
 	rows := [][]string{
 		{"ticket", t.ID.String()}, {"name", t.Name}, {"state", t.State},

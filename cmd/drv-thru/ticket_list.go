@@ -3,13 +3,13 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 )
 
 func newTicketListCommand(a *app) *ffcli.Command {
@@ -35,7 +35,7 @@ func newTicketListCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(tickets)
+				return term.WriteJSON(a.stdout, tickets)
 			}
 			now := time.Now()
 			rows := [][]string{{"ID", "NAME", "STATE", "USES", "EXPIRES", "POLICY"}}

@@ -2,10 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 )
 
 func newTicketRevealCommand(a *app) *ffcli.Command {
@@ -33,7 +34,7 @@ func newTicketRevealCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(t)
+				return term.WriteJSON(a.stdout, t)
 			}
 			if t.State != "usable" {
 				fmt.Fprintf(a.stderr, "warning: this ticket is %s\n", t.State)

@@ -2,10 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 )
 
 func newTicketRevokeCommand(a *app) *ffcli.Command {
@@ -34,7 +35,7 @@ func newTicketRevokeCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(r)
+				return term.WriteJSON(a.stdout, r)
 			}
 			text := "revoked"
 			if *cancel {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -37,7 +36,7 @@ func newTicketUsageCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if f.json {
-				return json.NewEncoder(a.stdout).Encode(u)
+				return term.WriteJSON(a.stdout, u)
 			}
 			t := &u.Ticket
 			uses := fmt.Sprintf("%d of %d", t.Used, t.MaxUses)

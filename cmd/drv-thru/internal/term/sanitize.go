@@ -2,6 +2,9 @@ package term
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
 	"strings"
 	"unicode/utf8"
 
@@ -48,6 +51,25 @@ func AppendSafe[S string | []byte](dst []byte, text S) []byte {
 
 // Safe is AppendSafe for texts.
 func Safe(text string) string { return string(AppendSafe(nil, text)) }
+
+// WriteJSON writes v as a line of JSON. What a terminal would obey and JSON lets
+// strings have, DEL and the control characters C1, is written as \u0080 is.
+func WriteJSON(w io.Writer, v any) error {
+	var text bytes.Buffer
+	if err := json.NewEncoder(&text).Encode(v); err != nil {
+		return err
+	}
+	safe := make([]byte, 0, text.Len())
+	for _, r := range text.String() {
+		if r >= 0x7f && r <= 0x9f {
+			safe = fmt.Appendf(safe, `\u%04x`, r)
+		} else {
+			safe = utf8.AppendRune(safe, r)
+		}
+	}
+	_, err := w.Write(safe)
+	return err
+}
 
 // plain is text without any escape sequence or control character but line feed
 // and tab.

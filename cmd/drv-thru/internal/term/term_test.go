@@ -2,8 +2,10 @@ package term
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +44,22 @@ func TestSafe(t *testing.T) {
 		if got := Safe(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
+	}
+}
+
+func TestWriteJSON(t *testing.T) {
+	in := []string{"\x1b[31m \x7f \u0080 \u009b2J \u009f\u00a0", "umlaut ä, 漢字, 🙂"}
+	var text bytes.Buffer
+	if err := WriteJSON(&text, in); err != nil {
+		t.Fatal(err)
+	}
+	const want = `["\u001b[31m \u007f \u0080 \u009b2J \u009f` + "\u00a0" + `","umlaut ä, 漢字, 🙂"]` + "\n"
+	if text.String() != want {
+		t.Errorf("%q, want %q", text.String(), want)
+	}
+	var out []string
+	if err := json.Unmarshal(text.Bytes(), &out); err != nil || !slices.Equal(out, in) {
+		t.Errorf("%q, %v", out, err)
 	}
 }
 
