@@ -35,7 +35,7 @@ type ChunkConfig struct {
 	// Seeds, if set, finds local data that may have the same chunks. They are
 	// used when the link is slower than looking through them.
 	Seeds SeedFinder
-	// Warn, if set, is told once that the chunk store is not used any more.
+	// Warn, if set, is told the first time that the chunk store takes nothing.
 	Warn func(text string)
 	// Now tells the time, for measuring the link; nil leaves it unmeasured.
 	Now func() time.Time
@@ -91,9 +91,9 @@ type ChunkFetcher struct {
 	index    map[chunk.ID]chunkPlace
 	inflight int // bytes that the wire owes
 
-	store    ChunkStore // nil when there is none, or no more
 	puts     []*chunkBlock
 	putting  bool
+	warned   bool
 	filling  int // blocks, whose chunks may be read before they are kept
 	putsDone *sync.Cond
 }
@@ -112,7 +112,6 @@ func NewChunkFetcher(cfg ChunkConfig) *ChunkFetcher {
 		manifests: make(map[string]*gotManifest),
 		strikes:   make(map[string]int),
 		index:     make(map[chunk.ID]chunkPlace),
-		store:     cfg.Store,
 	}
 	f.putsDone = sync.NewCond(&f.mu)
 	f.ctx, f.cancel = context.WithCancel(context.Background())
@@ -180,7 +179,7 @@ func (f *ChunkFetcher) Fetch(ctx context.Context, ranges []NarRange) (Stream, er
 
 // sourceOf says which kind of job a chunk is for.
 func (f *ChunkFetcher) sourceOf(id chunk.ID) int {
-	if f.store != nil && f.store.Has(id) || f.seeds.has(id) {
+	if f.cfg.Store != nil && f.cfg.Store.Has(id) || f.seeds.has(id) {
 		return fromHere
 	}
 	return fromWire

@@ -68,7 +68,7 @@ func (f *ChunkFetcher) newBlock(must bool) *chunkBlock {
 	// Without a chunk store, what was used longest ago goes first: the rest may
 	// be needed again. Otherwise the last used is likelier in the CPU's cache.
 	k := len(f.free) - 1
-	if f.store == nil {
+	if f.cfg.Store == nil {
 		if f.blocks < maxBlocks {
 			k = -1
 		} else {

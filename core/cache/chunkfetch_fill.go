@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,15 +53,12 @@ func (f *ChunkFetcher) fill(s *chunkStream, b *chunkBlock) {
 
 // fillFromHere reads the chunks of a block from the chunk store or from seeds.
 func (f *ChunkFetcher) fillFromHere(b *chunkBlock) {
-	f.mu.Lock()
-	store := f.store
-	f.mu.Unlock()
 	shown := &shower{f: f, b: b}
 	defer shown.done()
 	for i := range b.parts {
 		p := &b.parts[i]
 		dst := p.bytes(b)
-		if !readStore(store, p.id, dst) && !f.seeds.read(p.id, dst) {
+		if !readStore(f.cfg.Store, p.id, dst) && !f.seeds.read(p.id, dst) {
 			continue
 		}
 		shown.add(i, false)
@@ -255,7 +253,7 @@ func (c *chunkBody) Read(p []byte) (int, error) {
 
 // keep has what came over the wire put into the chunk store; f.mu is held.
 func (f *ChunkFetcher) keep(b *chunkBlock) {
-	if f.store == nil || f.closed {
+	if f.cfg.Store == nil || f.closed {
 		return
 	}
 	any := false
@@ -274,7 +272,8 @@ func (f *ChunkFetcher) keep(b *chunkBlock) {
 	}
 }
 
-// put writes blocks into the chunk store until none waits, or the store fails.
+// put writes blocks into the chunk store until none waits. How long one that has
+// failed takes nothing is its own business.
 func (f *ChunkFetcher) put() {
 	defer f.wg.Done()
 	f.mu.Lock()
@@ -283,19 +282,18 @@ func (f *ChunkFetcher) put() {
 	for len(f.puts) > 0 {
 		b := f.puts[0]
 		f.puts = f.puts[1:]
-		if store := f.store; store != nil && !f.closed {
+		if !f.closed {
 			f.mu.Unlock()
-			failed = putBlock(store, b)
+			err := putBlock(f.cfg.Store, b)
 			f.mu.Lock()
-			if failed != nil {
-				f.store = nil
-			}
+			failed = cmp.Or(failed, err)
 		}
 		f.unhold(b)
 	}
 	f.putting = false
 	f.putsDone.Broadcast()
-	if failed != nil && f.cfg.Warn != nil {
+	if failed != nil && !f.warned && f.cfg.Warn != nil {
+		f.warned = true
 		f.mu.Unlock()
 		f.cfg.Warn("nothing more is kept for the next time: " + failed.Error())
 		f.mu.Lock()

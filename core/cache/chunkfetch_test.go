@@ -528,14 +528,28 @@ func TestChunkStoreFails(t *testing.T) {
 	t.Run("full", func(t *testing.T) {
 		store := newMemChunks()
 		store.full = errors.New("no space left on device")
+		later := []*testNar{newNar(1, 1, 1<<20)}
 		var warnings atomic.Int32
-		f := newChunkFetcher(t, newChunkServer(nars...), ChunkConfig{Store: store, Warn: func(string) { warnings.Add(1) }})
+		f := newChunkFetcher(t, newChunkServer(slices.Concat(nars, later)...), ChunkConfig{Store: store, Warn: func(string) { warnings.Add(1) }})
 		if err := fetchAll(t, f, nars, wholes(nars)); err != nil {
 			t.Fatal(err)
 		}
 		f.Flush(t.Context())
 		if n := warnings.Load(); n != 1 {
 			t.Errorf("%d warnings", n)
+		}
+		// A mount lives for months, and the disk is not full for ever.
+		store.mu.Lock()
+		store.full = nil
+		store.mu.Unlock()
+		if err := fetchAll(t, f, later, wholes(later)); err != nil {
+			t.Fatal(err)
+		}
+		f.Flush(t.Context())
+		for _, c := range later[0].man {
+			if !store.Has(c.ID) {
+				t.Fatal("nothing is kept any more")
+			}
 		}
 	})
 	t.Run("slow", func(t *testing.T) {

@@ -208,10 +208,14 @@ func lock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	err = flock(file)
 	// The pack may have been removed between opening and locking it.
-	if err := flock(file); err != nil || !same(file, path) {
+	if err == nil && !same(file, path) {
+		err = errInUse
+	}
+	if err != nil {
 		_ = file.Close()
-		return nil, errInUse
+		return nil, err
 	}
 	return file, nil
 }
@@ -281,7 +285,7 @@ func (s *Store) begin() error {
 			if err == nil {
 				return nil
 			}
-			if !errors.Is(err, errInUse) && !errors.Is(err, os.ErrNotExist) {
+			if !isTaken(err) {
 				return err
 			}
 		}
@@ -338,25 +342,21 @@ func (s *Store) adopt(p *pack) error {
 	return nil
 }
 
+// maxTaken is how many new packs in a row others may take before they are locked.
+const maxTaken = 3
+
 // create begins a new pack.
 func (s *Store) create() error {
-	var name [8]byte
-	if _, err := io.ReadFull(s.cfg.Rand, name[:]); err != nil {
-		return fmt.Errorf("name a pack: %w", err)
+	p, err := s.newPack()
+	// Who makes room, or looks for a pack to append to, may have been faster.
+	for taken := 1; isTaken(err) && taken < maxTaken; taken++ {
+		p, err = s.newPack()
 	}
-	path := filepath.Join(s.dir, hex.EncodeToString(name[:])+packSuffix)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	p := &pack{path: path, file: file}
-	p.used.Store(s.cfg.Now().UnixNano())
-	if p.locked, err = lock(path); err != nil {
-		_ = file.Close()
-		return err
-	}
 	if p.index, err = os.OpenFile(indexOf(p.path), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-		_ = file.Close()
+		_ = p.file.Close()
 		_ = p.locked.Close()
 		return err
 	}
@@ -365,9 +365,37 @@ func (s *Store) create() error {
 	if !s.seat(p) {
 		_ = p.index.Close()
 		_ = p.locked.Close()
-		_ = file.Close()
+		_ = p.file.Close()
 		return errors.New("too many packs")
 	}
 	s.own, s.indexed = p, 0
 	return nil
+}
+
+// newPack makes an empty pack, locked, without an index.
+func (s *Store) newPack() (*pack, error) {
+	var name [8]byte
+	if _, err := io.ReadFull(s.cfg.Rand, name[:]); err != nil {
+		return nil, fmt.Errorf("name a pack: %w", err)
+	}
+	path := filepath.Join(s.dir, hex.EncodeToString(name[:])+packSuffix)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	p := &pack{path: path, file: file}
+	p.used.Store(s.cfg.Now().UnixNano())
+	if p.locked, err = s.lock(path); err != nil {
+		_ = file.Close()
+		if !isTaken(err) {
+			_ = os.Remove(path)
+		}
+		return nil, err
+	}
+	return p, nil
+}
+
+// isTaken tells that another process has locked a pack, or removed it.
+func isTaken(err error) bool {
+	return errors.Is(err, errInUse) || errors.Is(err, os.ErrNotExist)
 }

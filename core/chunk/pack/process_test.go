@@ -159,3 +159,31 @@ func TestTwoProcesses(t *testing.T) {
 		t.Fatalf("at the end there are %v and %v", late, again)
 	}
 }
+
+// Another process may take a new pack before it is locked, for one to append to or
+// to remove.
+func TestNewPackTaken(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, config(c))
+	tries := 0
+	s.lock = func(path string) (*os.File, error) {
+		switch tries++; tries {
+		case 1:
+			if err := remove(path); err != nil {
+				t.Fatal(err)
+			}
+		case 2:
+			other, err := lock(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { other.Close() })
+		}
+		return lock(path)
+	}
+	put(t, s, 0, 20)
+	all(t, s, 0, 20)
+	if tries != 3 {
+		t.Errorf("%d tries", tries)
+	}
+}

@@ -100,7 +100,7 @@ func (s *Store) GC(keep int64, dry bool) (Usage, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.flush(); err != nil {
-		s.stop()
+		s.fail()
 		return Usage{}, fmt.Errorf("write to chunk store: %w", err)
 	}
 	if s.own != nil {

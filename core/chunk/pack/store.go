@@ -51,6 +51,8 @@ const (
 	stale = 10 * time.Second
 	// usedEvery is how precisely a pack's last use is recorded.
 	usedEvery = time.Hour
+	// pause is how long nothing is stored after an error.
+	pause = time.Minute
 )
 
 // ErrNoSpace is Put's error when storing more would leave the file system with
@@ -77,6 +79,8 @@ type Store struct {
 	cfg Config
 	// writeAt is (*os.File).WriteAt, except in tests.
 	writeAt func(f *os.File, p []byte, off int64) (int, error)
+	// lock is lock, except in tests: that of a new pack.
+	lock func(path string) (*os.File, error)
 
 	refreshed  atomic.Int64 // when, by cfg.Now in nanoseconds
 	refreshing sync.Mutex
@@ -92,10 +96,11 @@ type Store struct {
 
 	// writing guards the rest, and changes of own and buf.
 	writing sync.Mutex
-	entries []byte // of buf
-	indexed int64  // length of own's index
-	room    int64  // bytes that may be written before makeRoom
-	stopped bool   // nothing more is stored
+	entries []byte    // of buf
+	indexed int64     // length of own's index
+	room    int64     // bytes that may be written before makeRoom
+	stopped bool      // nothing more is stored
+	failed  time.Time // when storing failed last
 }
 
 // Open opens the store in dir, which is made when there is something to store.
@@ -107,6 +112,7 @@ func Open(dir string, cfg Config) (*Store, error) {
 	return &Store{
 		dir: dir, cfg: cfg,
 		writeAt: (*os.File).WriteAt,
+		lock:    lock,
 		stopped: cfg.MaxBytes < minBytes,
 	}, nil
 }
@@ -175,22 +181,27 @@ func (s *Store) forget(id chunk.ID, at place, p *pack) {
 }
 
 // Put stores a chunk that the store does not have. It keeps no reference to
-// masked. The first error, a full disk as a rule, ends storing for the session:
-// later calls do nothing.
+// masked. After an error, of a full disk as a rule, nothing is stored for a minute:
+// calls do nothing meanwhile.
 func (s *Store) Put(id chunk.ID, masked []byte) error {
 	if s.Has(id) {
 		return nil
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if s.stopped || len(masked) == 0 || len(masked) > chunk.MaxSize {
+	if s.stopped || s.pausing() || len(masked) == 0 || len(masked) > chunk.MaxSize {
 		return nil
 	}
 	if err := s.put(id, masked); err != nil {
-		s.stop()
+		s.fail()
 		return fmt.Errorf("store chunk: %w", err)
 	}
 	return nil
+}
+
+// pausing reports whether storing has failed a moment ago. Writing is held.
+func (s *Store) pausing() bool {
+	return !s.failed.IsZero() && s.cfg.Now().Sub(s.failed).Abs() < pause
 }
 
 func (s *Store) put(id chunk.ID, masked []byte) error {
@@ -256,9 +267,9 @@ func (s *Store) flush() error {
 	return nil
 }
 
-// stop ends storing after an error. What was not written is forgotten.
-func (s *Store) stop() {
-	s.stopped = true
+// fail pauses storing after an error. What was not written is forgotten.
+func (s *Store) fail() {
+	s.failed = s.cfg.Now()
 	if s.own == nil {
 		return
 	}
@@ -291,7 +302,7 @@ func (s *Store) Close() error {
 	defer s.writing.Unlock()
 	err := s.flush()
 	if err != nil {
-		s.stop()
+		s.fail()
 		err = fmt.Errorf("close chunk store: %w", err)
 	}
 	if s.own != nil {

@@ -167,6 +167,46 @@ func TestWriteError(t *testing.T) {
 	}
 }
 
+// An error is not for ever: a mount lives for months.
+func TestWriteErrorPasses(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, config(c))
+	failing := true
+	s.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+		if failing {
+			return 0, syscall.ENOSPC
+		}
+		return f.WriteAt(p, off)
+	}
+	i := 0
+	for ; s.Put(id(i), data(i)) == nil; i++ {
+	}
+	failing = false
+	c.add(pause - 1)
+	put(t, s, 0, 40)
+	if have := present(t, s, 0, 40); have != nil {
+		t.Fatalf("stored at once: %v", have)
+	}
+	c.add(1)
+	put(t, s, 0, 40)
+	all(t, s, 0, 40)
+	s.Close()
+	all(t, open(t, dir, config(c)), 0, 40)
+}
+
+// A file system may have no locks.
+func TestNoLock(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, config(c))
+	s.lock = func(string) (*os.File, error) { return nil, syscall.ENOLCK }
+	if err := s.Put(id(0), data(0)); !errors.Is(err, syscall.ENOLCK) {
+		t.Error(err)
+	}
+	if left := files(t, dir, packSuffix); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
 func TestMaxBytes(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	cfg := config(c)
