@@ -135,6 +135,17 @@ func TestHabits(t *testing.T) {
 		says(t, b.Admin("builds", "cancel", id), "cancelled "+id)
 		says(t, b.Admin("builds", "show", id), "by the builder's owner")
 	})
+	t.Run("attach to what failed in part", func(t *testing.T) {
+		good := lab.Hello("habits in part")
+		some := lab.Attrs(map[string]lab.Expr{"bad": lab.Failing("habits"), "good": good})
+		id := must(t, drvThru("build", "--builder", "home", "--detach", "--keep-going", "--impure", "--expr", some, "good", "bad"))
+		text := fails(t, drvThru("attach", "--builder", "home", "--no-link", id), wire.ExitBuildFailed)
+		says(t, text, "-failing.drv", "exit code 7")
+		path := strings.Trim(ch.Run(lab.Alice, "nix-instantiate", "--eval", "--expr", "("+string(good)+").outPath"), `"`)
+		if !ch.Has(path) {
+			t.Errorf("%s is not here; attach printed\n%s", path, text)
+		}
+	})
 	t.Run("nobody reads", func(t *testing.T) {
 		closed := lab.NewGate(t, bh, "unread")
 		piped := ch.Command(c.User, "bash", "-c", `drv-thru build --builder home -L --no-link --impure --expr "$0" 2>&1 | head -n 1; echo ended with ${PIPESTATUS[0]}`,

@@ -72,7 +72,8 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	defer b.link.Close()
 	r.view.SetPath(func() string { return string(b.link.Path().Kind) })
 	s := &client.Session{API: b.API, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now}
-	if err := s.Reach(ctx, id); err != nil {
+	build, err := s.State(ctx, id)
+	if err != nil {
 		return ofBuild(err)
 	}
 	info, err := b.InfoOf(ctx, id)
@@ -95,7 +96,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if err != nil {
 		return ofBuild(err)
 	}
-	if built.Error != nil {
+	if built.Error != nil && (!build.KeepGoing || len(built.Outputs) == 0) {
 		return r.buildFailed(built)
 	}
 	if r.targets, err = attached(built); err != nil {
@@ -109,7 +110,13 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if err := in.bring(ctx); err != nil {
 		return err
 	}
-	return r.finish(ctx, r.targets, sum)
+	if err := r.finish(ctx, r.targets, sum); err != nil {
+		return err
+	}
+	if built.Error != nil {
+		return r.buildFailed(built)
+	}
+	return nil
 }
 
 // attached makes targets of what was built. Of derivations that are here it is

@@ -148,7 +148,7 @@ func (b *build) view() *wire.Build {
 	defer b.mu.Unlock()
 	v := &wire.Build{
 		ID: b.rec.ID, State: b.rec.State, Created: b.rec.Created, Position: position,
-		Result: b.rec.Result,
+		KeepGoing: b.rec.KeepGoing, Result: b.rec.Result,
 	}
 	if !v.State.Ended() {
 		for i := range b.wanted {

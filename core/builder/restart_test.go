@@ -129,8 +129,8 @@ func TestDetachedGoesOnAfterRestart(t *testing.T) {
 			begin := func(id uint32, detach bool) {
 				req := bt.Request(e.one(fmt.Sprint(id)))
 				req.Detach, req.KeepGoing = detach, true
-				if _, err := c.Put(bt.ID(id), req); err != nil {
-					t.Fatal(err)
+				if b, err := c.Put(bt.ID(id), req); err != nil || !b.KeepGoing {
+					t.Fatalf("%+v, %v", b, err)
 				}
 			}
 			begin(1, true)

@@ -97,6 +97,8 @@ func decodeBuild(dec *json.Decoder, src *answerReader, out *wire.Build, paths in
 			err = dec.Decode(&out.Created)
 		case "position":
 			err = dec.Decode(&out.Position)
+		case "keep_going":
+			err = dec.Decode(&out.KeepGoing)
 		case "wanted":
 			out.Wanted, err = decodeList[int](dec, src, paths)
 		case "last_event":

@@ -15,7 +15,7 @@ import (
 // client; another session follows it from the first event.
 func TestStartThenAttach(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		r.request.Detach = true
+		r.request.Detach, r.request.KeepGoing = true, true
 		r.builder.onComplete = func(b *builder) { b.emit(wire.Event{Type: wire.EventPhase, State: wire.StateBuilding}) }
 		// The connection is lost once on the way.
 		lost := false
@@ -30,7 +30,7 @@ func TestStartThenAttach(t *testing.T) {
 		if !lost {
 			t.Error("nothing was lost")
 		}
-		if err != nil || b.State != wire.StateBuilding || len(r.builder.wanted()) > 0 || !r.builder.request.Detach {
+		if err != nil || b.State != wire.StateBuilding || !b.KeepGoing || len(r.builder.wanted()) > 0 || !r.builder.request.Detach {
 			t.Fatalf("%+v, %v", b, err)
 		}
 		if r.builder.cancels != 0 || len(r.seen.events) != 0 {

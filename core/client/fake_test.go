@@ -235,7 +235,7 @@ func (b *builder) wanted() []int {
 }
 
 func (b *builder) build() wire.Build {
-	out := wire.Build{ID: b.id, State: wire.StateUploading, Wanted: b.wanted(), LastEvent: int64(len(b.events))}
+	out := wire.Build{ID: b.id, State: wire.StateUploading, KeepGoing: b.request.KeepGoing, Wanted: b.wanted(), LastEvent: int64(len(b.events))}
 	if len(out.Wanted) == 0 {
 		out.State = wire.StateBuilding
 		if !b.completed {

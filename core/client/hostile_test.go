@@ -131,7 +131,7 @@ func TestDecodeClosure(t *testing.T) {
 // memory ends at the first member too many, and every field is read.
 func TestDecodeBuildAndPlan(t *testing.T) {
 	build := wire.Build{
-		ID: "b", State: wire.StateBuilt, Created: time.Unix(1_700_000_000, 0).UTC(), Position: 2, Wanted: []int{0, 2}, LastEvent: 9,
+		ID: "b", State: wire.StateBuilt, Created: time.Unix(1_700_000_000, 0).UTC(), Position: 2, KeepGoing: true, Wanted: []int{0, 2}, LastEvent: 9,
 		Result: &wire.Result{
 			Error:       wire.Errorf(wire.CodeBuildFailed, "no"),
 			Outputs:     []wire.Output{{Drv: "d", Name: "out", Path: "p", Realisation: "r"}},

@@ -141,6 +141,8 @@ type Build struct {
 	State    State     `json:"state"`
 	Created  time.Time `json:"created"`
 	Position int       `json:"position,omitempty"` // in the queue, 1 is next
+	// KeepGoing is what the request said: outputs count although there is an Error.
+	KeepGoing bool `json:"keep_going,omitempty"`
 	// Wanted are the indexes into Closure that are still to be sent, rising.
 	Wanted []int `json:"wanted,omitempty"`
 	// LastEvent is the number of the newest event.

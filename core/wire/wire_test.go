@@ -58,7 +58,7 @@ func documents(t testing.TB) map[string]any {
 		"plan-request":  &PlanRequest{Roots: []Root{root}, Closure: closure},
 		"plan":          &Plan{Wanted: []int{0, 1}, UploadBytes: 620, Built: true, WillBuild: []string{drv}, WillSubstitute: []string{out}, DownloadBytes: 1, UnpackBytes: 2},
 		"build-request": &BuildRequest{Roots: []Root{root}, Closure: closure, Mode: ModeCheck, KeepGoing: true, Detach: true},
-		"build":         &Build{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", State: StateFailed, Created: when, Position: 2, Wanted: []int{1}, LastEvent: 9, Result: result},
+		"build":         &Build{ID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", State: StateFailed, Created: when, Position: 2, KeepGoing: true, Wanted: []int{1}, LastEvent: 9, Result: result},
 		"event-queued":  &Event{Seq: 1, Time: when, Type: EventQueued, Position: 3},
 		"event-wait":    &Event{Seq: 1, Time: when, Type: EventQueued, Position: 3, WaitSeconds: 90.5},
 		"event-phase":   &Event{Seq: 2, Time: when, Type: EventPhase, State: StateBuilding},
