@@ -195,7 +195,7 @@ func (r *buildRun) printPlan(plan *wire.Plan, in *client.Inputs) error {
 	default:
 		fmt.Fprintf(w, "would build   %s\n", term.Count(len(d.Build), "derivation"))
 		for _, drv := range d.Build {
-			fmt.Fprintln(w, "  "+term.Safe(drv))
+			fmt.Fprintln(w, "  "+plain(drv))
 		}
 		fmt.Fprintf(w, "would fetch   %s there, %s (%s unpacked)\n", term.Count(len(d.Fetch), "path"), size(*d.FetchBytes), size(*d.UnpackBytes))
 	}

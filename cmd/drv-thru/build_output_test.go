@@ -27,14 +27,14 @@ would import  unknown until it is built
 `,
 		},
 		"to be built": {
-			wire.Plan{WillBuild: []string{"/nix/store/1-a.drv", "/nix/store/2-\x1b[2Jb.drv"}, WillSubstitute: []string{"/nix/store/3-gcc"}, DownloadBytes: 1 << 20, UnpackBytes: 5 << 20},
+			wire.Plan{WillBuild: []string{"/nix/store/1-a.drv", "/nix/store/2-\x1b[2J\nb.drv"}, WillSubstitute: []string{"/nix/store/3-gcc"}, DownloadBytes: 1 << 20, UnpackBytes: 5 << 20},
 			`would send    0 paths, 0 B of 3.0 MiB
 would build   2 derivations
   /nix/store/1-a.drv
   /nix/store/2-b.drv
 would fetch   1 path there, 1.0 MiB (5.0 MiB unpacked)
 would import  unknown until it is built
-`, `{"send":[],"send_bytes":0,"input_paths":2,"input_bytes":3145728,"built":false,"build":["/nix/store/1-a.drv","/nix/store/2-\u001b[2Jb.drv"],"fetch":["/nix/store/3-gcc"],"fetch_bytes":1048576,"unpack_bytes":5242880,"receive_paths":null,"receive_bytes":null}
+`, `{"send":[],"send_bytes":0,"input_paths":2,"input_bytes":3145728,"built":false,"build":["/nix/store/1-a.drv","/nix/store/2-\u001b[2J\nb.drv"],"fetch":["/nix/store/3-gcc"],"fetch_bytes":1048576,"unpack_bytes":5242880,"receive_paths":null,"receive_bytes":null}
 `,
 		},
 		"built": {

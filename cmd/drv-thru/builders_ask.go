@@ -144,10 +144,12 @@ func (a *app) printAsked(asked []askedBuilder, asJSON bool) error {
 		if !b.OK {
 			text = "failed " + b.Name + ": " + b.Error
 			if b.Hint != "" {
-				text += "\n       " + strings.ReplaceAll(b.Hint, "\n", "\n       ")
+				text += "\n" + b.Hint
 			}
 		}
-		if _, err := fmt.Fprintln(a.stdout, term.Safe(text)); err != nil {
+		// A builder's line feed must not begin what looks like another's line.
+		text = strings.ReplaceAll(term.Safe(text), "\n", "\n       ")
+		if _, err := fmt.Fprintln(a.stdout, text); err != nil {
 			return err
 		}
 	}
