@@ -53,6 +53,8 @@ const (
 	diskInfos = "info"
 	diskNars  = "nar"
 	diskTmp   = "tmp"
+	// diskEmptying is the file that EmptyDisk holds, as well as the lock.
+	diskEmptying = "emptying"
 	// entryCost is what a file costs besides its bytes.
 	entryCost = 4096
 )
@@ -79,7 +81,14 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	if err := lockFile(lock); err != nil {
+	err = lockFile(lock)
+	if errors.Is(err, ErrDiskInUse) {
+		// Perhaps by somebody who empties it, for a moment; a mount stays for months.
+		if err = awaitEmptied(dir); err == nil {
+			err = lockFile(lock)
+		}
+	}
+	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
 	}
@@ -161,10 +170,18 @@ func EmptyDisk(dir string, dryRun bool) (removed int64, err error) {
 		return 0, fmt.Errorf("empty cache: %w", err)
 	}
 	defer lock.Close()
-	if err := lockFile(lock); err != nil {
+	if err := checkDisk(dir); err != nil {
 		return 0, fmt.Errorf("empty cache %s: %w", dir, err)
 	}
-	if err := checkDisk(dir); err != nil {
+	emptying, err := os.OpenFile(filepath.Join(dir, diskEmptying), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("empty cache: %w", err)
+	}
+	defer func() {
+		lock.Close() // first: who waits for the other takes it then
+		emptying.Close()
+	}()
+	if err := errors.Join(lockFile(emptying), lockFile(lock)); err != nil {
 		return 0, fmt.Errorf("empty cache %s: %w", dir, err)
 	}
 	var failed []error
@@ -188,6 +205,16 @@ func EmptyDisk(dir string, dryRun bool) (removed int64, err error) {
 		}
 	}
 	return removed, errors.Join(failed...)
+}
+
+// awaitEmptied waits until nobody empties the directory.
+func awaitEmptied(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, diskEmptying), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return awaitLock(f)
 }
 
 // Close gives up what is not complete and waits until the rest is written.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -186,6 +187,33 @@ func TestDiskFull(t *testing.T) {
 	d.wg.Wait()
 	if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file stays: %v", err)
+	}
+}
+
+// Who empties the directory at the moment that a mount starts costs it nothing.
+func TestDiskWhileEmptied(t *testing.T) {
+	dir := t.TempDir()
+	var held []*os.File
+	for _, name := range []string{diskEmptying, "lock"} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err == nil {
+			err = lockFile(f)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, f)
+	}
+	go func() {
+		for _, f := range slices.Backward(held) {
+			f.Close()
+		}
+	}()
+	if err := openDisk(t, dir, 1<<20).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := EmptyDisk(dir, false); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,6 +21,9 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+// awaitLock waits until no process has the file.
+func awaitLock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_SH) }
+
 // ownedBySelf fails for what belongs to another user, who could put something else in
 // its place at any time.
 func ownedBySelf(info fs.FileInfo) error {
