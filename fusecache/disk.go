@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/chunk/pack"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -23,7 +24,8 @@ import (
 // Disk keeps what a long-lived mount has shown, for when the builder cannot be
 // reached and for the kernel to cache: narinfos, and NARs that were read whole.
 // A NAR is shown only when its hash has been checked. When there is more than a
-// number of bytes, what was not used for longest goes. Nothing of it is precious:
+// number of bytes, what was not used for longest goes, and nothing takes what has to
+// stay free of the file system ([pack.Reserve]). Nothing of it is precious:
 // an error on writing costs a fetch later.
 //
 // The directory belongs to one Disk at a time. Below it are info/<hash>.narinfo,
@@ -35,9 +37,13 @@ type Disk struct {
 	lock *os.File
 	wg   sync.WaitGroup
 
+	// free is pack.FileSystemSpace, except in tests.
+	free func(dir string) (free, total uint64, err error)
+
 	mu      sync.Mutex
 	closed  bool
 	bytes   int64
+	coming  int64 // sizes of the NARs that are being written
 	clock   int64
 	entries map[string]*diskEntry // by name below dir
 	spools  map[string]*spool     // by hash of the NAR that is being written
@@ -68,7 +74,7 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Disk{dir: dir, most: most, log: logger, entries: make(map[string]*diskEntry), spools: make(map[string]*spool)}
+	d := &Disk{dir: dir, most: most, log: logger, free: pack.FileSystemSpace, entries: make(map[string]*diskEntry), spools: make(map[string]*spool)}
 	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("open cache: %w", err)
@@ -253,10 +259,10 @@ func (d *Disk) use(name string) bool {
 	return true
 }
 
-// shrink removes files until the rest fits, an eighth more than it must; d.mu is
-// held. Who has one open can read on.
+// shrink removes files until the rest fits beside what is coming, an eighth more than
+// it must; d.mu is held. Who has one open can read on.
 func (d *Disk) shrink() {
-	if d.bytes <= d.most {
+	if d.bytes+d.coming <= d.most {
 		return
 	}
 	names := make([]string, 0, len(d.entries))
@@ -265,7 +271,7 @@ func (d *Disk) shrink() {
 	}
 	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(d.entries[a].used, d.entries[b].used) })
 	for _, name := range names {
-		if d.bytes <= d.most-d.most/8 {
+		if d.bytes+d.coming <= d.most-d.most/8 {
 			return
 		}
 		d.remove(name)
@@ -409,25 +415,44 @@ func (d *Disk) newSpool(hash string, size int64) *spool {
 	return &spool{disk: d, hash: hash, size: size}
 }
 
-// begin makes the file; not when the NAR is kept already, is being kept, or is
-// too large. s.mu is held.
+// errNoSpace tells that the file system has not more than has to stay free.
+var errNoSpace = errors.New("not enough free space")
+
+// room makes sure that the file system has room for so many bytes more; d.mu is held.
+func (d *Disk) room(n int64) error {
+	free, total, err := d.free(d.dir)
+	// One that does not tell is full when writing fails.
+	if err == nil && free < pack.Reserve(total)+uint64(d.coming+n) {
+		return errNoSpace
+	}
+	return nil
+}
+
+// begin makes the file; not when the NAR is kept already, is being kept, or would
+// make what is coming too large. s.mu is held.
 func (s *spool) begin() {
 	s.begun = true
 	d := s.disk
 	d.mu.Lock()
-	taken := d.closed || d.spools[s.hash] != nil || d.entries[diskNars+"/"+s.hash+".nar"] != nil || s.size > d.most/2
-	if !taken {
-		d.spools[s.hash] = s
-		d.wg.Add(1)
-	}
-	d.mu.Unlock()
-	if taken {
+	if d.closed || d.spools[s.hash] != nil || d.entries[diskNars+"/"+s.hash+".nar"] != nil || d.coming+s.size > d.most/2 {
+		d.mu.Unlock()
 		return
 	}
+	if err := d.room(s.size); err != nil {
+		d.mu.Unlock()
+		d.failed(err)
+		return
+	}
+	d.spools[s.hash] = s
+	d.coming += s.size
+	d.shrink()
+	d.wg.Add(1)
+	d.mu.Unlock()
 	f, err := os.CreateTemp(filepath.Join(d.dir, diskTmp), s.hash+"-*")
 	if err != nil {
 		d.mu.Lock()
 		delete(d.spools, s.hash)
+		d.coming -= s.size
 		d.mu.Unlock()
 		d.failed(err)
 		d.wg.Done()
@@ -530,6 +555,7 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 		_ = os.Remove(f.Name()) // or the next start does
 	}
 	d.mu.Lock()
+	d.coming -= s.size
 	if d.spools[s.hash] == s {
 		delete(d.spools, s.hash)
 	}

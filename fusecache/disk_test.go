@@ -18,6 +18,7 @@ func openDisk(t *testing.T, dir string, most int64) *Disk {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.free = func(string) (uint64, uint64, error) { return 1 << 40, 1 << 41, nil }
 	return d
 }
 
@@ -158,6 +159,38 @@ func TestDiskIsBounded(t *testing.T) {
 	defer d.Close()
 	if d.bytes > 300_000 || d.HasNar(hash(10)) {
 		t.Errorf("%d bytes after it was made smaller", d.bytes)
+	}
+}
+
+// What is being written counts too.
+func TestDiskComing(t *testing.T) {
+	d := openDisk(t, t.TempDir(), 1_000_000)
+	defer d.Close()
+	hash := func(k byte) string { return nix.SumHash([]byte{k}).Nix32() }
+	kept := bytes.Repeat([]byte("x"), 400_000)
+	for range 2 {
+		kept[0]++
+		keep(d, nix.SumHash(kept).Nix32(), kept, len(kept))
+		d.wg.Wait()
+	}
+	s := d.newSpool(hash(1), 400_000)
+	s.write([][]byte{{0}}, 0, func() {})
+	if d.bytes+d.coming > d.most || !d.HasNar(nix.SumHash(kept).Nix32()) {
+		t.Errorf("%d bytes are kept, %d are coming", d.bytes, d.coming)
+	}
+	if takes(d, hash(2), 200_000) {
+		t.Error("more than half of it may be coming")
+	}
+	s.close()
+	d.wg.Wait()
+	if !takes(d, hash(2), 200_000) {
+		t.Error("what was given up counts still")
+	}
+	d.wg.Wait()
+	// The file system's reserve is not the cache's.
+	d.free = func(string) (uint64, uint64, error) { return 256<<20 + 150_000, 1 << 30, nil }
+	if takes(d, hash(2), 200_000) || !takes(d, hash(3), 100_000) {
+		t.Error("the reserve is not kept, or more than that")
 	}
 }
 

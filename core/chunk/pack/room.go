@@ -5,9 +5,9 @@ import (
 	"os"
 )
 
-// reserve is what a file system is left with at least: 256 MiB, and a
+// Reserve is what a file system is left with at least: 256 MiB, and a
 // hundredth of it.
-func reserve(total uint64) uint64 { return max(256<<20, total/100) }
+func Reserve(total uint64) uint64 { return max(256<<20, total/100) }
 
 // step is how much may be written before makeRoom looks again: more than Put
 // gathers.
@@ -30,7 +30,7 @@ func (s *Store) makeRoom() error {
 		}
 		// A file system that does not tell is full when writing fails.
 		free, all, err := s.cfg.Free(s.dir)
-		return err != nil || free >= reserve(all)+uint64(s.step())
+		return err != nil || free >= Reserve(all)+uint64(s.step())
 	}
 	for !fits() {
 		removed := false

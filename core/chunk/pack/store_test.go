@@ -286,7 +286,7 @@ func TestFreeSpace(t *testing.T) {
 		t.Fatal("the store does not make way for others")
 	}
 	for _, total := range []uint64{1 << 20, 1 << 30, 1 << 40} {
-		if r := reserve(total); r < 256<<20 || r < total/100 {
+		if r := Reserve(total); r < 256<<20 || r < total/100 {
 			t.Errorf("of %d bytes %d stay free", total, r)
 		}
 	}
