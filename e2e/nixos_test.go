@@ -89,7 +89,6 @@ var refusals = map[string]string{
 	"mountOfUnknown":      "builder names none of client.builders for attic",
 	"lowPort":             "embeddedRelay.listen: the builder may not listen on ports below 1024",
 	"twoOnOnePort":        "both have port 7411",
-	"nineRelays":          "room for 8 relays",
 	"certWithoutKey":      "tlsCert and tlsKey go together",
 	"keyWithoutCert":      "tlsCert and tlsKey go together",
 	"helperWithoutKeys":   "nothing can be imported without a key",

@@ -253,7 +253,7 @@ in
       type = types.listOf own.relayUrl;
       default = [ ];
       example = [ "https://relay.example.org" ];
-      description = "The relays at which clients find this builder; at most 8.";
+      description = "The relays at which clients find this builder. Tickets name the first 8.";
     };
     relayTokenFiles = mkOption {
       type = types.attrsOf own.secretFile;
@@ -473,12 +473,10 @@ in
         message = "services.drv-thru: the relay inside the server and services.drv-thru.relay both have port ${toString embeddedPort}. "
           + "Name the relay in server.relays and leave embeddedRelay off, or change one of the two listen options.";
       }
-      {
-        # core/ticket's MaxRelays
-        assertion = builtins.length cfg.relays + (if embedded then builtins.length cfg.embeddedRelay.urls else 0) <= 8;
-        message = "services.drv-thru.server: a ticket has room for 8 relays, and relays and embeddedRelay.urls have more.";
-      }
     ];
+    # core/ticket's MaxRelays
+    warnings = lib.optional (builtins.length cfg.relays + (if embedded then builtins.length cfg.embeddedRelay.urls else 0) > 8)
+      "services.drv-thru.server: a ticket has room for 8 relays, and does not name what relays and embeddedRelay.urls have beyond them.";
 
     users.users.${user} = {
       isSystemUser = true;

@@ -118,11 +118,7 @@ func (c *serveConfig) check(a *app) error {
 	case c.MaxParallelFills < 0 || c.MaxParallelFills > maxParallelFills:
 		return usagef("output_cache_max_parallel_fills must be 1 to 16")
 	}
-	relays := slices.Concat(c.Relays, c.EmbeddedRelayURLs)
-	if len(relays) > ticket.MaxRelays {
-		return usagef("%d relays; a ticket holds at most %d", len(relays), ticket.MaxRelays)
-	}
-	for _, r := range relays {
+	for _, r := range slices.Concat(c.Relays, c.EmbeddedRelayURLs) {
 		if err := ticket.CheckRelayURL(r); err != nil {
 			return usagef("%s", err)
 		}

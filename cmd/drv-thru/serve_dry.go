@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
@@ -58,6 +59,13 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 	}
 	if err := errors.Join(failed, cfg.checkModules(ctx)); err != nil {
 		return err
+	}
+	relays := cfg.Relays
+	if cfg.EmbeddedRelay != "" {
+		relays = slices.Concat(relays, cfg.EmbeddedRelayURLs)
+	}
+	if warning := unnamedRelays(relays); warning != "" {
+		fmt.Fprintf(a.stderr, "warning: %s\n", warning)
 	}
 	fmt.Fprintln(a.stdout, "the configuration can be served")
 	return nil

@@ -102,6 +102,14 @@ func (c *serveConfig) relayToken() (func(relay string) string, error) {
 	return func(relay string) string { return tokens[relay] }, nil
 }
 
+// unnamedRelays warns of relays that tickets have no room for, "" if there are none.
+func unnamedRelays(relays []string) string {
+	if len(relays) <= ticket.MaxRelays {
+		return ""
+	}
+	return fmt.Sprintf("there are %d relays, of which tickets name the first %d: they have room for no more", len(relays), ticket.MaxRelays)
+}
+
 // reachableURLs lists the addresses at which others may reach the listener.
 func reachableURLs(addr net.Addr) ([]string, error) {
 	at, err := netip.ParseAddrPort(addr.String())
@@ -118,7 +126,7 @@ func reachableURLs(addr net.Addr) ([]string, error) {
 	var urls []string
 	for _, a := range addrs {
 		prefix, err := netip.ParsePrefix(a.String())
-		if err != nil || !prefix.Addr().IsGlobalUnicast() || len(urls) == ticket.MaxRelays {
+		if err != nil || !prefix.Addr().IsGlobalUnicast() {
 			continue
 		}
 		urls = append(urls, "http://"+netip.AddrPortFrom(prefix.Addr(), at.Port()).String())

@@ -176,6 +176,9 @@ func (r *reloader) admin(cfg admin.Config) http.Handler {
 }
 
 func (r *reloader) setRelays(tickets []string) {
+	if warning := unnamedRelays(tickets); warning != "" {
+		r.log.Warn(warning)
+	}
 	cfg := r.config
 	cfg.Relays = tickets
 	h := admin.NewHandler(cfg)

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
 func configured(t *testing.T, dir, text string) *serveConfig {
@@ -53,6 +56,20 @@ func TestReloadableKeys(t *testing.T) {
 		if !slices.Contains(keys, key) {
 			t.Errorf("%q is no key; there are %s", key, strings.Join(keys, " "))
 		}
+	}
+}
+
+// At the start and at a reload.
+func TestRelaysThatTicketsDoNotName(t *testing.T) {
+	var log strings.Builder
+	r := &reloader{log: slog.New(slog.NewTextHandler(&log, nil))}
+	r.setRelays(make([]string, ticket.MaxRelays))
+	if log.Len() > 0 {
+		t.Errorf("as many as there is room for: %s", &log)
+	}
+	r.setRelays(make([]string, ticket.MaxRelays+1))
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "there are 9 relays") {
+		t.Errorf("one more: %q", &log)
 	}
 }
 

@@ -76,6 +76,9 @@ in
     };
     serverAtRelay = server { relays = [ "https://relay.example.org" ]; minFree = null; };
 
+    # Tickets name eight of them.
+    serverNineRelays = server { relays = builtins.genList (n: "https://relay${toString n}.example.org") 9; minFree = null; };
+
     # A key in the state directory is made there.
     serverOwnKey = server {
       secretKeyFile = "/var/lib/drv-thru/secret.key";
@@ -269,7 +272,6 @@ in
     policyName = server { policies."every night" = { }; };
     lowPort = server { embeddedRelay.listen = ":443"; };
     twoOnOnePort = { imports = [ (server { }) (relay { listen = "[::1]:7411"; }) ]; };
-    nineRelays = server { relays = builtins.genList (n: "https://relay${toString n}.example.org") 9; };
     certWithoutKey = relay { tlsCert = "/var/lib/acme/relay.example.org/fullchain.pem"; };
     keyWithoutCert = relay { tlsKey = "/var/lib/acme/relay.example.org/key.pem"; };
     acmeAndCert = relay {
