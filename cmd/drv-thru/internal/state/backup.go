@@ -8,12 +8,16 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// snapshotPrefix begins the name of the directory of a snapshot that is being made.
+const snapshotPrefix = ".backup-"
 
 // Snapshot is Backup to a file that has no name any more: it is gone when it is
 // closed.
 func (d *DB) Snapshot(ctx context.Context) (*os.File, error) {
-	dir, err := os.MkdirTemp(filepath.Dir(d.path), ".backup-")
+	dir, err := os.MkdirTemp(filepath.Dir(d.path), snapshotPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("back up state: %w", err)
 	}
@@ -27,6 +31,23 @@ func (d *DB) Snapshot(ctx context.Context) (*os.File, error) {
 		return nil, fmt.Errorf("back up state: %w", err)
 	}
 	return f, nil
+}
+
+// removeSnapshots removes what a process that died has left of its snapshots in dir,
+// which is the secrets of tickets.
+func removeSnapshots(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), snapshotPrefix) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Check says what is wrong with the database at path, without changing it, while

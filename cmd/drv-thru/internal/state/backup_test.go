@@ -43,6 +43,32 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// A process that dies while it makes a snapshot leaves secrets behind.
+func TestSnapshotCutOff(t *testing.T) {
+	dir := t.TempDir()
+	left := filepath.Join(dir, ".backup-123", "state.db")
+	if err := os.Mkdir(filepath.Dir(left), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	others := filepath.Join(dir, ".backup-of-mine")
+	for _, path := range []string{left, others} {
+		if err := os.WriteFile(path, []byte("secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := Open(t.Context(), filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := os.Lstat(filepath.Dir(left)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there after the next start: %v", err)
+	}
+	if _, err := os.Lstat(others); err != nil {
+		t.Errorf("a file that is none: %v", err)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state.db")

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -32,8 +33,12 @@ type DB struct {
 
 // Open opens the state at path, makes it when there is no file, and brings an
 // older one up to date. A new file appears under its name only when it is
-// complete, so that an empty one is always a damaged one.
+// complete, so that an empty one is always a damaged one. No other process may
+// have it open.
 func Open(ctx context.Context, path string) (*DB, error) {
+	if err := removeSnapshots(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("open state database: %w", err)
+	}
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
