@@ -84,6 +84,47 @@ func TestConnectionsThatSayNothing(t *testing.T) {
 	})
 }
 
+// Clients of the relay inside a builder do not keep it from coming for others.
+func TestClientsThatSayNothing(t *testing.T) {
+	const clients, perAddress, total = "clients.example:80", 20, 100
+	for name, addresses := range map[string]int{"at the builder's address": 1, "everywhere": 2 * total} {
+		t.Run(name, func(t *testing.T) {
+			limits := relay.Limits{Connections: total, ConnectionsPerAddress: perAddress}
+			inWorld(t, relay.Config{Limits: limits}, func(t *testing.T, w *world) {
+				listener := w.network.Listen(clients)
+				go func() { _ = w.relay.ServeClients(listener) }()
+				listen := register(t, w, secret(2))
+				from := func(i int) context.Context {
+					return linktest.From(t.Context(), fmt.Sprintf("192.0.2.%d:1", i))
+				}
+				for i := range 2 * total {
+					if _, err := w.network.DialContext(from(i%addresses), "tcp", clients); err != nil {
+						t.Fatal(err)
+					}
+				}
+				counted(t, w.relay, float64(min(total, perAddress*addresses)), "connections_pending")
+				dialled := make(chan error, 1)
+				go func() {
+					_, err := open(t.Context(), w, dialRoute(secret(2)))
+					dialled <- err
+				}()
+				m, err := receive(t, listen)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := open(from(0), w, acceptRoute(m.Circuit)); err != nil {
+					t.Errorf("the builder cannot come: %v", err)
+				}
+				if err := <-dialled; err != nil {
+					t.Error(err)
+				}
+				listener.Cut()
+				w.listener.Cut()
+			})
+		})
+	}
+}
+
 func TestRequestsThatDoNotEnd(t *testing.T) {
 	for name, text := range map[string]string{
 		"a body that does not come": "POST / HTTP/1.1\r\nHost: relay.example\r\nContent-Length: 1\r\n\r\n",

@@ -20,6 +20,14 @@ type pendingConns struct {
 	by   counter
 }
 
+func (s *Server) newPendingConns() *pendingConns {
+	return &pendingConns{
+		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: s.cfg.Proxy,
+		refused: func(limit string) { s.metrics.conns.WithLabelValues(limit).Inc() },
+		conn:    map[net.Conn]netip.Addr{}, by: counter{},
+	}
+}
+
 // state is an http.Server's ConnState.
 func (p *pendingConns) state(c net.Conn, st http.ConnState) {
 	switch st {

@@ -81,7 +81,7 @@ func newMetrics(s *Server) *metrics {
 	gauge("builders", "Builders that are registered.", func(s Stats) int { return s.Builders })
 	gauge("circuits", "Circuits that are open or half open.", func(s Stats) int { return s.Circuits })
 	gauge("circuits_half_open", "Circuits for which the builder has not come yet.", func(s Stats) int { return s.HalfOpen })
-	gauge("connections_pending", "Connections that are no WebSocket yet.", func(Stats) int { return s.conns.count() })
+	gauge("connections_pending", "Connections that are no WebSocket yet.", func(Stats) int { return s.conns.count() + s.clients.count() })
 	m.toBuilder, m.toClient = m.bytes.WithLabelValues("builder"), m.bytes.WithLabelValues("client")
 	// Series that are 0 from the start can be told from ones that are missing.
 	for _, end := range []string{endClean, endLost, endIdle, endStalled, endText, endLarge, endClosing} {

@@ -71,7 +71,8 @@ type Server struct {
 	metrics  *metrics
 	pings    pinger
 	stunRate rateLimiter
-	conns    pendingConns
+	conns    *pendingConns // of Serve
+	clients  *pendingConns // of ServeClients
 	speed    *rate.Limiter // of all circuits; nil is no limit
 	buffers  atomic.Int64  // of circuits, in use
 	// work counts the goroutines of registrations and circuits.
@@ -125,11 +126,7 @@ func New(cfg Config) *Server {
 	s.metrics = newMetrics(s)
 	s.stunRate = rateLimiter{perSecond: s.limits.STUNPerSecond, burst: max(1, 2*s.limits.STUNPerSecond)}
 	s.speed = newSpeed(s.limits.BytesPerSecond)
-	s.conns = pendingConns{
-		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: cfg.Proxy,
-		refused: func(limit string) { s.metrics.conns.WithLabelValues(limit).Inc() },
-		conn:    map[net.Conn]netip.Addr{}, by: counter{},
-	}
+	s.conns, s.clients = s.newPendingConns(), s.newPendingConns()
 	s.closing, s.close = context.WithCancel(context.Background())
 	s.aborted, s.abort = context.WithCancel(context.Background())
 	s.mux.HandleFunc("GET "+wire.RouteRelayListen, s.handshake("listen", s.listen))
@@ -148,11 +145,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 
 // Serve answers connections of l, which may be plain or TLS, until Shutdown,
 // and then returns [http.ErrServerClosed].
-func (s *Server) Serve(l net.Listener) error { return s.serve(l, s) }
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, s, s.conns) }
 
 // ServeClients is [Server.Serve] for a listener at which no builder can
-// register: the relay inside a builder, which registers elsewhere.
-func (s *Server) ServeClients(l net.Listener) error { return s.serve(l, clientsOnly(s)) }
+// register: the relay inside a builder, which registers elsewhere. Connections
+// that ask for nothing are counted apart, as clients may have the builder's own
+// address: behind a proxy there all of them do.
+func (s *Server) ServeClients(l net.Listener) error { return s.serve(l, clientsOnly(s), s.clients) }
 
 // clientsOnly keeps builders out.
 func clientsOnly(h http.Handler) http.Handler {
@@ -165,7 +164,7 @@ func clientsOnly(h http.Handler) http.Handler {
 	})
 }
 
-func (s *Server) serve(l net.Listener, h http.Handler) error {
+func (s *Server) serve(l net.Listener, h http.Handler, conns *pendingConns) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // WebSockets are HTTP/1.1
 	// Longer than a dial waits for its builder. Else whoever does not send the body
@@ -180,7 +179,7 @@ func (s *Server) serve(l net.Listener, h http.Handler) error {
 		WriteTimeout:      longest,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ConnState:         s.conns.state,
+		ConnState:         conns.state,
 		// It would name addresses.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
