@@ -75,10 +75,8 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 			return s.admitOrForget(ctx, c, fresh, b, req)
 		}
 		s.mu.Unlock()
-		select {
-		case <-b.admitted:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := b.awaitAdmission(ctx); err != nil {
+			return nil, err
 		}
 		if b.admitErr != nil {
 			continue // it is gone; this request may try itself
@@ -90,6 +88,41 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 			return nil, wire.CodeConflict.Err()
 		}
 		return b, nil
+	}
+}
+
+// awaited counts the client of an admission as being there until done, or until its
+// request ends, as ctx does. It then has as long to come back as at any other time.
+func (b *build) awaited(ctx context.Context) (done func()) {
+	if !b.attend(1) {
+		return func() {}
+	}
+	stop := context.AfterFunc(ctx, func() { b.attend(-1) })
+	return func() {
+		if stop() {
+			b.attend(-1)
+		} else {
+			b.attend(0) // a detached build may have got all its inputs since
+		}
+	}
+}
+
+// awaitAdmission waits until the request that admits the build has done so. That one's
+// client may have left, so whoever waits counts as being there.
+func (b *build) awaitAdmission(ctx context.Context) error {
+	select {
+	case <-b.admitted:
+		return nil
+	default:
+	}
+	if b.attend(1) {
+		defer b.attend(-1)
+	}
+	select {
+	case <-b.admitted:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -216,11 +249,12 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 		return err
 	}
 	// From here on the use is spent, so nothing that can be retried may fail.
-	if err := s.begin(b, cl); err != nil {
+	if err := s.begin(b, cl, len(wanted)); err != nil {
 		b.fail(err)
 		return err
 	}
 	if len(wanted) > 0 {
+		defer b.awaited(ctx)()
 		if wanted, err = s.stillWanted(b.ctx, b, cl, have); err != nil {
 			b.fail(err)
 			return err
@@ -295,7 +329,7 @@ func (s *Service) record(ctx context.Context, b *build) error {
 }
 
 // begin makes the build's directory and event log.
-func (s *Service) begin(b *build, cl *closure) error {
+func (s *Service) begin(b *build, cl *closure, wanted int) error {
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return fmt.Errorf("make build directory: %w", err)
 	}
@@ -305,7 +339,7 @@ func (s *Service) begin(b *build, cl *closure) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.log, b.closure = log, cl
+	b.log, b.closure, b.toAdd = log, cl, wanted
 	b.place.moved = func(position int) {
 		wait := s.estimate.wait(position, s.tuning().Slots, s.cfg.Now())
 		log.add(&wire.Event{Type: wire.EventQueued, Position: position, WaitSeconds: wait.Seconds()})

@@ -77,7 +77,7 @@ type build struct {
 	building map[uint64]BuildingDrv // by activity
 	machines map[string]int         // derivations whose build has begun
 
-	readers int         // event streams
+	readers int         // event streams, and requests that wait
 	path    string      // that the newest of them goes by
 	away    *time.Timer // runs while there are none
 	arrived *time.Timer
@@ -177,7 +177,8 @@ func (b *build) setState(state wire.State) {
 
 func (b *build) eventsPath() string { return filepath.Join(b.dir, "events.ndjson") }
 
-// attend notes that the client has begun (+1) or stopped (-1) to read events.
+// attend notes that the client has begun (+1) or stopped (-1) to read events, or to
+// wait.
 // It refuses more readers than maxReaders.
 func (b *build) attend(delta int) bool {
 	b.mu.Lock()

@@ -1,0 +1,94 @@
+package builder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// within sends requests that end with ctx.
+type within struct {
+	ctx context.Context
+	rt  http.RoundTripper
+}
+
+func (w within) RoundTrip(r *http.Request) (*http.Response, error) {
+	return w.rt.RoundTrip(r.WithContext(w.ctx))
+}
+
+// A client that leaves while substituters are asked for it, detached or not, has left
+// them no work without an end.
+func TestAbandonedWhileSubstituting(t *testing.T) {
+	for _, detach := range []bool{false, true} {
+		t.Run(fmt.Sprintf("detached %v", detach), func(t *testing.T) {
+			slow := &fullDisk{asked: make(chan struct{})}
+			e := start(t, func(c *builder.Config) {
+				c.ReattachGrace = 30 * time.Millisecond
+				slow.Store = c.Store.(*bt.Store)
+				c.Store = slow
+			})
+			c := e.holder(1)
+			ctx, leave := context.WithCancel(t.Context())
+			gone := &bt.Client{Server: c.Server, ID: c.ID, Secret: c.Secret,
+				HTTP: &http.Client{Transport: within{ctx, c.Server.Client().Transport}}}
+			go func() {
+				<-slow.asked
+				leave()
+			}()
+			req := bt.Request(withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))...)
+			req.Detach = detach
+			if _, err := gone.Put(bt.ID(1), req); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			ended := make(chan error, 1)
+			go func() {
+				b, err := c.Get(bt.ID(1))
+				if err == nil && (b.State != wire.StateCancelled || b.Result.Error.Code != wire.CodeBuildAbandoned) {
+					err = fmt.Errorf("it is %+v", b)
+				}
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("the substituters are still asked")
+				e.svc.Close()
+				<-ended
+			}
+		})
+	}
+}
+
+// A detached build that got all its inputs from substituters needs nobody.
+func TestDetachedWithSubstitutes(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.ReattachGrace = 30 * time.Millisecond; c.Slots = 2 })
+	g := e.gate()
+	c := e.holder(1)
+	objects := withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))
+	e.store.AddUpstream(objects[0])
+	e.store.Add(objects[1])
+	req := bt.Request(objects...)
+	req.Detach = true
+	if _, err := c.Put(bt.ID(1), req); err != nil {
+		t.Fatal(err)
+	}
+	<-g.begun
+	if _, err := c.Put(bt.ID(2), bt.Request(e.one("2"))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another is abandoned", func() bool { return e.state(c, 2) == wire.StateCancelled })
+	close(g.open)
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
