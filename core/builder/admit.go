@@ -64,6 +64,16 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 	for {
 		s.mu.Lock()
 		b := s.builds[id]
+		if b != nil && b.clearing != nil && b.revivable(c, content) {
+			cleared := b.clearing
+			s.mu.Unlock()
+			select {
+			case <-cleared:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+			continue // it may be gone
+		}
 		if b == nil || b.revivable(c, content) {
 			if err := s.roomFor(c); err != nil {
 				s.mu.Unlock()

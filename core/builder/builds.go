@@ -47,6 +47,9 @@ type build struct {
 	// complete is closed when no input is wanted any more.
 	complete chan struct{}
 	done     chan struct{} // closed at the end
+	// clearing is closed when what was to be removed of the build is gone; nil while
+	// nothing is. Under Service.mu.
+	clearing chan struct{}
 
 	mu      sync.Mutex
 	rec     BuildRecord

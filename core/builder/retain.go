@@ -176,12 +176,11 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 	var gone []Garbage
 	var failed error
 	note := func(what string, b *build, bytes int64, remove func() error) {
-		s.mu.Lock()
-		same := s.builds[b.rec.ID] == b
-		s.mu.Unlock()
-		if !same {
+		done := s.clear(b)
+		if done == nil {
 			return // it was interrupted, and its client is back
 		}
+		defer done()
 		if !dryRun {
 			if err := remove(); err != nil {
 				failed = errors.Join(failed, err)
@@ -208,6 +207,24 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 		}
 	}
 	return gone, failed
+}
+
+// clear keeps a client that is back from the build, of which something is about to be
+// removed, until done. It returns nil when the client came first.
+func (s *Service) clear(b *build) (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.builds[b.rec.ID] != b {
+		return nil
+	}
+	cleared := make(chan struct{})
+	b.clearing = cleared
+	return func() {
+		s.mu.Lock()
+		b.clearing = nil
+		s.mu.Unlock()
+		close(cleared)
+	}
 }
 
 // remove forgets a build altogether.

@@ -1,12 +1,15 @@
 package builder_test
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -152,4 +155,88 @@ func TestLogQuota(t *testing.T) {
 	if _, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil); err != nil {
 		t.Errorf("its outputs: %v", err)
 	}
+}
+
+// heldRecords hold up the removal of a build.
+type heldRecords struct {
+	*bt.Records
+	goOn chan struct{}
+}
+
+func (r *heldRecords) DeleteBuild(ctx context.Context, id wire.BuildID) error {
+	<-r.goOn
+	return r.Records.DeleteBuild(ctx, id)
+}
+
+// inProcess sends requests to a handler.
+type inProcess struct{ h http.Handler }
+
+func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	w := httptest.NewRecorder()
+	p.h.ServeHTTP(w, r)
+	return w.Result(), nil
+}
+
+// A client that is back just as its interrupted build is removed gets one that is whole:
+// with a record, and with a directory for what keeps its inputs and tells its events.
+func TestBackDuringRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held := &heldRecords{goOn: make(chan struct{})}
+		e := configured(t, func(c *builder.Config) {
+			held.Records = c.Records.(*bt.Records)
+			c.Records, c.KeepOutputs, c.RecentBuilds = held, time.Hour, 1
+		})
+		e.server = &httptest.Server{URL: "https://builder.example"}
+		c, object := e.holder(1, func(r *builder.TicketRecord) { r.Expires = time.Time{} }), e.one("1")
+		run := func() {
+			svc, err := builder.New(t.Context(), e.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.svc, c.HTTP = svc, &http.Client{Transport: inProcess{svc}}
+			svc.Pause(true)
+		}
+		run()
+		if _, err := c.Put(bt.ID(1), bt.Request(object)); err != nil {
+			t.Fatal(err)
+		}
+		e.svc.Close() // interrupts it
+		run()
+		defer func() { e.svc.Close() }()
+		e.advance(time.Minute)
+		if _, err := c.Put(bt.ID(2), bt.Request(object)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Cancel(bt.ID(2)); err != nil { // it is the newest, which stays
+			t.Fatal(err)
+		}
+		synctest.Wait() // nothing is old enough to go by itself
+		e.advance(2 * time.Hour)
+		go func() {
+			if _, err := e.svc.CollectGarbage(t.Context(), false); err != nil {
+				t.Error(err)
+			}
+		}()
+		synctest.Wait()
+		back := make(chan error, 1)
+		go func() {
+			_, err := c.Put(bt.ID(1), bt.Request(object))
+			back <- err
+		}()
+		synctest.Wait()
+		close(held.goOn)
+		if err := <-back; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if _, err := e.records.Build(t.Context(), bt.ID(1)); err != nil {
+			t.Errorf("its record: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(e.cfg.Dir, string(bt.ID(1)), "events.ndjson")); err != nil {
+			t.Errorf("its events: %v", err)
+		}
+	})
 }

@@ -43,6 +43,15 @@ type env struct {
 
 func start(t *testing.T, change ...func(*builder.Config)) *env {
 	t.Helper()
+	e := configured(t, change...)
+	e.run()
+	t.Cleanup(func() { e.stop() })
+	return e
+}
+
+// configured is an env whose service does not run yet.
+func configured(t *testing.T, change ...func(*builder.Config)) *env {
+	t.Helper()
 	e := &env{t: t, store: bt.NewStore(), records: bt.NewRecords(), time: now, free: 1 << 40}
 	signing, _, err := signature.GenerateKeypair("builder-1", zeros{})
 	if err != nil {
@@ -62,8 +71,6 @@ func start(t *testing.T, change ...func(*builder.Config)) *env {
 	for _, c := range change {
 		c(&e.cfg)
 	}
-	e.run()
-	t.Cleanup(func() { e.stop() })
 	return e
 }
 
