@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -437,27 +438,38 @@ func TestRelayThatFloodsABuilder(t *testing.T) {
 }
 
 // A relay that lets builders go as soon as they have registered is not asked more
-// often than one that does not let them in.
+// often than one that does not let them in, however long it takes to connect to.
 func TestRelayThatEndsRegistrations(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var memory linktest.Network
-		var registered atomic.Int64
-		h := &hostileRelay{welcome: func(ws *wsconn.Socket) {
-			registered.Add(1)
-			_ = ws.Close(websocket.StatusGoingAway, "")
-		}}
-		h.serve(t, &memory, "hostile.example:80")
-		l, err := Listen(ListenConfig{
-			Identity: secret(t, 2), Relays: []string{hostileURL},
-			Network: Network{DialContext: memory.DialContext}, Jitter: func() float64 { return 1 },
+	for _, connect := range []time.Duration{0, maxBackoff} {
+		synctest.Test(t, func(t *testing.T) {
+			var memory linktest.Network
+			var registered atomic.Int64
+			h := &hostileRelay{welcome: func(ws *wsconn.Socket) {
+				registered.Add(1)
+				_ = ws.Close(websocket.StatusGoingAway, "")
+			}}
+			h.serve(t, &memory, "hostile.example:80")
+			dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+				select {
+				case <-time.After(connect):
+					return memory.DialContext(ctx, network, address)
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			l, err := Listen(ListenConfig{
+				Identity: secret(t, 2), Relays: []string{hostileURL},
+				Network: Network{DialContext: dial}, Jitter: func() float64 { return 1 },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			time.Sleep(10 * time.Minute)
+			want := int64(10 * time.Minute / (connect + maxBackoff))
+			if n := registered.Load(); n < want || n > want+10 {
+				t.Errorf("%d registrations in 10 minutes, want %d of %s and a pause of %s", n, want, connect, maxBackoff)
+			}
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		time.Sleep(10 * time.Minute)
-		if n := registered.Load(); n < 60 || n > 70 {
-			t.Errorf("%d registrations in 10 minutes, want one every %s", n, maxBackoff)
-		}
-	})
+	}
 }

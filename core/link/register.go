@@ -38,13 +38,12 @@ func (r *registrar) run() {
 	defer r.cancel()
 	backoff := minBackoff
 	for {
-		begin := time.Now()
-		registered, err := r.serve()
+		lasted, err := r.serve()
 		if r.ctx.Err() != nil {
 			r.set(func(s *RelayStatus) { s.Connected, s.Err = false, ErrClosed })
 			return
 		}
-		if registered && time.Since(begin) >= maxBackoff {
+		if lasted >= maxBackoff {
 			// One that ended sooner is as good as none.
 			backoff = minBackoff
 		}
@@ -78,8 +77,8 @@ func (r *registrar) set(change func(*RelayStatus)) {
 	r.l.changedLocked()
 }
 
-// serve registers and stays until the relay is lost.
-func (r *registrar) serve() (registered bool, err error) {
+// serve registers and stays until the relay is lost. It returns how long that was.
+func (r *registrar) serve() (lasted time.Duration, err error) {
 	ctx, cancel := context.WithTimeoutCause(r.ctx, wire.RelayHandshakeTimeout+pongTimeout, errors.New("no answer in time"))
 	defer cancel()
 	token := ""
@@ -88,7 +87,7 @@ func (r *registrar) serve() (registered bool, err error) {
 	}
 	ws, says, err := r.l.cfg.Network.open(ctx, r.url, wire.RouteRelayListen, token)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	defer ws.CloseNow()
 	ws.SetReadLimit(wire.RelayMaxControl)
@@ -96,16 +95,18 @@ func (r *registrar) serve() (registered bool, err error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return false, &RelayError{r.url, fmt.Errorf("register: %w", err)}
+		return 0, &RelayError{r.url, fmt.Errorf("register: %w", err)}
 	}
 	cancel()
+	since := time.Now()
 	r.set(func(s *RelayStatus) {
-		*s = RelayStatus{URL: r.url, Connected: true, STUN: says.stun, Since: time.Now()}
+		*s = RelayStatus{URL: r.url, Connected: true, STUN: says.stun, Since: since}
 	})
 	r.l.log.Info("registered at relay", slog.String("relay", r.url))
 	leave := context.AfterFunc(r.ctx, func() { _ = ws.Close(websocket.StatusNormalClosure, "") })
 	defer leave()
-	return true, &RelayError{r.url, r.follow(ws)}
+	err = r.follow(ws)
+	return time.Since(since), &RelayError{r.url, err}
 }
 
 // register proves the builder's identity.
