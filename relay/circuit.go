@@ -127,7 +127,7 @@ func (s *Server) await(ctx context.Context, p *pending) (*wsconn.Socket, error) 
 	case <-p.to.gone.Done():
 		return nil, wire.Errorf(wire.CodeRelayNoAnswer, "its connection to the relay ended")
 	case <-ctx.Done():
-		return nil, wire.Errorf(wire.CodeRelayRequest, "the dialler left")
+		return nil, wire.Errorf(wire.CodeRelayLost, "the dialler left")
 	case <-s.closing.Done():
 		return nil, closingError()
 	}

@@ -382,6 +382,7 @@ func TestHalfOpenCircuits(t *testing.T) {
 		if _, err := open(t.Context(), w, acceptRoute(left)); !errors.Is(err, wire.CodeRelayNoCircuit.Err()) {
 			t.Errorf("the client had left: %v", err)
 		}
+		counted(t, w.relay, 1, "refused_total", string(wire.CodeRelayLost), "dial")
 
 		// The builder leaves.
 		done = dial(t.Context())
