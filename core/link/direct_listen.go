@@ -323,10 +323,13 @@ func (d *DirectListener) exchange(r *http.Request) (*wire.PathAnswer, error) {
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeRate, "%v", err)
 	}
-	d.work.Go(func() { punch.Run(d.ctx) })
 	udp, tcp := d.addresses()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.ctx.Err() != nil {
+		return nil, ErrClosed // Close waits, or has waited, for all work
+	}
+	d.work.Go(func() { punch.Run(d.ctx) })
 	return &wire.PathAnswer{NAT: d.nat, UDP: udp, TCP: tcp}, nil
 }
 
@@ -364,7 +367,9 @@ func (d *DirectListener) Serve(srv *http.Server) error {
 
 // Close closes the sockets and every connection by QUIC.
 func (d *DirectListener) Close() error {
+	d.mu.Lock() // no request begins work from here on
 	d.cancel()
+	d.mu.Unlock()
 	err := d.tcp.Close()
 	_ = d.quic.Close()
 	d.work.Wait()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +23,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
 	"github.com/drv-thru/drv-thru/core/link/linktest"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 const enough = time.Minute
@@ -432,6 +434,41 @@ func TestNobodyWaitsForClose(t *testing.T) {
 	case <-done:
 	case <-ctx.Done():
 		t.Fatal("Close hangs")
+	}
+}
+
+// A request that outlives the listener begins nothing that nobody would wait for.
+func TestExchangeAfterClose(t *testing.T) {
+	b := serveDirect(t, nil)
+	cfg := Config{Identity: secret(t, 1), Peer: secret(t, 2).ID()}
+	s, err := newSession(t.Context(), cfg, []dialer{&relayed{wayTo{network: &b.network, address: "b"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ask := func(token byte) int {
+		body, err := json.Marshal(wire.PathRequest{Token: wire.PathToken{token}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		req, err := http.NewRequest(http.MethodPost, BaseURL+strings.TrimPrefix(wire.RoutePath, "/"), bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "me")
+		resp, err := s.Control().RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := ask(1); got != http.StatusOK {
+		t.Errorf("before: %d", got)
+	}
+	_ = b.listen.Close()
+	if got := ask(2); got == http.StatusOK {
+		t.Error("it punches for a listener that is closed")
 	}
 }
 
