@@ -64,7 +64,7 @@ type Keeper struct {
 // Keep forwards a port for UDP and TCP until ctx ends.
 func Keep(ctx context.Context, port uint16, log *slog.Logger) *Keeper {
 	k := &Keeper{port: port, log: log, kick: make(chan struct{}, 1), done: make(chan struct{})}
-	go k.run(ctx)
+	go k.run(ctx, Ask)
 	return k
 }
 
@@ -86,10 +86,16 @@ func (k *Keeper) Renew() {
 // Wait waits until the mappings are taken back after ctx has ended.
 func (k *Keeper) Wait() { <-k.done }
 
-func (k *Keeper) run(ctx context.Context) {
+func (k *Keeper) run(ctx context.Context, ask func(context.Context, uint16) (Mapping, func(), time.Duration)) {
 	defer close(k.done)
+	// By protocol: a router that did not answer by one in time has given by another,
+	// and what it has given stays when it answers no more.
+	given := make(map[string]func())
 	for {
-		m, release, next := Ask(ctx, k.port)
+		m, release, next := ask(ctx, k.port)
+		if release != nil {
+			given[m.Protocol] = release
+		}
 		k.mu.Lock()
 		changed := m.UDP != k.now.UDP
 		k.now = m
@@ -104,9 +110,11 @@ func (k *Keeper) run(ctx context.Context) {
 			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
-			if release != nil {
-				release()
+			var leaving sync.WaitGroup
+			for _, release := range given {
+				leaving.Go(release)
 			}
+			leaving.Wait()
 			return
 		}
 	}

@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,10 +153,41 @@ func TestKeeperEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	k := &Keeper{port: 4000, kick: make(chan struct{}, 1), done: make(chan struct{})}
-	go k.run(ctx)
+	go k.run(ctx, Ask)
 	k.Wait()
 	k.Renew()
 	if m := k.Mapped(); m.UDP.IsValid() || !strings.HasPrefix(m.String(), "none") {
 		t.Errorf("got %+v", m)
+	}
+}
+
+// A router's answers come by another protocol, or not at all; what it has given is given
+// back all the same.
+func TestKeeperGivesAllBack(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	protocols := make(chan string)
+	back := make(chan string, 8)
+	k := &Keeper{port: 7412, log: slog.New(slog.DiscardHandler), kick: make(chan struct{}, 1), done: make(chan struct{})}
+	go k.run(ctx, func(context.Context, uint16) (Mapping, func(), time.Duration) {
+		protocol := <-protocols
+		if protocol == "" {
+			return Mapping{Err: errNobody}, nil, time.Hour
+		}
+		return Mapping{Protocol: protocol}, func() { back <- protocol }, time.Hour
+	})
+	for _, protocol := range []string{"UPnP", "NAT-PMP", "NAT-PMP", ""} {
+		protocols <- protocol
+		k.Renew()
+	}
+	cancel()
+	close(protocols)
+	k.Wait()
+	close(back)
+	var got []string
+	for protocol := range back {
+		got = append(got, protocol)
+	}
+	if slices.Sort(got); !slices.Equal(got, []string{"NAT-PMP", "UPnP"}) {
+		t.Errorf("given back: %q", got)
 	}
 }
