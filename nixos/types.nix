@@ -18,8 +18,19 @@ let
   port = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])";
   octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
   ipv4 = "${octet}(\\.${octet}){3}";
-  ip = "(${ipv4}|\\[[0-9A-Fa-f:.]+])";
-  address = "([A-Za-z0-9.-]*|\\[[0-9A-Fa-f:.]+])";
+  # RFC 4291 §2.2: eight parts, of which :: stands for those that are left out, and
+  # the last two of which may be written as IPv4.
+  part = "[0-9A-Fa-f]{1,4}";
+  ipv6 = "((${part}:){7}${part}|(${part}:){6}${ipv4}"
+    + "|::|:(:${part}){1,7}|(${part}:){1,7}:"
+    + "|:(:${part}){0,5}:${ipv4}|(${part}:){1,5}:${ipv4}"
+    + lib.concatStringsSep "" (map
+    (n: "|(${part}:){1,${toString n}}(:${part}){1,${toString (7 - n)}}") [ 1 2 3 4 5 6 ])
+    + lib.concatStringsSep "" (map
+    (n: "|(${part}:){1,${toString n}}(:${part}){1,${toString (5 - n)}}:${ipv4}") [ 1 2 3 4 ])
+    + ")";
+  ip = "(${ipv4}|\\[${ipv6}])";
+  address = "([A-Za-z0-9.-]*|\\[${ipv6}])";
 in
 rec {
   # The digits are bounded so that no sum overflows.
@@ -41,7 +52,7 @@ rec {
 
   relayUrl = text "relayUrl" "relay URL (https:// or http:// with a host; no user, query or fragment)"
     (x: builtins.stringLength x <= 255
-      && matches "https?://([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+])(:${port})?(/[A-Za-z0-9._~/-]*)?" x);
+      && matches "https?://([A-Za-z0-9._-]+|\\[${ipv6}])(:${port})?(/[A-Za-z0-9._~/-]*)?" x);
 
   listenAddress = text "listenAddress" "address to listen on, such as \":7411\", \"192.0.2.1:443\" or \"[::1]:7411\""
     (matches "${address}:${port}");
@@ -54,7 +65,7 @@ rec {
     (matches "${ip}:${port}");
 
   hostPort = text "hostPort" "host with a port, such as \"stun.example.org:3478\""
-    (matches "([A-Za-z0-9.-]+|\\[[0-9A-Fa-f:.]+]):${port}");
+    (matches "([A-Za-z0-9.-]+|\\[${ipv6}]):${port}");
 
   metricsAddress = text "metricsAddress" "address to listen on, such as \"127.0.0.1:9412\" or \":9412\""
     (matches "(${ip}|localhost)?:${port}");
@@ -63,7 +74,7 @@ rec {
     (x: x == "off" || listenAddress.check x);
 
   network = text "network" "address or network, such as \"127.0.0.1\" or \"10.0.0.0/8\""
-    (matches "${ipv4}(/(3[0-2]|[12]?[0-9]))?|[0-9A-Fa-f:]*:[0-9A-Fa-f:]*(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?");
+    (matches "${ipv4}(/(3[0-2]|[12]?[0-9]))?|${ipv6}(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?");
 
   speed = text "speed" "size in a second of at least \"16K\", such as \"100M\", or \"unlimited\""
     (x: x == "unlimited" || matches "[0-9]{1,6}T|[0-9]{1,9}G|[0-9]{1,12}M|(1[6-9]|[2-9][0-9]|[1-9][0-9]{2,14})K" x && !isNull x);

@@ -361,11 +361,13 @@ in
     "server.relays scheme" = server { relays = [ "relay.example.org" ]; };
     "server.relays user" = server { relays = [ "https://me@relay.example.org" ]; };
     "server.relays query" = server { relays = [ "https://relay.example.org?x=1" ]; };
+    "server.relays parts" = server { relays = [ "https://[2001:db8]" ]; };
     "server.relays text" = server { relays = "https://relay.example.org"; };
     "server.embeddedRelay.listen bare" = server { embeddedRelay.listen = "7411"; };
     "server.embeddedRelay.listen high" = server { embeddedRelay.listen = ":65536"; };
     "server.embeddedRelay.urls scheme" = server { embeddedRelay.urls = [ "ftp://builder.example.org" ]; };
     "server.listen name" = server { listen = "builder.example.org:7412"; };
+    "server.listen colons" = server { listen = "[::::]:7412"; };
     "server.listen bare" = server { listen = "7412"; };
     "server.announce name" = server { listen = ":7412"; announce = [ "router.example.org:7412" ]; };
     "server.announce octet" = server { listen = ":7412"; announce = [ "203.0.113.300:7412" ]; };
@@ -405,6 +407,7 @@ in
     "relay.stunListen bare" = relay { stunListen = "3478"; };
     "relay.trustedProxies name" = relay { trustedProxies = [ "proxy.example.org" ]; };
     "relay.trustedProxies bits" = relay { trustedProxies = [ "10.0.0.0/33" ]; };
+    "relay.trustedProxies colons" = relay { trustedProxies = [ "2001::db8::/32" ]; };
     "relay.trustedProxies octet" = relay { trustedProxies = [ "10.0.0.256" ]; };
     "relay.hostNames empty" = relay { hostNames = [ "" ]; };
     "relay.access word" = relay { access = "closed"; };
