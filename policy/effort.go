@@ -56,5 +56,11 @@ func (s *scanner) blockType() {
 		}
 		return
 	}
-	s.widest = max(s.widest, s.arity(s.u32()))
+	before := s.data
+	typ := s.u32()
+	// To wazero the number has a sign, and 0xe3 0x7f is 0x63.
+	if before[len(before)-len(s.data)-1]&0x40 != 0 {
+		s.fail(CodeInvalid, "no type of a block")
+	}
+	s.widest = max(s.widest, s.arity(typ))
 }

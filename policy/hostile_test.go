@@ -183,6 +183,7 @@ func hostile() map[string]struct {
 		"atomics":               refused(CodeInvalid, mod{body: op(i32(0), i32(0), []byte{0xfe, 0, 2, 0}, drop)}),
 		"unchecked code":        refused(CodeInvalid, mod{body: op(i32(1), i32(1), i32(1), []byte{0x1c, 1, 0x63}, unreachable, drop)}),
 		"a call in a type":      refused(CodeInvalid, mod{types: slices.Repeat([][]byte{{0x60, 0, 0}}, 12), body: op([]byte{0x02, 0x40, 0x02, 0x63, 0x0c}, call(0), []byte{0x0c, 1, 0x0b, 0x1a, 0x0b})}),
+		"a call in a number":    refused(CodeInvalid, mod{types: slices.Repeat([][]byte{{0x60, 0, 0}}, 0x3fe4), body: op([]byte{0x02, 0x40, 0x02, 0xe3, 0x7f, 0x0c}, call(0), []byte{0x0c, 1, 0x0b, 0x1a, 0x0b})}),
 		"a call in an operand":  refused(CodeInvalid, mod{imports: []imp{randomGet}, body: op([]byte{0x02, 0x40, 0x0c, 0, 0xfd, 0x80, 0, 0x0b}, call(1))}),
 		"endless br_table":      refused(CodeInvalid, mod{body: op([]byte{0x0e}, vecLen(1<<32-1))}),
 		"unknown instruction":   refused(CodeInvalid, mod{body: []byte{0xfe, 0, 0}}),
