@@ -5,6 +5,7 @@ type effort struct {
 	blocks uint64 // basic blocks that it becomes
 	values uint64 // parameters, results and locals
 	widest uint64 // values that one of its blocks takes and gives
+	kept   uint64 // values on its stack where blocks begin, at most
 	passed uint64 // values that it and its calls take and give
 }
 
@@ -29,7 +30,7 @@ const (
 )
 
 func (e effort) work() uint64 {
-	alive := e.values + e.widest
+	alive := e.values + e.widest + e.kept
 	alive -= min(alive, fewValues)
 	return e.blocks*e.blocks + valueWork*e.blocks*alive*alive + passedWork*e.passed
 }
@@ -37,24 +38,26 @@ func (e effort) work() uint64 {
 // funcType is a function's type.
 type funcType struct{ params, results int }
 
-// arity is the number of values that a type takes and gives.
-func (s *scanner) arity(typ uint32) uint64 {
+// typeOf is the type with an index.
+func (s *scanner) typeOf(typ uint32) funcType {
 	if int64(typ) >= int64(len(s.types)) {
 		s.fail(CodeInvalid, "no type %d", typ)
 	}
-	t := s.types[typ]
-	return uint64(t.params + t.results)
+	return s.types[typ]
 }
 
+// arity is the number of values that a type takes and gives.
+func (t funcType) arity() uint64 { return uint64(t.params + t.results) }
+
 // blockType reads the type of a block: core specification 2.0, §5.4.1.
-func (s *scanner) blockType() {
+func (s *scanner) blockType() funcType {
 	if len(s.data) > 0 && s.data[0]&0xc0 == 0x40 { // none, or one value
 		if s.data[0] == 0x40 {
 			s.byte()
-		} else {
-			s.valueType() // wazero would take more bytes of others
+			return funcType{}
 		}
-		return
+		s.valueType() // wazero would take more bytes of others
+		return funcType{results: 1}
 	}
 	before := s.data
 	typ := s.u32()
@@ -62,5 +65,7 @@ func (s *scanner) blockType() {
 	if before[len(before)-len(s.data)-1]&0x40 != 0 {
 		s.fail(CodeInvalid, "no type of a block")
 	}
-	s.widest = max(s.widest, s.arity(typ))
+	t := s.typeOf(typ)
+	s.widest = max(s.widest, t.arity())
+	return t
 }

@@ -35,8 +35,11 @@ func (s *scanner) guard(body []byte) (out []byte, calls bool) {
 	s.data = body
 	for len(s.data) > 0 {
 		at := len(body) - len(s.data)
-		op := s.data[0]
+		op, blocks := s.data[0], s.blocks
 		unbounded := s.instruction()
+		if unbounded || s.blocks > blocks {
+			s.kept = max(s.kept, uint64(s.height))
+		}
 		call := op == 0x10 || op == 0x11
 		if call || unbounded {
 			out = append(out, body[copied:at]...)
@@ -85,13 +88,27 @@ func appendI32(out []byte, n int32) []byte {
 // whether it needs a look before it.
 func (s *scanner) instruction() (unbounded bool) {
 	switch op := s.byte(); {
-	case op == 0x00, op == 0x01, op == 0x05, op == 0x0b, op == 0x0f, op == 0x1a, op == 0x1b: // without operands
-	case op >= 0x45 && op <= 0xc4, op == 0xd1: // comparisons, arithmetic, ref.is_null
+	case op == 0x00, op == 0x01, op == 0x0f: // unreachable, nop, return
+	case op == 0x05: // else
+		s.otherwise()
+	case op == 0x0b: // end
+		s.end()
+	case op == 0x1a: // drop
+		s.move(1, 0)
+	case op == 0x1b: // select
+		s.move(3, 1)
+	case op >= 0x45 && op <= 0xc4: // comparisons, arithmetic
+		s.move(taken(op), 1)
+	case op == 0xd1: // ref.is_null
 	case op >= 0x02 && op <= 0x04: // block, loop, if
 		s.blocks += uint64(op) - 1 // a loop has two, an if three
-		s.blockType()
+		if op == 0x04 {
+			s.move(1, 0)
+		}
+		s.begin(s.blockType())
 	case op == 0x0c, op == 0x0d: // br, br_if
 		s.blocks++
+		s.move(int(op-0x0c), 0)
 		s.u32()
 	case op == 0x0e: // br_table
 		n := uint64(s.u32()) + 1
@@ -104,10 +121,11 @@ func (s *scanner) instruction() (unbounded bool) {
 		if int64(f) >= int64(len(s.funcs)) {
 			s.fail(CodeInvalid, "no function %d", f)
 		}
-		s.passed += s.arity(s.funcs[f])
+		s.called(s.typeOf(s.funcs[f]))
 		return int64(f) < int64(len(s.imports))
 	case op == 0x11: // call_indirect
-		s.passed += s.arity(s.u32())
+		s.move(1, 0)
+		s.called(s.typeOf(s.u32()))
 		s.u32()
 		return true
 	case op == 0x1c: // select with types
@@ -117,31 +135,47 @@ func (s *scanner) instruction() (unbounded bool) {
 			s.fail(CodeInvalid, "a select of several types")
 		}
 		s.valueType()
+		s.move(3, 1)
 	case op >= 0x20 && op <= 0x22: // local variables
 		if i := s.u32(); uint64(i) >= s.variables {
 			s.fail(CodeInvalid, "no local variable %d", i)
+		}
+		if op != 0x22 { // local.tee
+			s.getOrSet(op == 0x20)
 		}
 	case op == 0x23, op == 0x24: // global variables
 		if i := s.u32(); int64(i) >= int64(s.globals) {
 			s.fail(CodeInvalid, "no global variable %d", i)
 		}
-	case op == 0x25, op == 0x26: // table.get, table.set
+		s.getOrSet(op == 0x23)
+	case op == 0x25: // table.get
 		s.u32()
-	case op >= 0x28 && op <= 0x3e: // loads and stores
+	case op == 0x26: // table.set
+		s.u32()
+		s.move(2, 0)
+	case op >= 0x28 && op <= 0x35: // loads
 		s.memArg()
+	case op >= 0x36 && op <= 0x3e: // stores
+		s.memArg()
+		s.move(2, 0)
 	case op == 0x3f: // memory.size
 		s.byte()
+		s.move(0, 1)
 	case op == 0xd0: // ref.null
 		s.valueType()
+		s.move(0, 1)
 	case op == 0x40: // memory.grow
 		s.byte()
 		return true
 	case op == 0x41, op == 0x42: // i32.const, i64.const
 		s.leb()
+		s.move(0, 1)
 	case op == 0x43: // f32.const
 		s.take(4)
+		s.move(0, 1)
 	case op == 0x44: // f64.const
 		s.take(8)
+		s.move(0, 1)
 	case op == 0xd2: // ref.func
 		s.fail(CodeInvalid, "ref.func in a function, which takes memory each time")
 	case op == 0xfc:
@@ -154,19 +188,33 @@ func (s *scanner) instruction() (unbounded bool) {
 	return false
 }
 
+func (s *scanner) called(t funcType) {
+	s.passed += t.arity()
+	s.move(t.params, t.results)
+}
+
 // bulk skips what follows 0xfc.
 func (s *scanner) bulk() (unbounded bool) {
 	switch op := s.u32(); op {
 	case 0, 1, 2, 3, 4, 5, 6, 7: // saturating truncation
 		return false
-	case 9, 13, 16: // data.drop, elem.drop, table.size
+	case 9, 13: // data.drop, elem.drop
 		s.u32()
 		return false
-	case 11, 15, 17: // memory.fill, table.grow, table.fill
+	case 16: // table.size
 		s.u32()
+		s.move(0, 1)
+		return false
+	case 15: // table.grow
+		s.u32()
+		s.move(2, 1)
+	case 11, 17: // memory.fill, table.fill
+		s.u32()
+		s.move(3, 0)
 	case 8, 10, 12, 14: // memory.init, memory.copy, table.init, table.copy
 		s.u32()
 		s.u32()
+		s.move(3, 0)
 	default:
 		s.fail(CodeInvalid, "unknown instruction 0xfc %d", op)
 	}
@@ -181,8 +229,12 @@ func (s *scanner) vector() {
 	if op >= 0x80 && s.byte() != 1 {
 		s.fail(CodeInvalid, "unknown instruction 0xfd %#x", op)
 	}
+	s.move(vectorTaken(op), 1)
 	switch {
-	case op <= 11, op == 92, op == 93: // loads and stores
+	case op == 11: // v128.store
+		s.memArg()
+		s.move(1, 0)
+	case op < 11, op == 92, op == 93: // loads
 		s.memArg()
 	case op == 12, op == 13: // v128.const, i8x16.shuffle
 		s.take(16)
@@ -191,6 +243,9 @@ func (s *scanner) vector() {
 	case op >= 84 && op <= 91: // loads and stores of a lane
 		s.memArg()
 		s.byte()
+		if op >= 88 {
+			s.move(1, 0)
+		}
 	}
 }
 

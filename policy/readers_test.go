@@ -166,6 +166,43 @@ func TestInstructionsAlike(t *testing.T) {
 	}
 }
 
+// TestOperands: what instructions take from the stack and put there is what they do
+// for wazero.
+func TestOperands(t *testing.T) {
+	r := engines(t)[0]
+	s := scanner{types: make([]funcType, 12), funcs: make([]uint32, 12), variables: 12, globals: done}
+	seen := map[string]bool{}
+	var checked int
+	for _, instruction := range instructions() {
+		switch opcode := instruction[0]; {
+		case opcode < 0x10 && opcode != 0x01:
+			continue // blocks and branches
+		case opcode == 0xfc && instruction[1] >= 0x80:
+			continue // a longer number, which the interpreter refuses where it runs
+		case opcode >= 0xfc && seen[string(instruction[:2])], opcode < 0xfc && seen[string(instruction[:1])]:
+			continue
+		}
+		if !valid(t, r, op(unreachable, instruction, unreachable)) {
+			continue
+		}
+		seen[string(instruction[:1])], seen[string(instruction[:min(2, len(instruction))])] = true, true
+		checked++
+		if !slices.ContainsFunc(operandTypes(), func(types []byte) bool {
+			code := op(values(types), instruction)
+			s := s
+			for s.data = code; len(s.data) > 0; {
+				s.instruction()
+			}
+			return valid(t, r, op(code, bytes.Repeat(drop, s.height)))
+		}) {
+			t.Errorf("% x takes or gives another number of values", instruction)
+		}
+	}
+	if checked < 400 {
+		t.Errorf("only %d checked", checked)
+	}
+}
+
 // followed is an instruction in a block where it is not reached, and after that what
 // adds 1 to done. To what takes more bytes, or fewer, blocks end where they do not.
 func followed(instruction []byte) []byte {
@@ -196,7 +233,7 @@ func valid(t *testing.T, r wazero.Runtime, body []byte) bool {
 // operandTypes are what instructions with operands in the code take from the stack.
 func operandTypes() [][]byte {
 	types := []byte{0x7f, 0x7e, 0x7d, 0x7c, 0x7b, 0x70, 0x6f}
-	out := [][]byte{{}, {0x7f, 0x7f, 0x7f}, {0x7f, 0x70, 0x7f}}
+	out := [][]byte{{}, {0x7f, 0x7f, 0x7f}, {0x7f, 0x70, 0x7f}, {0x7b, 0x7b, 0x7b}}
 	for _, a := range types {
 		out = append(out, []byte{a}, []byte{a, a, 0x7f})
 		for _, b := range types {

@@ -83,6 +83,7 @@ type scanner struct {
 	locals    uint64
 	elems     uint64
 	effort    // of compiling this function
+	operands  // of this function
 }
 
 // scan checks what wazero leaves open: imports, counts, and sizes that are
@@ -343,9 +344,10 @@ func (s *scanner) function(typ uint32) []byte {
 	_, n := binary.Uvarint(body)
 	declared := body[n : len(body)-len(code)]
 
-	arity := s.arity(typ)
-	s.effort = effort{values: locals + arity, passed: arity}
-	s.variables = uint64(s.types[typ].params) + locals
+	t := s.typeOf(typ)
+	s.effort = effort{values: locals + t.arity(), passed: t.arity()}
+	s.operands = operands{frames: s.frames[:0]}
+	s.variables = uint64(t.params) + locals
 	guarded, calls := s.guard(code)
 	var enter []byte
 	if calls {
