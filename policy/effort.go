@@ -6,12 +6,14 @@ type effort struct {
 	values uint64 // parameters, results and locals
 	widest uint64 // values that one of its blocks takes and gives
 	kept   uint64 // values on its stack where blocks begin, at most
+	looked uint64 // blocks that are looked through for values of variables
 	passed uint64 // values that it and its calls take and give
 }
 
 // Basic blocks of what [scanner.guard] adds, and of a bulk operation.
 const (
 	lookOutBlocks = 2
+	enterBlocks   = lookOutBlocks + 3
 	bulkBlocks    = 8
 )
 
@@ -32,11 +34,18 @@ const (
 func (e effort) work() uint64 {
 	alive := e.values + e.widest + e.kept
 	alive -= min(alive, fewValues)
-	return e.blocks*e.blocks + valueWork*e.blocks*alive*alive + passedWork*e.passed
+	return e.looked + e.blocks*e.blocks + valueWork*e.blocks*alive*alive + passedWork*e.passed
 }
 
 // funcType is a function's type.
 type funcType struct{ params, results int }
+
+// look is an instruction that needs the values of n variables.
+func (s *scanner) look(n uint64) {
+	if !s.dead {
+		s.looked += n * s.chain
+	}
+}
 
 // typeOf is the type with an index.
 func (s *scanner) typeOf(typ uint32) funcType {

@@ -40,6 +40,9 @@ func (s *scanner) guard(body []byte) (out []byte, calls bool) {
 		if unbounded || s.blocks > blocks {
 			s.kept = max(s.kept, uint64(s.height))
 		}
+		if unbounded {
+			s.chain += lookOutBlocks
+		}
 		call := op == 0x10 || op == 0x11
 		if call || unbounded {
 			out = append(out, body[copied:at]...)
@@ -47,6 +50,7 @@ func (s *scanner) guard(body []byte) (out []byte, calls bool) {
 		}
 		if call {
 			out = append(out, tell...)
+			s.look(1)
 			calls = true
 		}
 		if unbounded {
@@ -72,7 +76,7 @@ func (s *scanner) enter(code int) []byte {
 	out = appendI32(append(out, 0x41), int32(min(frame, maxStack)))
 	out = binary.AppendUvarint(append(out, 0x6a, 0x22), s.variables) // i32.add, local.tee
 	out = appendI32(append(out, 0x41), maxStack)
-	s.blocks += 3
+	s.blocks += enterBlocks - lookOutBlocks
 	return append(out, 0x4b, 0x04, 0x40, 0x00, 0x0b) // i32.gt_u, if, unreachable, end
 }
 
@@ -88,11 +92,13 @@ func appendI32(out []byte, n int32) []byte {
 // whether it needs a look before it.
 func (s *scanner) instruction() (unbounded bool) {
 	switch op := s.byte(); {
-	case op == 0x00, op == 0x01, op == 0x0f: // unreachable, nop, return
+	case op == 0x01: // nop
+	case op == 0x00, op == 0x0f: // unreachable, return
+		s.dead = true
 	case op == 0x05: // else
 		s.otherwise()
 	case op == 0x0b: // end
-		s.end()
+		s.looked += s.end() * (s.variables + 1)
 	case op == 0x1a: // drop
 		s.move(1, 0)
 	case op == 0x1b: // select
@@ -105,17 +111,20 @@ func (s *scanner) instruction() (unbounded bool) {
 		if op == 0x04 {
 			s.move(1, 0)
 		}
-		s.begin(s.blockType())
+		s.begin(op, s.blockType())
 	case op == 0x0c, op == 0x0d: // br, br_if
 		s.blocks++
 		s.move(int(op-0x0c), 0)
-		s.u32()
+		s.join(s.u32(), 0)
+		s.chain++
+		s.dead = s.dead || op == 0x0c
 	case op == 0x0e: // br_table
 		n := uint64(s.u32()) + 1
 		s.blocks += n
 		for range n {
-			s.u32()
+			s.join(s.u32(), s.blocks)
 		}
+		s.dead = true
 	case op == 0x10: // call
 		f := s.u32()
 		if int64(f) >= int64(len(s.funcs)) {
@@ -140,14 +149,23 @@ func (s *scanner) instruction() (unbounded bool) {
 		if i := s.u32(); uint64(i) >= s.variables {
 			s.fail(CodeInvalid, "no local variable %d", i)
 		}
-		if op != 0x22 { // local.tee
-			s.getOrSet(op == 0x20)
+		switch op {
+		case 0x20: // local.get
+			s.look(1)
+			s.move(0, 1)
+		case 0x21: // local.set
+			s.move(1, 0)
 		}
 	case op == 0x23, op == 0x24: // global variables
 		if i := s.u32(); int64(i) >= int64(s.globals) {
 			s.fail(CodeInvalid, "no global variable %d", i)
 		}
-		s.getOrSet(op == 0x23)
+		if op == 0x23 { // global.get
+			s.look(1)
+			s.move(0, 1)
+		} else {
+			s.move(1, 0)
+		}
 	case op == 0x25: // table.get
 		s.u32()
 	case op == 0x26: // table.set
@@ -218,7 +236,9 @@ func (s *scanner) bulk() (unbounded bool) {
 	default:
 		s.fail(CodeInvalid, "unknown instruction 0xfc %d", op)
 	}
+	s.look(bulkBlocks)
 	s.blocks += bulkBlocks
+	s.chain += bulkBlocks
 	return true
 }
 
@@ -250,6 +270,7 @@ func (s *scanner) vector() {
 }
 
 func (s *scanner) memArg() {
+	s.look(2) // where memory is, and its size
 	s.u32()
 	s.u32()
 }

@@ -161,6 +161,7 @@ func hostile() map[string]struct {
 		"a branch per byte":        run(CodeBadOutput, mod{global: true, body: op([]byte{0x02, 0x40}, bytes.Repeat(op(global, []byte{0x0d, 0}), 30_000), []byte{0x0b})}),
 		"branches of a table":      run(CodeBadOutput, mod{body: op([]byte{0x02, 0x40}, i32(0), []byte{0x0e}, vecLen(100_000), make([]byte, 100_001), []byte{0x0b})}),
 		"nested loops":             run(CodeBadOutput, mod{global: true, funcs: []fn{nested(500)}}),
+		"variables after branches": run(CodeBadOutput, mod{funcs: []fn{{locals: []byte{1, 1, 0x7f}, body: op([]byte{0x02, 0x40}, bytes.Repeat([]byte{0x20, 0, 0x0d, 0}, 12_000), bytes.Repeat([]byte{0x20, 0, 0x1a}, 20_000), []byte{0x0b})}}}),
 		"blocks above operands":    run(CodeBadOutput, mod{funcs: []fn{{body: op(bytes.Repeat([]byte{0x3f, 0}, 4000), bytes.Repeat([]byte{0x03, 0x40, 0x0b}, 4000), bytes.Repeat(drop, 4000))}}}),
 		"calls of many values":     run(CodeBadOutput, mod{types: [][]byte{values}, funcs: []fn{{typ: 1, body: unreachable}, {body: op(bytes.Repeat(i32(0), maxParams), bytes.Repeat(call(1), 10_000), bytes.Repeat(drop, maxParams))}}}),
 		"functions of many values": run(CodeBadOutput, mod{types: [][]byte{values}, funcs: slices.Repeat([]fn{{typ: 1, body: unreachable}}, 10_000)}),
@@ -301,7 +302,7 @@ func TestHardToCompile(t *testing.T) {
 	all := hostile()
 	for name, want := range map[string]bool{
 		"a block per byte": true, "bulk per byte": true, "a branch per byte": true, "branches of a table": true,
-		"nested loops": true, "blocks above operands": true, "calls of many values": true, "functions of many values": true, "infinite loop": false,
+		"nested loops": true, "blocks above operands": true, "variables after branches": true, "calls of many values": true, "functions of many values": true, "infinite loop": false,
 	} {
 		m, err := patient(t, false).Load(t.Context(), all[name].code)
 		if err != nil {

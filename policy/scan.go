@@ -83,7 +83,7 @@ type scanner struct {
 	locals    uint64
 	elems     uint64
 	effort    // of compiling this function
-	operands  // of this function
+	flow      // of this function
 }
 
 // scan checks what wazero leaves open: imports, counts, and sizes that are
@@ -346,7 +346,7 @@ func (s *scanner) function(typ uint32) []byte {
 
 	t := s.typeOf(typ)
 	s.effort = effort{values: locals + t.arity(), passed: t.arity()}
-	s.operands = operands{frames: s.frames[:0]}
+	s.flow = flow{frames: s.frames[:0], chain: enterBlocks}
 	s.variables = uint64(t.params) + locals
 	guarded, calls := s.guard(code)
 	var enter []byte
