@@ -6,10 +6,11 @@ package policy
 // fit into a function. It looks through each block that only one other leads to, back
 // to the beginning of a loop, or to where several meet, which remember what they found.
 type flow struct {
-	height int
-	chain  uint64
-	dead   bool // never reached
-	frames []frame
+	height  int
+	chain   uint64
+	dead    bool // never reached
+	frames  []frame
+	results int // of the function
 }
 
 // frame is a block that has not ended.
@@ -90,6 +91,18 @@ func (o *flow) end() (looked uint64) {
 	o.frames = o.frames[:n-1]
 	o.height, o.dead = f.floor+f.typ.results, f.dead
 	return looked
+}
+
+// label is how many values a branch to a label has.
+func (o *flow) label(label uint32) int {
+	if int64(label) >= int64(len(o.frames)) {
+		return o.results
+	}
+	f := o.frames[len(o.frames)-1-int(label)]
+	if f.op == 0x03 { // loop
+		return f.typ.params
+	}
+	return f.typ.results
 }
 
 // join is a branch to a label. Those of one table, whose number is not 0, count once.

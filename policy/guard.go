@@ -43,6 +43,7 @@ func (s *scanner) guard(body []byte) (out []byte, calls bool) {
 		if unbounded {
 			s.chain += lookOutBlocks
 		}
+		s.interpret(op, s.blocks-blocks, unbounded)
 		call := op == 0x10 || op == 0x11
 		if call || unbounded {
 			out = append(out, body[copied:at]...)
@@ -93,7 +94,10 @@ func appendI32(out []byte, n int32) []byte {
 func (s *scanner) instruction() (unbounded bool) {
 	switch op := s.byte(); {
 	case op == 0x01: // nop
-	case op == 0x00, op == 0x0f: // unreachable, return
+	case op == 0x00: // unreachable
+		s.dead = true
+	case op == 0x0f: // return
+		s.carry(s.results)
 		s.dead = true
 	case op == 0x05: // else
 		s.otherwise()
@@ -111,18 +115,20 @@ func (s *scanner) instruction() (unbounded bool) {
 		if op == 0x04 {
 			s.move(1, 0)
 		}
-		s.begin(op, s.blockType())
+		t := s.blockType()
+		s.carry(2 * (t.params + t.results))
+		s.begin(op, t)
 	case op == 0x0c, op == 0x0d: // br, br_if
 		s.blocks++
 		s.move(int(op-0x0c), 0)
-		s.join(s.u32(), 0)
+		s.branch(s.u32(), 0)
 		s.chain++
 		s.dead = s.dead || op == 0x0c
 	case op == 0x0e: // br_table
 		n := uint64(s.u32()) + 1
 		s.blocks += n
 		for range n {
-			s.join(s.u32(), s.blocks)
+			s.branch(s.u32(), s.blocks)
 		}
 		s.dead = true
 	case op == 0x10: // call
@@ -208,7 +214,13 @@ func (s *scanner) instruction() (unbounded bool) {
 
 func (s *scanner) called(t funcType) {
 	s.passed += t.arity()
+	s.carry(t.params + t.results)
 	s.move(t.params, t.results)
+}
+
+func (s *scanner) branch(label uint32, table uint64) {
+	s.carry(s.label(label))
+	s.join(label, table)
 }
 
 // bulk skips what follows 0xfc.

@@ -151,6 +151,9 @@ func (h *Host) Load(ctx context.Context, code []byte) (*Module, error) {
 		Functions: s.functions, Memory: s.memory, Table: s.table,
 		Interpreted: h.cfg.Interpret || s.hard > maxWork,
 	}
+	if m.info.Interpreted && s.steps > maxSteps {
+		return nil, errorf(CodeTooLarge, "%d steps to interpret, more than %d, and hard to compile", s.steps, maxSteps)
+	}
 	m.cost.Store(int64(unknownCost))
 	if err := m.compile(ctx, s.code); err != nil {
 		return nil, err

@@ -176,6 +176,8 @@ func hostile() map[string]struct {
 		"table above the limit": refused(CodeMemory, mod{table: huge(MaxTable + 1)}),
 		"locals of 4 GiB":       refused(CodeTooLarge, mod{locals: op([]byte{1}, vecLen(1<<32-1), []byte{0x7f})}),
 		"a huge function":       refused(CodeTooLarge, mod{body: bytes.Repeat(op(i32(0), drop), 100_000)}),
+		"blocks of many values": refused(CodeTooLarge, mod{global: true, types: [][]byte{values}, funcs: slices.Repeat([]fn{{body: op(bytes.Repeat(global, maxParams), bytes.Repeat([]byte{0x02, 1, 0x0b}, 40_000), bytes.Repeat(drop, maxParams))}}, 4)}),
+		"steps to keep":         refused(CodeTooLarge, mod{imports: []imp{{wasiModule, "sched_yield", 0, 1}}, funcs: slices.Repeat([]fn{{body: bytes.Repeat(op(call(0), drop), 40_000)}}, 20)}),
 		"types of many values":  refused(CodeTooLarge, mod{types: slices.Repeat([][]byte{values}, 1_000)}),
 		"a type of many values": refused(CodeTooLarge, mod{types: [][]byte{op([]byte{0x60}, bytesOf(bytes.Repeat([]byte{0x7f}, maxParams+1)), []byte{0})}}),
 		"references for ever":   refused(CodeInvalid, mod{elems: element0, table: []byte{0x70, 0, 1}, body: loop([]byte{0xd2, 0}, drop)}),

@@ -68,6 +68,7 @@ type scanned struct {
 	memory    uint64 // bytes at the start
 	table     uint64 // elements at the start
 	hard      uint64 // work of compiling it, see effort
+	steps     uint64 // of the interpreter
 }
 
 // scanner reads a module. Methods panic with a *Error, which scan returns.
@@ -82,8 +83,9 @@ type scanner struct {
 	variables uint64 // parameters and locals of this function
 	locals    uint64
 	elems     uint64
-	effort    // of compiling this function
-	flow      // of this function
+	carried   uint64 // values, see maxCarried
+	effort           // of compiling this function
+	flow             // of this function
 }
 
 // scan checks what wazero leaves open: imports, counts, and sizes that are
@@ -346,7 +348,7 @@ func (s *scanner) function(typ uint32) []byte {
 
 	t := s.typeOf(typ)
 	s.effort = effort{values: locals + t.arity(), passed: t.arity()}
-	s.flow = flow{frames: s.frames[:0], chain: enterBlocks}
+	s.flow = flow{frames: s.frames[:0], chain: enterBlocks, results: t.results}
 	s.variables = uint64(t.params) + locals
 	guarded, calls := s.guard(code)
 	var enter []byte
