@@ -71,7 +71,7 @@ func instructions() [][]byte {
 		}
 	}
 	// As much of everything as an index asks for.
-	s := scanner{types: make([]funcType, maxTypes), funcs: make([]uint32, maxFunctions), variables: 1 << 32, globals: 1 << 31}
+	s := scanner{types: make([]funcType, maxTypes), funcs: make([]uint32, maxFunctions), variables: 1 << 32, globals: 1 << 30}
 	seen := map[string]bool{}
 	for _, opcode := range opcodes {
 		for _, a := range odd {
