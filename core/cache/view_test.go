@@ -245,8 +245,8 @@ func TestTwoReadersOfOneNar(t *testing.T) {
 		v := newView(t, []fakePath{p}, m, ViewConfig{})
 		var wg sync.WaitGroup
 		for k := range 2 {
+			f := mustOpen(t, v, p) // before anybody has passed anything
 			wg.Go(func() {
-				f := mustOpen(t, v, p)
 				defer f.Close()
 				buf := make([]byte, 64<<10)
 				for off := int64(0); off < f.Size(); off += int64(len(buf)) {
