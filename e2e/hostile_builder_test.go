@@ -491,7 +491,15 @@ func TestHostileBuilderAnswers(t *testing.T) {
 			e.Type, e.Log, e.Result = wire.EventLog, nil, nil
 			return e
 		}), says: protocol},
-		"finished-empty": {tamper: event(func(e *wire.Event) *wire.Event { e.Result = nil; return e }), says: protocol},
+		"finished-empty": {tamper: func(x *exchange) bool {
+			switch x.route() {
+			case onEvents:
+				return events(x, func(e *wire.Event) *wire.Event { e.Result = nil; return e })
+			case onBuild:
+				return edit(x, func(b *wire.Build) { b.Result = nil })
+			}
+			return false
+		}, says: protocol},
 
 		"output-missing":  {tamper: finish(func(r *wire.Result) { r.Outputs = nil }), says: protocol},
 		"output-other":    {tamper: finish(func(r *wire.Result) { r.Outputs[0].Path = string(printer("x", "x").Path) }), says: protocol},
