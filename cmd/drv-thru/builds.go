@@ -62,7 +62,7 @@ func newBuildsListCommand(a *app) *ffcli.Command {
 			rows := [][]string{{"ID", "CLIENT", "STATE", "BEGUN", "TOOK", "WHAT"}}
 			for _, b := range all {
 				rows = append(rows, []string{
-					string(b.ID), clientText(&b), phaseText(&b), when(b.Created, now), roughly(elapsed(&b, now)), plain(strings.Join(b.Labels, " ")),
+					string(b.ID), clientText(&b), phaseText(&b), when(b.Created, now), roughly(elapsed(&b, now)), strings.Join(b.Labels, " "),
 				})
 			}
 			return table(a.stdout, rows...)
@@ -158,7 +158,7 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 	}
 	row("build", string(b.ID))
 	for _, l := range b.Labels {
-		row("installable", plain(l))
+		row("installable", l)
 	}
 	row("client", b.Client.String())
 	row("client name", b.ClientName)
@@ -190,7 +190,7 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 			row("output", o.Name+"  "+o.Path)
 		}
 		if res.Error != nil {
-			row("error", strings.ReplaceAll(plain(strings.ReplaceAll(res.Error.Error(), "\n", "  ")), "\t", " "))
+			row("error", strings.ReplaceAll(res.Error.Error(), "\n", "  "))
 		}
 	}
 	return table(a.stdout, rows...)

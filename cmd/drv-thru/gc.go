@@ -74,7 +74,7 @@ func (a *app) printGarbage(r *gcResult) error {
 	var rows [][]string
 	var disk, store int64
 	for _, g := range append(r.Builder, r.Client...) {
-		rows = append(rows, []string{g.What, plain(g.Name), term.Bytes(g.Bytes)})
+		rows = append(rows, []string{g.What, g.Name, term.Bytes(g.Bytes)})
 		if g.What == builder.GarbageOutputs {
 			store += g.Bytes
 		} else {

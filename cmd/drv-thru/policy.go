@@ -137,7 +137,7 @@ func newPolicyListCommand(a *app) *ffcli.Command {
 			for _, p := range all {
 				rows = append(rows, []string{p.Name, string(p.Mode), cmp.Or(p.Hash[:min(8, len(p.Hash))], "-"), cmp.Or(p.Module, "built in")})
 				if p.Error != "" {
-					rows = append(rows, []string{"", "denies: " + plain(p.Error)})
+					rows = append(rows, []string{"", "denies: " + p.Error})
 				}
 			}
 			return table(a.stdout, rows...)
@@ -196,7 +196,7 @@ func decisionRows(all []state.Decision, now time.Time) [][]string {
 			text += fmt.Sprintf(" (stderr: %q)", d.Stderr)
 		}
 		rows = append(rows, []string{
-			"  " + cmp.Or(when(d.At.Truncate(time.Second), now), "now"), d.Policy, d.Event, verdict, plain(cmp.Or(d.TicketName, d.Ticket, d.Client)), text,
+			"  " + cmp.Or(when(d.At.Truncate(time.Second), now), "now"), d.Policy, d.Event, verdict, cmp.Or(d.TicketName, d.Ticket, d.Client), text,
 		})
 	}
 	return rows

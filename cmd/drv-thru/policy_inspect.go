@@ -57,8 +57,8 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 				[]string{"memory at start", of(sizeText(info.Memory), sizeText(policy.MaxMemory))},
 				[]string{"table at start", of(strconv.FormatUint(info.Table, 10), strconv.Itoa(policy.MaxTable))},
 				[]string{"functions", strconv.Itoa(info.Functions)},
-				[]string{"imports", plain(strings.Join(info.Imports, " "))},
-				[]string{"exports", plain(strings.Join(info.Exports, " "))},
+				[]string{"imports", strings.Join(info.Imports, " ")},
+				[]string{"exports", strings.Join(info.Exports, " ")},
 				[]string{"verdict", verdict},
 			)
 		},

@@ -43,7 +43,7 @@ func newTicketUsageCommand(a *app) *ffcli.Command {
 			if t.MaxUses == 0 {
 				uses = fmt.Sprintf("%d of unlimited", t.Used)
 			}
-			rows := append([][]string{{"ticket", t.ID.String()}, {"name", plain(t.Name)}, {"state", t.State}, {"uses", uses}}, usageRows(&u.Usage)...)
+			rows := append([][]string{{"ticket", t.ID.String()}, {"name", t.Name}, {"state", t.State}, {"uses", uses}}, usageRows(&u.Usage)...)
 			if err := table(a.stdout, rows...); err != nil || u.Name == u.Usage {
 				return err
 			}
