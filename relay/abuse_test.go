@@ -103,25 +103,32 @@ func TestClientsThatSayNothing(t *testing.T) {
 					}
 				}
 				counted(t, w.relay, float64(min(total, perAddress*addresses)), "connections_pending")
-				dialled := make(chan error, 1)
-				go func() {
-					_, err := open(t.Context(), w, dialRoute(secret(2)))
-					dialled <- err
-				}()
-				m, err := receive(t, listen)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := open(from(0), w, acceptRoute(m.Circuit)); err != nil {
-					t.Errorf("the builder cannot come: %v", err)
-				}
-				if err := <-dialled; err != nil {
-					t.Error(err)
-				}
+				connect(t, w, listen, from(0))
 				listener.Cut()
 				w.listener.Cut()
 			})
 		})
+	}
+}
+
+// connect dials the builder of secret 2, which comes for the circuit with the context
+// of its address.
+func connect(t *testing.T, w *world, listen *wsconn.Socket, from context.Context) {
+	t.Helper()
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := open(t.Context(), w, dialRoute(secret(2)))
+		dialled <- err
+	}()
+	m, err := receive(t, listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(from, w, acceptRoute(m.Circuit)); err != nil {
+		t.Errorf("the builder cannot come: %v", err)
+	}
+	if err := <-dialled; err != nil {
+		t.Error(err)
 	}
 }
 
@@ -189,21 +196,7 @@ func TestBuilderComesForAllWhoDial(t *testing.T) {
 		here := linktest.From(t.Context(), "192.0.2.1:1")
 		listen := register(t, w, secret(2))
 		for range 2 * burst {
-			dialled := make(chan error, 1)
-			go func() {
-				_, err := open(t.Context(), w, dialRoute(secret(2)))
-				dialled <- err
-			}()
-			m, err := receive(t, listen)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := open(here, w, acceptRoute(m.Circuit)); err != nil {
-				t.Error(err)
-			}
-			if err := <-dialled; err != nil {
-				t.Error(err)
-			}
+			connect(t, w, listen, here)
 		}
 		// It has one for whatever else it does.
 		for i := range burst + 1 {

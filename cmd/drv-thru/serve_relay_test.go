@@ -82,22 +82,23 @@ func TestEmbeddedRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
+	if s := settled(t, ctx, other); s.Connected || wire.CodeOf(s.Err) != wire.CodeNotFound {
+		t.Errorf("a stranger: connected %v, %v", s.Connected, s.Err)
+	}
+}
+
+// settled waits until the only relay has let a builder in or refused it.
+func settled(t *testing.T, ctx context.Context, l *link.Listener) link.RelayStatus {
+	t.Helper()
 	for {
-		changed := other.Changed()
-		status := other.Status()[0]
-		if status.Connected {
-			t.Fatal("a stranger is registered")
-		}
-		if status.Err != nil {
-			if wire.CodeOf(status.Err) != wire.CodeNotFound {
-				t.Errorf("refused with %v", status.Err)
-			}
-			break
+		changed := l.Changed()
+		if s := l.Status()[0]; s.Connected || s.Err != nil {
+			return s
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			t.Fatal("no answer")
+			t.Fatal("neither let in nor refused")
 		}
 	}
 }
@@ -137,19 +138,9 @@ func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer circuits.Close()
-		for {
-			changed := circuits.Changed()
-			if s := circuits.Status()[0]; s.Connected || s.Err != nil {
-				if s.Connected != c.want || !c.want && wire.CodeOf(s.Err) != wire.CodeRelayAccess {
-					t.Errorf("builder %v: connected %v, %v", c.want, s.Connected, s.Err)
-				}
-				break
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				t.Fatal("neither let in nor refused")
-			}
+		s := settled(t, ctx, circuits)
+		if s.Connected != c.want || !c.want && wire.CodeOf(s.Err) != wire.CodeRelayAccess {
+			t.Errorf("builder %v: connected %v, %v", c.want, s.Connected, s.Err)
 		}
 	}
 }
