@@ -121,23 +121,6 @@ type Manifest struct {
 	Size   int64 // of the NAR
 }
 
-// At is the index of the chunk that holds the byte at off.
-func (m *Manifest) At(off int64) int {
-	i, found := slices.BinarySearchFunc(m.Chunks, off, func(c Chunk, off int64) int {
-		switch {
-		case c.Offset+int64(c.Size) <= off:
-			return -1
-		case c.Offset > off:
-			return 1
-		}
-		return 0
-	})
-	if !found {
-		return len(m.Chunks)
-	}
-	return i
-}
-
 // Mask puts the filler into p, the bytes of chunk i as they are in the NAR.
 func (m *Manifest) Mask(i int, p []byte) {
 	if i > 0 {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 )
 
 const (
@@ -88,29 +86,12 @@ func (o Output) Kind() OutputKind {
 	return Floating
 }
 
-// FixedOutput reports whether the derivation has a fixed output, and so the
-// network while it builds.
-func (d *Derivation) FixedOutput() bool {
-	o, ok := d.Outputs["out"]
-	return ok && o.Kind() == Fixed
-}
-
 // Kind returns the kind of the outputs, which all have the same.
 func (d *Derivation) Kind() OutputKind {
 	for _, o := range d.Outputs {
 		return o.Kind()
 	}
 	return InputAddressed
-}
-
-// OutputNames returns the names of the outputs, sorted.
-func (d *Derivation) OutputNames() []string {
-	names := make([]string, 0, len(d.Outputs))
-	for name := range d.Outputs {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // References returns the references of the .drv itself: input derivations and
@@ -342,11 +323,4 @@ func (o Output) method() (CAMethod, HashAlgo, error) {
 		return "", "", fmt.Errorf("unknown hash algorithm %s", quote(text))
 	}
 	return method, algo, nil
-}
-
-// Placeholder is what stands for a floating output's path in its own
-// derivation: "/" and 52 characters.
-func Placeholder(output string) string {
-	sum := SumHash([]byte("nix-output:" + output))
-	return "/" + nixbase32.EncodeToString(sum[:])
 }

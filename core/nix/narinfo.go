@@ -3,7 +3,6 @@ package nix
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 )
@@ -60,16 +59,6 @@ func (i PathInfo) MarshalNarInfo() []byte {
 		line("CA", i.CA)
 	}
 	return b
-}
-
-// ReadNarInfo reads a narinfo from r, at most MaxNarInfo bytes of it, and
-// parses it.
-func ReadNarInfo(r io.Reader) (PathInfo, error) {
-	text, err := io.ReadAll(io.LimitReader(r, MaxNarInfo+1))
-	if err != nil {
-		return PathInfo{}, fmt.Errorf("read narinfo: %w", err)
-	}
-	return ParseNarInfo(text)
 }
 
 // ParseNarInfo reads a narinfo of an uncompressed cache, the form that

@@ -59,20 +59,6 @@ func ParsePublicKey(text string) (PublicKey, error) {
 	return key, nil
 }
 
-// ParsePublicKeys reads keys separated by white space, the form of
-// trusted-public-keys in nix.conf.
-func ParsePublicKeys(text string) ([]PublicKey, error) {
-	var keys []PublicKey
-	for word := range strings.FieldsSeq(text) {
-		key, err := ParsePublicKey(word)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
 // isKeyName tells whether name can stand in a list of keys and in a signature.
 func isKeyName(name string) bool {
 	return isLine(name) && !strings.ContainsAny(name, " :")

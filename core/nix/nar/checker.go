@@ -154,9 +154,6 @@ func (c *Checker) Close() error {
 	return nil
 }
 
-// Finished reports whether the archive is complete.
-func (c *Checker) Finished() bool { return c.state == finished }
-
 func (c *Checker) contents(p []byte) (int, error) {
 	n := len(p)
 	if uint64(n) > c.left {
