@@ -187,7 +187,6 @@ type quicPeer struct {
 	arrived arrival
 }
 
-func (p *quicPeer) tlsState() tls.ConnectionState { return p.conn.ConnectionState().TLS }
 func (p *quicPeer) path() Path {
 	return Path{Kind: PathDirectQUIC, Via: p.conn.RemoteAddr().String()}
 }

@@ -41,10 +41,8 @@ var errStranger = errors.New("who are you?")
 func serveDirect(t *testing.T, change func(*DirectConfig)) *directServer {
 	t.Helper()
 	return serveDirectTo(t, change, func(w http.ResponseWriter, r *http.Request) {
-		id, err := PeerID(r)
-		fromContext, ok := PeerFromContext(r.Context())
-		if err != nil || !ok || id != fromContext {
-			t.Errorf("PeerID %v, %v; PeerFromContext %v, %t", id, err, fromContext, ok)
+		if _, err := PeerID(r); err != nil {
+			t.Error(err)
 		}
 		switch r.URL.Path {
 		case "/echo":

@@ -3,7 +3,6 @@ package link
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -111,27 +110,8 @@ func NoDirect(next http.Handler) http.Handler {
 
 type connKey struct{}
 
-// PeerFromContext is [PeerID] for code that has only the request's context;
-// false outside of a request to a server of this package.
-func PeerFromContext(ctx context.Context) (key.ID, bool) {
-	var state tls.ConnectionState
-	switch c := ctx.Value(connKey{}).(type) {
-	case *tls.Conn:
-		state = c.ConnectionState()
-	case directPeer:
-		state = c.tlsState()
-	default:
-		return key.ID{}, false
-	}
-	id, err := key.PeerID(state)
-	return id, err == nil
-}
-
 // directPeer is a connection that is no net.Conn.
-type directPeer interface {
-	tlsState() tls.ConnectionState
-	path() Path
-}
+type directPeer interface{ path() Path }
 
 // PathOf returns the path that a request came by, from its context; the zero
 // Path if the server's listener is none of this package's.

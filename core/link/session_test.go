@@ -104,9 +104,8 @@ func TestHandlerLearnsWhoAndHow(t *testing.T) {
 	var network linktest.Network
 	serve(t, &network, "b", secret(t, 2), func(w http.ResponseWriter, r *http.Request) {
 		id, err := PeerID(r)
-		fromContext, ok := PeerFromContext(r.Context())
-		if err != nil || !ok || id != fromContext {
-			t.Errorf("PeerID %v, %v; PeerFromContext %v, %t", id, err, fromContext, ok)
+		if err != nil {
+			t.Error(err)
 		}
 		fmt.Fprintf(w, "%s %s %s", r.Proto, id, PathOf(r.Context()).Kind)
 	})
@@ -117,9 +116,6 @@ func TestHandlerLearnsWhoAndHow(t *testing.T) {
 	}
 	if p := s.Path(); p.String() != "direct-tcp b" {
 		t.Errorf("path is %s", p)
-	}
-	if _, ok := PeerFromContext(t.Context()); ok {
-		t.Error("a peer without a connection")
 	}
 }
 
