@@ -20,23 +20,11 @@ const copyBuffer = 128 << 10
 // the operation's context is done.
 type Source func() (info nix.PathInfo, nar io.Reader, err error)
 
-// AddToStoreNar adds one path. The daemon wants a signature that it trusts, or
-// a content address that it then checks, and in any case the right NAR hash. If
-// the path is valid already, then nothing changes. Of info, the fields Ultimate
-// and RegistrationTime are not used.
-func (c *Conn) AddToStoreNar(ctx context.Context, info nix.PathInfo, nar io.Reader) error {
-	done := false
-	return c.addEach(ctx, func() (nix.PathInfo, io.Reader, error) {
-		if done {
-			return nix.PathInfo{}, nil, io.EOF
-		}
-		done = true
-		return info, nar, nil
-	})
-}
-
-// AddMultipleToStore adds count paths in one stream, each as AddToStoreNar
-// does. Paths before the first error are in the store, later ones are not.
+// AddMultipleToStore adds count paths in one stream. The daemon wants a signature
+// that it trusts, or a content address that it then checks, and in any case the
+// right NAR hash. What is valid already does not change. Of the infos, the fields
+// Ultimate and RegistrationTime are not used. Paths before the first error are in
+// the store, later ones are not.
 //
 // With protocols before 1.36 it sends AddToStoreNar operations back to back
 // instead, because the single operation of those daemons loses its place in the

@@ -189,6 +189,31 @@ func (d *decoder) buildResult(v Version) BuildResult {
 	return r
 }
 
+func (d *decoder) realisation() json.RawMessage {
+	s := d.string(maxRealise, "realisation")
+	if d.err == nil && !json.Valid([]byte(s)) {
+		d.malformed("a realisation that is not JSON")
+	}
+	if d.err != nil {
+		return nil
+	}
+	return json.RawMessage(s)
+}
+
+// outPath takes the output path out of a realisation: a base name up to Nix 2.34.
+func outPath(realisation json.RawMessage) (nix.Path, error) {
+	var r struct {
+		OutPath string `json:"outPath"`
+	}
+	if err := json.Unmarshal(realisation, &r); err != nil {
+		return "", err
+	}
+	if strings.HasPrefix(r.OutPath, "/") {
+		return nix.ParsePath(r.OutPath)
+	}
+	return nix.ParseBase(r.OutPath)
+}
+
 func (d *decoder) optMicroseconds() *time.Duration {
 	switch tag := d.u64(); tag {
 	case 0:

@@ -170,7 +170,7 @@ func (c *Conn) kill(why error) error {
 // operation is the right to use the connection, from begin to end.
 type operation struct {
 	c    *Conn
-	ctx  context.Context //nolint:containedctx // lives for one call, or one NAR
+	ctx  context.Context //nolint:containedctx // lives for one call
 	stop func() bool
 }
 

@@ -69,15 +69,14 @@ func TestHandshakeRefusals(t *testing.T) {
 
 func TestDaemonErrorLeavesConnUsable(t *testing.T) {
 	c := dialFake(t, 38,
-		step{u(10) + s(pathA), errorMsg("\x1b[35;1mno\x1b[0m substituter", "while this", "while that")},
-		step{u(1) + s(pathA), last + u(0)})
-	err := c.EnsurePath(t.Context(), pathA)
+		step{askValid, errorMsg("\x1b[35;1mno\x1b[0m substituter", "while this", "while that")}, validStep)
+	err := isValid(t.Context(), c)
 	var e *Error
 	if !errors.As(err, &e) || e.Error() != "no substituter" || len(e.Traces) != 2 {
 		t.Fatalf("got %#v", err)
 	}
-	if valid, err := c.IsValidPath(t.Context(), pathA); err != nil || valid {
-		t.Errorf("afterwards: %v, %v", valid, err)
+	if err := isValid(t.Context(), c); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 
@@ -85,14 +84,13 @@ func TestPipelineStopsAtError(t *testing.T) {
 	// Three operations under way, the first fails; the connection stays in step.
 	ask := u(11) + s(pathA)
 	c := dialFake(t, 34,
-		step{ask + ask + ask, errorMsg("no") + last + u(1) + last + u(1)},
-		step{u(1) + s(pathA), last + u(1)})
+		step{ask + ask + ask, errorMsg("no") + last + u(1) + last + u(1)}, validStep)
 	var e *Error
 	if err := c.AddTempRoots(t.Context(), []nix.Path{pathA, pathA, pathA}); !errors.As(err, &e) {
 		t.Fatalf("got %v", err)
 	}
-	if valid, err := c.IsValidPath(t.Context(), pathA); err != nil || !valid {
-		t.Errorf("afterwards: %v, %v", valid, err)
+	if err := isValid(t.Context(), c); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 
@@ -124,86 +122,49 @@ func TestCancelClosesConnection(t *testing.T) {
 	c := dialFake(t, 34, step{u(46) + list(s(pathDrv+"!out")) + u(0), logLine(1, "started")})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("user pressed Ctrl-C")
-	if err := c.SetSink(cancelSink{cancel: func() { cancel(why) }}); err != nil {
+	if err := c.SetSink(lineSink{line: func() { cancel(why) }}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := c.BuildPathsWithResults(ctx, []DerivedPath{{pathDrv, []string{"out"}}}, BuildNormal)
 	if !errors.Is(err, why) || !errors.Is(c.Err(), why) {
 		t.Errorf("got %v, connection %v", err, c.Err())
 	}
-	if _, err := c.IsValidPath(t.Context(), pathA); !errors.Is(err, why) {
+	if err := isValid(t.Context(), c); !errors.Is(err, why) {
 		t.Errorf("afterwards: %v", err)
 	}
 	// fake's end checks that the daemon saw the hang-up.
 }
 
-type cancelSink struct {
+// lineSink calls a function at each line of a log.
+type lineSink struct {
 	Discard
-	cancel func()
+	line func()
 }
 
-func (s cancelSink) LogLine(uint64, ResultType, []byte, bool) { s.cancel() }
+func (s lineSink) LogLine(uint64, ResultType, []byte, bool) { s.line() }
 
 func TestCloseDuringOperation(t *testing.T) {
-	c := dialFake(t, 34, step{u(10) + s(pathA), logLine(1, "x")})
-	_ = c.SetSink(cancelSink{cancel: func() { _ = c.Close() }})
-	if err := c.EnsurePath(t.Context(), pathA); !errors.Is(err, ErrClosed) {
+	c := dialFake(t, 34, step{askValid, logLine(1, "x")})
+	_ = c.SetSink(lineSink{line: func() { _ = c.Close() }})
+	if err := isValid(t.Context(), c); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestOneOperationAtATime(t *testing.T) {
-	c := dialFake(t, 34, step{u(38) + s(pathA), last + "12345678"}, step{u(1) + s(pathA), last + u(1)})
-	nar, err := c.NarFromPath(t.Context(), pathA, 8)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.IsValidPath(t.Context(), pathA); !errors.Is(err, ErrBusy) {
-		t.Errorf("while reading a NAR: %v", err)
-	}
-	if err := c.SetSink(nil); !errors.Is(err, ErrBusy) {
-		t.Errorf("SetSink: %v", err)
-	}
-	if b, err := io.ReadAll(nar); err != nil || string(b) != "12345678" {
-		t.Errorf("read %q, %v", b, err)
-	}
-	if _, err := c.IsValidPath(t.Context(), pathA); err != nil {
-		t.Errorf("afterwards: %v", err)
-	}
-}
-
-func TestNarAbandonedOrTruncated(t *testing.T) {
-	c := dialFake(t, 34, step{u(38) + s(pathA), last + "12345678"})
-	nar, err := c.NarFromPath(t.Context(), pathA, 100)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = io.ReadFull(nar, make([]byte, 8))
-	if _ = nar.Close(); c.Err() == nil {
-		t.Error("a connection with half a NAR in it is still alive")
-	}
-
-	hangUp := func(ctx context.Context) (io.ReadWriteCloser, error) {
-		client, server := net.Pipe()
-		go func() {
-			defer server.Close()
-			for _, st := range append(greeting(34), step{u(38) + s(pathA), last + "12345678"}) {
-				_, _ = io.ReadFull(server, make([]byte, len(st.want)))
-				_, _ = io.WriteString(server, st.reply)
-			}
-		}()
-		return client, nil
-	}
-	c, err = Dial(t.Context(), Config{Dial: hangUp})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nar, err = c.NarFromPath(t.Context(), pathA, 100)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if b, err := io.ReadAll(nar); !errors.Is(err, io.ErrUnexpectedEOF) || string(b) != "12345678" {
-		t.Errorf("read %q, %v", b, err)
+	c := dialFake(t, 34, step{askValid, logLine(1, "x") + validStep.reply})
+	called := false
+	_ = c.SetSink(lineSink{line: func() {
+		called = true
+		if err := isValid(t.Context(), c); !errors.Is(err, ErrBusy) {
+			t.Errorf("another operation: %v", err)
+		}
+		if err := c.SetSink(nil); !errors.Is(err, ErrBusy) {
+			t.Errorf("SetSink: %v", err)
+		}
+	}})
+	if err := isValid(t.Context(), c); err != nil || !called {
+		t.Errorf("got %v, the sink was called: %t", err, called)
 	}
 }
 
@@ -225,7 +186,7 @@ func TestSourceErrors(t *testing.T) {
 			var got bytes.Buffer
 			c := dialDrain(t, 34, &got)
 			info := infoA("12345678")
-			err := c.AddToStoreNar(t.Context(), info, tt.nar)
+			err := addOne(t.Context(), c, info, tt.nar)
 			if err == nil || tt.want != nil && !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v", err)
 			}

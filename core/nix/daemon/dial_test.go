@@ -44,8 +44,8 @@ func TestCommandDialer(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel() // of dialling: the connection goes on
-	if valid, err := c.IsValidPath(t.Context(), pathA); err != nil || !valid {
-		t.Errorf("got %v, %v", valid, err)
+	if err := isValid(t.Context(), c); err != nil {
+		t.Error(err)
 	}
 	// Close returns when the command has exited.
 	if _ = c.Close(); c.rwc.(*process).wait() != nil && !errors.Is(c.rwc.(*process).wait(), context.Canceled) {
@@ -88,8 +88,8 @@ func TestUnixDialer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if valid, err := c.IsValidPath(t.Context(), pathA); err != nil || !valid {
-		t.Errorf("got %v, %v", valid, err)
+	if err := isValid(t.Context(), c); err != nil {
+		t.Error(err)
 	}
 	if _, err := Dial(t.Context(), Config{Dial: UnixDialer(sock + "-none")}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no socket: %v", err)

@@ -2,7 +2,7 @@
 // answers on its Unix socket, and what `nix-daemon --stdio` answers on its
 // standard streams.
 //
-// It asks, adds, builds and reads. It does not evaluate, decides nothing about
+// It asks, adds and builds. It does not evaluate, decides nothing about
 // trust and never asks the daemon to skip a signature check or to repair.
 //
 // # Versions

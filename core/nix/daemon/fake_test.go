@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -42,6 +43,20 @@ var (
 	logLine = func(act uint64, line string) string {
 		return u(0x52534c54) + u(act) + u(101) + u(1) + u(1) + s(line)
 	}
+)
+
+// isValid asks the daemon a short question, validStep.
+func isValid(ctx context.Context, c *Conn) error {
+	valid, err := c.QueryValidPaths(ctx, []nix.Path{pathA}, false)
+	if err == nil && len(valid) != 1 {
+		err = fmt.Errorf("valid: %q", valid)
+	}
+	return err
+}
+
+var (
+	askValid  = u(31) + list(s(pathA)) + u(0)
+	validStep = step{askValid, last + list(s(pathA))}
 )
 
 // step is an exchange: the daemon reads want and writes reply.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -65,25 +64,20 @@ func TestOperations(t *testing.T) {
 		do   func(ctx context.Context, c *Conn) (any, error)
 		want any
 	}{
-		{"IsValidPath", 34, step{u(1) + s(pathA), last + u(1)}, func(ctx context.Context, c *Conn) (any, error) {
-			return c.IsValidPath(ctx, pathA)
-		}, true},
 		{"QueryValidPaths", 34, step{u(31) + list(s(pathA), s(pathB)) + u(1), last + list(s(pathB))},
 			func(ctx context.Context, c *Conn) (any, error) {
 				return c.QueryValidPaths(ctx, []nix.Path{pathB, pathA, pathB}, true)
 			}, []nix.Path{pathB}},
-		{"QueryPathInfo", 38, step{u(26) + s(pathA), last + u(1) + unkeyed()},
-			func(ctx context.Context, c *Conn) (any, error) { return c.QueryPathInfo(ctx, pathA) }, wantInfo},
+		{"QueryPathInfos", 38, step{u(26) + s(pathA) + u(26) + s(pathB), last + u(1) + unkeyed() + last + u(0)},
+			func(ctx context.Context, c *Conn) (any, error) {
+				return c.QueryPathInfos(ctx, []nix.Path{pathA, pathB})
+			}, []*nix.PathInfo{wantInfo, nil}},
 		{"QueryMissing", 34, step{
 			u(40) + list(s(pathDrv+"!*"), s(pathB)),
 			last + list(s(pathDrv)) + list(s(pathA)) + list(s(pathB)) + u(3) + u(4),
 		}, func(ctx context.Context, c *Conn) (any, error) {
 			return c.QueryMissing(ctx, []DerivedPath{{pathDrv, []string{AllOutputs}}, {Path: pathB}})
 		}, Missing{[]nix.Path{pathDrv}, []nix.Path{pathA}, []nix.Path{pathB}, 3, 4}},
-		{"QueryDerivationOutputMap", 34, step{
-			u(41) + s(pathDrv), last + u(2) + s("dev") + s("") + s("out") + s(pathA),
-		}, func(ctx context.Context, c *Conn) (any, error) { return c.QueryDerivationOutputMap(ctx, pathDrv) },
-			map[string]nix.Path{"dev": "", "out": pathA}},
 		{"SetOptions", 34, step{
 			u(19) + u(0) + u(1) + u(0) + u(3) + u(2) + u(60) + u(1) + u(7) + u(0) + u(0) + u(4) + u(1) +
 				u(2) + s("a") + s("1") + s("timeout") + s("600"), last,
@@ -103,17 +97,6 @@ func TestOperations(t *testing.T) {
 		}, func(ctx context.Context, c *Conn) (any, error) {
 			return nil, c.AddIndirectRoots(ctx, "/home/me/result", "/home/me/other")
 		}, nil},
-		{"EnsurePath", 34, step{u(10) + s(pathA), last + u(1)},
-			func(ctx context.Context, c *Conn) (any, error) { return nil, c.EnsurePath(ctx, pathA) }, nil},
-		{"QueryRealisation", 34, step{u(43) + s("sha256:x!out"), last + list(s(realisationJSON))},
-			func(ctx context.Context, c *Conn) (any, error) {
-				r, err := c.QueryRealisation(ctx, "sha256:x!out")
-				return string(r), err
-			}, realisationJSON},
-		{"RegisterDrvOutput", 34, step{u(42) + s(realisationJSON), last},
-			func(ctx context.Context, c *Conn) (any, error) {
-				return nil, c.RegisterDrvOutput(ctx, []byte(realisationJSON))
-			}, nil},
 		{"BuildPathsWithResults 1.34", 34, step{build, last + fmt.Sprintf(resultHead, "", "")}, doBuild, results(false)},
 		{"BuildPathsWithResults 1.37", 37, step{
 			build, last + fmt.Sprintf(resultHead, u(1)+u(1500)+u(0), u(0)+u(0)),
@@ -123,11 +106,6 @@ func TestOperations(t *testing.T) {
 				rs, err := c.BuildPathsWithResults(ctx, []DerivedPath{{pathDrv, []string{"out"}}}, BuildCheck)
 				return len(rs), err
 			}, 0},
-		{"AddToStoreNar", 34, step{
-			u(39) + wireInfoA("some nar") + u(0) + u(0) + u(8) + "some nar" + u(0), last,
-		}, func(ctx context.Context, c *Conn) (any, error) {
-			return nil, c.AddToStoreNar(ctx, infoA("some nar"), strings.NewReader("some nar"))
-		}, nil},
 		{"AddMultipleToStore 1.38", 38, step{
 			u(44) + u(0) + u(0) + frame(u(2)+wireInfoA("nar one")+"nar one"+wireInfoA("nar two")+"nar two") + u(0), last,
 		}, addTwo, nil},
@@ -135,15 +113,6 @@ func TestOperations(t *testing.T) {
 			u(39) + wireInfoA("nar one") + u(0) + u(0) + frame("nar one") + u(0) +
 				u(39) + wireInfoA("nar two") + u(0) + u(0) + frame("nar two") + u(0), last + last,
 		}, addTwo, nil},
-		{"NarFromPath", 34, step{u(38) + s(pathA), last + "a nar with nine bytes more"},
-			func(ctx context.Context, c *Conn) (any, error) {
-				r, err := c.NarFromPath(ctx, pathA, 26)
-				if err != nil {
-					return nil, err
-				}
-				b, err := io.ReadAll(r)
-				return string(b), errors.Join(err, r.Close())
-			}, "a nar with nine bytes more"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -174,13 +143,6 @@ func addTwo(ctx context.Context, c *Conn) (any, error) {
 		nars = nars[1:]
 		return infoA(nar), strings.NewReader(nar), nil
 	})
-}
-
-func TestQueryPathInfoNotValid(t *testing.T) {
-	c := dialFake(t, 34, step{u(26) + s(pathA), last + u(0)})
-	if _, err := c.QueryPathInfo(t.Context(), pathA); !errors.Is(err, ErrNotValid) {
-		t.Errorf("got %v", err)
-	}
 }
 
 func TestRefusedArguments(t *testing.T) {

@@ -47,8 +47,7 @@ func (p *Pool) Do(ctx context.Context, fn func(*Conn) error) error {
 	}
 	returned := false
 	defer func() {
-		// SetSink fails if fn left an operation running, such as a NAR that it
-		// did not close.
+		// SetSink fails if fn left an operation running.
 		if returned && c.SetSink(nil) == nil && c.reusable() {
 			p.put(c)
 		} else {

@@ -7,12 +7,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-var (
-	pingStep  = step{u(13), last + u(1)}
-	validStep = step{u(1) + s(pathA), last + u(1)}
-)
+var pingStep = step{u(13), last + u(1)}
 
 // dials hands out fakes in turn and counts them.
 type dials struct {
@@ -47,18 +46,11 @@ func (p *Pool) idling() int {
 	return len(p.idle)
 }
 
-func isValid(ctx context.Context) func(c *Conn) error {
-	return func(c *Conn) error {
-		_, err := c.IsValidPath(ctx, pathA)
-		return err
-	}
-}
-
 func TestPoolReuses(t *testing.T) {
 	p, d := testPool(t, []step{validStep, pingStep, validStep, pingStep})
 	defer p.Close()
 	for range 2 {
-		if err := p.Do(t.Context(), isValid(t.Context())); err != nil {
+		if err := p.Do(t.Context(), func(c *Conn) error { return isValid(t.Context(), c) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -77,11 +69,14 @@ func TestPoolDiscards(t *testing.T) {
 		step step
 		do   func(ctx context.Context, c *Conn)
 	}{
-		"daemon error": {step{u(10) + s(pathA), errorMsg("no")}, func(ctx context.Context, c *Conn) { _ = c.EnsurePath(ctx, pathA) }},
-		"root":         {step{u(11) + s(pathA), last + u(1)}, func(ctx context.Context, c *Conn) { _ = c.AddTempRoot(ctx, pathA) }},
+		"daemon error": {step{askValid, errorMsg("no")}, func(ctx context.Context, c *Conn) { _ = isValid(ctx, c) }},
+		"root":         {step{u(11) + s(pathA), last + u(1)}, func(ctx context.Context, c *Conn) { _ = c.AddTempRoots(ctx, []nix.Path{pathA}) }},
 		"closed":       {step{}, func(_ context.Context, c *Conn) { _ = c.Close() }},
-		"open NAR": {step{u(38) + s(pathA), last}, func(ctx context.Context, c *Conn) {
-			_, _ = c.NarFromPath(ctx, pathA, 8)
+		"running": {step{askValid, logLine(1, "x")}, func(ctx context.Context, c *Conn) {
+			begun := make(chan struct{})
+			_ = c.SetSink(lineSink{line: func() { close(begun) }})
+			go func() { _ = isValid(ctx, c) }()
+			<-begun
 		}},
 		"options": {
 			step{u(19) + u(0) + u(0) + u(0) + u(0) + u(0) + u(0) + u(1) + u(7) + u(0) + u(0) + u(0) + u(0) + u(0), last},
@@ -104,7 +99,7 @@ func TestPoolReplacesDead(t *testing.T) {
 	p, d := testPool(t, []step{validStep, {u(13), errorMsg("shutting down")}}, []step{validStep})
 	defer p.Close()
 	for range 2 {
-		if err := p.Do(t.Context(), isValid(t.Context())); err != nil {
+		if err := p.Do(t.Context(), func(c *Conn) error { return isValid(t.Context(), c) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -168,13 +163,12 @@ func TestPoolClose(t *testing.T) {
 	p, _ := testPool(t, []step{validStep}, []step{validStep})
 	err := p.Do(t.Context(), func(c *Conn) error {
 		_ = p.Close()
-		_, err := c.IsValidPath(t.Context(), pathA) // still in use
-		return err
+		return isValid(t.Context(), c) // still in use
 	})
 	if err != nil {
 		t.Error(err)
 	}
-	if err := p.Do(t.Context(), isValid(t.Context())); !errors.Is(err, ErrClosed) {
+	if err := p.Do(t.Context(), func(c *Conn) error { return isValid(t.Context(), c) }); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	if _, err := p.Conn(t.Context()); !errors.Is(err, ErrClosed) {

@@ -43,22 +43,16 @@ const (
 
 // Operations (Nix WorkerProto::Op).
 const (
-	opIsValidPath              = 1
-	opEnsurePath               = 10
-	opAddTempRoot              = 11
-	opAddIndirectRoot          = 12
-	opSyncWithGC               = 13 // does nothing since Nix 2.4: our ping
-	opSetOptions               = 19
-	opQueryPathInfo            = 26
-	opQueryValidPaths          = 31
-	opNarFromPath              = 38
-	opAddToStoreNar            = 39
-	opQueryMissing             = 40
-	opQueryDerivationOutputMap = 41
-	opRegisterDrvOutput        = 42
-	opQueryRealisation         = 43
-	opAddMultipleToStore       = 44
-	opBuildPathsWithResults    = 46
+	opAddTempRoot           = 11
+	opAddIndirectRoot       = 12
+	opSyncWithGC            = 13 // does nothing since Nix 2.4: our ping
+	opSetOptions            = 19
+	opQueryPathInfo         = 26
+	opQueryValidPaths       = 31
+	opAddToStoreNar         = 39
+	opQueryMissing          = 40
+	opAddMultipleToStore    = 44
+	opBuildPathsWithResults = 46
 )
 
 // Messages of the log channel (Nix libstore/worker-protocol.hh).
@@ -103,8 +97,6 @@ const (
 var (
 	// ErrProtocol is wrapped by errors about bytes that no daemon should send.
 	ErrProtocol = errors.New("malformed answer from the Nix daemon")
-	// ErrNotValid says that a store path is not valid in the daemon's store.
-	ErrNotValid = errors.New("path is not valid in the Nix store")
 	// ErrBusy says that the connection has an operation in progress.
 	ErrBusy = errors.New("the connection to the Nix daemon has an operation in progress")
 	// ErrClosed says that the connection or pool was closed by its owner.

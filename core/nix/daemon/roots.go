@@ -8,13 +8,8 @@ import (
 	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-// AddTempRoot keeps a path, valid or not, from garbage collection for as long
+// AddTempRoots keeps paths, valid or not, from garbage collection for as long
 // as this connection is open.
-func (c *Conn) AddTempRoot(ctx context.Context, p nix.Path) error {
-	return c.AddTempRoots(ctx, []nix.Path{p})
-}
-
-// AddTempRoots is AddTempRoot of many paths at once.
 func (c *Conn) AddTempRoots(ctx context.Context, ps []nix.Path) error {
 	c.private.Store(true)
 	return c.pipeline(ctx, batch{
@@ -45,12 +40,4 @@ func (c *Conn) AddIndirectRoots(ctx context.Context, links ...string) error {
 		},
 		read: func(d *decoder, _ int) { d.u64() },
 	})
-}
-
-// EnsurePath makes a path valid by substitution, if it is not.
-func (c *Conn) EnsurePath(ctx context.Context, p nix.Path) error {
-	return c.call(ctx, func(e *encoder) {
-		e.u64(opEnsurePath)
-		e.string(string(p))
-	}, func(d *decoder) { d.u64() })
 }

@@ -117,42 +117,35 @@ func session(t *testing.T, dial Dialer, done func(version string)) {
 	check(t, err)
 	equal(t, "missing", missing, Missing{WillBuild: []nix.Path{hello.Path}, Unknown: []nix.Path{nowhere}})
 	outputs := map[string]nix.Path{"out": helloOut, "dev": helloDev}
-	got, err := c.QueryDerivationOutputMap(ctx, hello.Path)
-	check(t, err)
-	equal(t, "outputs", got, outputs)
 	check(t, c.AddTempRoots(ctx, all))
 
 	sessionBuilds(t, c, hello.Path, broken.Path, outputs)
 
-	info, err := c.QueryPathInfo(ctx, helloOut)
+	infos, err = c.QueryPathInfos(ctx, []nix.Path{helloOut})
 	check(t, err)
-	equal(t, "deriver and ultimate", []any{info.Deriver, info.Ultimate}, []any{hello.Path, true})
-	r, err := c.NarFromPath(ctx, helloOut, info.NarSize)
-	check(t, err)
-	nar, err := io.ReadAll(r)
-	check(t, err)
-	equal(t, "NAR hash", nix.SumHash(nar), info.NarHash)
+	equal(t, "deriver and ultimate", []any{infos[0].Deriver, infos[0].Ultimate}, []any{hello.Path, true})
 
 	var remote *Error
-	forged := nix.PathInfo{Path: nowhere, NarHash: info.NarHash, NarSize: info.NarSize}
-	if err := c.AddToStoreNar(ctx, forged, bytes.NewReader(nar)); !errors.As(err, &remote) || !strings.Contains(err.Error(), "lacks a") {
+	forged := nix.PathInfo{Path: nowhere, NarHash: src.NarHash, NarSize: src.NarSize}
+	if err := addOne(ctx, c, forged, strings.NewReader(srcNar)); !errors.As(err, &remote) || !strings.Contains(err.Error(), "lacks a") {
 		t.Errorf("forged path: %v", err)
 	}
 	wrong, wrongNar := textPath(t, "wrong.txt", "wrong\n")
 	wrong.NarHash = nix.Hash{}
-	if err := c.AddToStoreNar(ctx, wrong, strings.NewReader(wrongNar)); !errors.As(err, &remote) || !strings.Contains(err.Error(), "hash mismatch") {
+	if err := addOne(ctx, c, wrong, strings.NewReader(wrongNar)); !errors.As(err, &remote) || !strings.Contains(err.Error(), "hash mismatch") {
 		t.Errorf("wrong hash: %v", err)
 	}
-	if err := c.EnsurePath(ctx, nowhere); !errors.As(err, &remote) {
-		t.Errorf("path from nowhere: %v", err)
-	}
 	check(t, c.AddIndirectRoots(ctx, "/nix/var/nix/no-such-root"))
-	valid, err := c.IsValidPath(ctx, helloOut)
+	valid, err := c.QueryValidPaths(ctx, []nix.Path{helloOut, nowhere}, false)
 	check(t, err)
-	equal(t, "valid", valid, true)
+	equal(t, "valid", valid, []nix.Path{helloOut})
 	if !t.Failed() {
 		done(c.Info().NixVersion)
 	}
+}
+
+func addOne(ctx context.Context, c *Conn, info nix.PathInfo, nar io.Reader) error {
+	return c.AddMultipleToStore(ctx, 1, func() (nix.PathInfo, io.Reader, error) { return info, nar, nil })
 }
 
 func sessionBuilds(t *testing.T, c *Conn, hello, broken nix.Path, outputs map[string]nix.Path) {
