@@ -77,11 +77,11 @@ func (s *Server) open(id key.ID, addr netip.Addr) (*pending, error) {
 		return nil, closingError()
 	case reg == nil:
 		return nil, wire.CodeRelayNoBuilder.Err().WithHint("check on the builder that it runs and uses this relay")
-	case s.circuits >= s.limits.Circuits:
+	case s.circuits.all >= s.limits.Circuits:
 		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits as it takes")
 	case s.circuitsTo[id] >= s.limits.CircuitsPerBuilder || reg.waiting >= s.limits.HalfOpenPerBuilder:
 		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits to this builder as it takes")
-	case s.circuitsBy[addr] >= s.limits.CircuitsPerAddress:
+	case s.circuits.by[addr] >= s.limits.CircuitsPerAddress:
 		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits of your address as it takes")
 	}
 	p := &pending{
@@ -91,9 +91,8 @@ func (s *Server) open(id key.ID, addr netip.Addr) (*pending, error) {
 	}
 	s.pending[circuit] = p
 	reg.waiting++
-	s.circuits++
+	s.circuits.add(addr)
 	s.circuitsTo[id]++
-	s.circuitsBy[addr]++
 	s.work.Add(1)
 	return p, nil
 }
@@ -101,11 +100,10 @@ func (s *Server) open(id key.ID, addr netip.Addr) (*pending, error) {
 // closed uncounts a circuit.
 func (s *Server) closed(p *pending) {
 	s.mu.Lock()
-	s.circuits--
+	s.circuits.drop(p.addr)
 	if s.circuitsTo[p.to.id]--; s.circuitsTo[p.to.id] <= 0 {
 		delete(s.circuitsTo, p.to.id)
 	}
-	s.circuitsBy.drop(p.addr)
 	s.mu.Unlock()
 }
 

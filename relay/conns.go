@@ -15,16 +15,16 @@ type pendingConns struct {
 	exempt            func(netip.Addr) bool // addresses of proxies, which stand for many
 	refused           func(limit string)
 
-	mu   sync.Mutex
-	conn map[net.Conn]netip.Addr
-	by   counter
+	mu      sync.Mutex
+	conn    map[net.Conn]netip.Addr
+	counted counter
 }
 
 func (s *Server) newPendingConns() *pendingConns {
 	return &pendingConns{
 		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: s.cfg.Proxy,
 		refused: func(limit string) { s.metrics.conns.WithLabelValues(limit).Inc() },
-		conn:    map[net.Conn]netip.Addr{}, by: counter{},
+		conn:    map[net.Conn]netip.Addr{},
 	}
 }
 
@@ -40,7 +40,7 @@ func (p *pendingConns) state(c net.Conn, st http.ConnState) {
 		p.mu.Lock()
 		if a, ok := p.conn[c]; ok {
 			delete(p.conn, c)
-			p.by.drop(a)
+			p.counted.drop(a)
 		}
 		p.mu.Unlock()
 	}
@@ -55,21 +55,21 @@ func (p *pendingConns) add(c net.Conn) (limit string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.conn) >= p.total {
+	if p.counted.all >= p.total {
 		return connsTotal
 	}
-	if p.by[addr] >= p.perAddress && !(p.exempt != nil && p.exempt(peer)) {
+	if p.counted.by[addr] >= p.perAddress && !(p.exempt != nil && p.exempt(peer)) {
 		return connsAddress
 	}
 	p.conn[c] = addr
-	p.by[addr]++
+	p.counted.add(addr)
 	return ""
 }
 
 func (p *pendingConns) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.conn)
+	return p.counted.all
 }
 
 // abort closes a connection without a word: tls.Conn.Close would try to say one.

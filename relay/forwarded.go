@@ -3,6 +3,7 @@ package relay
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -12,37 +13,18 @@ import (
 // end up to the first address that is no trusted proxy.
 func ForwardedBy(proxies []netip.Prefix) func(*http.Request) netip.Addr {
 	trusted := func(a netip.Addr) bool {
-		for _, p := range proxies {
-			if p.Contains(a) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
 	return func(r *http.Request) netip.Addr {
 		addr := peerAddr(r)
-		lines := r.Header.Values("X-Forwarded-For")
-		for i := len(lines) - 1; i >= 0; i-- {
-			line := lines[i]
-			for {
-				if !trusted(addr) {
-					return addr
-				}
-				rest, last := "", line
-				comma := strings.LastIndexByte(line, ',')
-				if comma >= 0 {
-					rest, last = line[:comma], line[comma+1:]
-				}
-				next, ok := forwardedAddr(strings.TrimSpace(last))
-				if !ok {
-					return addr // what is before it cannot be told either
-				}
-				addr = next
-				if comma < 0 {
-					break
-				}
-				line = rest
+		list := strings.Join(r.Header.Values("X-Forwarded-For"), ",")
+		for list != "" && trusted(addr) {
+			comma := strings.LastIndexByte(list, ',')
+			next, ok := forwardedAddr(strings.TrimSpace(list[comma+1:]))
+			if !ok {
+				break // what is before it cannot be told either
 			}
+			addr, list = next, list[:max(comma, 0)]
 		}
 		return addr
 	}

@@ -106,18 +106,16 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, addr netip.Addr,
 func (s *Server) countRefusal(addr netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refusals >= s.limits.Connections || s.refusalsBy[addr] >= s.limits.ConnectionsPerAddress {
+	if s.refusals.all >= s.limits.Connections || s.refusals.by[addr] >= s.limits.ConnectionsPerAddress {
 		return false
 	}
-	s.refusals++
-	s.refusalsBy[addr]++
+	s.refusals.add(addr)
 	return true
 }
 
 func (s *Server) uncountRefusal(addr netip.Addr) {
 	s.mu.Lock()
-	s.refusals--
-	s.refusalsBy.drop(addr)
+	s.refusals.drop(addr)
 	s.mu.Unlock()
 }
 

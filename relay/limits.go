@@ -98,12 +98,24 @@ func group(a netip.Addr) netip.Addr {
 	return a
 }
 
-// counter counts things by address.
-type counter map[netip.Addr]int
+// counter counts things, in all and by address. Its zero value is ready.
+type counter struct {
+	all int
+	by  map[netip.Addr]int
+}
 
-func (c counter) drop(a netip.Addr) {
-	if c[a]--; c[a] <= 0 {
-		delete(c, a)
+func (c *counter) add(a netip.Addr) {
+	if c.by == nil {
+		c.by = map[netip.Addr]int{}
+	}
+	c.all++
+	c.by[a]++
+}
+
+func (c *counter) drop(a netip.Addr) {
+	c.all--
+	if c.by[a]--; c.by[a] <= 0 {
+		delete(c.by, a)
 	}
 }
 

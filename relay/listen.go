@@ -83,21 +83,19 @@ func (s *Server) countRegistration(addr netip.Addr) error {
 	switch {
 	case s.closing.Err() != nil:
 		return closingError()
-	case s.registrations >= s.limits.Registrations:
+	case s.registrations.all >= s.limits.Registrations:
 		return wire.Errorf(wire.CodeRelayFull, "it has as many builders as it takes")
-	case s.registrationsBy[addr] >= s.limits.RegistrationsPerAddress:
+	case s.registrations.by[addr] >= s.limits.RegistrationsPerAddress:
 		return wire.Errorf(wire.CodeRelayFull, "it has as many builders of your address as it takes")
 	}
-	s.registrations++
-	s.registrationsBy[addr]++
+	s.registrations.add(addr)
 	s.work.Add(1)
 	return nil
 }
 
 func (s *Server) uncountRegistration(addr netip.Addr) {
 	s.mu.Lock()
-	s.registrations--
-	s.registrationsBy.drop(addr)
+	s.registrations.drop(addr)
 	s.mu.Unlock()
 }
 

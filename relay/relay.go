@@ -81,20 +81,17 @@ type Server struct {
 	closing, aborted context.Context
 	close, abort     context.CancelFunc
 
-	mu              sync.Mutex
-	builders        map[key.ID]*registration
-	registrations   int // listen sockets, proved or not
-	registrationsBy counter
-	pending         map[wire.CircuitID]*pending
-	circuits        int // open and half open
-	circuitsTo      map[key.ID]int
-	circuitsBy      counter
-	refusals        int // sockets that are told why they are refused
-	refusalsBy      counter
-	servers         []*http.Server
-	packets         []*net.UDPConn
-	access          Access
-	hosts           []string
+	mu            sync.Mutex
+	builders      map[key.ID]*registration
+	registrations counter // listen sockets, proved or not
+	pending       map[wire.CircuitID]*pending
+	circuits      counter // open and half open
+	circuitsTo    map[key.ID]int
+	refusals      counter // sockets that are told why they are refused
+	servers       []*http.Server
+	packets       []*net.UDPConn
+	access        Access
+	hosts         []string
 }
 
 // New makes a relay.
@@ -109,16 +106,13 @@ func New(cfg Config) *Server {
 		cfg.ClientAddr = peerAddr
 	}
 	s := &Server{
-		cfg:             cfg,
-		limits:          cfg.Limits.withDefaults(),
-		log:             cfg.Log,
-		mux:             http.NewServeMux(),
-		builders:        map[key.ID]*registration{},
-		registrationsBy: counter{},
-		pending:         map[wire.CircuitID]*pending{},
-		circuitsTo:      map[key.ID]int{},
-		circuitsBy:      counter{},
-		refusalsBy:      counter{},
+		cfg:        cfg,
+		limits:     cfg.Limits.withDefaults(),
+		log:        cfg.Log,
+		mux:        http.NewServeMux(),
+		builders:   map[key.ID]*registration{},
+		pending:    map[wire.CircuitID]*pending{},
+		circuitsTo: map[key.ID]int{},
 	}
 	s.rate = rateLimiter{perSecond: s.limits.HandshakesPerSecond, burst: float64(s.limits.HandshakeBurst)}
 	s.access = cfg.Access
@@ -254,5 +248,5 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{Builders: len(s.builders), Circuits: s.circuits, HalfOpen: len(s.pending)}
+	return Stats{Builders: len(s.builders), Circuits: s.circuits.all, HalfOpen: len(s.pending)}
 }
