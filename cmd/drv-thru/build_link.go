@@ -64,6 +64,10 @@ func replaceLink(link string, target nix.Path) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s exists and is not a link", link)
 	}
+	// As Nix does.
+	if err := os.MkdirAll(filepath.Dir(link), 0o777); err != nil {
+		return err
+	}
 	// Renaming over the old one leaves no moment without a root.
 	for n := range 100 {
 		tmp := link + ".tmp-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(n)
