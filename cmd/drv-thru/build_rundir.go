@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -20,6 +21,10 @@ type mountDir struct {
 
 const lockSuffix = ".lock"
 
+// notInURL is what no Nix takes in a file:// URL as it stands. Written as %20,
+// Nix 2.8 looks for a directory that is called so.
+var notInURL = regexp.MustCompile(`[^A-Za-z0-9/._~!$&'()*+,;=:@-]`)
+
 // runtimeDir returns the user's directory for mounts, which nobody else can
 // write to.
 func (a *app) runtimeDir() (string, error) {
@@ -28,6 +33,9 @@ func (a *app) runtimeDir() (string, error) {
 		if info, err := os.Stat(base); err == nil && info.IsDir() {
 			dir = filepath.Join(base, "drv-thru")
 		}
+	}
+	if notInURL.MatchString(dir) {
+		return "", fmt.Errorf("make a place for mounts: Nix takes no file:// URL of %q; set XDG_RUNTIME_DIR", dir)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", fmt.Errorf("make a place for mounts: %w", err)

@@ -94,4 +94,14 @@ func TestRuntimeDir(t *testing.T) {
 	if _, err := a.runtimeDir(); err == nil {
 		t.Error("followed a symlink")
 	}
+	for _, odd := range []string{"a b", "é", "a?b", "a%20b"} {
+		odd = filepath.Join(base, odd)
+		if err := os.Mkdir(odd, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		a := &app{environ: []string{"XDG_RUNTIME_DIR=" + odd}}
+		if dir, err := a.runtimeDir(); err == nil {
+			t.Errorf("%s: no Nix finds it by a file:// URL", dir)
+		}
+	}
 }
