@@ -34,6 +34,15 @@ func TestFailingBuild(t *testing.T) {
 			saysNot(t, text, "line 5 of the log")
 		}
 		p.Verify(t)
+		// Of these not every Nix makes a result, and 2.34 leaves outputs behind.
+		for expr, want := range map[lab.Expr]string{
+			lab.MissingFeature("failing"): "quantum}",
+			lab.OutputCycle("failing"):    "cycle",
+			lab.OutputFIFO("failing"):     "type",
+		} {
+			text := fails(t, p.Client.BuildCmd(p.Builder.Ticket(), "--no-link", "--impure", "--expr", string(expr)), wire.ExitBuildFailed)
+			says(t, text, "error: build failed", want)
+		}
 	})
 }
 

@@ -307,6 +307,20 @@ func TestFailures(t *testing.T) {
 	}
 	_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil)
 	wantCode(t, err, wire.CodeNotFound)
+
+	// Some failures have no result.
+	for i, tt := range []struct {
+		said string
+		code wire.Code
+	}{
+		{"a 'x86_64-linux' with features {kvm} is required to build '" + string(objects[1].Info.Path) + "'", wire.CodeBuildFailed},
+		{"opening lock file '/nix/var/nix/db/big-lock': Permission denied", wire.CodeStore},
+	} {
+		e.store.OnBuild = func(context.Context, nix.Path, daemon.Sink) error { return &daemon.Error{Msg: tt.said} }
+		if r := e.build(c, uint32(2+i), objects...); r.Error == nil || r.Error.Code != tt.code || !strings.HasSuffix(r.Error.Detail, tt.said) {
+			t.Errorf("%s: got %+v", tt.said, r.Error)
+		}
+	}
 }
 
 func TestLimitsOnWhatIsBuilt(t *testing.T) {

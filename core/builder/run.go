@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -208,13 +209,24 @@ func (b *build) execute(roots []daemon.DerivedPath, result *wire.Result) error {
 		results, err = session.Build(ctx, roots, opts, sink)
 	}
 	if err != nil {
-		return preferCause(ctx, storeError(err))
+		return preferCause(ctx, buildError(err))
 	}
 	failure := b.collect(roots, results, sink, result)
 	if err := b.keepOutputs(ctx, session, result); err != nil {
 		return preferCause(ctx, err)
 	}
 	return failure
+}
+
+// buildError is what ended a build without results. What the daemon says of a
+// derivation is a failure of that one: of some Nix makes no result, up to 2.26 of a
+// system feature that is missing, of outputs that refer to each other and of a FIFO.
+func buildError(err error) error {
+	var said *daemon.Error
+	if errors.As(err, &said) && strings.Contains(said.Msg, ".drv") {
+		return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeBuildFailed, "%s", clipText(said.Error())), err)
+	}
+	return storeError(err)
 }
 
 func failed(r daemon.BuildResult) bool { return !r.Status.Success() }

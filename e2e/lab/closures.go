@@ -218,6 +218,21 @@ func FailingDependency(salt string) Expr {
 	return drv("dependent", salt, `cat $dep > $out`, `dep = `+string(Failing(salt))+`;`)
 }
 
+// MissingFeature needs a machine that can do more.
+func MissingFeature(salt string) Expr {
+	return drv("quantum", salt, `echo > $out`, `requiredSystemFeatures = [ "quantum" ];`)
+}
+
+// OutputCycle has two outputs that refer to each other, which Nix refuses.
+func OutputCycle(salt string) Expr {
+	return drv("cycle", salt, `echo $dev > $out; echo $out > $dev`, `outputs = [ "out" "dev" ];`)
+}
+
+// OutputFIFO makes what no store path can be.
+func OutputFIFO(salt string) Expr {
+	return drv("fifo", salt, `mkfifo $out`)
+}
+
 // Log prints script's output as its build log. The script is run by busybox's
 // sh; see [LogEveryByte] and its like.
 func Log(salt, script string) Expr {

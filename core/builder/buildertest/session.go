@@ -101,6 +101,9 @@ func (c *session) Build(ctx context.Context, targets []daemon.DerivedPath, opts 
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		if said := (*daemon.Error)(nil); errors.As(err, &said) {
+			return nil, err
+		}
 		r := daemon.BuildResult{Path: t, Status: daemon.AlreadyValid}
 		switch {
 		case err != nil:

@@ -25,7 +25,7 @@ type Object struct {
 // Store is a builder.Store in memory.
 type Store struct {
 	// OnBuild, if set, runs for every derivation that is built, before its
-	// outputs appear; an error fails the build. Closing the session ends ctx.
+	// outputs appear; an error fails the build, a [daemon.Error] all of them. Closing the session ends ctx.
 	OnBuild func(ctx context.Context, drv nix.Path, sink daemon.Sink) error
 	// Contents, if set, makes what is in an output, by the name of its path.
 	Contents func(name string) string

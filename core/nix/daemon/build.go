@@ -98,8 +98,8 @@ type BuildResult struct {
 
 // BuildPathsWithResults realises the paths, by substitution where the daemon
 // has substitutes and by building else. The derivations must be in the store.
-// A failed build is a result; an error means that none was tried or that the
-// connection broke. Results come in the daemon's order.
+// A failed build is a result, but of some failures (of a system feature that is
+// missing, of a FIFO in an output) Nix up to 2.26 makes an [Error] for all of them. Results come in the daemon's order.
 func (c *Conn) BuildPathsWithResults(ctx context.Context, ps []DerivedPath, mode BuildMode) ([]BuildResult, error) {
 	if mode != BuildNormal && mode != BuildCheck {
 		return nil, fmt.Errorf("build: mode %d is not supported", mode)
