@@ -19,6 +19,7 @@ type job struct {
 	// args are flags and installables, for a client's working directory that
 	// has the files of writeJobs.
 	args []string
+	env  []string
 	// outputs are the names, after the hash part, of the paths that are printed.
 	outputs []string
 	// addressed says that the outputs are content-addressed.
@@ -74,7 +75,7 @@ func writeJobs(h *lab.Host, dir, salt, url string) []job {
 		}},
 		{name: "fixed output", args: []string{"--impure", "--expr", string(lab.FixedOutput(salt + " fixed\n"))}, outputs: []string{"fixed"}, addressed: true},
 		{name: "fetched", args: []string{"--impure", "--expr", string(lab.FetchURL(url, salt))}, outputs: []string{"fetched"}, addressed: true},
-		{name: "over HTTP", args: []string{"--import", "http", "--impure", "--expr", string(lab.Hello(salt + "-http"))}, outputs: []string{"hello"}, check: greets(salt + "-http")},
+		{name: "over HTTP, without a home", env: []string{"HOME=/nonexistent"}, args: []string{"--import", "http", "--impure", "--expr", string(lab.Hello(salt + "-http"))}, outputs: []string{"hello"}, check: greets(salt + "-http")},
 		{name: "drv output", args: []string{drv + "^doc"}, outputs: []string{"multi-doc"}},
 		{name: "drv", args: []string{drv}, outputs: []string{"multi-dev", "multi-doc", "multi"}, some: true},
 	}
@@ -103,7 +104,7 @@ func TestMainJob(t *testing.T) {
 			t.Run(j.name, func(t *testing.T) {
 				before := c.Host.Paths()
 				args := append([]string{"--no-link", "--print-out-paths"}, j.args...)
-				paths := strings.Fields(must(t, c.BuildCmd(ticket, args...).In(dir)))
+				paths := strings.Fields(must(t, c.BuildCmd(ticket, args...).AddEnv(j.env...).In(dir)))
 				if got := names(t, paths); got != strings.Join(j.outputs, " ") {
 					t.Fatalf("the outputs are %s, want %v", got, j.outputs)
 				}
@@ -120,7 +121,7 @@ func TestMainJob(t *testing.T) {
 					j.check(t, c.Host, paths)
 				}
 				// Everything is valid now: nobody is needed.
-				again := strings.Fields(must(t, offline(c.BuildCmd(ticket, args...)).In(dir)))
+				again := strings.Fields(must(t, offline(c.BuildCmd(ticket, args...)).AddEnv(j.env...).In(dir)))
 				if strings.Join(again, " ") != strings.Join(paths, " ") {
 					t.Errorf("the second build has %v, want %v", again, paths)
 				}

@@ -144,6 +144,16 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 // copy runs nix copy as the user, with signatures required: that is Nix's
 // default and nothing here says otherwise.
 func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error {
+	env := i.app.nixEnv()
+	if strings.HasPrefix(url, "http:") {
+		// What Nix keeps of a URL on disk is of no use, as the URL is new each time;
+		// and nix copy would fail where it cannot write, as below a HOME of
+		// /nonexistent.
+		if dir, err := os.MkdirTemp("", "drv-thru-"); err == nil {
+			defer os.RemoveAll(dir)
+			env = append(env, "XDG_CACHE_HOME="+dir, "NIX_CACHE_HOME="+dir)
+		}
+	}
 	for batch := range slices.Chunk(paths, copyBatch) {
 		args := []string{"--extra-experimental-features", "nix-command", "copy", "--from", url}
 		if !i.recursive {
@@ -153,9 +163,8 @@ func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error
 			args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
 		}
 		if strings.HasPrefix(url, "http:") {
-			// The URL is new each time: what Nix keeps of it on disk is of no use
-			// for long. (0 would also turn off what it keeps in memory.) What
-			// fails there has been tried often enough.
+			// What Nix keeps is of no use for long. (0 would also turn off what it
+			// keeps in memory.) What fails there has been tried often enough.
 			args = append(args, "--option", "narinfo-cache-positive-ttl", "60", "--option", "narinfo-cache-negative-ttl", "0",
 				"--option", "download-attempts", "1")
 		}
@@ -163,16 +172,16 @@ func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error
 		for _, p := range batch {
 			args = append(args, string(p))
 		}
-		if err := i.nix(ctx, args); err != nil {
+		if err := i.nix(ctx, env, args); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (i *importer) nix(ctx context.Context, args []string) error {
+func (i *importer) nix(ctx context.Context, env, args []string) error {
 	cmd := exec.CommandContext(ctx, "nix", args...)
-	cmd.Env = i.app.nixEnv()
+	cmd.Env = env
 	said := &lastBytes{max: maxStderr}
 	cmd.Stdout, cmd.Stderr = said, said
 	// Ctrl-C in a terminal reaches everyone in it; this process decides.
