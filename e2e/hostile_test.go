@@ -326,11 +326,11 @@ func dirNar(names ...string) []byte {
 	return words(append(tokens, ")")...)
 }
 
-// deepNar is directories nested n deep.
-func deepNar(n int) []byte {
+// deepNar is directories of that name, nested n deep.
+func deepNar(n int, name string) []byte {
 	tokens := []string{"nix-archive-1"}
 	for range n {
-		tokens = append(tokens, "(", "type", "directory", "entry", "(", "name", "d", "node")
+		tokens = append(tokens, "(", "type", "directory", "entry", "(", "name", name, "node")
 	}
 	tokens = append(tokens, "(", "type", "regular", "contents", "x", ")")
 	for range n {

@@ -105,9 +105,21 @@ func TestScanDeep(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		var check Checker
-		if _, err := l.WriteTo(&check); err != nil || check.Close() != nil {
-			t.Errorf("depth %d: %v, %v", c.depth, err, check.Close())
+		var got bytes.Buffer
+		if _, err := l.WriteTo(&got); err != nil {
+			t.Fatal(err)
+		}
+		want := appendStrings(nil, magic)
+		for range c.depth {
+			want = appendStrings(want, wordOpen, wordType, wordDir, wordEntry, wordOpen, wordName, c.name, wordNode)
+		}
+		want = appendStrings(want, wordOpen, wordType, wordDir, wordEntry, wordOpen, wordName, "f", wordNode,
+			wordOpen, wordType, wordRegular, wordBytes, "hello", wordClose, wordClose, wordClose)
+		for range c.depth {
+			want = appendStrings(want, wordClose, wordClose)
+		}
+		if !bytes.Equal(got.Bytes(), want) {
+			t.Errorf("depth %d: %d bytes, want %d", c.depth, got.Len(), len(want))
 		}
 	}
 }

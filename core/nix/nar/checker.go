@@ -89,8 +89,9 @@ var errWrite = errors.New("write after an error or the end")
 
 // Checker is an io.Writer that takes the bytes of an archive and accepts
 // exactly the canonical form: names valid, sorted and unique, padding zero,
-// nothing missing, nothing behind. It allocates at most a few kilobytes plus
-// the names of the open directories, whatever the bytes declare.
+// nothing missing, nothing behind, and nothing that Nix begins to unpack and then
+// finds too deep. It allocates at most a few kilobytes plus the names of the open
+// directories, whatever the bytes declare.
 //
 // The zero value checks; set Handler before the first Write to see the tree.
 type Checker struct {
@@ -330,9 +331,6 @@ func (c *Checker) kind(s []byte) error {
 		c.state = wantTargetWord
 		return nil
 	case wordDir:
-		if c.depth == MaxDepth {
-			return fmt.Errorf("%w: directories nest deeper than %d", ErrSyntax, MaxDepth)
-		}
 		c.state = wantEntryOrClose
 		err := c.found(Node{Kind: Directory})
 		c.depth++
@@ -346,11 +344,17 @@ func (c *Checker) name(s []byte) error {
 	if err := checkName(s); err != nil {
 		return err
 	}
+	if c.depth == MaxLevels {
+		return fmt.Errorf("%w: directories nest deeper than %d levels", ErrSyntax, MaxLevels)
+	}
 	start := c.starts[c.depth-1]
 	if last := c.names[start:]; bytes.Compare(last, s) >= 0 {
 		return fmt.Errorf("%w: name %q does not sort after %q", ErrSyntax, s, last)
 	}
 	c.names = append(c.names[:start], s...)
+	if n := len(c.names) + c.depth; n > MaxPathLen {
+		return fmt.Errorf("%w: path of %d bytes, at most %d can be unpacked", ErrSyntax, n, MaxPathLen)
+	}
 	c.state = wantNodeWord
 	return nil
 }

@@ -49,10 +49,11 @@ func dirOf(names ...string) []byte {
 	return append(b, words(")")...)
 }
 
-func nested(depth int) []byte {
+// nested is a file below depth directories, each the only one in the one before.
+func nested(depth int, name string) []byte {
 	b := words(mg)
 	for range depth {
-		b = append(b, words("(", "type", "directory", "entry", "(", "name", "d", "node")...)
+		b = append(b, words("(", "type", "directory", "entry", "(", "name", name, "node")...)
 	}
 	b = append(b, fileNode...)
 	for range depth {
@@ -69,7 +70,9 @@ var accepted = map[string][]byte{
 	"longest target":  words(mg, "(", "type", "symlink", "target", strings.Repeat("t", 4095), ")"),
 	"empty directory": dirOf(),
 	"names":           dirOf(" ", "...", "a", "a.b", "a0", "b", strings.Repeat("n", 255), "\xff"),
-	"deepest":         nested(nar.MaxDepth),
+	"deepest":         nested(63, "d"),
+	"deepest empty":   words(bytes.Replace(nested(63, "d"), fileNode, words("(", "type", "directory", ")"), 1)),
+	"longest path":    nested(15, strings.Repeat("n", 255)),
 }
 
 var refused = map[string][]byte{
@@ -88,8 +91,9 @@ var refused = map[string][]byte{
 	"unsorted":                    dirOf("b", "a"),
 	"duplicate":                   dirOf("a", "b", "b"),
 	"prefix after":                dirOf("ab", "a"),
-	"too deep":                    nested(nar.MaxDepth + 1),
-	"far too deep":                nested(10_000),
+	"too deep":                    nested(64, "d"),
+	"far too deep":                nested(10_000, "d"),
+	"path too long":               nested(16, strings.Repeat("n", 255)),
 	"empty target":                words(mg, "(", "type", "symlink", "target", "", ")"),
 	"target with NUL":             words(mg, "(", "type", "symlink", "target", "a\x00", ")"),
 	"target of 4096":              words(mg, "(", "type", "symlink", "target", strings.Repeat("t", 4096), ")"),
@@ -232,7 +236,7 @@ hello
 func TestCheckerMemory(t *testing.T) {
 	long := strings.Repeat("n", 255)
 	b := words(mg)
-	for range nar.MaxDepth {
+	for range nar.MaxPathLen / (1 + len(long)) {
 		b = append(b, words("(", "type", "directory", "entry", "(", "name", long, "node")...)
 	}
 	b = append(b, words("(", "type", "regular", "contents", uint64(1)<<62)...)

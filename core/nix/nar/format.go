@@ -14,9 +14,15 @@ const (
 	// MaxTargetLen is the longest target of a symlink in bytes (PATH_MAX less
 	// its NUL; libutil/archive.cc narMaxTarget).
 	MaxTargetLen = 4095
-	// MaxDepth is the deepest nesting of directories. Nix 2.36 refuses more
-	// than 64 levels, 2.8 has no limit.
+	// MaxDepth is the deepest nesting of directories in a tree on the disk: old
+	// versions of Nix have no limit.
 	MaxDepth = 1024
+	// MaxLevels is how many levels of nodes a Checker accepts, the root's included:
+	// no more are unpacked by Nix 2.34 (libutil/archive.cc).
+	MaxLevels = 64
+	// MaxPathLen is the longest path below the root that a Checker accepts, with a
+	// slash before each name: what PATH_MAX leaves below the longest store path.
+	MaxPathLen = 4095 - 255
 )
 
 // The words of the format. Every string in a NAR is its length as a
