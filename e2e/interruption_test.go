@@ -134,4 +134,4 @@ func (w *work) buildsWithoutRelay(t *testing.T) {
 	}
 }
 
-func lineOfLog(n int) *regexp.Regexp { return regexp.MustCompile(fmt.Sprintf(`\bline %d\b`, n)) }
+func lineOfLog(n int) *regexp.Regexp { return regexp.MustCompile(fmt.Sprintf(`line %d\b`, n)) }

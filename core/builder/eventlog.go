@@ -11,6 +11,7 @@ import (
 	"sort"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -40,6 +41,7 @@ type eventLog struct {
 	mu      sync.Mutex
 	file    *os.File // nil once closed
 	buf     []byte   // encoded, not yet written
+	open    uint64   // the build whose lines the last event in buf has, 0 for none
 	size    int64    // of the file
 	seq     int64    // of the last event, written or not
 	written int64    // of the last event in the file
@@ -156,10 +158,31 @@ func (l *eventLog) log(of wire.Log, piece []byte) {
 	if l.over() {
 		return
 	}
+	var build uint64
+	if !of.More && !of.PostBuild && of.Level == 0 && utf8.Valid(piece) {
+		build = of.Activity
+	}
+	if build != 0 && build == l.open && len(l.buf)+len(piece) < flushBytes {
+		l.join(piece)
+		return
+	}
 	at := l.now()
 	l.append(false, func(b []byte, seq int64) ([]byte, error) {
 		return appendLog(b, seq, at, &of, piece), nil
 	})
+	if len(l.buf) > 0 {
+		l.open = build
+	}
+}
+
+// join adds a line to the event before it, which nobody has seen yet: an event of
+// its own would be many times as long as a short line.
+func (l *eventLog) join(line []byte) {
+	l.buf = append(l.buf[:len(l.buf)-len(logEnd)], `\n`...)
+	l.buf = append(appendEscaped(l.buf, line), logEnd...)
+	if len(l.buf) >= flushBytes {
+		l.flush()
+	}
 }
 
 // over reports whether the log has reached its limit, and says so in it once.
@@ -187,7 +210,7 @@ func (l *eventLog) append(urgent bool, encode func([]byte, int64) ([]byte, error
 	}
 	l.seq++
 	l.mark(l.seq, l.size+int64(len(l.buf)))
-	l.buf = b
+	l.buf, l.open = b, 0
 	switch {
 	case urgent || len(l.buf) >= flushBytes:
 		l.flush()
@@ -217,7 +240,7 @@ func (l *eventLog) flush() {
 		l.size += int64(len(l.buf))
 		l.written = l.seq
 	}
-	l.buf = l.buf[:0]
+	l.buf, l.open = l.buf[:0], 0
 	if cap(l.buf) > 4*flushBytes {
 		l.buf = nil
 	}

@@ -50,7 +50,7 @@ func readAll(tb testing.TB, l *eventLog, from int64) []wire.Event {
 func TestEventLogReplay(t *testing.T) {
 	l := newLog(t, DefaultMaxLog)
 	for i := range 5000 {
-		l.log(wire.Log{Activity: 1}, fmt.Appendf(nil, "line %d %s", i+1, strings.Repeat("x", 200)))
+		l.log(wire.Log{Activity: 1 + uint64(i)%2}, fmt.Appendf(nil, "line %d %s", i+1, strings.Repeat("x", 200)))
 	}
 	l.add(&wire.Event{Type: wire.EventFinished, Result: &wire.Result{}})
 	for _, from := range []int64{0, 1, 2, 2500, 4999, 5000, 5001} {
@@ -93,6 +93,59 @@ func TestEventLogCarriesEveryByte(t *testing.T) {
 		if !bytes.Equal(e.Log.Content(), p) || e.Log.Activity != uint64(i) || e.Log.More != (i%2 == 0) ||
 			e.Log.PostBuild != (i == 1) || e.Log.Level != i || !e.Time.Equal(fixedNow()) || e.Type != wire.EventLog {
 			t.Errorf("%d: got %+v of %q", i, e.Log, p[:min(len(p), 300)])
+		}
+	}
+}
+
+// Short lines come with little around them, each where it belongs.
+func TestEventLogShortLines(t *testing.T) {
+	l := newLog(t, DefaultMaxLog)
+	var want [3]strings.Builder
+	add := func(of wire.Log, piece string) {
+		l.log(of, []byte(piece))
+		if want[of.Activity].WriteString(piece); !of.More {
+			want[of.Activity].WriteByte('\n')
+		}
+	}
+	const n = 100_000
+	for i := range n {
+		add(wire.Log{Activity: 1}, fmt.Sprint(i))
+	}
+	for i, piece := range []string{"", "", "a", "\xff", "b", "\t\"c\"\x00", ""} {
+		add(wire.Log{Activity: 1}, piece)
+		add(wire.Log{Activity: 1, More: true}, piece)
+		add(wire.Log{Activity: 1}, piece)
+		if i > 3 {
+			add(wire.Log{Activity: 2, More: true}, piece)
+			add(wire.Log{Activity: 1}, piece)
+			add(wire.Log{Activity: 2}, piece)
+			add(wire.Log{Activity: 2, PostBuild: true}, piece)
+		}
+		add(wire.Log{}, piece)
+	}
+	add(wire.Log{Activity: 1}, strings.Repeat("\x01", wire.MaxLogPiece))
+	add(wire.Log{Activity: 1}, strings.Repeat("\x01", wire.MaxLogPiece))
+	l.add(&wire.Event{Type: wire.EventFinished})
+	if l.size > 8<<20 {
+		t.Errorf("%d bytes for %d short lines", l.size, n)
+	}
+	var got [3]strings.Builder
+	for _, e := range readAll(t, l, 1) {
+		if e.Log == nil {
+			continue
+		}
+		if n := len(e.Log.Content()); n > wire.MaxLogPiece {
+			t.Errorf("%d bytes in one event", n)
+		}
+		for line, more := range e.Log.Lines() {
+			if got[e.Log.Activity].Write(line); !more {
+				got[e.Log.Activity].WriteByte('\n')
+			}
+		}
+	}
+	for i := range got {
+		if got[i].String() != want[i].String() {
+			t.Errorf("activity %d has %d bytes, want %d", i, got[i].Len(), want[i].Len())
 		}
 	}
 }

@@ -69,7 +69,9 @@ func (t *Tails) Event(e *wire.Event) {
 		}
 	case wire.EventLog:
 		if tail := t.live[e.Log.Activity]; tail != nil && e.Log.Activity != 0 {
-			tail.add(e.Log.Content(), e.Log.More)
+			for line, more := range e.Log.Lines() {
+				tail.add(line, more)
+			}
 		}
 	}
 }

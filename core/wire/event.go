@@ -1,8 +1,10 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"time"
 	"unicode/utf8"
 )
@@ -51,13 +53,14 @@ func (e *Event) Wait() time.Duration {
 
 // Log is text that a build or the daemon printed. Build output is a sequence
 // of bytes without any encoding: Text carries it where it is valid UTF-8 and
-// Bytes (base64 in JSON) where it is not.
+// Bytes (base64 in JSON) where it is not. Several lines of a build may come in one
+// Log, with line feeds between them.
 type Log struct {
 	// Activity is the build activity that printed it, 0 for the daemon itself.
 	Activity uint64 `json:"activity,omitempty"`
 	Text     string `json:"text,omitempty"`
 	Bytes    []byte `json:"bytes,omitempty"`
-	// More tells that the line goes on in the activity's next Log; else a line
+	// More tells that the last line goes on in the activity's next Log; else a line
 	// feed, which is not included, follows.
 	More bool `json:"more,omitempty"`
 	// Level is Nix's verbosity for messages of the daemon (0 error … 7 vomit).
@@ -83,6 +86,24 @@ func (l *Log) Content() []byte {
 		return l.Bytes
 	}
 	return []byte(l.Text)
+}
+
+// Lines yields the lines of a build, or the whole of a message of the daemon, and
+// whether what is yielded goes on in the activity's next Log.
+func (l *Log) Lines() iter.Seq2[[]byte, bool] {
+	return func(yield func([]byte, bool) bool) {
+		rest, found := l.Content(), l.Activity != 0
+		for found {
+			var line, after []byte
+			if line, after, found = bytes.Cut(rest, []byte{'\n'}); found {
+				if !yield(line, false) {
+					return
+				}
+				rest = after
+			}
+		}
+		yield(rest, l.More)
+	}
 }
 
 // Activity is a step of Nix's structured log. Type and the meaning of Fields

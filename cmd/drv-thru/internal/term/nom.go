@@ -212,9 +212,16 @@ func (n *nom) log(l *wire.Log, logs bool) {
 	if l.Activity != 0 && !logs {
 		return
 	}
-	whole := append(n.open[l.Activity], l.Content()...)
+	for line, more := range l.Lines() {
+		n.piece(l, line, more)
+	}
+}
+
+// piece passes on a line of l, once it has ended.
+func (n *nom) piece(l *wire.Log, line []byte, more bool) {
+	whole := append(n.open[l.Activity], line...)
 	delete(n.open, l.Activity)
-	if l.More && len(whole) < wire.MaxLogPiece && len(n.open) < maxOpen {
+	if more && len(whole) < wire.MaxLogPiece && len(n.open) < maxOpen {
 		n.open[l.Activity] = whole
 		return
 	}

@@ -325,10 +325,15 @@ func (v *Progress) log(l *wire.Log) {
 		if l.PostBuild {
 			prefix = DrvName(j.drv.Name()) + " (post)> "
 		}
-		v.p.Piece(l.Activity, v.p.Paint(Blue, prefix), l.Content(), l.More)
+		prefix = v.p.Paint(Blue, prefix)
+		for line, more := range l.Lines() {
+			v.p.Piece(l.Activity, prefix, line, more)
+		}
 	case v.p.Terminal:
-		if piece := l.Content(); len(piece) > 0 {
-			j.line = append(j.line[:0], piece[:min(len(piece), maxShown)]...)
+		for line := range l.Lines() {
+			if len(line) > 0 {
+				j.line = append(j.line[:0], line[:min(len(line), maxShown)]...)
+			}
 		}
 	}
 }
