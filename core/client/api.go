@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -92,14 +93,44 @@ func (a *API) get(req *http.Request, limit int64, out any) error {
 	return a.read(req, limit, func(dec *json.Decoder, _ *answerReader) error { return dec.Decode(out) })
 }
 
-// read has the answer of a request read, at most limit bytes of it.
+// read has the answer of a request read, at most limit bytes of it. What GET asks
+// for takes the builder no time, so that one that does not tell it has gone silent.
 func (a *API) read(req *http.Request, limit int64, fn func(*json.Decoder, *answerReader) error) error {
+	pace := &pacer{}
+	if req.Method == http.MethodGet {
+		ctx, cancel := context.WithCancelCause(req.Context())
+		defer cancel(nil)
+		pace.timer = time.AfterFunc(answerTime, func() { cancel(fmt.Errorf("%w: %w", ErrConnection, errStalled)) })
+		defer pace.timer.Stop()
+		req = req.WithContext(ctx)
+	}
 	resp, err := a.do(a.Control, req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	return decodeWith(req.Context(), resp.Body, limit, fn)
+	return decodeWith(req.Context(), io.TeeReader(resp.Body, pace), limit, fn)
+}
+
+const (
+	// answerTime is what the beginning of an answer, and then each answerBytes of
+	// it, may take.
+	answerTime  = time.Minute
+	answerBytes = 64 << 10
+)
+
+// pacer gives an answer more time as it comes.
+type pacer struct {
+	timer *time.Timer // nil for one that may take any time
+	bytes int
+}
+
+func (p *pacer) Write(b []byte) (int, error) {
+	if p.bytes += len(b); p.bytes >= answerBytes && p.timer != nil {
+		p.bytes = 0
+		p.timer.Reset(answerTime)
+	}
+	return len(b), nil
 }
 
 // Info asks what the builder is; it also checks the ticket without spending it.

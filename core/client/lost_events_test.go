@@ -42,6 +42,56 @@ func TestEventsWithoutEnd(t *testing.T) {
 	}
 }
 
+// A builder that takes a question and tells nothing, or a byte now and then, is not
+// waited for without end.
+func TestSilentAnswers(t *testing.T) {
+	for name, drip := range map[string]time.Duration{"nothing": time.Hour, "drip": time.Second} {
+		inBubble(t, func(t *testing.T, r *rig) {
+			r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+				for req.Context().Err() == nil {
+					select {
+					case <-time.After(drip):
+						_, _ = w.Write([]byte(" "))
+					case <-req.Context().Done():
+					}
+				}
+				return true
+			}
+			began := time.Now()
+			if _, err := r.API.Info(t.Context()); !errors.Is(err, ErrConnection) || !errors.Is(err, errStalled) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(began); took > 2*answerTime {
+				t.Errorf("%s: it took %v", name, took)
+			}
+			if _, err := r.Closure(t.Context(), testID); !errors.Is(err, errStalled) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(began); took > 3*r.Retry.GiveUp {
+				t.Errorf("%s: it took %v", name, took)
+			}
+		})
+	}
+}
+
+// A long answer on a slow line is waited for.
+func TestSlowAnswer(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.builder.override = func(w http.ResponseWriter, _ *http.Request) bool {
+			_, _ = w.Write([]byte(`{"software":"`))
+			for range 12 {
+				time.Sleep(answerTime / 3)
+				_, _ = w.Write([]byte(strings.Repeat("x", 40<<10)))
+			}
+			_, _ = w.Write([]byte(`"}`))
+			return true
+		}
+		if info, err := r.API.Info(t.Context()); err != nil || len(info.Software) != 12*40<<10 {
+			t.Errorf("%d bytes, %v", len(info.Software), err)
+		}
+	})
+}
+
 // A result that is too long for an event is asked for.
 func TestResultIsNoEvents(t *testing.T) {
 	for _, told := range []*wire.Result{{Error: wire.CodeBuildFailed.Err()}, nil} {
