@@ -109,8 +109,9 @@ func TestDamage(t *testing.T) {
 			// Nothing can be appended there; the pack is still read.
 			s := open(t, dir, config(newClock()))
 			all(t, s, first, last)
+			put(t, s, 2000, 2020)
 			s.Close()
-			os.Remove(filepath.Join(dir, index))
+			all(t, open(t, dir, config(newClock())), 2000, 2020)
 		},
 	} {
 		dir := copyDir(t, clean)

@@ -281,12 +281,9 @@ func (s *Store) begin() error {
 	}
 	for _, f := range listed {
 		if p := s.known(f.path); p != nil && p.end < s.packSize() && int64(p.entries) < s.packSize()/chunk.MinSize {
-			err := s.adopt(p)
-			if err == nil {
+			// One that cannot be appended to must not keep the others from it.
+			if s.adopt(p) == nil {
 				return nil
-			}
-			if !isTaken(err) {
-				return err
 			}
 		}
 	}
