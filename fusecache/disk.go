@@ -2,6 +2,7 @@ package fusecache
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -23,10 +24,10 @@ import (
 
 // Disk keeps what a long-lived mount has shown, for when the builder cannot be
 // reached and for the kernel to cache: narinfos, and NARs that were read whole.
-// A NAR is shown only when its hash has been checked. When there is more than a
-// number of bytes, what was not used for longest goes, and nothing takes what has to
-// stay free of the file system ([pack.Reserve]). Nothing of it is precious:
-// an error on writing costs a fetch later.
+// A NAR is shown only when its hash has been checked, by each process anew. When
+// there is more than a number of bytes, what was not used for longest goes, and
+// nothing takes what has to stay free of the file system ([pack.Reserve]). Nothing of
+// it is precious: an error on writing costs a fetch later.
 //
 // The directory belongs to one Disk at a time. Below it are info/<hash>.narinfo,
 // nar/<NAR hash>.nar and tmp/ for NARs that are not complete.
@@ -53,6 +54,8 @@ type Disk struct {
 type diskEntry struct {
 	size int64
 	used int64
+	// checked: this process has compared a NAR with its hash.
+	checked bool
 }
 
 const (
@@ -242,7 +245,7 @@ func (d *Disk) enter(name string, size int64) {
 		d.bytes -= old.size + entryCost
 	}
 	d.clock++
-	d.entries[name] = &diskEntry{size, d.clock}
+	d.entries[name] = &diskEntry{size: size, used: d.clock}
 	d.bytes += size + entryCost
 }
 
@@ -355,26 +358,37 @@ func (d *Disk) narSize(hash string) (uint64, bool) {
 }
 
 // openNar opens a NAR that is kept whole; size -1 is any.
-func (d *Disk) openNar(hash string, size int64) *os.File {
+func (d *Disk) openNar(ctx context.Context, hash string, size int64) *os.File {
 	name := diskNars + "/" + hash + ".nar"
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.entries[name] == nil {
+	e := d.entries[name]
+	if e == nil {
 		return nil
 	}
 	f, err := os.Open(filepath.Join(d.dir, name))
 	if err == nil {
-		if info, statErr := f.Stat(); statErr != nil || info.Size() != d.entries[name].size || size >= 0 && info.Size() != size {
-			f.Close()
+		if info, statErr := f.Stat(); statErr != nil || info.Size() != e.size || size >= 0 && info.Size() != size {
 			err = fs.ErrInvalid
+		} else if !e.checked {
+			d.mu.Unlock()
+			err = checkNar(ctx, f, hash, e.size)
+			d.mu.Lock()
 		}
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		e.checked = true
+		d.use(name)
+		return f
+	case ctx.Err() == nil && d.entries[name] == e:
+		d.log.Warn("what was kept cannot be used and was removed", "nar", hash, "err", err)
 		d.remove(name)
-		return nil
 	}
-	d.use(name)
-	return f
+	if f != nil {
+		f.Close()
+	}
+	return nil
 }
 
 // spool takes a NAR's bytes as they are read, in order from the beginning, and
@@ -542,7 +556,7 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 	whole := err == nil && at == s.size
 	name := diskNars + "/" + s.hash + ".nar"
 	if whole {
-		err = checkNar(f, s.hash, s.size)
+		err = checkNar(context.Background(), f, s.hash, s.size)
 		if err == nil {
 			err = f.Sync()
 		}
@@ -561,6 +575,7 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 	}
 	if whole {
 		d.enter(name, s.size)
+		d.entries[name].checked = true
 		d.shrink()
 	}
 	d.mu.Unlock()
@@ -570,13 +585,13 @@ func (s *spool) run(f *os.File, pieces <-chan spooled) {
 }
 
 // checkNar compares a file with the hash that its narinfo says.
-func checkNar(f *os.File, hash string, size int64) error {
+func checkNar(ctx context.Context, f *os.File, hash string, size int64) error {
 	want, err := nix.ParseHash("sha256:" + hash)
 	if err != nil {
 		return err
 	}
 	h := sha256.New()
-	n, err := io.CopyBuffer(h, io.NewSectionReader(f, 0, size), make([]byte, 256<<10))
+	n, err := io.CopyBuffer(h, whileWanted{ctx, io.NewSectionReader(f, 0, size)}, make([]byte, 256<<10))
 	switch {
 	case err != nil:
 		return err
@@ -584,4 +599,17 @@ func checkNar(f *os.File, hash string, size int64) error {
 		return fmt.Errorf("NAR %s is not what its narinfo says", hash)
 	}
 	return nil
+}
+
+// whileWanted reads until a context ends.
+type whileWanted struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (w whileWanted) Read(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.r.Read(p)
 }

@@ -2,6 +2,7 @@ package fusecache
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -41,7 +42,7 @@ func takes(d *Disk, hash string, size int64) bool {
 
 func readNar(t *testing.T, d *Disk, hash string, size int) []byte {
 	t.Helper()
-	f := d.openNar(hash, int64(size))
+	f := d.openNar(t.Context(), hash, int64(size))
 	if f == nil {
 		return nil
 	}
@@ -106,18 +107,18 @@ func TestDisk(t *testing.T) {
 		t.Error("the NAR in pieces was not kept")
 	}
 	for _, h := range []string{wrong, cut} {
-		if d.HasNar(h) || d.openNar(h, -1) != nil {
+		if d.HasNar(h) || d.openNar(t.Context(), h, -1) != nil {
 			t.Errorf("%s is shown", h)
 		}
 	}
-	if d.openNar(half, 999) != nil || d.HasNar(half) {
+	if d.openNar(t.Context(), half, 999) != nil || d.HasNar(half) {
 		t.Error("a NAR of another size is shown")
 	}
 	// One that has been cut short since.
 	if err := os.Truncate(filepath.Join(dir, diskNars, hash+".nar"), 10); err != nil {
 		t.Fatal(err)
 	}
-	if d.openNar(hash, int64(len(nar))) != nil {
+	if d.openNar(t.Context(), hash, int64(len(nar))) != nil {
 		t.Error("a NAR that was cut short is shown")
 	}
 	if left, err := os.ReadDir(filepath.Join(dir, diskTmp)); err != nil || len(left) > 0 {
@@ -125,6 +126,44 @@ func TestDisk(t *testing.T) {
 	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A NAR whose bytes have changed since an earlier process kept it is fetched again.
+func TestDiskDamaged(t *testing.T) {
+	dir := t.TempDir()
+	nar := bytes.Repeat([]byte("0123456789"), 50_000)
+	hash := nix.SumHash(nar).Nix32()
+	file := filepath.Join(dir, diskNars, hash+".nar")
+	for name, harm := range map[string]func(p []byte){
+		"a flipped byte": func(p []byte) { p[len(p)/2] ^= 1 },
+		"its last byte":  func(p []byte) { p[len(p)-1] ^= 0x80 },
+		"zeros":          func(p []byte) { clear(p[4096:]) },
+	} {
+		d := openDisk(t, dir, 10<<20)
+		keep(d, hash, nar, 64<<10)
+		d.Close()
+		p := bytes.Clone(nar)
+		harm(p)
+		if err := os.WriteFile(file, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d = openDisk(t, dir, 10<<20)
+		if readNar(t, d, hash, len(nar)) != nil || d.HasNar(hash) {
+			t.Errorf("%s: it is shown", name)
+		}
+		keep(d, hash, nar, 64<<10)
+		d.Close()
+		d = openDisk(t, dir, 10<<20)
+		given, cancel := context.WithCancel(t.Context())
+		cancel()
+		if d.openNar(given, hash, -1) != nil {
+			t.Errorf("%s: it was read for one who waits no more", name)
+		}
+		if !bytes.Equal(readNar(t, d, hash, len(nar)), nar) {
+			t.Errorf("%s: it is not kept again", name)
+		}
+		d.Close()
 	}
 }
 

@@ -341,7 +341,7 @@ func (s *fileSystem) give(id uint64, h *handle) {
 func (s *fileSystem) open(ctx context.Context, n node) (*handle, error) {
 	hash, isNar := narHash(n.name)
 	if isNar && s.disk != nil {
-		if f := s.disk.openNar(hash, int64(n.size)); f != nil {
+		if f := s.disk.openNar(ctx, hash, int64(n.size)); f != nil {
 			return &handle{whole: f}, nil
 		}
 	}
