@@ -357,7 +357,7 @@ func (r *remote) kept(hash string) (string, error) {
 		return "", fs.ErrNotExist
 	}
 	info, err := nix.ParseNarInfo([]byte(text))
-	if err != nil || !r.disk.HasNar(info.NarHash.Nix32()) {
+	if err != nil || info.Path.Hash() != hash || !r.disk.HasNar(info.NarHash.Nix32()) {
 		return "", fs.ErrNotExist
 	}
 	return text, nil

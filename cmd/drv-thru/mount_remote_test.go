@@ -7,12 +7,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 // answer is a builder that says the same to everything.
@@ -68,5 +72,43 @@ func TestMountLookupInTime(t *testing.T) {
 	cancel()
 	if r, err := lookup(ctx); !errors.Is(err, context.Canceled) || !r.up {
 		t.Errorf("interrupted: %v, up: %v", err, r.up)
+	}
+}
+
+// Without the builder, a narinfo that is damaged on disk is one that is missing: an
+// error would end builds that do without it.
+func TestMountKeptNarInfoDamaged(t *testing.T) {
+	dir := t.TempDir()
+	nar := []byte("what the NAR is does not matter")
+	hash, other := strings.Repeat("0", 32), strings.Repeat("1", 32)
+	info := nix.PathInfo{Path: nix.Path("/nix/store/" + hash + "-x"), NarHash: nix.SumHash(nar), NarSize: uint64(len(nar))}
+	text := string(info.MarshalNarInfo())
+	for name, content := range map[string]string{
+		"info/" + hash + ".narinfo":            text,
+		"info/" + other + ".narinfo":           text, // of another path
+		"info/" + other[:31] + "2.narinfo":     text[:len(text)/2],
+		"info/" + other[:31] + "3.narinfo":     strings.Repeat("\x00", len(text)),
+		"nar/" + info.NarHash.Nix32() + ".nar": string(nar),
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk, err := fusecache.OpenDisk(dir, 1<<20, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	r := newRemote(&mountConfig{route: &route{}}, disk, slog.New(slog.DiscardHandler))
+	if got, err := r.kept(hash); err != nil || got != text {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, h := range []string{other, other[:31] + "2", other[:31] + "3"} {
+		if got, err := r.kept(h); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %q, %v", h, got, err)
+		}
 	}
 }
