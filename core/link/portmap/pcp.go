@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 )
 
@@ -28,6 +29,13 @@ const (
 // pcpNonce names this host's mappings towards the router: RFC 6887 §11.2 wants
 // it to be hard to guess for others in the network.
 type pcpNonce [12]byte
+
+// ownNonce is one for all that this process asks for: a router refuses to renew or to
+// take back a mapping under another (RFC 6887 §11.3.1).
+var ownNonce = sync.OnceValue(func() (n pcpNonce) {
+	_, _ = rand.Read(n[:]) // never fails
+	return n
+})
 
 // pcpRequest encodes a request to forward a port, for no time to take it back.
 func pcpRequest(nonce pcpNonce, client netip.Addr, protocol byte, port uint16, life time.Duration) []byte {
@@ -81,10 +89,7 @@ func pcp(ctx context.Context, at netip.Addr, port uint16) (Mapping, func(), time
 	}
 	defer c.Close()
 	local := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
-	var nonce pcpNonce
-	if _, err := rand.Read(nonce[:]); err != nil {
-		return Mapping{}, nil, 0, err
-	}
+	nonce := ownNonce()
 	udp, life, err := pcpAsk(ctx, c, nonce, local, protocolUDP, port)
 	if err != nil {
 		return Mapping{}, nil, 0, err

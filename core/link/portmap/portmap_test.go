@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -102,6 +103,47 @@ func TestPCP(t *testing.T) {
 	at = device(t, "127.86.1.4", pcpDevice("203.0.113.6", 8))
 	if _, _, _, err := pcp(t.Context(), at, 4000); err == nil || !strings.Contains(err.Error(), "result 8") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A router that heeds the nonce of a mapping renews it, and takes it back.
+func TestPCPRenewal(t *testing.T) {
+	mapped := make(map[byte]pcpNonce) // by protocol
+	var mu sync.Mutex
+	give := pcpDevice("203.0.113.6", 0)
+	at := device(t, "127.86.1.5", func(p []byte) []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		r := give(p)
+		switch known, ok := mapped[p[36]]; {
+		case ok && known != pcpNonce(p[24:36]):
+			r[3] = 2 // NOT_AUTHORIZED
+		case binary.BigEndian.Uint32(p[4:]) == 0:
+			delete(mapped, p[36])
+		default:
+			mapped[p[36]] = pcpNonce(p[24:36])
+		}
+		return r
+	})
+	var release func()
+	for range 2 {
+		m, r, _, err := pcp(t.Context(), at, 4000)
+		if err != nil || !m.UDP.IsValid() || !m.TCP.IsValid() {
+			t.Fatalf("got %+v, %v", m, err)
+		}
+		release = r
+	}
+	release()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		mu.Lock()
+		left := len(mapped)
+		mu.Unlock()
+		if left == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d mappings are left", left)
+		}
 	}
 }
 
