@@ -49,6 +49,7 @@ const endTime = 10 * time.Second
 // Server is the helper. It must run as root.
 type Server struct {
 	cfg    Config
+	dir    *os.File // Config.Dir, locked
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -77,19 +78,44 @@ func NewServer(cfg Config) (*Server, error) {
 	if err := makeDir(cfg.Dir); err != nil {
 		return nil, err
 	}
-	left, err := filepath.Glob(filepath.Join(cfg.Dir, "import-*"))
+	dir, err := lockDir(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range left {
-		// The mount was in a namespace that is gone.
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, fmt.Errorf("clear what an earlier helper has left: %w", err)
-		}
+	if err := clearDir(cfg.Dir); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("clear what an earlier helper has left: %w", err)
 	}
-	s := &Server{cfg: cfg, conns: make(map[uint32]int), imports: make(map[uint32]int)}
+	s := &Server{cfg: cfg, dir: dir, conns: make(map[uint32]int), imports: make(map[uint32]int)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// lockDir takes the helper's directory until it is closed: what is in it may be what
+// another helper works with.
+func lockDir(name string) (*os.File, error) {
+	dir, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		dir.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("another helper uses it")
+		}
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return dir, nil
+}
+
+// clearDir removes what a killed helper has left.
+func clearDir(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "import-*"))
+	for _, name := range left {
+		// The mount was in a namespace that is gone.
+		err = errors.Join(err, os.RemoveAll(name))
+	}
+	return err
 }
 
 func setDefaults(cfg *Config) {
@@ -154,6 +180,7 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) Close() {
 	s.cancel()
 	s.wg.Wait()
+	s.dir.Close()
 }
 
 // peer is who is on the other end.

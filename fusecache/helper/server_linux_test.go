@@ -63,6 +63,41 @@ func TestMakeDir(t *testing.T) {
 	}
 }
 
+// A second helper leaves the imports of the first alone; one that comes after it
+// clears what it has left.
+func TestTwoHelpers(t *testing.T) {
+	dir := t.TempDir()
+	keys := filepath.Join(dir, "keys")
+	if err := os.WriteFile(keys, []byte(listedKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{KeyFiles: []string{keys}, Dir: filepath.Join(dir, "helper"), Nix: "/bin/true"}
+	first, err := NewServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := filepath.Join(cfg.Dir, "import-1", "cache")
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if second, err := NewServer(cfg); err == nil {
+		t.Error("there are two")
+		second.Close()
+	}
+	if _, err := os.Stat(at); err != nil {
+		t.Error(err)
+	}
+	first.Close()
+	third, err := NewServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 // Whatever a user sends, the command line has the options first and the paths
 // behind "--".
 func TestArgs(t *testing.T) {
