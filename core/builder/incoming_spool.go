@@ -174,9 +174,14 @@ func (a *intake) missing() [][2]int {
 	have := slices.Clone(a.have)
 	a.mu.Unlock()
 	l := a.list
-	for k := 1; k < len(l.order); k++ {
-		if i := l.order[k]; l.ids[i] == l.ids[l.order[k-1]] {
-			have[i/64] |= 1 << (i % 64) // comes with the first
+	asked := -1
+	for _, i := range l.order {
+		switch {
+		case have[i/64]&(1<<(i%64)) != 0:
+		case asked >= 0 && l.ids[i] == l.ids[asked]:
+			have[i/64] |= 1 << (i % 64) // comes with that one
+		default:
+			asked = int(i)
 		}
 	}
 	var ranges [][2]int

@@ -340,6 +340,66 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 	})
 }
 
+// Of a chunk that the NAR has twice, either copy may be lost.
+func TestRepeatedChunkOutlivesDamage(t *testing.T) {
+	text := noise(8, 1<<20)
+	src := bt.Source("src", text+text)
+	cut := bt.Cut(src)
+	places := make(map[string]int)
+	var offsets, twice []int
+	for i, c := range cut.Chunks {
+		offsets = append(offsets, 0)
+		if i > 0 {
+			offsets[i] = offsets[i-1] + len(cut.Chunks[i-1])
+		}
+		if first, ok := places[string(c)]; ok && twice == nil {
+			twice = []int{first, i}
+		}
+		places[string(c)] = i
+	}
+	if twice == nil {
+		t.Fatal("no chunk comes twice")
+	}
+	last := len(cut.Chunks) - 1
+	for name, damaged := range map[string][]int{"first": twice[:1], "second": twice[1:], "both": twice} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t)
+			c := e.holder(1)
+			id := e.begin(c, 1, src)
+			if _, err := c.PutManifest(id, 0, cut.Manifest); err != nil {
+				t.Fatal(err)
+			}
+			var most []int
+			for i := range last {
+				most = append(most, i)
+			}
+			if err := c.PutChunks(id, 0, cut.Frames(most...)); err != nil {
+				t.Fatal(err)
+			}
+			e.stop()
+			for _, i := range damaged {
+				damage(t, e, ".spool", offsets[i]+100)
+			}
+			e.run()
+			c.Server = e.server
+			e.begin(c, 1, src)
+			missing, err := c.PutManifest(id, 0, cut.Manifest)
+			if want := [][2]int{{damaged[0], 1}, {last, 1}}; err != nil || !slices.Equal(missing, want) {
+				t.Fatalf("missing are %v, want %v; %v", missing, want, err)
+			}
+			for _, body := range cut.Requests(missing) {
+				if err := c.PutChunks(id, 0, body); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := c.Finish(id, 0); err != nil {
+				t.Fatal(err)
+			}
+			e.complete(c, 1, src)
+		})
+	}
+}
+
 // stuckNars are read by nobody until they are let go.
 type stuckNars struct {
 	*bt.Store
