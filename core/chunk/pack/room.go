@@ -25,7 +25,7 @@ func (s *Store) makeRoom() error {
 		total += onDisk(f)
 	}
 	fits := func() bool {
-		if total+s.step() > s.cfg.MaxBytes || len(listed) >= maxPacks {
+		if total+s.step() > s.cfg.MaxBytes || len(listed) >= s.maxPacks() {
 			return false
 		}
 		// A file system that does not tell is full when writing fails.

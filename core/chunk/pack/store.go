@@ -40,11 +40,12 @@ import (
 const (
 	// gather is how much Put collects before it writes.
 	gather = 256 << 10
-	// packShare is the part of the store that one pack makes up at most.
+	// packShare is the part of the store that one pack makes up at most; in a large
+	// one it is less.
 	packShare = 32
-	// maxPacks bounds the packs, and with them the entries in memory, when
-	// many are small.
-	maxPacks = 40
+	// morePacks is how many there may be beyond those that a full store has: some
+	// are small.
+	morePacks = 8
 	// minBytes is the smallest store that is worth keeping.
 	minBytes = 16 << 20
 	// stale is how old the knowledge about other processes' packs may be.
@@ -238,6 +239,12 @@ func (s *Store) put(id chunk.ID, masked []byte) error {
 // packSize is where a pack is full.
 func (s *Store) packSize() int64 {
 	return min(1<<30, max(1<<20, s.cfg.MaxBytes/packShare))
+}
+
+// maxPacks bounds the packs, and with them the entries in memory.
+func (s *Store) maxPacks() int {
+	full := max(packShare, s.cfg.MaxBytes/s.packSize())
+	return int(min(full, maxSlots-morePacks)) + morePacks
 }
 
 // flush writes what Put has collected.

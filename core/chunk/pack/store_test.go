@@ -241,6 +241,7 @@ func TestMaxBytes(t *testing.T) {
 func TestMaxPacks(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	var stores []*Store
+	maxPacks := open(t, dir, config(c)).maxPacks()
 	for i := range maxPacks + 5 {
 		s := open(t, dir, config(c))
 		stores = append(stores, s)
@@ -255,6 +256,37 @@ func TestMaxPacks(t *testing.T) {
 	put(t, stores[maxPacks], 100, 101)
 	if n := len(files(t, dir, packSuffix)); n > maxPacks {
 		t.Fatalf("%d packs", n)
+	}
+}
+
+// A large store is as large as it may be, although a pack of it has 1 GiB at most.
+func TestLargeStore(t *testing.T) {
+	dir, cfg := t.TempDir(), config(newClock())
+	cfg.MaxBytes = 100 << 30
+	const packs = 60
+	var index []byte
+	end := int64(0)
+	for end < 1<<30 {
+		e := entry{id: id(len(index)), off: uint32(end), size: chunk.MaxSize}
+		index = e.append(index)
+		end = e.end()
+	}
+	for i := range packs {
+		path := filepath.Join(dir, sprint(i, packSuffix))
+		mustWrite(t, path, nil)
+		if err := os.Truncate(path, end); err != nil { // with a hole
+			t.Fatal(err)
+		}
+		mustWrite(t, indexOf(path), index)
+	}
+	s := open(t, dir, cfg)
+	put(t, s, 1, 2)
+	if n := len(files(t, dir, packSuffix)); n != packs+1 {
+		t.Errorf("%d packs are left", n)
+	}
+	s.Close()
+	if cfg.MaxBytes = 1 << 60; (&Store{cfg: cfg}).maxPacks() != maxSlots {
+		t.Error("there may be more packs than slots")
 	}
 }
 
