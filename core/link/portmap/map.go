@@ -123,16 +123,26 @@ func (k *Keeper) run(ctx context.Context, ask func(context.Context, uint16) (Map
 // Ask asks the router once, by every protocol until one works. It returns when
 // to ask again, and what takes the mapping back.
 func Ask(ctx context.Context, port uint16) (m Mapping, release func(), next time.Duration) {
-	for _, ask := range []func(context.Context, uint16) (Mapping, func(), time.Duration, error){askPMP, askPCP, askUPnP} {
+	return askBy(ctx, port, askPMP, askPCP, askUPnP)
+}
+
+// asker asks by one protocol.
+type asker func(context.Context, uint16) (Mapping, func(), time.Duration, error)
+
+func askBy(ctx context.Context, port uint16, protocols ...asker) (Mapping, func(), time.Duration) {
+	why := errNobody
+	for _, ask := range protocols {
 		m, release, life, err := ask(ctx, port)
-		if err == nil {
+		switch {
+		case err == nil:
 			return m, release, max(life/2, time.Minute)
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return Mapping{Err: context.Cause(ctx)}, nil, tryAgain
+		case errors.Is(err, errTranslated), errors.Is(err, errRefused):
+			why = err // not the silence of another protocol
 		}
 	}
-	return Mapping{Err: errNobody}, nil, tryAgain
+	return Mapping{Err: why}, nil, tryAgain
 }
 
 // usable reports whether others can reach an address that a router named.
@@ -140,7 +150,10 @@ func usable(a netip.Addr) bool {
 	return a.IsGlobalUnicast() && !a.IsPrivate() && !netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10).Contains(a)
 }
 
-var errTranslated = errors.New("the router's own address is translated, too")
+var (
+	errTranslated = errors.New("the router's own address is translated, too")
+	errRefused    = errors.New("the router refuses")
+)
 
 // bounded runs what knows no context, for no longer than a time.
 func bounded[T any](ctx context.Context, limit time.Duration, f func() (T, error)) (T, error) {

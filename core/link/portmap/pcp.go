@@ -63,7 +63,7 @@ func pcpParse(b []byte, nonce pcpNonce, protocol byte, port uint16) (at netip.Ad
 		return at, 0, errPCP
 	}
 	if code := b[3]; code != 0 {
-		return at, 0, fmt.Errorf("the router refuses: PCP result %d", code)
+		return at, 0, fmt.Errorf("%w: PCP result %d", errRefused, code)
 	}
 	if pcpNonce(b[24:36]) != nonce || b[36] != protocol || binary.BigEndian.Uint16(b[40:]) != port {
 		return at, 0, errPCP

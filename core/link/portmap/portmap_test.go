@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -187,6 +188,28 @@ func TestUPnP(t *testing.T) {
 	for _, outer := range []string{"10.0.0.1", "localhost", "100.64.3.4"} {
 		if m, err := upnp(t.Context(), &fakeIGD{outer: outer}, 4000); err == nil {
 			t.Errorf("%s: got %+v", outer, m)
+		}
+	}
+}
+
+// A router that has answered is not said to be silent because it knows one protocol
+// only.
+func TestAskSaysWhy(t *testing.T) {
+	gives := func(err error) asker {
+		return func(context.Context, uint16) (Mapping, func(), time.Duration, error) { return Mapping{}, nil, 0, err }
+	}
+	silent, refused := gives(errors.New("i/o timeout")), fmt.Errorf("%w: PCP result 2", errRefused)
+	for _, tt := range []struct {
+		want error
+		ask  []asker
+	}{
+		{errNobody, []asker{silent, gives(errPCP), gives(errNobody)}},
+		{errTranslated, []asker{gives(errTranslated), silent, gives(errNobody)}},
+		{refused, []asker{silent, gives(refused), gives(errNobody)}},
+		{errTranslated, []asker{silent, silent, gives(errTranslated)}},
+	} {
+		if m, _, _ := askBy(t.Context(), 4000, tt.ask...); m.Err != tt.want {
+			t.Errorf("got %v, want %v", m.Err, tt.want)
 		}
 	}
 }
