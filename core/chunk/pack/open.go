@@ -333,6 +333,10 @@ func (s *Store) adopt(p *pack) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if end < p.end {
+		// Who wrote it has cut it off: there is something else from now on.
+		s.index.remove(func(at place) bool { return at.pack == p.slot && int64(at.off) >= end })
+	}
 	p.end, p.entries = end, 0
 	s.learn(p, entries)
 	p.locked, s.own, s.indexed = locked, p, int64(len(whole))

@@ -167,6 +167,37 @@ func TestWriteError(t *testing.T) {
 	}
 }
 
+// What a process has read of a pack before its writer cut it off again, because its
+// disk is full, is not what this one appends there.
+func TestCutOffByAnother(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	reader, other := open(t, dir, config(c)), open(t, dir, config(c))
+	other.writeAt = func(f *os.File, p []byte, off int64) (int, error) {
+		n, _ := f.WriteAt(p, off)
+		c.add(stale)
+		if !reader.Has(id(0)) {
+			t.Error("the reader does not see what was written")
+		}
+		return n, syscall.ENOSPC
+	}
+	n := 0
+	for ; other.Put(id(n), data(n)) == nil; n++ {
+	}
+	for i := 100; i < 120; i++ {
+		put(t, reader, i, i+1)
+		present(t, reader, 0, n)
+		all(t, reader, 100, i+1)
+	}
+	if packs := files(t, dir, packSuffix); len(packs) != 1 {
+		t.Errorf("%q", packs)
+	}
+	put(t, reader, 0, n)
+	reader.Close()
+	s := open(t, dir, config(c))
+	all(t, s, 0, n)
+	all(t, s, 100, 120)
+}
+
 // An error is not for ever: a mount lives for months.
 func TestWriteErrorPasses(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
