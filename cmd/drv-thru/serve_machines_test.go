@@ -61,4 +61,8 @@ func TestOffered(t *testing.T) {
 			t.Errorf("max-jobs %d: %v, %v", tt.jobs, systems, features)
 		}
 	}
+	s.only = []string{"i686-linux"} // "systems" of the configuration
+	if systems, features := s.offered(); !reflect.DeepEqual(systems, s.only) || !reflect.DeepEqual(features, []string{"big-parallel", "kvm"}) {
+		t.Errorf("only %v: %v, %v", s.only, systems, features)
+	}
 }

@@ -25,6 +25,8 @@ type nixSettings struct {
 	machines    []nixMachine
 	machinesErr error
 	cores       int
+	// only are the systems that are offered whatever Nix says, if there are any.
+	only []string
 	// caDerivations says that the experimental feature is on.
 	caDerivations bool
 }
@@ -64,13 +66,16 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 func (s *nixSettings) delegates() bool { return s.maxJobs == 0 && len(s.machines) > 0 }
 
 // offered are the systems and features that this machine or one of the daemon's
-// others can build.
+// others can build, or only those systems that the configuration names.
 func (s *nixSettings) offered() (systems, features []string) {
 	if !s.delegates() {
 		systems, features = slices.Clone(s.systems), slices.Clone(s.features)
 	}
 	for _, m := range s.machines {
 		systems, features = append(systems, m.systems...), append(features, m.features...)
+	}
+	if len(s.only) > 0 {
+		systems = slices.Clone(s.only)
 	}
 	return distinct(systems), distinct(features)
 }

@@ -80,6 +80,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	if err != nil {
 		return err
 	}
+	settings.only = cfg.Systems
 	store := nixstore.New(nixstore.Config{
 		Dial: daemon.Config{Dial: a.builderDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
 	})
@@ -306,9 +307,6 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 		return nil, err
 	}
 	systems, features := settings.offered()
-	if len(cfg.Systems) > 0 {
-		systems = cfg.Systems
-	}
 	index, err := cache.OpenIndex(cache.IndexConfig{
 		Dir: filepath.Join(cfg.DataDir, "index"), MaxBytes: unlimited(cfg.MaxIndexBytes), Now: time.Now, Log: log,
 	})
