@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"time"
 
@@ -124,7 +123,7 @@ func (a *app) readRequest(f *policyRunFlags) (policy.Request, error) {
 	switch f.input {
 	case "":
 	case "-":
-		patch, err = io.ReadAll(io.LimitReader(a.stdin, policy.MaxStdin+1))
+		patch, err = readAtMost(a.stdin, "standard input", policy.MaxStdin)
 	default:
 		patch, err = readBounded(f.input, policy.MaxStdin)
 	}
