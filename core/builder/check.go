@@ -13,6 +13,10 @@ import (
 // maxDerivation bounds a .drv file. The largest of nixpkgs have some MiB.
 const maxDerivation = 32 << 20
 
+// maxSystem bounds the name of a derivation's system: that of every derivation of a
+// build is kept until all its inputs have come.
+const maxSystem = 256
+
 // builtinSystem is the system of derivations that the daemon runs itself
 // (builtin:fetchurl), on any machine.
 const builtinSystem = "builtin"
@@ -107,6 +111,9 @@ func plan(drv nix.Path, d *nix.Derivation) (Planned, error) {
 	features, err := d.RequiredFeatures()
 	if err != nil {
 		return Planned{}, wire.Errorf(wire.CodeInputDerivation, "%s: %s", drv, clipText(err.Error()))
+	}
+	if len(d.System) > maxSystem {
+		return Planned{}, wire.Errorf(wire.CodeInputDerivation, "%s: its system has a name of %d bytes; at most %d", drv, len(d.System), maxSystem)
 	}
 	kind := d.Kind()
 	return Planned{

@@ -203,6 +203,9 @@ func TestDerivationIsChecked(t *testing.T) {
 	contents := string(real.Nar[bytes.Index(real.Nar, []byte("Derive(")):])
 	contents = contents[:strings.LastIndex(contents, `])`)+2]
 	fixed := bt.Source("fixed.drv", "no derivation")
+	edited := func(old, new string) bt.Object {
+		return text("real.drv", strings.Replace(contents, old, new, 1), src.Info.Path)
+	}
 	for name, tt := range map[string]struct {
 		objects []bt.Object
 		code    wire.Code
@@ -210,6 +213,8 @@ func TestDerivationIsChecked(t *testing.T) {
 		"not a derivation":    {[]bt.Object{text("top.drv", "echo hello")}, wire.CodeInputDerivation},
 		"reference left out":  {[]bt.Object{src, text("real.drv", contents)}, wire.CodeInputDerivation},
 		"addressed as source": {[]bt.Object{fixed}, wire.CodeInputDerivation},
+		"long system":         {[]bt.Object{src, edited(bt.System, strings.Repeat("s", 1<<20))}, wire.CodeInputDerivation},
+		"many features":       {[]bt.Object{src, edited(`[(`, `[("requiredSystemFeatures","`+strings.Repeat("a ", 1<<20)+`"),(`)}, wire.CodeInputDerivation},
 		"output missing":      {[]bt.Object{src, text("real.drv", contents, src.Info.Path)}, wire.CodeBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 const (
 	// MaxDrvSize is the longest .drv file that is read, in bytes.
 	MaxDrvSize = 64 << 20
+	// maxFeatures bounds the text of requiredSystemFeatures, a few words.
+	maxFeatures = 1 << 10
 
 	impureHash      = "impure"
 	structuredAttrs = "__json"
@@ -108,22 +110,30 @@ func (d *Derivation) References() []Path {
 
 // RequiredFeatures returns requiredSystemFeatures, sorted: the words of the
 // environment variable or, with structured attributes, the list of strings. It
-// fails when the latter are malformed; then the derivation cannot be built either.
+// fails when the latter are malformed, as then the derivation cannot be built either,
+// and when they have more than 1024 bytes: in memory they may be many times as long.
 func (d *Derivation) RequiredFeatures() ([]string, error) {
 	const attr = "requiredSystemFeatures"
 	text, structured := d.Env[structuredAttrs]
-	features := strings.Fields(d.Env[attr])
+	list := d.Env[attr]
 	if structured {
 		// A map, because decoding to a struct would also take "RequiredSystemfeatures".
 		var attrs map[string]json.RawMessage
 		if err := json.Unmarshal([]byte(text), &attrs); err != nil {
 			return nil, fmt.Errorf("%w: structured attributes: %w", ErrBadDerivation, err)
 		}
-		features = nil
-		if raw, ok := attrs[attr]; ok {
-			if err := json.Unmarshal(raw, &features); err != nil {
-				return nil, fmt.Errorf("%w: %s: %w", ErrBadDerivation, attr, err)
-			}
+		list = string(attrs[attr])
+	}
+	if len(list) > maxFeatures {
+		return nil, fmt.Errorf("%w: %s: longer than %d bytes", ErrBadDerivation, attr, maxFeatures)
+	}
+	var features []string
+	switch {
+	case !structured:
+		features = strings.Fields(list)
+	case list != "":
+		if err := json.Unmarshal([]byte(list), &features); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrBadDerivation, attr, err)
 		}
 	}
 	slices.Sort(features)

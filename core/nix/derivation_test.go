@@ -92,6 +92,16 @@ func TestRequiredFeatures(t *testing.T) {
 			t.Errorf("%s: %q, %v", json, got, err)
 		}
 	}
+	long := strings.Repeat("a ", 1000)
+	for name, env := range map[string]map[string]string{
+		"variable": {"requiredSystemFeatures": long},
+		"list":     {"__json": `{"requiredSystemFeatures":["` + long + `"]}`},
+	} {
+		d := nix.Derivation{Env: env}
+		if got, err := d.RequiredFeatures(); !errors.Is(err, nix.ErrBadDerivation) {
+			t.Errorf("a long %s: %d features, %v", name, len(got), err)
+		}
+	}
 }
 
 const minimal = `Derive([("out","/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-x","","")],[],[],"s","b",[],[])`
