@@ -19,6 +19,11 @@ const (
 	maxAllReferences = 8 << 20
 	// maxOutputs bounds the outputs asked of one root.
 	maxOutputs = 1024
+	// maxRootBytes bounds what all roots take in memory and in the records, where
+	// they stay for as long as the build does: 2 KiB for each of MaxRoots.
+	maxRootBytes = wire.MaxRoots * 2 << 10
+	// stringBytes is what a string takes besides its bytes.
+	stringBytes = 16
 	// maxInputSigs bounds the signatures of one input.
 	maxInputSigs = 64
 )
@@ -32,6 +37,8 @@ type closure struct {
 	labels []string
 	// bytes is the sum of all NAR sizes, saturated.
 	bytes uint64
+	// rootBytes is what roots and labels take.
+	rootBytes int
 }
 
 func badRequest(format string, args ...any) *wire.Error {
@@ -157,12 +164,17 @@ func (c *closure) addRoot(r wire.Root) error {
 	case len(r.Outputs) == 0 || len(r.Outputs) > maxOutputs:
 		return badRequest("%s: %d outputs asked for; want 1 to %d", drv, len(r.Outputs), maxOutputs)
 	}
+	c.rootBytes += len(drv) + len(r.Label)
 	seen := make(map[string]bool, len(r.Outputs))
 	for _, o := range r.Outputs {
 		if err := nix.CheckName(o); err != nil || seen[o] {
 			return badRequest("%s: bad output name %.60q", drv, o)
 		}
 		seen[o] = true
+		c.rootBytes += stringBytes + len(o)
+	}
+	if c.rootBytes > maxRootBytes {
+		return wire.Errorf(wire.CodeTooLarge, "the roots and their outputs have more than %d bytes", maxRootBytes)
 	}
 	c.roots = append(c.roots, daemon.DerivedPath{Path: drv, Outputs: r.Outputs})
 	c.labels = append(c.labels, r.Label)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -159,6 +160,12 @@ func TestHostileClosures(t *testing.T) {
 		{"output twice", func(r *wire.BuildRequest) { r.Roots[0].Outputs = []string{"out", "out"} }, wire.CodeBadRequest},
 		{"output name", func(r *wire.BuildRequest) { r.Roots[0].Outputs = []string{"out!a"} }, wire.CodeBadRequest},
 		{"long label", func(r *wire.BuildRequest) { r.Roots[0].Label = strings.Repeat("x", 2000) }, wire.CodeTooLarge},
+		{"outputs of all roots", func(r *wire.BuildRequest) {
+			for i := range 512 {
+				r.Roots[0].Outputs = append(r.Roots[0].Outputs, fmt.Sprintf("o%0200d", i))
+			}
+			r.Roots = slices.Repeat(r.Roots, 128)
+		}, wire.CodeTooLarge},
 		{"mode", func(r *wire.BuildRequest) { r.Mode = "repair" }, wire.CodeBadRequest},
 		{"bad path", func(r *wire.BuildRequest) { r.Closure[0].Path += "/.." }, wire.CodeBadRequest},
 		{"twice", func(r *wire.BuildRequest) { r.Closure = append(r.Closure, r.Closure[0]) }, wire.CodeBadRequest},
