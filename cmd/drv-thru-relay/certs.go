@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
+
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 )
 
 // checkEvery is how often certificate files are looked at again while peers connect.
@@ -112,7 +114,7 @@ func serverTLS(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protoco
 
 // acmeFlags say how certificates come from an authority (RFC 8555).
 type acmeFlags struct {
-	domains               words
+	domains               usage.List
 	dir, email, directory string
 }
 

@@ -32,11 +32,11 @@ type flags struct {
 	tlsCert        string
 	tlsKey         string
 	acme           acmeFlags
-	hosts          words
+	hosts          usage.List
 	trustedProxies prefixes
 	access         string
-	allowlists     words
-	tokenFiles     words
+	allowlists     usage.List
+	tokenFiles     usage.List
 	logLevel       slog.Level
 	logAddresses   bool
 	drain          time.Duration
@@ -141,19 +141,6 @@ const nowhereInNames = "/, \t"
 
 func notName(flag, value string) error {
 	return fmt.Errorf("--%s=%s: want a name, such as relay.example.org", flag, value)
-}
-
-// words is a flag that can be given several times.
-type words []string
-
-func (w *words) String() string { return strings.Join(*w, " ") }
-
-func (w *words) Set(s string) error {
-	if s == "" {
-		return errors.New("it is empty")
-	}
-	*w = append(*w, s)
-	return nil
 }
 
 // positive is a number flag that cannot be 0.

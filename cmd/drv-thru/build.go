@@ -13,6 +13,7 @@ import (
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -23,7 +24,7 @@ const envPrefix = "DRV_THRU"
 // buildFlags are the flags of build, which are those of `nix build` and ours.
 type buildFlags struct {
 	ticket, builder, server, keyFile string
-	relays                           words
+	relays                           usage.List
 
 	file, expr         string
 	args, argstrs      pairs
@@ -37,7 +38,7 @@ type buildFlags struct {
 	keepGoing, rebuild bool
 	logs, plain        bool
 	noDirect           bool
-	stun               words
+	stun               usage.List
 	verbose            bool
 
 	importMode   string
@@ -251,22 +252,6 @@ func (f *fetches) orAuto() int {
 		return int(*f)
 	}
 	return min(max(leastAutoFetches, runtime.NumCPU()), mostAutoFetches)
-}
-
-// words is a flag that may be repeated.
-type words []string
-
-func (w *words) String() string         { return strings.Join(*w, " ") }
-func (w *words) Set(value string) error { return appendWord((*[]string)(w), value) }
-
-// appendWord is how a flag that may be repeated takes one more value. An empty one is a
-// variable of the shell's that is not set.
-func appendWord(all *[]string, value string) error {
-	if value == "" {
-		return errors.New("it is empty")
-	}
-	*all = append(*all, value)
-	return nil
 }
 
 // pairs is a flag that takes two words and may be repeated. The flag package

@@ -10,6 +10,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 )
 
 func newBuildersCommand(a *app) *ffcli.Command {
@@ -81,7 +82,7 @@ func newBuildersListCommand(a *app) *ffcli.Command {
 
 func newBuildersAddCommand(a *app) *ffcli.Command {
 	var e builderEntry
-	var relays listFlag
+	var relays usage.List
 	fs := a.flags("drv-thru builders add")
 	fs.StringVar(&e.EndpointID, "endpoint-id", "", "the builder's endpoint `ID`, as its serve prints it")
 	fs.StringVar(&e.EndpointIDFile, "endpoint-id-file", "", "absolute path of a `FILE` with it")

@@ -11,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -20,8 +21,8 @@ type doctorFlags struct {
 	ticket string
 	// builder is a name in builders.json, keyFile whose client to be there.
 	builder, keyFile string
-	relays           listFlag
-	stun             words
+	relays           usage.List
+	stun             usage.List
 	json             bool
 }
 
@@ -110,7 +111,7 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	if f.ticket != "" || f.builder != "" {
 		note := func(text string) { fmt.Fprintln(a.stderr, text) }
 		var err error
-		e.route, err = a.route(&buildFlags{ticket: f.ticket, builder: f.builder, keyFile: f.keyFile, relays: words(f.relays)}, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
+		e.route, err = a.route(&buildFlags{ticket: f.ticket, builder: f.builder, keyFile: f.keyFile, relays: f.relays}, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
 		if err != nil {
 			return err
 		}

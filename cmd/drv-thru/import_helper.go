@@ -16,7 +16,7 @@ import (
 // importHelperFlags are the flags of import-helper serve.
 type importHelperFlags struct {
 	socket, group, nix                            string
-	keyFiles                                      words
+	keyFiles                                      usage.List
 	requestTime, readyTime, stallTime, importTime time.Duration
 	maxImports, maxImportsPerUser                 int
 	verbose                                       bool

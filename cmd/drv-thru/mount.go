@@ -22,9 +22,9 @@ import (
 // mountFlags are the flags of mount.
 type mountFlags struct {
 	ticket, ticketFile, builder, server, keyFile string
-	relays                                       words
+	relays                                       usage.List
 	noDirect                                     bool
-	stun                                         words
+	stun                                         usage.List
 	allowOther                                   bool
 	cacheDir, cacheSize                          string
 	readTimeout                                  time.Duration

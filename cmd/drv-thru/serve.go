@@ -10,11 +10,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
@@ -25,14 +25,14 @@ type serveFlags struct {
 	config             string
 	dataDir            string
 	adminSocket        string
-	trustedClients     listFlag
-	relays             listFlag
-	relayTokenFiles    listFlag
+	trustedClients     usage.List
+	relays             usage.List
+	relayTokenFiles    usage.List
 	embeddedRelay      optionalFlag
-	embeddedRelayURLs  listFlag
+	embeddedRelayURLs  usage.List
 	listen             string
-	announce           listFlag
-	stun               listFlag
+	announce           usage.List
+	stun               usage.List
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
 	drainTimeout       ticket.Duration
@@ -41,12 +41,6 @@ type serveFlags struct {
 	verbose            bool
 	check              bool
 }
-
-// listFlag is a flag that may be given several times.
-type listFlag []string
-
-func (l *listFlag) String() string     { return strings.Join(*l, ",") }
-func (l *listFlag) Set(s string) error { return appendWord((*[]string)(l), s) }
 
 // optionalFlag is a flag with an optional value: --name or --name=VALUE.
 type optionalFlag struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -32,7 +33,7 @@ type ticketCreateFlags struct {
 	buildTime     ticket.Duration
 	upload        ticket.Size
 	output        ticket.Size
-	systems       listFlag
+	systems       usage.List
 	noFixedOutput bool
 	bind          string
 	direct        bool
