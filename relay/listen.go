@@ -315,7 +315,7 @@ func (reg *registration) heardFrom() error {
 // welcome writes the first message and then lets others write. A circuit that was
 // dialled meanwhile waits, as a builder heeds nothing before it is registered.
 func (reg *registration) welcome() error {
-	ctx, cancel := context.WithTimeout(reg.gone, sendTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
 	defer cancel()
 	defer func() { reg.turn <- struct{}{} }()
 	m := wire.RelayMessage{Type: wire.RelayRegistered, KeepaliveMS: wire.RelayKeepalive.Milliseconds()}
@@ -326,11 +326,15 @@ func (reg *registration) welcome() error {
 // which its reader finds out.
 func (reg *registration) send(m wire.RelayMessage) error { return reg.write(m.Encode()) }
 
+// write does not end with gone once it writes: that would cut the socket off, and a
+// builder that is replaced would not be told.
 func (reg *registration) write(message []byte) error {
-	ctx, cancel := context.WithTimeout(reg.gone, sendTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
 	defer cancel()
 	select {
 	case <-reg.turn:
+	case <-reg.gone.Done():
+		return reg.gone.Err()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
