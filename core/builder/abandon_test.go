@@ -77,11 +77,7 @@ func TestDetachedWithSubstitutes(t *testing.T) {
 	objects := withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))
 	e.store.AddUpstream(objects[0])
 	e.store.Add(objects[1])
-	req := bt.Request(objects...)
-	req.Detach = true
-	if _, err := c.Put(bt.ID(1), req); err != nil {
-		t.Fatal(err)
-	}
+	e.detach(c, 1, objects...)
 	<-g.begun
 	if _, err := c.Put(bt.ID(2), bt.Request(e.one("2"))); err != nil {
 		t.Fatal(err)

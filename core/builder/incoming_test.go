@@ -271,7 +271,6 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 		e, c := begun(t)
 		e.stop()
 		e.run()
-		c.Server = e.server
 		e.begin(c, 1, src)
 		rest(t, e, c, 1, end)
 	})
@@ -308,7 +307,6 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 		e.stop()
 		damage(t, e, ".spool", 1000)
 		e.run()
-		c.Server = e.server
 		e.begin(c, 1, src)
 		rest(t, e, c, 1, [2]int{0, 1}, end)
 	})
@@ -317,7 +315,6 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 		e.stop()
 		damage(t, e, ".have", 1)
 		e.run()
-		c.Server = e.server
 		e.begin(c, 1, src)
 		rest(t, e, c, 1, [2]int{0, 1}, end)
 	})
@@ -326,16 +323,14 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 		e.stop()
 		damage(t, e, ".manifest", 200)
 		e.run()
-		c.Server = e.server
 		e.begin(c, 1, src)
 		rest(t, e, c, 1, [2]int{0, len(cut.Chunks)})
 	})
 	t.Run("time", func(t *testing.T) {
-		e, c := begun(t)
+		e, _ := begun(t)
 		e.stop()
 		e.advance(25 * time.Hour)
 		e.run()
-		c.Server = e.server
 		eventually(t, "nothing is left", func() bool { return len(e.uploads()) == 0 })
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -61,6 +60,20 @@ func (e *env) put(c *bt.Client, id uint32, objects ...bt.Object) *bt.Events {
 	}
 	e.t.Cleanup(ev.Close)
 	return ev
+}
+
+// detach creates a build that goes on without its client, and sends its inputs.
+func (e *env) detach(c *bt.Client, id uint32, objects ...bt.Object) {
+	e.t.Helper()
+	req := bt.Request(objects...)
+	req.Detach = true
+	b, err := c.Put(bt.ID(id), req)
+	if err == nil {
+		_, err = c.SendWanted(b, objects...)
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
 }
 
 func (e *env) state(c *bt.Client, id uint32) wire.State {
@@ -274,11 +287,7 @@ func TestAbandoned(t *testing.T) {
 	c := e.holder(1)
 	e.put(c, 1, e.one("1")).Close()
 	<-g.begun
-	detached := bt.Request(e.one("2"))
-	detached.Detach = true
-	if _, err := c.Put(bt.ID(2), detached); err != nil {
-		t.Fatal(err)
-	}
+	e.detach(c, 2, e.one("2"))
 	<-g.begun
 	eventually(t, "abandoned", func() bool { return e.state(c, 1) == wire.StateCancelled })
 	if b, err := c.Get(bt.ID(1)); err != nil || b.Result.Error.Code != wire.CodeBuildAbandoned {
@@ -547,182 +556,6 @@ func TestBuildLogTakesMoreThanAName(t *testing.T) {
 	wantCode(t, err, wire.CodeNotFound)
 }
 
-// slowLogs has logs that end when they are told to, and counts those that are open.
-type slowLogs struct {
-	*bt.Store
-	end chan struct{}
-
-	mu         sync.Mutex
-	open, most int
-}
-
-func (s *slowLogs) BuildLog(nix.Path) (io.ReadCloser, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open++
-	s.most = max(s.most, s.open)
-	return slowLog{s}, nil
-}
-
-type slowLog struct{ s *slowLogs }
-
-func (l slowLog) Read([]byte) (int, error) { <-l.s.end; return 0, io.EOF }
-
-func (l slowLog) Close() error {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	l.s.open--
-	return nil
-}
-
-// Unpacking a log takes megabytes, for as long as its reader likes: a ticket has no
-// more of them at once than of other answers, which leaves room for others.
-func TestLogsAreBounded(t *testing.T) {
-	const share, all = 24, 72
-	logs := &slowLogs{end: make(chan struct{})}
-	e := start(t, func(c *builder.Config) {
-		logs.Store = c.Store.(*bt.Store)
-		c.Store = logs
-	})
-	c := e.holder(1)
-	objects := small("a")
-	if r := e.build(c, 1, objects...); r.Error != nil {
-		t.Fatal(r.Error)
-	}
-	var readers sync.WaitGroup
-	for range all {
-		readers.Go(func() {
-			resp, err := c.Do(http.MethodGet, "/v1/cache/log/"+objects[1].Info.Path.Base(), nil)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer resp.Body.Close()
-			if _, err := io.ReadAll(resp.Body); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	eventually(t, "as many as may be", func() bool {
-		logs.mu.Lock()
-		defer logs.mu.Unlock()
-		return logs.open >= share
-	})
-	close(logs.end)
-	readers.Wait()
-	if logs.most > share {
-		t.Errorf("%d logs were open at once", logs.most)
-	}
-}
-
-// Each reader of events may hold a buffer for as long as it takes nothing: a ticket
-// has a share of them, however many builds it has.
-func TestReadersAreBounded(t *testing.T) {
-	const share, readers = 1024, 64
-	e := start(t)
-	g := e.gate()
-	defer close(g.open)
-	c := e.holder(1)
-	opened := 0
-	for id := range uint32(share/readers + 1) {
-		if _, err := c.Put(bt.ID(id), bt.Request(e.one("1"))); err != nil {
-			t.Fatal(err)
-		}
-		for range readers {
-			ev, err := c.Events(bt.ID(id), 1)
-			if err != nil {
-				wantCode(t, err, wire.CodeRate)
-				continue
-			}
-			defer ev.Close()
-			opened++
-		}
-	}
-	if opened != share {
-		t.Errorf("%d readers at once", opened)
-	}
-	if e.put(e.holder(2), 100, e.one("2")) == nil {
-		t.Error("another has none")
-	}
-}
-
-// slowMissing takes until it is told to tell what is missing for one derivation, and
-// counts who waits for that.
-type slowMissing struct {
-	*bt.Store
-	drv nix.Path
-	end chan struct{}
-
-	mu         sync.Mutex
-	open, most int
-}
-
-func (s *slowMissing) Missing(ctx context.Context, targets []daemon.DerivedPath) (daemon.Missing, error) {
-	if targets[0].Path == s.drv {
-		s.count(1)
-		<-s.end
-		s.count(-1)
-	}
-	return s.Store.Missing(ctx, targets)
-}
-
-func (s *slowMissing) count(n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open += n
-	s.most = max(s.most, s.open)
-}
-
-// What is missing may take minutes to find out: whoever asks that many times at once
-// keeps no other ticket waiting.
-func TestMissingIsShared(t *testing.T) {
-	const share, all = 4, 12
-	object, _ := bt.Derivation(bt.Drv{Name: "slow"})
-	slow := &slowMissing{drv: object.Info.Path, end: make(chan struct{})}
-	e := start(t, func(c *builder.Config) {
-		slow.Store = c.Store.(*bt.Store)
-		c.Store = slow
-	})
-	e.store.Add(object)
-	ask := func(c *bt.Client, object bt.Object) {
-		req := bt.Request(object)
-		var plan wire.Plan
-		if err := c.JSON(http.MethodPost, "/v1/plan", wire.PlanRequest{Roots: req.Roots, Closure: req.Closure}, &plan); err != nil || len(plan.WillBuild) != 1 {
-			t.Errorf("%+v, %v", plan, err)
-		}
-	}
-	end := sync.OnceFunc(func() { close(slow.end) })
-	defer end()
-	c := e.holder(1)
-	var asking sync.WaitGroup
-	for range all {
-		asking.Go(func() { ask(c, object) })
-	}
-	eventually(t, "as many as may be", func() bool {
-		slow.mu.Lock()
-		defer slow.mu.Unlock()
-		return slow.open >= share
-	})
-	answered := make(chan struct{})
-	go func() {
-		defer close(answered)
-		ask(e.holder(2), e.one("other"))
-	}()
-	eventually(t, "an answer for another", func() bool {
-		select {
-		case <-answered:
-			return true
-		default:
-			return false
-		}
-	})
-	end()
-	asking.Wait()
-	if slow.most > share {
-		t.Errorf("%d were asked at once", slow.most)
-	}
-}
-
 func TestCancelTicket(t *testing.T) {
 	e := start(t)
 	g := e.gate()
@@ -734,79 +567,5 @@ func TestCancelTicket(t *testing.T) {
 	}
 	if r, err := ev.Finish(); err != nil || r.Error.Code != wire.CodeTicketRevoked {
 		t.Errorf("%+v, %v", r, err)
-	}
-}
-
-func TestDiskIsPromisedOnce(t *testing.T) {
-	e := start(t)
-	e.setFree(5 << 20)
-	src := bt.Source("src", strings.Repeat("x", 2<<20)) // needs 4 MiB for a moment
-	a, b := e.holder(1), e.holder(2)
-	for i, c := range []*bt.Client{a, b} {
-		if _, err := c.Put(bt.ID(uint32(i)), bt.Request(withSource(src)...)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cut := bt.Cut(src)
-	missing, err := a.PutManifest(bt.ID(0), 0, cut.Manifest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = b.PutManifest(bt.ID(1), 0, cut.Manifest)
-	wantCode(t, err, wire.CodeDisk)
-	for _, body := range cut.Requests(missing) {
-		if err := a.PutChunks(bt.ID(0), 0, body); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := a.Finish(bt.ID(0), 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := b.SendLarge(bt.ID(1), 0, src); err != nil {
-		t.Error(err)
-	}
-}
-
-// fullDisk has substituters that never come to an end.
-type fullDisk struct {
-	*bt.Store
-	asked chan struct{}
-}
-
-func (s *fullDisk) ValidPaths(ctx context.Context, paths []nix.Path, substitute bool) ([]nix.Path, error) {
-	if !substitute {
-		return s.Store.ValidPaths(ctx, paths, false)
-	}
-	close(s.asked)
-	<-ctx.Done()
-	return nil, context.Cause(ctx)
-}
-
-// What the builder's own substituters have of a closure is fetched without a limit of the
-// ticket's, and counts as little as its holder likes: it must not take the reserve.
-func TestSubstitutesLeaveTheReserve(t *testing.T) {
-	full := &fullDisk{asked: make(chan struct{})}
-	e := start(t, func(c *builder.Config) {
-		c.MinFree, c.DiskEvery = 1<<30, time.Millisecond
-		full.Store = c.Store.(*bt.Store)
-		c.Store = full
-	})
-	c := e.holder(1)
-	go func() {
-		<-full.asked
-		e.setFree(1<<30 - 1)
-	}()
-	answered := make(chan error, 1)
-	go func() {
-		_, err := c.Put(bt.ID(1), bt.Request(withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))...))
-		answered <- err
-	}()
-	select {
-	case err := <-answered:
-		wantCode(t, err, wire.CodeDisk)
-	case <-time.After(30 * time.Second):
-		t.Error("the substituters fill the disk")
-		e.svc.Close()
-		<-answered
 	}
 }

@@ -202,7 +202,6 @@ func TestPolicyOfRevivedBuild(t *testing.T) {
 	e.stop()
 	deny = true
 	e.run()
-	c.Server = e.server
 	r := e.build(c, 1, objects...)
 	if r.Error == nil || r.Error.Code != wire.CodeOutputLimit {
 		t.Errorf("got %+v", r)

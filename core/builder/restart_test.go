@@ -41,7 +41,6 @@ func TestRestart(t *testing.T) {
 		t.Error("the stream ended as if the build had")
 	}
 	e.run()
-	c.Server = e.server
 	if _, err := os.Stat(filepath.Join(e.cfg.Dir, "left-over")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left over: %v", err)
 	}
@@ -81,7 +80,6 @@ func TestRestart(t *testing.T) {
 	// What is built is still there after another restart.
 	e.stop()
 	e.run()
-	c.Server = e.server
 	if r := e.finish(c, 1); r.Error != nil {
 		t.Error(r.Error)
 	}
@@ -148,7 +146,6 @@ func TestDetachedGoesOnAfterRestart(t *testing.T) {
 			}
 			stop(e, rec)
 			e.run()
-			c.Server = e.server
 			<-g.begun
 			close(g.open)
 			for id := range uint32(2) {
@@ -178,16 +175,7 @@ func TestDetachedKeepsItsLimits(t *testing.T) {
 	})
 	g := e.gate()
 	c := e.holder(1)
-	objects := small("limited")
-	req := bt.Request(objects...)
-	req.Detach = true
-	b, err := c.Put(bt.ID(1), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.SendWanted(b, objects...); err != nil {
-		t.Fatal(err)
-	}
+	e.detach(c, 1, small("limited")...)
 	<-g.begun
 	rec, err := e.records.Build(t.Context(), bt.ID(1))
 	if err != nil {
@@ -199,7 +187,6 @@ func TestDetachedKeepsItsLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.run()
-	c.Server = e.server
 	close(g.open)
 	if r := e.finish(c, 1); r.Error == nil || r.Error.Code != wire.CodeOutputLimit {
 		t.Errorf("got %+v", r.Error)
@@ -222,11 +209,7 @@ func TestDetachedIsInterrupted(t *testing.T) {
 			g := e.gate()
 			c := e.holder(1)
 			object := e.one("1")
-			req := bt.Request(object)
-			req.Detach = true
-			if _, err := c.Put(bt.ID(1), req); err != nil {
-				t.Fatal(err)
-			}
+			e.detach(c, 1, object)
 			<-g.begun
 			e.stop()
 			tk, err := e.records.Ticket(t.Context(), c.Secret.ID())
@@ -275,22 +258,12 @@ func TestDetachedIsSafeOnceAsked(t *testing.T) {
 	e := start(t)
 	g := e.gate()
 	c := e.holder(1)
-	objects := small("asked")
-	req := bt.Request(objects...)
-	req.Detach = true
-	b, err := c.Put(bt.ID(1), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.SendWanted(b, objects...); err != nil {
-		t.Fatal(err)
-	}
+	e.detach(c, 1, small("asked")...)
 	if b, err := c.Get(bt.ID(1)); err != nil || len(b.Wanted) > 0 {
 		t.Fatalf("%+v, %v", b, err)
 	}
 	e.stop()
 	e.run()
-	c.Server = e.server
 	close(g.open)
 	if r := e.finish(c, 1); r.Error != nil {
 		t.Error(r.Error)

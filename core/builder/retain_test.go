@@ -46,7 +46,6 @@ func TestRetention(t *testing.T) {
 	e.advance(time.Hour)
 	e.stop()
 	e.run() // looks for old builds at its start
-	c.Server = e.server
 	eventually(t, "old builds go", func() bool {
 		_, err0 := c.Get(bt.ID(0))
 		_, err1 := c.Get(bt.ID(1))

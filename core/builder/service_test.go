@@ -36,9 +36,10 @@ type env struct {
 	svc     *builder.Service
 	server  *httptest.Server
 
-	mu   sync.Mutex
-	time time.Time
-	free uint64
+	mu      sync.Mutex
+	clients []*bt.Client // who ask the service that runs
+	time    time.Time
+	free    uint64
 }
 
 func start(t *testing.T, change ...func(*builder.Config)) *env {
@@ -85,6 +86,11 @@ func (e *env) run() {
 		e.t.Fatal(err)
 	}
 	e.svc, e.server = svc, bt.NewServer(svc)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.clients {
+		c.Server = e.server
+	}
 }
 
 func (e *env) stop() {
@@ -121,7 +127,11 @@ func (e *env) holder(n byte, change ...func(*builder.TicketRecord)) *bt.Client {
 		c(&tk)
 	}
 	e.records.SetTicket(tk)
-	return &bt.Client{Server: e.server, ID: key.ID{n}, Secret: &tk.Secret}
+	c := &bt.Client{Server: e.server, ID: key.ID{n}, Secret: &tk.Secret}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.clients = append(e.clients, c)
+	return c
 }
 
 // small is a derivation with a source and a dependency, references first.
