@@ -40,7 +40,7 @@ func (b *build) live(checked, idle bool) {
 func (b *build) run(checked, idle bool, result *wire.Result) error {
 	roots, idle, err := b.prepare(checked, idle)
 	if err != nil {
-		return b.leaveQueue(b.cause(err))
+		return b.leaveQueue(preferCause(b.ctx, err))
 	}
 	queued := b.s.cfg.Now()
 	if idle {
@@ -119,14 +119,6 @@ func (b *build) leaveQueue(err error) error {
 			b.s.queue.release()
 		default: // it never joined
 		}
-	}
-	return err
-}
-
-// cause prefers why the build was cancelled to what that made fail.
-func (b *build) cause(err error) error {
-	if c := context.Cause(b.ctx); c != nil {
-		return c
 	}
 	return err
 }
@@ -231,6 +223,7 @@ func buildError(err error) error {
 
 func failed(r daemon.BuildResult) bool { return !r.Status.Success() }
 
+// preferCause prefers why ctx ended to what that made fail.
 func preferCause(ctx context.Context, err error) error {
 	if c := context.Cause(ctx); c != nil {
 		return c
