@@ -115,7 +115,7 @@ func (w *way) measure(ctx context.Context, header http.Header, n int) error {
 
 // ping asks for nothing. Any answer will do: it came from the builder.
 func ping(ctx context.Context, rt http.RoundTripper, header http.Header) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, BaseURL[:len(BaseURL)-1]+wire.RoutePath, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, pathURL, nil)
 	if err != nil {
 		return err
 	}

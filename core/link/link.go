@@ -1,5 +1,5 @@
 // Package link makes sessions between a client and a builder that find each
-// other through relays.
+// other through relays, and moves them to direct paths where the networks allow it.
 //
 // A client calls [Dial] and gets a [Session]: two http.RoundTrippers, one for
 // small requests and events, which share a circuit, and one for bulk, of which each
@@ -12,19 +12,27 @@
 // another, through any relay that works. A request that was under way fails or
 // is repeated, see [Session.Control].
 //
-// The package opens no listening socket and knows no routes of the builder's.
-// How a circuit comes about is behind an interface (path.go), so that other
-// ways than relays can be added.
+// A builder that takes direct connections has [ListenDirect] beside its relays: QUIC
+// and TCP on sockets of its own. A session looks for such a path in the background
+// (search.go); the identities that are pinned are the same on each.
+//
+// Of the builder's routes the package knows the one by which the ends tell each
+// other their addresses, wire.RoutePath, and no other.
 package link
 
 import (
 	"crypto/tls"
 	"net/http"
 	"time"
+
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // BaseURL is the base of every request of a session, whatever carries it.
 const BaseURL = "https://builder/"
+
+// pathURL is where the ends tell each other their addresses.
+const pathURL = "https://builder" + wire.RoutePath
 
 // What is inside of a circuit, as TLS negotiates it (RFC 7301): HTTP/2 for small
 // requests and events, HTTP/1.1 for bulk.

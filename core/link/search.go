@@ -295,11 +295,11 @@ func resolve(ctx context.Context, names []string) []netip.AddrPort {
 		if err != nil {
 			continue
 		}
-		var has4, has6 bool
+		had := make(map[bool]bool) // by family
 		for _, a := range addrs {
 			a = a.Unmap()
-			if has := map[bool]*bool{true: &has4, false: &has6}[a.Is4()]; !*has {
-				*has = true
+			if !had[a.Is4()] {
+				had[a.Is4()] = true
 				out = append(out, netip.AddrPortFrom(a, uint16(port)))
 			}
 		}
@@ -437,7 +437,7 @@ func (f *search) exchange(ctx context.Context, r wire.PathRequest) (wire.PathAns
 	if err != nil {
 		return wire.PathAnswer{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, BaseURL[:len(BaseURL)-1]+wire.RoutePath, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, pathURL, bytes.NewReader(body))
 	if err != nil {
 		return wire.PathAnswer{}, err
 	}
