@@ -215,7 +215,7 @@ func (s *server) find(r *http.Request) (builder.TicketRecord, error) {
 	}
 	var found []builder.TicketRecord
 	for _, t := range all {
-		if t.Name == want || len(want) >= 4 && strings.HasPrefix(t.ID.String(), want) {
+		if t.Name == want || len(want) >= minPrefix && strings.HasPrefix(t.ID.String(), want) {
 			found = append(found, t)
 		}
 	}
