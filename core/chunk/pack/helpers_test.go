@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
@@ -106,6 +107,26 @@ func all(t testing.TB, s *Store, from, to int) {
 	t.Helper()
 	if have := present(t, s, from, to); len(have) != to-from {
 		t.Fatalf("%d of the chunks %d to %d: %v", len(have), from, to, have)
+	}
+}
+
+// starve has a store remove all packs to which nobody appends, its own included, as
+// if the file system were full.
+func starve(t testing.TB, s *Store) {
+	t.Helper()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if s.own != nil {
+		s.release()
+	}
+	free := s.cfg.Free
+	defer func() { s.cfg.Free = free }()
+	s.cfg.Free = func(string) (uint64, uint64, error) { return 0, 1 << 40, nil }
+	if err := s.makeRoom(); !errors.Is(err, ErrNoSpace) {
+		t.Fatal(err)
 	}
 }
 

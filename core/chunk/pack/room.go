@@ -1,9 +1,6 @@
 package pack
 
-import (
-	"fmt"
-	"os"
-)
+import "os"
 
 // Reserve is what a file system is left with at least: 256 MiB, and a
 // hundredth of it.
@@ -80,73 +77,4 @@ func remove(path string) error {
 	}
 	_ = locked.Truncate(0)
 	return nil
-}
-
-// Usage is what a store consists of.
-type Usage struct {
-	Packs  int
-	Chunks int // those that GC removed are not counted
-	Bytes  int64
-	// Removed is how many packs GC removed, or would remove, and RemovedBytes
-	// their size.
-	Removed      int
-	RemovedBytes int64
-}
-
-// GC removes the packs that were not used for the longest time until the store
-// has at most keep bytes. Packs that another process is appending to stay. With
-// dry it only tells what it would do.
-func (s *Store) GC(keep int64, dry bool) (Usage, error) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	if err := s.flush(); err != nil {
-		s.fail()
-		return Usage{}, fmt.Errorf("write to chunk store: %w", err)
-	}
-	if s.own != nil {
-		s.release()
-	}
-	listed, err := list(s.dir)
-	if err != nil {
-		return Usage{}, fmt.Errorf("read chunk store: %w", err)
-	}
-	var u Usage
-	for _, f := range listed {
-		u.Packs++
-		u.Bytes += onDisk(f)
-	}
-	for i := len(listed) - 1; i >= 0 && u.Bytes > keep; i-- {
-		f, size := listed[i], onDisk(listed[i])
-		if !s.mayRemove(f.path, dry) {
-			continue
-		}
-		u.Packs--
-		u.Bytes -= size
-		u.Removed++
-		u.RemovedBytes += size
-	}
-	if !dry {
-		s.refreshing.Lock()
-		s.scan()
-		s.refreshing.Unlock()
-	} else {
-		s.refresh()
-	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	u.Chunks = s.index.n
-	return u, nil
-}
-
-// mayRemove removes a pack, or only tells whether it could.
-func (s *Store) mayRemove(path string, dry bool) bool {
-	if !dry {
-		return remove(path) == nil
-	}
-	locked, err := lock(path)
-	if err != nil {
-		return false
-	}
-	_ = locked.Close()
-	return true
 }

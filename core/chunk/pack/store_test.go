@@ -7,7 +7,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 )
@@ -103,9 +102,7 @@ func TestShared(t *testing.T) {
 	d := open(t, dir, config(c))
 	all(t, d, 0, 20)
 	held := d.packs[0].file
-	if _, err := a.GC(0, false); err != nil {
-		t.Fatal(err)
-	}
+	starve(t, a)
 	if info, err := held.Stat(); err != nil || info.Size() != 0 {
 		t.Fatal(info.Size(), err)
 	}
@@ -352,47 +349,5 @@ func TestFreeSpace(t *testing.T) {
 		if r := Reserve(total); r < 256<<20 || r < total/100 {
 			t.Errorf("of %d bytes %d stay free", total, r)
 		}
-	}
-}
-
-func TestGC(t *testing.T) {
-	dir, c := t.TempDir(), newClock()
-	cfg := config(c)
-	for i := range 4 {
-		s := open(t, dir, cfg)
-		put(t, s, i*50, i*50+50) // fills a pack of 2 MiB
-		s.Close()
-		c.add(time.Hour)
-	}
-	packs := len(files(t, dir, packSuffix))
-	s := open(t, dir, cfg)
-	dry, err := s.GC(size(t, dir)/2, true)
-	if err != nil || dry.Packs+dry.Removed != packs || dry.Removed == 0 || dry.Packs == 0 || dry.Chunks != 200 {
-		t.Fatalf("%+v, %v", dry, err)
-	}
-	wet, err := s.GC(size(t, dir)/2, false)
-	if err != nil || wet.Packs != dry.Packs || wet.RemovedBytes != dry.RemovedBytes || wet.Bytes != size(t, dir) {
-		t.Fatalf("%+v, %v", wet, err)
-	}
-	have := present(t, s, 0, 200)
-	if len(have) != wet.Chunks || len(have) == 0 || have[len(have)-1] != 199 || have[0] == 0 {
-		t.Fatalf("%v of %+v", have, wet)
-	}
-	// Nothing is removed under a writer.
-	put(t, s, 300, 310)
-	other := open(t, dir, cfg)
-	u, err := other.GC(0, false)
-	if err != nil || u.Packs != 1 {
-		t.Fatalf("%+v, %v", u, err)
-	}
-	put(t, s, 310, 320)
-	s.Close()
-	c.add(stale)
-	all(t, other, 300, 320)
-	if u, err := other.GC(0, false); err != nil || u.Packs != 0 || u.Bytes != 0 || u.Chunks != 0 || size(t, dir) != 0 {
-		t.Fatalf("%+v, %v", u, err)
-	}
-	if u, err := open(t, filepath.Join(dir, "none"), cfg).GC(0, false); err != nil || u != (Usage{}) {
-		t.Fatalf("%+v, %v", u, err)
 	}
 }
