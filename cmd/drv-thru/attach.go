@@ -22,7 +22,7 @@ Ctrl-C leaves the build as it is; drv-thru cancel ends it.`
 func newAttachCommand(a *app) *ffcli.Command {
 	var f buildFlags
 	fs := a.flags("drv-thru attach")
-	f.registerRoute(fs)
+	f.routeFlags.register(fs)
 	f.registerResult(fs)
 	return &ffcli.Command{
 		Name:       "attach",
@@ -65,7 +65,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	lookup := r.app.lookUpTrust(lctx, r.store)
 	defer func() { stop(); <-lookup.done }()
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
-	b, err := r.route.dial(ctx, r.flags.noDirect, r.flags.stun, r.log)
+	b, err := r.route.dial(ctx, r.log)
 	if err != nil {
 		return err
 	}

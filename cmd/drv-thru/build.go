@@ -13,7 +13,6 @@ import (
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
-	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -23,8 +22,7 @@ const envPrefix = "DRV_THRU"
 
 // buildFlags are the flags of build, which are those of `nix build` and ours.
 type buildFlags struct {
-	ticket, builder, server, keyFile string
-	relays                           usage.List
+	routeFlags
 
 	file, expr         string
 	args, argstrs      pairs
@@ -37,8 +35,6 @@ type buildFlags struct {
 	dryRun, detach     bool
 	keepGoing, rebuild bool
 	logs, plain        bool
-	noDirect           bool
-	stun               usage.List
 	verbose            bool
 
 	importMode   string
@@ -46,19 +42,8 @@ type buildFlags struct {
 	fetches      fetches
 }
 
-// registerRoute makes the flags that say whom to build with and as whom.
-func (f *buildFlags) registerRoute(fs *flag.FlagSet) {
-	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` to build with; - reads it from standard input")
-	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
-	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
-	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
-	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
-	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
-	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
-}
-
 func (f *buildFlags) register(fs *flag.FlagSet) {
-	f.registerRoute(fs)
+	f.routeFlags.register(fs)
 	fs.StringVar(&f.file, "f", "", "evaluate `FILE`; installables are attribute paths in it")
 	fs.StringVar(&f.file, "file", "", "same as -f `FILE`")
 	fs.StringVar(&f.expr, "expr", "", "evaluate the Nix `EXPRESSION`; installables are attribute paths in it")
@@ -161,7 +146,7 @@ func (f *buildFlags) check(a *app, installables []string) error {
 			return usagef("--%s takes two words", name)
 		}
 	}
-	if err := f.checkRoute(a); err != nil {
+	if err := f.routeFlags.check(a); err != nil {
 		return err
 	}
 	switch {
@@ -185,36 +170,6 @@ func (f *buildFlags) checkResult() error {
 		return usagef("--json and --print-out-paths exclude each other")
 	}
 	return nil
-}
-
-// checkRoute makes sure that at most one builder is named.
-func (f *buildFlags) checkRoute(a *app) error {
-	ways := 0
-	for _, w := range []string{f.ticket, f.builder, f.server} {
-		if w != "" {
-			ways++
-		}
-	}
-	switch {
-	case ways > 1:
-		return a.twoWays("--ticket, --builder and --server exclude each other")
-	case f.server == "" && len(f.relays) > 0 && f.ticket == "":
-		return usagef("--relay-url goes with --server")
-	}
-	return nil
-}
-
-// twoWays is a command line that names more than one builder. Whoever has exported a
-// ticket does not see where it does.
-func (a *app) twoWays(text string) error {
-	e := &usageError{text: text}
-	for _, flag := range []string{"ticket", "ticket-file", "builder", "server"} {
-		if name := envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); a.env(name) != "" {
-			e.hint = fmt.Sprintf("%s in the environment counts as --%s: unset %s", name, flag, name)
-			break
-		}
-	}
-	return e
 }
 
 // mode is how the builder is to build.

@@ -115,7 +115,7 @@ func (a *app) newRun(f *buildFlags, p *term.Printer) (*buildRun, error) {
 	if r.cacheSize, err = a.cacheSize(); err != nil {
 		return nil, err
 	}
-	r.route, err = a.route(f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), p.Line)
+	r.route, err = a.route(&f.routeFlags, p.Line)
 	return r, err
 }
 
@@ -275,7 +275,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	var inputs *client.Inputs
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if b, err = r.route.dial(gctx, r.flags.noDirect, r.flags.stun, r.log); err != nil {
+		if b, err = r.route.dial(gctx, r.log); err != nil {
 			return err
 		}
 		b.link.Warm(1) // for what the builder lacks

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/netip"
@@ -13,18 +14,77 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
+// routeFlags say whom to build with and as whom.
+type routeFlags struct {
+	ticket, builder, server, keyFile string
+	ticketFile                       string // of mount alone
+	relays                           usage.List
+	noDirect                         bool
+	stun                             usage.List
+}
+
+func (f *routeFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` for the builder; - reads it from standard input")
+	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
+	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
+	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
+	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
+	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+}
+
+// named is how many builders there are.
+func (f *routeFlags) named() int {
+	n := 0
+	for _, way := range []string{f.ticket, f.ticketFile, f.builder, f.server} {
+		if way != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// check makes sure that at most one builder is named.
+func (f *routeFlags) check(a *app) error {
+	switch {
+	case f.named() > 1 && f.ticketFile != "":
+		return a.twoWays("--ticket-file excludes --ticket, --builder and --server")
+	case f.named() > 1:
+		return a.twoWays("--ticket, --builder and --server exclude each other")
+	case len(f.relays) > 0 && (f.named() == 0 || f.builder != ""):
+		return usagef("--relay-url goes with --server")
+	}
+	return checkSTUN(f.stun)
+}
+
+// twoWays is a command line that names more than one builder. Whoever has exported a
+// ticket does not see where it does.
+func (a *app) twoWays(text string) error {
+	e := &usageError{text: text}
+	for _, flag := range []string{"ticket", "ticket-file", "builder", "server"} {
+		if name := envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_")); a.env(name) != "" {
+			e.hint = fmt.Sprintf("%s in the environment counts as --%s: unset %s", name, flag, name)
+			break
+		}
+	}
+	return e
+}
+
 // route is whom to build with and as whom.
 type route struct {
-	builder  key.ID
-	relays   []string
-	direct   []netip.AddrPort // the builder's own addresses
-	ticket   *ticket.Secret
-	identity key.Secret
+	builder   key.ID
+	relays    []string
+	direct    []netip.AddrPort // the builder's own addresses
+	relayOnly bool
+	stun      []string // servers, none for the relays'
+	ticket    *ticket.Secret
+	identity  key.Secret
 	// signingKey is what the builder has to sign with; "" says nothing of that.
 	signingKey string
 }
@@ -55,27 +115,35 @@ func (e *ticketError) Hint() string {
 }
 
 // route finds out whom to build with; nil when the command line names nobody.
-func (a *app) route(f *buildFlags, onCommandLine bool, note func(string)) (*route, error) {
+func (a *app) route(f *routeFlags, note func(string)) (r *route, err error) {
 	switch {
-	case f.ticket != "":
-		return a.ticketRoute(f, onCommandLine, note)
+	case f.ticket != "" || f.ticketFile != "":
+		r, err = a.ticketRoute(f, note)
 	case f.server != "":
-		return a.serverRoute(f)
+		r, err = a.serverRoute(f)
 	case f.builder != "":
-		return a.resolveBuilder(f.builder, f.keyFile)
+		r, err = a.resolveBuilder(f.builder, f.keyFile)
 	}
-	return nil, nil
+	if err != nil || r == nil {
+		return nil, err
+	}
+	r.relayOnly, r.stun = f.noDirect, f.stun
+	return r, nil
 }
 
-func (a *app) ticketRoute(f *buildFlags, onCommandLine bool, note func(string)) (*route, error) {
+func (a *app) ticketRoute(f *routeFlags, note func(string)) (*route, error) {
 	text := f.ticket
-	if text == "-" {
-		var err error
-		if text, err = a.typedTicket(note); err != nil {
-			return nil, err
-		}
-	} else if onCommandLine {
+	var err error
+	switch {
+	case f.ticketFile != "":
+		text, err = readTicketFile(f.ticketFile)
+	case text == "-":
+		text, err = a.typedTicket(note)
+	case strings.TrimSpace(text) != strings.TrimSpace(a.env(envPrefix+"_TICKET")):
 		note("warning: other users of this machine can see the ticket in the list of processes; better put it into DRV_THRU_TICKET or pipe it to --ticket -")
+	}
+	if err != nil {
+		return nil, err
 	}
 	t, err := ticket.Parse(text)
 	if errors.Is(err, ticket.ErrNotTicket) && f.ticket != "-" {
@@ -122,7 +190,7 @@ func (a *app) typedTicket(note func(string)) (string, error) {
 	return string(data), nil
 }
 
-func (a *app) serverRoute(f *buildFlags) (*route, error) {
+func (a *app) serverRoute(f *routeFlags) (*route, error) {
 	id, err := key.ParseID(f.server)
 	if err != nil {
 		return nil, usagef("--server: %v", err)
@@ -167,9 +235,4 @@ func (a *app) configDir() (string, error) {
 		config = filepath.Join(home, ".config")
 	}
 	return filepath.Join(config, "drv-thru"), nil
-}
-
-// onCommandLine tells whether the arguments themselves hold a ticket.
-func onCommandLine(environTicket, flagTicket string) bool {
-	return flagTicket != "" && flagTicket != "-" && strings.TrimSpace(environTicket) != strings.TrimSpace(flagTicket)
 }

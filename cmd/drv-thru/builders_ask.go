@@ -99,7 +99,8 @@ func (a *app) builderInfo(ctx context.Context, name, keyFile string) (info wire.
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, askTime, fmt.Errorf("no answer within %s", term.Span(askTime)))
 	defer cancel()
-	b, err := r.dial(ctx, true, nil, slog.New(slog.DiscardHandler))
+	r.relayOnly = true
+	b, err := r.dial(ctx, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return info, "", err
 	}

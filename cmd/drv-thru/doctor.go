@@ -4,26 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
-	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // doctorFlags are the flags of doctor.
 type doctorFlags struct {
-	ticket string
-	// builder is a name in builders.json, keyFile whose client to be there.
-	builder, keyFile string
-	relays           usage.List
-	stun             usage.List
-	json             bool
+	routeFlags
+	json bool
 }
 
 func newDoctorCommand(a *app) *ffcli.Command {
@@ -105,16 +99,12 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 			return usagef("%v", err)
 		}
 	}
-	if _, err := stunServers(f.stun); err != nil {
+	if err := checkSTUN(f.stun); err != nil {
 		return err
 	}
-	if f.ticket != "" || f.builder != "" {
-		note := func(text string) { fmt.Fprintln(a.stderr, text) }
-		var err error
-		e.route, err = a.route(&buildFlags{ticket: f.ticket, builder: f.builder, keyFile: f.keyFile, relays: f.relays}, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
-		if err != nil {
-			return err
-		}
+	var err error
+	if e.route, err = a.route(&f.routeFlags, a.note); err != nil {
+		return err
 	}
 	e.nix(ctx)
 	e.fuse()
@@ -123,7 +113,7 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	e.relays(ctx)
 	e.network(ctx)
 	if e.route != nil {
-		e.builder(ctx, slog.New(slog.DiscardHandler))
+		e.builder(ctx)
 	}
 	if err := e.print(); err != nil {
 		return err

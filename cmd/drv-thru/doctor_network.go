@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -77,11 +76,7 @@ func (e *examination) proxied(relay string) bool {
 
 // network checks what direct paths can hope for.
 func (e *examination) network(ctx context.Context) {
-	servers, err := stunServers(e.flags.stun)
-	if err != nil {
-		e.add("network", slow, "", "%v", err)
-		return
-	}
+	servers := []string(e.flags.stun)
 	if len(servers) == 0 {
 		servers = e.stun
 	}
@@ -109,22 +104,14 @@ func (e *examination) network(ctx context.Context) {
 }
 
 // builder checks the way to the builder, and the ticket or key for it.
-func (e *examination) builder(ctx context.Context, log *slog.Logger) {
-	cfg, err := e.route.link(false, e.flags.stun, log)
-	if err != nil {
-		e.add("builder", broken, "", "%v", err)
-		return
-	}
-	session, err := link.Dial(ctx, cfg)
+func (e *examination) builder(ctx context.Context) {
+	b, err := e.route.dial(ctx, slog.New(slog.DiscardHandler))
 	if err != nil {
 		e.add("builder", broken, fixOf(err, ""), "%v", err)
 		return
 	}
-	defer session.Close()
-	api := &client.API{
-		Control: session.Control(), Bulk: session.Bulk(), Base: link.BaseURL, Ticket: e.route.ticket, Agent: softwareName(),
-	}
-	info, err := api.Info(ctx)
+	defer b.link.Close()
+	info, err := b.Info(ctx)
 	var we *wire.Error
 	switch {
 	case errors.As(err, &we) && we.Code == wire.CodeNoCredentials && e.route.ticket == nil:
@@ -143,11 +130,11 @@ func (e *examination) builder(ctx context.Context, log *slog.Logger) {
 	}
 	wctx, cancel := context.WithTimeout(ctx, pathWait)
 	defer cancel()
-	session.Settled(wctx)
-	if session.Path().Kind == link.PathRelay {
-		e.add("path", slow, "builds work, but all bytes go through the relay; see the lines on the network, here and in drv-thru status on the builder", "%s", session.Explain())
+	b.link.Settled(wctx)
+	if b.link.Path().Kind == link.PathRelay {
+		e.add("path", slow, "builds work, but all bytes go through the relay; see the lines on the network, here and in drv-thru status on the builder", "%s", b.link.Explain())
 	} else {
-		e.add("path", fine, "", "%s", session.Explain())
+		e.add("path", fine, "", "%s", b.link.Explain())
 	}
 }
 
@@ -167,4 +154,19 @@ func (e *examination) signingKey(ctx context.Context, signer string) {
 		return
 	}
 	e.add("signing key", fine, "", "outputs signed by %s can be imported", signer)
+}
+
+// natText says what a kind of address translation means.
+func natText(n wire.NAT) string {
+	switch n {
+	case wire.NATNone:
+		return "reachable at its own address"
+	case wire.NATCone:
+		return "behind a router that direct paths get through"
+	case wire.NATSymmetric:
+		return "behind a router that gives every connection another port: direct paths only to open networks"
+	case wire.NATBlocked:
+		return "no STUN server answers: UDP does not come back, and no direct path through routers is possible"
+	}
+	return "not known: it takes two STUN servers to tell (see --stun)"
 }

@@ -21,15 +21,12 @@ import (
 
 // mountFlags are the flags of mount.
 type mountFlags struct {
-	ticket, ticketFile, builder, server, keyFile string
-	relays                                       usage.List
-	noDirect                                     bool
-	stun                                         usage.List
-	allowOther                                   bool
-	cacheDir, cacheSize                          string
-	readTimeout                                  time.Duration
-	fetches                                      fetches
-	verbose                                      bool
+	routeFlags
+	allowOther          bool
+	cacheDir, cacheSize string
+	readTimeout         time.Duration
+	fetches             fetches
+	verbose             bool
 }
 
 // minReadTimeout keeps a typing error from making every read fail.
@@ -49,14 +46,8 @@ command runs. Put it into DRV_THRU_TICKET or a file instead.`
 func newMountCommand(a *app) *ffcli.Command {
 	var f mountFlags
 	fs := a.flags("drv-thru mount")
-	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` whose builds are shown; - reads it from standard input")
+	f.routeFlags.register(fs)
 	fs.StringVar(&f.ticketFile, "ticket-file", "", "`FILE` with the ticket")
-	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
-	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
-	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
-	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
-	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
-	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
 	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
@@ -90,8 +81,6 @@ func newMountCommand(a *app) *ffcli.Command {
 type mountConfig struct {
 	dir         string
 	route       *route
-	relayOnly   bool
-	stun        []string
 	allowOther  bool
 	cacheDir    string // "": keep nothing
 	cacheBytes  int64
@@ -102,41 +91,24 @@ type mountConfig struct {
 }
 
 func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
-	ways := 0
-	for _, w := range []string{f.ticket, f.ticketFile, f.builder, f.server} {
-		if w != "" {
-			ways++
-		}
-	}
-	switch {
-	case ways == 0:
+	if f.named() == 0 {
 		return nil, &usageError{
 			text: "mount needs to know whose cache to show",
 			hint: "give --ticket TICKET, --builder NAME, or --server ID with --relay-url URL",
 		}
-	case ways > 1:
-		return nil, a.twoWays("--ticket, --ticket-file, --builder and --server exclude each other")
-	case f.readTimeout < minReadTimeout:
+	}
+	if f.readTimeout < minReadTimeout {
 		return nil, usagef("--read-timeout is at least %s", minReadTimeout)
 	}
-	b := buildFlags{ticket: f.ticket, builder: f.builder, server: f.server, relays: f.relays, noDirect: f.noDirect, keyFile: f.keyFile}
-	if f.ticketFile != "" {
-		text, err := readTicketFile(f.ticketFile)
-		if err != nil {
-			return nil, err
-		}
-		b.ticket = text
-	}
-	if _, err := stunServers(f.stun); err != nil {
+	if err := f.routeFlags.check(a); err != nil {
 		return nil, err
 	}
-	visible := f.ticketFile == "" && onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket)
-	r, err := a.route(&b, visible, func(line string) { fmt.Fprintln(a.stderr, line) })
+	r, err := a.route(&f.routeFlags, a.note)
 	if err != nil {
 		return nil, err
 	}
 	cfg := &mountConfig{
-		dir: dir, route: r, relayOnly: f.noDirect, stun: f.stun,
+		dir: dir, route: r,
 		allowOther: f.allowOther, readTimeout: f.readTimeout, fetches: f.fetches.orAuto(), verbose: f.verbose,
 	}
 	if cfg.chunkBytes, err = a.cacheSize(); err != nil {

@@ -41,14 +41,13 @@ var errOffline = errors.New("no connection to the builder")
 // remote is the builder as a mount sees it: there, or not. Its methods are safe
 // for concurrent use.
 type remote struct {
-	cfg      *mountConfig
-	disk     *fusecache.Disk // may be nil
-	log      *slog.Logger
-	template client.API // for the headers, before there is a session
-	ahead    chan struct{}
-	wg       sync.WaitGroup
-	ctx      context.Context // ends with close
-	cancel   context.CancelFunc
+	cfg    *mountConfig
+	disk   *fusecache.Disk // may be nil
+	log    *slog.Logger
+	ahead  chan struct{}
+	wg     sync.WaitGroup
+	ctx    context.Context // ends with close
+	cancel context.CancelFunc
 
 	mu      sync.Mutex
 	session *link.Session
@@ -73,18 +72,15 @@ type recentInfo struct {
 func newRemote(cfg *mountConfig, disk *fusecache.Disk, log *slog.Logger) *remote {
 	r := &remote{
 		cfg: cfg, disk: disk, log: log,
-		template: client.API{Ticket: cfg.route.ticket, Agent: softwareName()},
-		ahead:    make(chan struct{}, lookAhead),
-		changed:  make(chan struct{}),
-		doubt:    make(chan struct{}, 1),
-		since:    time.Now(),
-		infos:    make(map[string]recentInfo),
+		ahead:   make(chan struct{}, lookAhead),
+		changed: make(chan struct{}),
+		doubt:   make(chan struct{}, 1),
+		since:   time.Now(),
+		infos:   make(map[string]recentInfo),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
-
-func (r *remote) header() http.Header { return r.template.Header() }
 
 // close ends the session.
 func (r *remote) close() {
@@ -130,7 +126,7 @@ func (r *remote) probe(ctx context.Context) error {
 	api := r.api
 	r.mu.Unlock()
 	if api == nil {
-		dialed, err := r.cfg.route.dial(ctx, r.cfg.relayOnly, r.cfg.stun, r.log)
+		dialed, err := r.cfg.route.dial(ctx, r.log)
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ func (a *app) mount(ctx context.Context, cfg *mountConfig) (err error) {
 	chunks := a.openChunks(cfg.chunkBytes, func(text string) { log.Warn(text) })
 	defer chunks.close()
 	fetcher := cache.NewChunkFetcher(cache.ChunkConfig{
-		Transport: r, Header: r.header(), Base: strings.TrimSuffix(link.BaseURL, "/"),
+		Transport: r, Header: cfg.route.header(), Base: strings.TrimSuffix(link.BaseURL, "/"),
 		Store: chunks.store, Seeds: chunks.seeds, Now: time.Now, Warn: func(text string) { log.Warn(text) },
 	})
 	defer fetcher.Close()

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"log/slog"
+	"net/http"
 
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
@@ -15,10 +17,14 @@ type dialed struct {
 }
 
 // dial connects to the route's builder. The caller closes the link.
-func (r *route) dial(ctx context.Context, relayOnly bool, stun []string, log *slog.Logger) (*dialed, error) {
-	cfg, err := r.link(relayOnly, stun, log)
-	if err != nil {
-		return nil, err
+func (r *route) dial(ctx context.Context, log *slog.Logger) (*dialed, error) {
+	cfg := link.Config{
+		Identity: r.identity, Peer: r.builder, Relays: r.relays, Log: log, Header: r.header(),
+		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
+	}
+	if !r.relayOnly {
+		cfg.Addresses = r.direct
+		cfg.Direct = &link.Direct{STUN: r.stun, Rand: rand.Reader}
 	}
 	session, err := link.Dial(ctx, cfg)
 	if err != nil {
@@ -28,4 +34,9 @@ func (r *route) dial(ctx context.Context, relayOnly bool, stun []string, log *sl
 		Control: loggedTransport{session.Control(), log}, Bulk: loggedTransport{session.Bulk(), log}, Base: link.BaseURL,
 		Ticket: r.ticket, Agent: softwareName(),
 	}}, nil
+}
+
+// header is what every request to the route's builder carries.
+func (r *route) header() http.Header {
+	return (&client.API{Ticket: r.ticket, Agent: softwareName()}).Header()
 }

@@ -19,10 +19,10 @@ import (
 // checkRemote checks the flags of a command about a build on another machine,
 // and reads the build's ID.
 func (f *buildFlags) checkRemote(a *app, text string) (wire.BuildID, error) {
-	if err := f.checkRoute(a); err != nil {
+	if err := f.routeFlags.check(a); err != nil {
 		return "", err
 	}
-	if f.ticket == "" && f.builder == "" && f.server == "" {
+	if f.named() == 0 {
 		return "", &usageError{
 			text: "the command line does not say which builder has the build",
 			hint: "give what it was started with: --ticket TICKET, --builder NAME, or --server ID with --relay-url URL",
@@ -50,7 +50,7 @@ func ofBuild(err error) error {
 func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(context.Context, *buildFlags, *client.Session, wire.BuildID) error) *ffcli.Command {
 	var f buildFlags
 	fs := a.flags("drv-thru " + name)
-	f.registerRoute(fs)
+	f.routeFlags.register(fs)
 	if withJSON {
 		fs.BoolVar(&f.json, "json", false, "print JSON")
 	}
@@ -70,20 +70,19 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 			if err != nil {
 				return err
 			}
-			note := func(text string) { fmt.Fprintln(a.stderr, text) }
-			r, err := a.route(&f, onCommandLine(a.env(envPrefix+"_TICKET"), f.ticket), note)
+			r, err := a.route(&f.routeFlags, a.note)
 			if err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			b, err := r.dial(ctx, f.noDirect, f.stun, slog.New(slog.DiscardHandler))
+			b, err := r.dial(ctx, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}
 			defer b.link.Close()
 			s := &client.Session{
-				API: b.API, Files: client.StoreFiles{}, Observer: &eventsOnly{note: note}, Retry: client.DefaultRetry, Now: time.Now,
+				API: b.API, Files: client.StoreFiles{}, Observer: &eventsOnly{note: a.note}, Retry: client.DefaultRetry, Now: time.Now,
 			}
 			return ofBuild(do(ctx, &f, s, id))
 		},

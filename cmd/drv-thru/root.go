@@ -44,6 +44,9 @@ func (a *app) env(name string) string {
 	return ""
 }
 
+// note tells something besides what was asked for.
+func (a *app) note(text string) { fmt.Fprintln(a.stderr, text) }
+
 const rootHelp = `The client evaluates, sends what the builder lacks, and imports the outputs into
 this machine's Nix store. The builder is drv-thru serve on another machine; it lets
 in who has a ticket of it, and clients that it trusts.`

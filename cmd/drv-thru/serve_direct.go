@@ -56,19 +56,18 @@ func (c *serveConfig) direct() (directListen, error) {
 	if len(d.announce) > ticket.MaxDirect {
 		return d, usagef("%d addresses to announce; at most %d fit into a ticket", len(d.announce), ticket.MaxDirect)
 	}
-	var err error
-	d.stun, err = stunServers(c.STUN)
-	return d, err
+	d.stun = c.STUN
+	return d, checkSTUN(c.STUN)
 }
 
-// stunServers checks the servers that were named.
-func stunServers(named []string) ([]string, error) {
+// checkSTUN checks the STUN servers that were named.
+func checkSTUN(named []string) error {
 	for _, s := range named {
 		if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
-			return nil, usagef("--stun=%s: want HOST:PORT", s)
+			return usagef("--stun=%s: want HOST:PORT", s)
 		}
 	}
-	return named, nil
+	return nil
 }
 
 // directPaths are the direct paths of a builder, which may be off.

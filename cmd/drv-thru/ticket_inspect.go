@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -34,7 +33,7 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 				return err
 			}
 			if text == "-" {
-				text, err := a.typedTicket(func(text string) { fmt.Fprintln(a.stderr, text) })
+				text, err := a.typedTicket(a.note)
 				if err != nil {
 					return err
 				}
