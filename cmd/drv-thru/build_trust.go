@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,11 @@ const (
 // importHelperEnv names the import helper's socket.
 const importHelperEnv = envPrefix + "_IMPORT_HELPER"
 
+// importHelperSocket is where the import helper listens.
+func (a *app) importHelperSocket() string {
+	return cmp.Or(a.env(importHelperEnv), helper.DefaultSocket)
+}
+
 // importHelp is an import helper that takes what key has signed.
 type importHelp struct {
 	client *helper.Client
@@ -43,7 +49,7 @@ func (a *app) trusted(ctx context.Context, trust client.LocalTrust, key, mode st
 	if !errors.As(err, &distrust) || mode != "auto" {
 		return nil, err
 	}
-	h := &importHelp{&helper.Client{Socket: a.env(importHelperEnv), Log: log}, key}
+	h := &importHelp{&helper.Client{Socket: a.importHelperSocket(), Log: log}, key}
 	herr := h.client.Check(ctx, key)
 	var refused *helper.RefusedError
 	switch {
@@ -54,7 +60,7 @@ func (a *app) trusted(ctx context.Context, trust client.LocalTrust, key, mode st
 		distrust.Helper = "there is an import helper, but the key is not on its list"
 	case errors.As(herr, &refused):
 		distrust.Helper = refused.Error()
-	case !errors.Is(herr, helper.ErrNoHelper) || !missing(a.env(importHelperEnv)):
+	case !errors.Is(herr, helper.ErrNoHelper) || !missing(a.importHelperSocket()):
 		distrust.Helper = herr.Error()
 	}
 	return nil, err
@@ -63,9 +69,6 @@ func (a *app) trusted(ctx context.Context, trust client.LocalTrust, key, mode st
 // missing reports whether there is nothing where the helper's socket should be,
 // which is nothing to speak of.
 func missing(socket string) bool {
-	if socket == "" {
-		socket = helper.DefaultSocket
-	}
 	_, err := os.Lstat(socket)
 	return errors.Is(err, fs.ErrNotExist)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -148,13 +147,4 @@ func (e *examination) print() error {
 		}
 	}
 	return nil
-}
-
-// fixOf returns the hint of an error, or what to do where it has none.
-func fixOf(err error, otherwise string) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) && h.Hint() != "" {
-		return h.Hint()
-	}
-	return otherwise
 }

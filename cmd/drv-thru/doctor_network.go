@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"log/slog"
 	"net/http"
 	"time"
@@ -47,7 +47,7 @@ func (e *examination) relays(ctx context.Context) {
 		case r.Err != nil && wire.CodeOf(r.Err) == "" && e.proxied(u):
 			e.add("relay", broken, "the proxy has to let WebSockets through to "+u+"; or set NO_PROXY for it", "%v", r.Err)
 		case r.Err != nil:
-			e.add("relay", broken, fixOf(r.Err, "check the URL, the network and its firewall; a network that intercepts TLS cannot be used"), "%v", r.Err)
+			e.add("relay", broken, cmp.Or(hintOf(r.Err), "check the URL, the network and its firewall; a network that intercepts TLS cannot be used"), "%v", r.Err)
 		case r.Latency > farAway:
 			e.add("relay", slow, "use a relay that is nearer, if there is one", "%s answers after %s", u, milliseconds(r.Latency))
 		default:
@@ -107,24 +107,23 @@ func (e *examination) network(ctx context.Context) {
 func (e *examination) builder(ctx context.Context) {
 	b, err := e.route.dial(ctx, slog.New(slog.DiscardHandler))
 	if err != nil {
-		e.add("builder", broken, fixOf(err, ""), "%v", err)
+		e.add("builder", broken, hintOf(err), "%v", err)
 		return
 	}
 	defer b.link.Close()
 	info, err := b.Info(ctx)
-	var we *wire.Error
-	switch {
-	case errors.As(err, &we) && we.Code == wire.CodeNoCredentials && e.route.ticket == nil:
+	switch code := wire.CodeOf(err); {
+	case code == wire.CodeNoCredentials && e.route.ticket == nil:
 		e.add("builder", broken, trustMeHint(e.route), "%v", err)
-	case errors.As(err, &we):
-		e.add("ticket", broken, fixOf(err, we.Hint), "%v", err)
+	case code != "":
+		e.add("ticket", broken, hintOf(err), "%v", err)
 	case err != nil:
-		e.add("builder", broken, fixOf(err, ""), "%v", err)
+		e.add("builder", broken, hintOf(err), "%v", err)
 		return
 	default:
 		e.add("builder", fine, "", "%s with Nix %s, %d of %d slots in use", info.Software, info.NixVersion, info.Active, info.Slots)
 		if err := e.route.checkKey(info.SigningKey); err != nil {
-			e.add("builder", broken, fixOf(err, ""), "%v", err)
+			e.add("builder", broken, hintOf(err), "%v", err)
 		}
 		e.signingKey(ctx, info.SigningKey)
 	}
@@ -150,7 +149,7 @@ func (e *examination) signingKey(ctx context.Context, signer string) {
 		return
 	}
 	if err := e.app.checkTrust(ctx, trust, signer); err != nil {
-		e.add("signing key", broken, fixOf(err, "add it to trusted-public-keys in /etc/nix/nix.conf: "+signer), "%v", err)
+		e.add("signing key", broken, cmp.Or(hintOf(err), "add it to trusted-public-keys in /etc/nix/nix.conf: "+signer), "%v", err)
 		return
 	}
 	e.add("signing key", fine, "", "outputs signed by %s can be imported", signer)

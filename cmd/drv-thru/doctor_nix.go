@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -9,9 +10,6 @@ import (
 	"strings"
 	"time"
 )
-
-// helperSocket is where the import helper listens.
-const helperSocket = "/run/drv-thru-import-helper.socket"
 
 // A flaw is what is known to be wrong with some releases of Nix.
 type flaw struct {
@@ -80,7 +78,7 @@ func numbers(version string) []int {
 func (e *examination) nix(ctx context.Context) {
 	store, err := e.app.dialStore(ctx)
 	if err != nil {
-		e.add("nix", broken, fixOf(err, "install Nix, or start its daemon: systemctl start nix-daemon.socket"), "%v", err)
+		e.add("nix", broken, cmp.Or(hintOf(err), "install Nix, or start its daemon: systemctl start nix-daemon.socket"), "%v", err)
 		return
 	}
 	defer store.Close()
@@ -128,17 +126,18 @@ func (e *examination) fuse() {
 
 // helper checks the helper that imports for users whom Nix does not trust.
 func (e *examination) helper() {
-	if _, err := os.Stat(helperSocket); err != nil {
+	socket := e.app.importHelperSocket()
+	if _, err := os.Stat(socket); err != nil {
 		e.add("import helper", known, "", "not installed; it is of use where builders' keys are not in trusted-public-keys")
 		return
 	}
-	conn, err := net.DialTimeout("unix", helperSocket, time.Second)
+	conn, err := net.DialTimeout("unix", socket, time.Second)
 	if err != nil {
-		e.add("import helper", slow, "join the socket's group, or: systemctl start drv-thru-import-helper.socket", "%s does not answer: %v", helperSocket, err)
+		e.add("import helper", slow, "join the socket's group, or: systemctl start drv-thru-import-helper.socket", "%s does not answer: %v", socket, err)
 		return
 	}
 	conn.Close()
-	e.add("import helper", fine, "", "answers at %s", helperSocket)
+	e.add("import helper", fine, "", "answers at %s", socket)
 }
 
 // proxy tells which proxy programs are told to use.
