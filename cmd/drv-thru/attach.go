@@ -71,7 +71,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	}
 	defer b.link.Close()
 	r.view.SetPath(func() string { return string(b.link.Path().Kind) })
-	s := &client.Session{API: b.API, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now}
+	s := b.session(r.view)
 	build, err := s.State(ctx, id)
 	if err != nil {
 		return ofBuild(err)
@@ -102,21 +102,11 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if r.targets, err = attached(built); err != nil {
 		return err
 	}
-	sum := &summary{began: time.Now(), result: built, path: b.link.Explain}
 	in := &incoming{
 		buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help,
-		wanted: builtPaths(r.targets), sum: sum,
+		sum: &summary{began: time.Now(), result: built, path: b.link.Explain},
 	}
-	if err := in.bring(ctx); err != nil {
-		return err
-	}
-	if err := r.finish(ctx, r.targets, sum); err != nil {
-		return err
-	}
-	if built.Error != nil {
-		return r.buildFailed(built)
-	}
-	return nil
+	return in.take(ctx, r.targets)
 }
 
 // attached makes targets of what was built. Of derivations that are here it is

@@ -49,6 +49,22 @@ type incoming struct {
 	lacking int            // paths that were not here when the last attempt began
 }
 
+// take brings the outputs of targets, and ends as the build did: of one that went on
+// after a failure there are some.
+func (in *incoming) take(ctx context.Context, targets []result) error {
+	in.wanted = builtPaths(targets)
+	if err := in.bring(ctx); err != nil {
+		return err
+	}
+	if err := in.finish(ctx, targets, in.sum); err != nil {
+		return err
+	}
+	if built := in.sum.result; built.Error != nil {
+		return in.buildFailed(built)
+	}
+	return nil
+}
+
 // bring brings the outputs into the local store.
 func (in *incoming) bring(ctx context.Context) (err error) {
 	in.chunks = in.app.openChunks(in.cacheSize, in.view.Note)

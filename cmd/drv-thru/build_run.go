@@ -325,9 +325,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	s := &client.Session{
-		API: b.API, Files: client.StoreFiles{}, Observer: r.view, Retry: client.DefaultRetry, Now: time.Now,
-	}
+	s := b.session(r.view)
 	r.view.Phase("asking the builder to build")
 	request := &client.Request{
 		ID: id, Roots: roots, Inputs: inputs, Mode: r.flags.mode(), KeepGoing: r.flags.keepGoing, Detach: r.flags.detach,
@@ -349,17 +347,8 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	b.link.Warm(2) // for what there is, and for what is in it
-	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, wanted: builtPaths(targets), sum: sum}
-	if err := in.bring(ctx); err != nil {
-		return err
-	}
-	if err := r.finish(ctx, targets, sum); err != nil {
-		return err
-	}
-	if built.Error != nil {
-		return r.buildFailed(built)
-	}
-	return nil
+	in := &incoming{buildRun: r, session: s, id: id, signingKey: info.SigningKey, trusted: trust.UserTrusted, helper: help, sum: sum}
+	return in.take(ctx, targets)
 }
 
 func drvsOf(roots []wire.Root) []nix.Path {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
@@ -34,6 +35,11 @@ func (r *route) dial(ctx context.Context, log *slog.Logger) (*dialed, error) {
 		Control: loggedTransport{session.Control(), log}, Bulk: loggedTransport{session.Bulk(), log}, Base: link.BaseURL,
 		Ticket: r.ticket, Agent: softwareName(),
 	}}, nil
+}
+
+// session makes builds over the connection, and tells o how they go.
+func (d *dialed) session(o client.Observer) *client.Session {
+	return &client.Session{API: d.API, Files: client.StoreFiles{}, Observer: o, Retry: client.DefaultRetry, Now: time.Now}
 }
 
 // header is what every request to the route's builder carries.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -81,10 +80,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 				return err
 			}
 			defer b.link.Close()
-			s := &client.Session{
-				API: b.API, Files: client.StoreFiles{}, Observer: &eventsOnly{note: a.note}, Retry: client.DefaultRetry, Now: time.Now,
-			}
-			return ofBuild(do(ctx, &f, s, id))
+			return ofBuild(do(ctx, &f, b.session(&eventsOnly{note: a.note}), id))
 		},
 	}
 }
