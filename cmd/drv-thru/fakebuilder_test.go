@@ -55,7 +55,8 @@ func fakeBuilder() {
 		os.Exit(1)
 	}
 	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: admin.NewHandler(admin.Config{
-		Tickets: db, Service: fakeService{}, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"http://relay.example:7411"},
+		Tickets: db, Service: fakeService{}, Policies: decider, Decisions: db, State: db, Builder: key.ID{1},
+		Relays: func() []string { return []string{"http://relay.example:7411"} },
 		Describe: func(st *admin.Status) {
 			st.NixVersion, st.SigningKey, st.Systems = "2.34.8", "builder-1:AAAA", []string{"x86_64-linux"}
 			st.Started = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)

@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"net/http"
 	"os"
 	"reflect"
 	"slices"
 	"sync/atomic"
 
-	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -47,8 +45,7 @@ type reloader struct {
 	ready    atomic.Bool // the service manager has been told so
 
 	tokens  atomic.Pointer[func(relay string) string]
-	config  admin.Config
-	handler atomic.Pointer[http.Handler]
+	tickets atomic.Pointer[[]string] // the relays that tickets say
 }
 
 // run reloads at every signal until ctx ends.
@@ -168,19 +165,9 @@ func (r *reloader) token(relay string) string {
 	return (*r.tokens.Load())(relay)
 }
 
-// admin is the admin socket's handler, whose tickets name the relays of today.
-func (r *reloader) admin(cfg admin.Config) http.Handler {
-	r.config = cfg
-	r.setRelays(cfg.Relays)
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { (*r.handler.Load()).ServeHTTP(w, req) })
-}
-
 func (r *reloader) setRelays(tickets []string) {
 	if warning := unnamedRelays(tickets); warning != "" {
 		r.log.Warn(warning)
 	}
-	cfg := r.config
-	cfg.Relays = tickets
-	h := admin.NewHandler(cfg)
-	r.handler.Store(&h)
+	r.tickets.Store(&tickets)
 }

@@ -150,12 +150,13 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	}
 	go func() { failed(paths.serve(server)) }()
 	go func() { failed(server.ServeTLS(circuits, "", "")) }()
+	reload.setRelays(tickets)
 	started := time.Now()
 	adminServer := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
-		Handler: reload.admin(admin.Config{
-			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Relays: tickets, Now: time.Now, Rand: rand.Reader,
-			Addresses: paths.addresses,
+		Handler: admin.NewHandler(admin.Config{
+			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Now: time.Now, Rand: rand.Reader,
+			Relays: func() []string { return *reload.tickets.Load() }, Addresses: paths.addresses,
 			Describe: func(st *admin.Status) {
 				st.Software, st.NixVersion, st.Started = softwareName(), info.NixVersion, started
 				st.Systems, _ = settings.offered()

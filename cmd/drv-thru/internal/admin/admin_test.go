@@ -89,7 +89,7 @@ func start(t *testing.T, change ...func(*Config)) (*Client, *service, string) {
 		t.Fatal(err)
 	}
 	cfg := Config{
-		Tickets: db, Service: svc, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: []string{"https://relay.example"},
+		Tickets: db, Service: svc, Policies: decider, Decisions: db, State: db, Builder: key.ID{1}, Relays: func() []string { return []string{"https://relay.example"} },
 		Addresses: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:7412")} },
 		Describe:  func(st *Status) { st.NixVersion = "2.99" }, Now: time.Now, Rand: rand.Reader,
 	}
@@ -105,9 +105,11 @@ func start(t *testing.T, change ...func(*Config)) (*Client, *service, string) {
 // A builder may have more relays, and more addresses, than a ticket has room for.
 func TestTicketOfMuch(t *testing.T) {
 	c, _, _ := start(t, func(cfg *Config) {
-		cfg.Relays = nil
-		for i := range ticket.MaxRelays + 1 {
-			cfg.Relays = append(cfg.Relays, fmt.Sprintf("https://relay-%d.example", i))
+		cfg.Relays = func() (all []string) {
+			for i := range ticket.MaxRelays + 1 {
+				all = append(all, fmt.Sprintf("https://relay-%d.example", i))
+			}
+			return all
 		}
 		cfg.Addresses = func() (all []netip.AddrPort) {
 			for i := range ticket.MaxDirect + 1 {

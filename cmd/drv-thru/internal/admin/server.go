@@ -72,7 +72,7 @@ type Config struct {
 	State     State
 	// Builder and Relays go into the texts of tickets.
 	Builder key.ID
-	Relays  []string
+	Relays  func() []string
 	// Addresses are the builder's own, for tickets that need no relay.
 	Addresses func() []netip.AddrPort
 	// Describe fills in what the server does not know of a Status.
@@ -283,7 +283,8 @@ func (s *server) create(r *http.Request) (any, error) {
 // addresses, as many as a ticket has room for.
 func (s *server) places(direct bool) (relays []string, addresses []netip.AddrPort, err error) {
 	if !direct {
-		return s.cfg.Relays[:min(len(s.cfg.Relays), ticket.MaxRelays)], nil, nil
+		relays = s.cfg.Relays()
+		return relays[:min(len(relays), ticket.MaxRelays)], nil, nil
 	}
 	if s.cfg.Addresses != nil {
 		addresses = s.cfg.Addresses()
