@@ -31,12 +31,10 @@ func newGCCommand(a *app) *ffcli.Command {
 			if len(args) > 0 {
 				return usagef("gc takes no arguments, got %q", args[0])
 			}
-			result := gcResult{DryRun: *dryRun, Client: []builder.Garbage{}}
+			result := gcResult{DryRun: *dryRun}
 			err := a.gcBuilder(ctx, &f, &result)
-			items, clientErr := a.gcClient(ctx, *dryRun)
-			for _, i := range items {
-				result.Client = append(result.Client, builder.Garbage{What: i.What, Name: i.Path, Bytes: i.Bytes})
-			}
+			var clientErr error
+			result.Client, clientErr = a.gcClient(ctx, *dryRun)
 			if f.json {
 				err = errors.Join(term.WriteJSON(a.stdout, result), err)
 			} else {

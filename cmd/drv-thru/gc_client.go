@@ -10,22 +10,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/fusecache"
 )
-
-// gcItem is something that garbage collection removes, or would remove.
-type gcItem struct {
-	What  string // "chunks", "mounted", "mount"
-	Path  string
-	Bytes int64
-}
 
 // gcClient removes what this user's builds have left and nobody needs: the chunk
 // store and what mounts have kept, all of which can be had again, and the places of
 // mounts whose process is gone. What a running drv-thru writes to stays. With dryRun
 // it only tells.
-func (a *app) gcClient(ctx context.Context, dryRun bool) ([]gcItem, error) {
-	var items []gcItem
+func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, error) {
+	items := []builder.Garbage{}
 	var failed []error
 	if base, err := a.cacheDir(); err == nil {
 		chunks, err := gcChunks(ctx, filepath.Join(base, chunkDir), dryRun)
@@ -42,7 +36,7 @@ func (a *app) gcClient(ctx context.Context, dryRun bool) ([]gcItem, error) {
 
 // gcChunks removes the files of a chunk store. Those that other processes read
 // stay theirs until they close them.
-func gcChunks(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
+func gcChunks(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -50,7 +44,7 @@ func gcChunks(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
 	if err != nil {
 		return nil, err
 	}
-	var items []gcItem
+	var items []builder.Garbage
 	var failed []error
 	busy := make(map[string]bool) // names without their ending
 	for _, e := range entries {
@@ -71,14 +65,14 @@ func gcChunks(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
 				continue
 			}
 		}
-		items = append(items, gcItem{"chunks", path, info.Size()})
+		items = append(items, builder.Garbage{What: "chunks", Name: path, Bytes: info.Size()})
 	}
 	return items, errors.Join(failed...)
 }
 
 // gcMounted empties the directories in which drv-thru mount keeps what was read, one
 // for each builder, but for those of mounts that run.
-func gcMounted(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
+func gcMounted(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -86,7 +80,7 @@ func gcMounted(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
 	if err != nil {
 		return nil, err
 	}
-	var items []gcItem
+	var items []builder.Garbage
 	var failed []error
 	for _, e := range entries {
 		if ctx.Err() != nil || !e.IsDir() {
@@ -98,31 +92,31 @@ func gcMounted(ctx context.Context, dir string, dryRun bool) ([]gcItem, error) {
 			failed = append(failed, err)
 		}
 		if bytes > 0 {
-			items = append(items, gcItem{"mounted", path, bytes})
+			items = append(items, builder.Garbage{What: "mounted", Name: path, Bytes: bytes})
 		}
 	}
 	return items, errors.Join(failed...)
 }
 
 // gcMounts takes away what killed clients left mounted.
-func gcMounts(dir string, dryRun bool) []gcItem {
+func gcMounts(dir string, dryRun bool) []builder.Garbage {
 	locks, err := filepath.Glob(filepath.Join(dir, "mount-*"+lockSuffix))
 	if err != nil {
 		return nil
 	}
-	var stale []gcItem
+	var stale []builder.Garbage
 	for _, name := range locks {
 		if !locked(name) {
-			stale = append(stale, gcItem{What: "mount", Path: strings.TrimSuffix(name, lockSuffix)})
+			stale = append(stale, builder.Garbage{What: "mount", Name: strings.TrimSuffix(name, lockSuffix)})
 		}
 	}
 	if dryRun {
 		return stale
 	}
 	sweep(dir, fusecache.ClearStale)
-	var gone []gcItem
+	var gone []builder.Garbage
 	for _, item := range stale {
-		if _, err := os.Lstat(item.Path + lockSuffix); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(item.Name + lockSuffix); errors.Is(err, fs.ErrNotExist) {
 			gone = append(gone, item)
 		}
 	}

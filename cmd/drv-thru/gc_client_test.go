@@ -67,8 +67,8 @@ func TestGCClient(t *testing.T) {
 				}
 				continue
 			}
-			if _, err := os.Lstat(item.Path); (err == nil) != dry {
-				t.Errorf("dry run %v: %s: %v", dry, item.Path, err)
+			if _, err := os.Lstat(item.Name); (err == nil) != dry {
+				t.Errorf("dry run %v: %s: %v", dry, item.Name, err)
 			}
 		}
 	}
