@@ -14,17 +14,17 @@ import (
 // snapshotPrefix begins the name of the directory of a snapshot that is being made.
 const snapshotPrefix = ".backup-"
 
-// Snapshot is Backup to a file that has no name any more: it is gone when it is
-// closed.
+// Snapshot copies the state, while it is in use, to a file that has no name any
+// more: it is gone when it is closed.
 func (d *DB) Snapshot(ctx context.Context) (*os.File, error) {
-	dir, err := os.MkdirTemp(filepath.Dir(d.path), snapshotPrefix)
+	dir, err := os.MkdirTemp(filepath.Dir(d.path), snapshotPrefix) // nobody else can enter it
 	if err != nil {
 		return nil, fmt.Errorf("back up state: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "state.db")
-	if err := d.Backup(ctx, path); err != nil {
-		return nil, err
+	if _, err := d.db.ExecContext(ctx, "VACUUM INTO ?", path); err != nil {
+		return nil, fmt.Errorf("back up state: %w", err)
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -177,23 +177,6 @@ func (d *DB) Close() error {
 	return nil
 }
 
-// Backup writes a copy of the state to a new file while it is in use.
-func (d *DB) Backup(ctx context.Context, path string) error {
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("back up state: %s exists", path)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("back up state: %w", err)
-	}
-	f.Close()
-	// VACUUM INTO takes an empty file that exists.
-	if _, err := d.db.ExecContext(ctx, "VACUUM INTO ?", path); err != nil {
-		return fmt.Errorf("back up state: %w", errors.Join(err, os.Remove(path)))
-	}
-	return nil
-}
-
 // inTx runs f in a transaction that is committed unless f fails.
 func (d *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
 	tx, err := d.db.BeginTx(ctx, nil)

@@ -314,26 +314,6 @@ func TestNewerVersionStops(t *testing.T) {
 	}
 }
 
-func TestBackup(t *testing.T) {
-	d := openTemp(t)
-	tk := makeTicket(t, d, nil)
-	path := filepath.Join(t.TempDir(), "copy.db")
-	if err := d.Backup(t.Context(), path); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Backup(t.Context(), path); err == nil {
-		t.Error("a backup replaced a file")
-	}
-	c, err := Open(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if _, err := c.Ticket(t.Context(), tk.ID); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestOpensOlderVersions opens a file as each version wrote it. The files are
 // never made again: what they hold must be read for ever.
 func TestOpensOlderVersions(t *testing.T) {
