@@ -5,6 +5,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -62,11 +63,14 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	if _, err := os.Stat(systemAdminSocket); err == nil && f.dataDir == "" {
 		return admin.NewClient(systemAdminSocket), nil
 	}
-	cfg := serveConfig{DataDir: f.dataDir, MaxConcurrent: 1}
-	if err := cfg.check(a); err != nil {
-		return nil, err
+	dir := f.dataDir
+	if dir == "" {
+		var err error
+		if dir, err = a.defaultDataDir(); err != nil {
+			return nil, err
+		}
 	}
-	return admin.NewClient(cfg.AdminSocket), nil
+	return admin.NewClient(filepath.Join(dir, adminSocketName)), nil
 }
 
 // table prints rows of cells in columns.
