@@ -80,30 +80,31 @@ func NewProgress(p *Printer, cfg Config) *Progress {
 	v := newProgress(p, cfg)
 	switch {
 	case p.Terminal:
+		go v.animate()
 	case cfg.Alive:
 		go v.live()
-		return v
 	default:
 		close(v.done)
-		return v
 	}
-	go func() {
-		defer close(v.done)
-		size, end := resized()
-		defer end()
-		t := time.NewTicker(redraw)
-		defer t.Stop()
-		for {
-			select {
-			case <-v.stop:
-				return
-			case <-t.C:
-			case <-size:
-			}
-			v.draw()
-		}
-	}()
 	return v
+}
+
+// animate draws until Close.
+func (v *Progress) animate() {
+	defer close(v.done)
+	size, end := resized()
+	defer end()
+	t := time.NewTicker(redraw)
+	defer t.Stop()
+	for {
+		select {
+		case <-v.stop:
+			return
+		case <-t.C:
+		case <-size:
+		}
+		v.draw()
+	}
 }
 
 // live tells that a silent build goes on until Close.
