@@ -15,10 +15,10 @@ const builtinSystem = "builtin"
 
 // checkBuilder fails when it is known already that the builder will refuse what
 // is to be built, so that nothing moves and no use of a ticket is spent.
-func checkBuilder(info *wire.Info, files client.Files, roots []wire.Root) error {
+func checkBuilder(info *wire.Info, roots []wire.Root) error {
 	for _, root := range roots {
 		p := nix.Path(root.Drv)
-		text, err := files.ReadDrv(p)
+		text, err := client.StoreFiles{}.ReadDrv(p)
 		if err != nil {
 			return fmt.Errorf("read derivation: %w", err)
 		}

@@ -310,7 +310,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	if err := checkBuilder(&info, client.StoreFiles{}, roots); err != nil {
+	if err := checkBuilder(&info, roots); err != nil {
 		return err
 	}
 	if r.flags.dryRun {

@@ -73,7 +73,7 @@ func newImportHelperServeCommand(a *app) *ffcli.Command {
 func (f *importHelperFlags) check(args []string) error {
 	switch {
 	case len(args) > 0:
-		return usagef("import-helper serve takes no arguments, got %q", args)
+		return usagef("import-helper serve takes no arguments, got %q", args[0])
 	case len(f.keyFiles) == 0:
 		return &usageError{
 			text: "import-helper serve needs to know whose signatures count",

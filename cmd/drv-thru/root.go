@@ -55,17 +55,13 @@ in who has a ticket of it, and clients that it trusts.`
 func (a *app) root() *ffcli.Command {
 	fs := a.flags("drv-thru")
 	fs.BoolVar(&a.version, "version", false, "print the version and exit")
-	var root *ffcli.Command
-	root = &ffcli.Command{
+	root := group(&ffcli.Command{
 		Name:       "drv-thru",
 		ShortUsage: "drv-thru COMMAND [flags] …",
 		ShortHelp:  "build Nix derivations on another machine",
 		LongHelp:   rootHelp,
 		FlagSet:    fs,
-		Exec: func(_ context.Context, args []string) error {
-			return choose(root, args)
-		},
-	}
+	})
 	for _, c := range []func(*app) *ffcli.Command{
 		newBuildCommand,
 		newAttachCommand,

@@ -4,21 +4,20 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"os/user"
 
 	"github.com/drv-thru/drv-thru/core/builder/nixstore"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 )
 
 // checkDaemon refuses a Nix daemon that would make serving strangers unsafe.
-func checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore.Store, settings *nixSettings) (daemon.Info, error) {
+func (a *app) checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore.Store, settings *nixSettings) (daemon.Info, error) {
 	info, err := store.Info(ctx)
 	if err != nil {
 		return info, &hintError{fmt.Errorf("ask the Nix daemon: %w", err), "is nix-daemon running, and may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
 	}
 	if info.Trust == daemon.Trusted && !cfg.AllowTrustedDaemon {
 		return info, &hintError{
-			fmt.Errorf("the Nix daemon trusts this user (%s): ticket holders could then put any path into the store if drv-thru erred", userName()),
+			fmt.Errorf("the Nix daemon trusts this user (%s): ticket holders could then put any path into the store if drv-thru erred", a.userName()),
 			"run drv-thru serve as a user that is not in trusted-users of nix.conf (root always is)\nor, on a machine that is yours alone: --allow-trusted-daemon",
 		}
 	}
@@ -38,12 +37,4 @@ func checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore.Store, s
 		return info, &hintError{err, "see sandbox in nix.conf; to serve all the same: --allow-unsandboxed"}
 	}
 	return info, nil
-}
-
-func userName() string {
-	u, err := user.Current()
-	if err != nil {
-		return "unknown"
-	}
-	return u.Username
 }

@@ -85,7 +85,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		Dial: daemon.Config{Dial: a.builderDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
 	})
 	defer store.Close()
-	info, err := checkDaemon(ctx, cfg, store, settings)
+	info, err := a.checkDaemon(ctx, cfg, store, settings)
 	if err != nil {
 		return err
 	}

@@ -208,7 +208,7 @@ func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
 func policyError(err error) error {
 	var e *policy.Error
 	if errors.As(err, &e) {
-		return &hintError{errors.New(e.Owner()), ""}
+		return errors.New(e.Owner())
 	}
 	return err
 }
