@@ -86,7 +86,7 @@ func costRows(c policy.Cost, wall time.Duration) [][]string {
 		return []string{what, used, "of " + most, strconv.FormatFloat(100*share, 'f', 1, 64) + " %"}
 	}
 	bytes := func(what string, used, most uint64) []string {
-		return row(what, sizeText(used), sizeText(most), float64(used)/float64(most))
+		return row(what, term.Bytes(int64(used)), term.Bytes(int64(most)), float64(used)/float64(most))
 	}
 	return [][]string{
 		row("time", c.Wall.Round(time.Microsecond).String(), wall.String(), float64(c.Wall)/float64(wall)),
@@ -95,17 +95,6 @@ func costRows(c policy.Cost, wall time.Duration) [][]string {
 		bytes("answer", uint64(c.Stdout), policy.MaxStdout),
 		bytes("messages", uint64(c.Stderr), policy.MaxStderr),
 	}
-}
-
-// sizeText prints bytes for a person.
-func sizeText(n uint64) string {
-	switch {
-	case n < 10<<10:
-		return strconv.FormatUint(n, 10) + " B"
-	case n < 10<<20:
-		return strconv.FormatUint(n>>10, 10) + " KiB"
-	}
-	return strconv.FormatUint(n>>20, 10) + " MiB"
 }
 
 func newPolicyListCommand(a *app) *ffcli.Command {

@@ -53,8 +53,8 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 			return table(
 				a.stdout,
 				[]string{"hash", info.Hash.String()},
-				[]string{"size", of(sizeText(uint64(info.Bytes)), sizeText(policy.MaxModule))},
-				[]string{"memory at start", of(sizeText(info.Memory), sizeText(policy.MaxMemory))},
+				[]string{"size", of(term.Bytes(int64(info.Bytes)), term.Bytes(policy.MaxModule))},
+				[]string{"memory at start", of(term.Bytes(int64(info.Memory)), term.Bytes(policy.MaxMemory))},
 				[]string{"table at start", of(strconv.FormatUint(info.Table, 10), strconv.Itoa(policy.MaxTable))},
 				[]string{"functions", strconv.Itoa(info.Functions)},
 				[]string{"imports", strings.Join(info.Imports, " ")},
