@@ -294,9 +294,7 @@ func (m *fuseMount) nar(k int) string {
 }
 
 // outside is a name of the host as this process sees it.
-func (m *fuseMount) outside(name string) string {
-	return fmt.Sprintf("/proc/%d/root%s", m.h.Pid(), name)
-}
+func (m *fuseMount) outside(name string) string { return rootOf(m.h) + name }
 
 func TestFuseReads(t *testing.T) {
 	h := newFuseHost(t)

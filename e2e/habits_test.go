@@ -84,9 +84,7 @@ func TestHabits(t *testing.T) {
 
 	home := []string{"--builder", "home"}
 	t.Run("named builder", func(t *testing.T) {
-		var st struct{ Endpoint string }
-		decode(t, b.Admin("status", "--json"), &st)
-		add := []string{"builders", "add", "--replace", "home", "--endpoint-id", st.Endpoint, "--relay-url", relay.URL, "--public-key"}
+		add := []string{"builders", "add", "--replace", "home", "--endpoint-id", statusOf(t, b).Endpoint, "--relay-url", relay.URL, "--public-key"}
 		must(t, drvThru(append(add, b.PublicKey())...))
 
 		// It trusts this client once its configuration says so.

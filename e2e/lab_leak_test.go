@@ -54,11 +54,7 @@ func TestLabLeavesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			cmd.Wait()
-			for deadline := time.Now().Add(20 * time.Second); countIn(t, namespaces) > 0; <-time.After(10 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("processes in %v", namespaces)
-				}
-			}
+			within(t, 20*time.Second, "no process is left", func() bool { return countIn(t, namespaces) == 0 })
 			if mounts := labMounts(t); len(mounts) > 0 {
 				t.Errorf("mounts left: %v", mounts)
 			}

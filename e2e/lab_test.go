@@ -49,7 +49,7 @@ func TestLabBuilds(t *testing.T) {
 			"blob":     {lab.Blob(8, "a"), 1},
 			"big":      {lab.Big(10, 1000, "a"), 1},
 			"bytes":    {lab.Log("a", lab.LogEveryByte), 1},
-			"random":   {lab.NonReproducible("a"), 1},
+			"random":   {lab.Random("a"), 1},
 			"concat":   {lab.Concat("concat", "a", lab.Hello("x"), lab.Hello("y")), 1},
 		}
 		for name, c := range closures {

@@ -37,6 +37,14 @@ func stopMount(t *testing.T, h *lab.Host, p *lab.Process) {
 	}
 }
 
+// mountedNar is the name in the mount of a path's NAR, which its narinfo shows.
+func mountedNar(h *lab.Host, path string) string {
+	info := h.Run(lab.RootUser, "cat", mountDir+"/"+narFile(path))
+	_, nar, _ := strings.Cut(info, "\nURL: ")
+	nar, _, _ = strings.Cut(nar, "\n")
+	return nar
+}
+
 // The mount is a substituter, for root on the command line and for the daemon
 // with --allow-other, also of what is built while it is mounted.
 func TestMount(t *testing.T) {
@@ -90,11 +98,9 @@ func TestMount(t *testing.T) {
 
 		// While the builder is away, what was read before is there, and what was
 		// not is missing rather than broken.
-		info := c.Run(lab.RootUser, "cat", mountDir+"/"+narFile(late))
-		_, nar, _ := strings.Cut(info, "\nURL: nar/")
-		nar, _, _ = strings.Cut(nar, "\n")
+		nar := mountedNar(c, late)
 		eventually(t, "its NAR is kept", func() bool {
-			return c.Command(lab.RootUser, "sh", "-c", "test -e /root/.cache/drv-thru/mount/*/nar/"+nar).Run() == nil
+			return c.Command(lab.RootUser, "sh", "-c", "test -e /root/.cache/drv-thru/mount/*/"+nar).Run() == nil
 		})
 		c.Delete(late)
 		builder.Stop(longest)
@@ -121,7 +127,7 @@ func TestMountStale(t *testing.T) {
 	path := s.Client.BuildExpr(ticket, lab.Hello("stale"))[0]
 
 	mount := startMount(t, c, lab.RootUser, ticket)
-	info := mountDir + "/" + strings.TrimPrefix(path, "/nix/store/")[:32] + ".narinfo"
+	info := mountDir + "/" + narFile(path)
 	says(t, c.Run(lab.RootUser, "cat", info), path)
 	busy := c.Start(lab.RootUser, "sh", "-c", "cd "+mountDir+"/nar && echo holding && cat")
 	busy.WaitFor("holding", longest)
@@ -149,10 +155,7 @@ func TestMountFrozenBuilder(t *testing.T) {
 	ticket := s.Builder.Ticket("--uses", "unlimited")
 	path := s.Client.BuildExpr(ticket, lab.Blob(160, "frozen"))[0]
 	mount := startMount(t, c, lab.RootUser, ticket, "--read-timeout", "3s", "--cache-size", "0")
-	info := c.Run(lab.RootUser, "cat", mountDir+"/"+narFile(path))
-	_, nar, _ := strings.Cut(info, "\nURL: ")
-	nar, _, _ = strings.Cut(nar, "\n")
-	nar = mountDir + "/" + nar
+	nar := mountDir + "/" + mountedNar(c, path)
 
 	// More than fits into the mount's memory is still to come.
 	failing := c.Start(lab.RootUser, "sh", "-c", "exec 3<"+nar+" && head -c 1000000 <&3 >/dev/null && echo begun && kill -STOP $$; exec cat <&3 >/dev/null")

@@ -45,11 +45,7 @@ exec /theirs/lib/*-linux-gnu/ld-linux-*.so.* --library-path "$(echo /theirs/lib/
 	}
 	// That there is a /bin/sh for the scripts only dpkg knows.
 	rpm("-i --nodeps " + packagesDir + "/1/*.rpm")
-	for _, unit := range packageUnits {
-		if state := unitState(m, unit); strings.Contains(state, "enabled") || strings.HasSuffix(state, " active") {
-			t.Errorf("after the installation %s is %s", unit, state)
-		}
-	}
+	nothingIsOn(t, m)
 	if changed := rpm("-V drv-thru drv-thru-relay"); strings.Contains(changed, "/") {
 		t.Errorf("installed is something else than what is in the packages:\n%s", changed)
 	}

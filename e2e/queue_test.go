@@ -32,15 +32,7 @@ func TestQueue(t *testing.T) {
 	third := start("third", lab.Hello("queue-third"))
 	third.WaitFor(`position 2\b`, longest)
 	// All inputs are there, though nothing but the first has run.
-	eventually(t, "the waiting builds have sent their inputs", func() bool {
-		queued := 0
-		for _, a := range statusOf(t, b).Active {
-			if a.State == "queued" {
-				queued++
-			}
-		}
-		return queued == 2
-	})
+	eventually(t, "the waiting builds have sent their inputs", func() bool { return queued(t, b) == 2 })
 	for _, salt := range []string{"queue-second", "queue-third"} {
 		drv := c.Host.Must(c.Host.Command(lab.Alice, "nix-instantiate", "--expr", string(lab.Hello(salt))))
 		if !b.Host.Has(drv) {
@@ -80,6 +72,17 @@ func TestQueue(t *testing.T) {
 	p.Verify(t)
 }
 
+// queued is how many builds wait for nothing but a slot.
+func queued(t *testing.T, b *lab.Builder) (n int) {
+	t.Helper()
+	for _, a := range statusOf(t, b).Active {
+		if a.State == "queued" {
+			n++
+		}
+	}
+	return n
+}
+
 // What its owner and three clients do to a builder in a day, on every version of
 // Nix: a fair queue, a ticket that is revoked while its builds run and wait, a
 // build that goes on although a part of it fails, a stop that lets running builds
@@ -107,15 +110,7 @@ func TestBuildersDay(t *testing.T) {
 					tickets[who] = b.Ticket("--name", who, "--uses", "3")
 				}
 				waiting = append(waiting, c.StartBuild(tickets[who], expr(lab.Hello(fmt.Sprint("fair-", who, i)))...))
-				eventually(t, "the build waits", func() bool {
-					queued := 0
-					for _, a := range statusOf(t, b).Active {
-						if a.State == "queued" {
-							queued++
-						}
-					}
-					return queued == i+1
-				})
+				eventually(t, "the build waits", func() bool { return queued(t, b) == i+1 })
 			}
 			b.Admin("resume")
 			for _, w := range waiting {
@@ -148,10 +143,10 @@ func TestBuildersDay(t *testing.T) {
 			ticket := b.Ticket("--name", "gone", "--uses", "2")
 			running := c.StartBuild(ticket, append(expr(lab.Waiting(gate, "gone")), "-L")...)
 			running.WaitFor(`waiting at revoke`, longest)
-			queued := c.StartBuild(ticket, expr(lab.Hello("gone"))...)
-			queued.WaitFor(`position 1\b`, longest)
+			waiting := c.StartBuild(ticket, expr(lab.Hello("gone"))...)
+			waiting.WaitFor(`position 1\b`, longest)
 			says(t, b.Admin("ticket", "revoke", "gone", "--cancel"), "2 builds")
-			for _, w := range []*lab.Process{running, queued} {
+			for _, w := range []*lab.Process{running, waiting} {
 				if code := lab.ExitCode(w.Wait(longest)); code != wire.ExitDenied {
 					t.Errorf("it ends with %d", code)
 				}

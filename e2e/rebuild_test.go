@@ -25,13 +25,11 @@ func TestRebuild(t *testing.T) {
 				Relays: []string{relay.URL}, Args: []string{"--trusted-client", ch.Run(lab.Alice, "drv-thru", "key", "show")},
 			})
 			ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
-			var st struct{ Endpoint string }
-			decode(t, b.Admin("status", "--json"), &st)
 			rebuild := func(route []string, e lab.Expr) *lab.Cmd {
 				args := append([]string{"drv-thru", "build", "-L", "--rebuild", "--no-link", "--impure", "--expr", string(e)}, route...)
 				return ch.Command(c.User, args...)
 			}
-			trusted := []string{"--server", st.Endpoint, "--relay-url", relay.URL}
+			trusted := []string{"--server", statusOf(t, b).Endpoint, "--relay-url", relay.URL}
 
 			e := lab.Hello("rebuild")
 			for _, times := range []int{2, 1} {

@@ -67,17 +67,11 @@ func TestRelayBehindProxies(t *testing.T) {
 	b.StartDaemon()
 	builder := lab.StartBuilder(t, b, lab.BuilderConfig{Relays: relays, Args: []string{"--trusted-client", client.ID().String()}})
 	c.StartDaemon("trusted-public-keys = " + builder.PublicKey())
-	var identity struct {
-		Endpoint string
-	}
-	decode(t, builder.Admin("status", "--json"), &identity)
-	if identity.Endpoint == "" {
-		t.Fatal("status tells no endpoint ID")
-	}
+	endpoint := statusOf(t, builder).Endpoint
 
 	for _, f := range fronts {
 		t.Run(f.name, func(t *testing.T) {
-			build := c.Command(lab.Alice, "drv-thru", "build", "--server", identity.Endpoint, "--relay-url", f.url,
+			build := c.Command(lab.Alice, "drv-thru", "build", "--server", endpoint, "--relay-url", f.url,
 				"--key-file", "/home/alice/client.key", "--no-link", "--impure", "--expr", string(lab.Concat("front", f.name)))
 			build.AddEnv(f.env...)
 			out, err := build.CombinedOutput()

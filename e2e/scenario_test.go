@@ -165,10 +165,11 @@ func spent(t *testing.T, b *lab.Builder, name string, want int64) {
 
 // A builderState is what status --json prints, as far as scenarios look at it.
 type builderState struct {
-	Running int
-	Waiting int
-	Active  []buildState
-	Recent  []buildState
+	Endpoint string
+	Running  int
+	Waiting  int
+	Active   []buildState
+	Recent   []buildState
 }
 
 type buildState struct {

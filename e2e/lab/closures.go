@@ -258,11 +258,6 @@ const (
 		seq 1000000 1249999 | sed "s/\$/$pad/"`
 )
 
-// NonReproducible is different every time that it is built.
-func NonReproducible(salt string) Expr {
-	return drv("random", salt, `cat /proc/sys/kernel/random/uuid > $out`)
-}
-
 // Waiting prints "waiting at NAME", then waits for [Gate.Open], then builds.
 func Waiting(gate *Gate, salt string) Expr {
 	return drv("waiting", salt, fmt.Sprintf(`

@@ -4,7 +4,6 @@ package lab
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -29,13 +28,8 @@ type Cmd struct {
 // looked up in the host. The environment is that of a fresh login of the user,
 // with the daemon as the store unless the user is root.
 func (h *Host) Command(user string, argv ...string) *Cmd {
-	return h.CommandContext(context.Background(), user, argv...)
-}
-
-// CommandContext is [Host.Command] with a context that kills the process.
-func (h *Host) CommandContext(ctx context.Context, user string, argv ...string) *Cmd {
 	// A name with a slash is not looked up here, where the wrong PATH is.
-	cmd := exec.CommandContext(ctx, "/"+argv[0], argv[1:]...)
+	cmd := exec.Command("/"+argv[0], argv[1:]...)
 	cmd.Args[0] = argv[0]
 	h.mu.Lock()
 	acc, ok := h.users[user]

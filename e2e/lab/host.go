@@ -105,9 +105,9 @@ type Host struct {
 
 	close func() error
 
-	mu    sync.Mutex
-	users map[string]account
-	nix   daemon
+	mu     sync.Mutex
+	users  map[string]account
+	daemon *Process // nix-daemon; nil: it does not run
 }
 
 // NewHost starts a host, and ends it and all that runs in it when the test

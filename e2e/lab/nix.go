@@ -34,11 +34,6 @@ flake-registry =
 
 const nixConfFile = "/etc/nix/nix.conf"
 
-// daemon is the state of a host's nix-daemon.
-type daemon struct {
-	proc *Process
-}
-
 // StartDaemon writes nix.conf (the lab's lines, then conf, whose settings win)
 // and starts nix-daemon as root. A daemon that runs already is stopped first.
 func (h *Host) StartDaemon(conf ...string) {
@@ -47,7 +42,7 @@ func (h *Host) StartDaemon(conf ...string) {
 	h.WriteFile(RootUser, nixConfFile, baseConf+strings.Join(conf, "\n")+"\n")
 	p := h.StartCmd(h.Command(RootUser, "nix-daemon"))
 	h.mu.Lock()
-	h.nix.proc = p
+	h.daemon = p
 	h.mu.Unlock()
 	h.eventually("nix-daemon accepts connections", 30*time.Second, p, func() bool {
 		return h.Command(Alice, "nix", "store", "ping").Run() == nil
@@ -59,8 +54,8 @@ func (h *Host) StartDaemon(conf ...string) {
 func (h *Host) StopDaemon() {
 	h.t.Helper()
 	h.mu.Lock()
-	p := h.nix.proc
-	h.nix.proc = nil
+	p := h.daemon
+	h.daemon = nil
 	h.mu.Unlock()
 	if p == nil {
 		return
