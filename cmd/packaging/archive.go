@@ -27,7 +27,7 @@ func (r *release) archive(b *build) error {
 	for _, program := range programs {
 		t.file(filepath.Join(b.dir, program), name+"/bin/"+program, 0o755)
 	}
-	for _, doc := range b.docs.files {
+	for _, doc := range b.docs {
 		t.file(doc.path, name+"/share/"+doc.target, 0o644)
 	}
 	if b.os == "linux" {

@@ -46,7 +46,7 @@ func parsePlatforms(list string) ([]platform, error) {
 type build struct {
 	platform
 	dir  string // has the programs
-	docs *docs
+	docs []docFile
 }
 
 // build compiles the programs.
@@ -91,10 +91,8 @@ func (r *release) goCommand(ctx context.Context, p platform, args ...string) com
 	return command{cmd}
 }
 
-// docs are the files that the programs write about themselves.
-type docs struct{ files []docFile }
-
-// A docFile is a man page or a completion script.
+// A docFile is a man page or a completion script, which the programs write
+// themselves.
 type docFile struct {
 	program string
 	path    string // on this machine
@@ -103,9 +101,9 @@ type docFile struct {
 
 // docs has the programs write their man pages and completions, as built for this
 // machine, whatever the release is for.
-func (r *release) docs(ctx context.Context, host *build) (*docs, error) {
+func (r *release) docs(ctx context.Context, host *build) ([]docFile, error) {
 	dir := filepath.Join(r.work, "docs")
-	d := &docs{}
+	var all []docFile
 	for _, program := range programs {
 		exe := filepath.Join(host.dir, program)
 		man := filepath.Join(dir, program, "man")
@@ -124,7 +122,7 @@ func (r *release) docs(ctx context.Context, host *build) (*docs, error) {
 			if err != nil {
 				return nil, err
 			}
-			d.files = append(d.files, docFile{program, packed, "man/man1/" + filepath.Base(packed)})
+			all = append(all, docFile{program, packed, "man/man1/" + filepath.Base(packed)})
 		}
 		for shell, target := range map[string]string{
 			"bash": "bash-completion/completions/" + program,
@@ -139,11 +137,11 @@ func (r *release) docs(ctx context.Context, host *build) (*docs, error) {
 			if err := os.WriteFile(path, []byte(script+"\n"), 0o644); err != nil {
 				return nil, err
 			}
-			d.files = append(d.files, docFile{program, path, target})
+			all = append(all, docFile{program, path, target})
 		}
 	}
-	slices.SortFunc(d.files, func(a, b docFile) int { return cmp.Compare(a.target, b.target) })
-	return d, nil
+	slices.SortFunc(all, func(a, b docFile) int { return cmp.Compare(a.target, b.target) })
+	return all, nil
 }
 
 // gzipFile writes file.gz beside a file, without name or date in it.

@@ -4,14 +4,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 )
-
-func fileMode(mode uint32) fs.FileMode { return fs.FileMode(mode) }
 
 func readFile(elem ...string) (string, error) {
 	text, err := os.ReadFile(filepath.Join(elem...))

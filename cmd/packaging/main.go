@@ -106,7 +106,7 @@ func (r *release) make(ctx context.Context) error {
 }
 
 // pack writes the files of what was built.
-func (r *release) pack(built map[platform]*build, docs *docs) error {
+func (r *release) pack(built map[platform]*build, docs []docFile) error {
 	for _, kind := range r.kinds {
 		for _, p := range r.platforms {
 			b := built[p]

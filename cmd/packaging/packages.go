@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"path"
 	"path/filepath"
 	"slices"
@@ -139,9 +140,9 @@ func (r *release) contents(kind string, b *build, p pack, notices string, docume
 	here := filepath.Join(r.dir, "cmd/packaging")
 	doc := "/usr/share/doc/" + p.name + "/"
 	var contents files.Contents
-	add := func(what, source, target string, mode uint32) {
+	add := func(what, source, target string, mode fs.FileMode) {
 		contents = append(contents, &files.Content{Type: what, Source: source, Destination: target,
-			FileInfo: &files.ContentFileInfo{Mode: fileMode(mode), MTime: r.time}})
+			FileInfo: &files.ContentFileInfo{Mode: mode, MTime: r.time}})
 	}
 	// rpm has to be told what is documentation, which not everybody wants, and
 	// which directories are ours, as it would leave them behind.
@@ -169,7 +170,7 @@ func (r *release) contents(kind string, b *build, p pack, notices string, docume
 	for _, example := range p.examples {
 		add(docType, filepath.Join(here, example), doc+example, 0o644)
 	}
-	for _, f := range b.docs.files {
+	for _, f := range b.docs {
 		if f.program != p.name {
 			continue
 		}

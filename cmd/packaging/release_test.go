@@ -86,7 +86,7 @@ func testRelease(t *testing.T, umask fs.FileMode) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.pack(built, &docs{files: []docFile{{"drv-thru", packed, "man/man1/drv-thru.1.gz"}}}); err != nil {
+	if err := r.pack(built, []docFile{{"drv-thru", packed, "man/man1/drv-thru.1.gz"}}); err != nil {
 		t.Fatal(err)
 	}
 	written := make(map[string][]byte)
