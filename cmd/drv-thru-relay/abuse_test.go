@@ -2,9 +2,7 @@ package main
 
 import (
 	"flag"
-	"io"
 	"net"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -79,17 +77,8 @@ func atLeast(ts *testscript.TestScript, name string, want int) {
 
 // metric reads a metric of the running relay.
 func metric(ts *testscript.TestScript, name string) int {
-	_, rest, ok := strings.Cut(ts.Value(processKey{}).(*process).log.String(), "msg=metrics address=")
-	if !ok {
-		ts.Fatalf("no metrics")
-	}
-	address, _, _ := strings.Cut(rest, "\n")
-	resp, err := http.Get("http://" + address + "/metrics")
-	ts.Check(err)
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	ts.Check(err)
-	_, rest, ok = strings.Cut("\n"+string(text), "\n"+name+" ")
+	text := askMetrics(ts, "/metrics")
+	_, rest, ok := strings.Cut("\n"+text, "\n"+name+" ")
 	if !ok {
 		ts.Fatalf("no metric %s in\n%s", name, text)
 	}

@@ -116,27 +116,32 @@ func cmdReload(ts *testscript.TestScript, neg bool, args []string) {
 
 // metrics TEXT… looks for lines of the metrics.
 func cmdMetrics(ts *testscript.TestScript, neg bool, args []string) {
-	p := ts.Value(processKey{}).(*process)
-	_, rest, ok := strings.Cut(p.log.String(), "msg=metrics address=")
+	askMetrics(ts, "/readyz")
+	body := askMetrics(ts, "/metrics")
+	for _, want := range args {
+		if !strings.Contains("\n"+body, "\n"+want+"\n") {
+			ts.Fatalf("no %q in\n%s", want, body)
+		}
+	}
+}
+
+// askMetrics returns a page of the running relay's --metrics.
+func askMetrics(ts *testscript.TestScript, path string) string {
+	log := ts.Value(processKey{}).(*process).log
+	_, rest, ok := strings.Cut(log.String(), "msg=metrics address=")
 	if !ok {
-		ts.Fatalf("no metrics:\n%s", p.log)
+		ts.Fatalf("no metrics:\n%s", log)
 	}
 	address, _, _ := strings.Cut(rest, "\n")
-	for _, path := range []string{"/readyz", "/metrics"} {
-		resp, err := http.Get("http://" + address + path)
-		ts.Check(err)
-		body, err := io.ReadAll(resp.Body)
-		ts.Check(err)
-		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			ts.Fatalf("%s: %s", path, resp.Status)
-		}
-		for _, want := range args {
-			if path == "/metrics" && !strings.Contains("\n"+string(body), "\n"+want+"\n") {
-				ts.Fatalf("no %q in\n%s", want, body)
-			}
-		}
+	resp, err := http.Get("http://" + address + path)
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if resp.StatusCode != http.StatusOK {
+		ts.Fatalf("%s: %s", path, resp.Status)
 	}
+	return string(body)
 }
 
 // cert NAME waits until the relay shows a certificate for a name.
@@ -270,10 +275,10 @@ func trySession(address, token string, network link.Network) error {
 	}
 	go srv.ServeTLS(l, "", "")
 	defer srv.Close()
-	for registered := false; !registered; {
+	for {
 		changed := l.Changed()
 		st := l.Status()[0]
-		if registered = st.Connected; registered {
+		if st.Connected {
 			break
 		}
 		if st.Err != nil {

@@ -24,9 +24,8 @@ type nixosHost struct {
 	}
 }
 
-// nixosConfigs are the configurations that the NixOS module makes, which
-// nixos/tests/configs.json has and e2e compares with the module.
-func nixosConfigs(t *testing.T) map[string]*serveConfig {
+// nixosHosts are the machines of nixos/tests/configs.json, by their names.
+func nixosHosts(t *testing.T) map[string]nixosHost {
 	t.Helper()
 	text, err := os.ReadFile("../../nixos/tests/configs.json")
 	if err != nil {
@@ -36,12 +35,19 @@ func nixosConfigs(t *testing.T) map[string]*serveConfig {
 	if err := json.Unmarshal(text, &hosts); err != nil {
 		t.Fatal(err)
 	}
+	return hosts
+}
+
+// nixosConfigs are the configurations that the NixOS module makes, which
+// nixos/tests/configs.json has and e2e compares with the module.
+func nixosConfigs(t *testing.T) map[string]*serveConfig {
+	t.Helper()
 	unset := make(map[string]bool)
 	for field := range reflect.TypeFor[serveConfig]().Fields() {
 		unset[field.Tag.Get("json")] = true
 	}
 	configs := make(map[string]*serveConfig)
-	for name, host := range hosts {
+	for name, host := range nixosHosts(t) {
 		if string(host.Settings) == "null" {
 			continue
 		}
@@ -98,14 +104,7 @@ func checkTriggers(t *testing.T, host nixosHost, settings map[string]any) {
 
 // Every builders.json that the module writes can be read.
 func TestNixOSBuilders(t *testing.T) {
-	text, err := os.ReadFile("../../nixos/tests/configs.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var hosts map[string]nixosHost
-	if err := json.Unmarshal(text, &hosts); err != nil {
-		t.Fatal(err)
-	}
+	hosts := nixosHosts(t)
 	for name, want := range map[string]string{"clientBuilders": "attic cellar", "original": "leviathan", "originalAddresses": "leviathan"} {
 		path := filepath.Join(t.TempDir(), "builders.json")
 		if err := os.WriteFile(path, []byte(hosts[name].Etc["drv-thru/builders.json"]), 0o600); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 )
 
@@ -26,14 +27,9 @@ func TestDirectSettings(t *testing.T) {
 		"announced name":   {Announce: []string{"example.org:7412"}},
 		"announced port":   {Announce: []string{"192.0.2.1:0"}},
 		"STUN port":        {STUN: []string{"stun.example.org"}},
-		"announced a lot":  {Announce: make([]string, 0)},
+		"announced a lot":  {Announce: slices.Repeat([]string{"192.0.2.1:7412"}, 17)},
 		"STUN without end": {STUN: []string{"stun.example.org:"}},
 	} {
-		if name == "announced a lot" {
-			for range 17 {
-				c.Announce = append(c.Announce, "192.0.2.1:7412")
-			}
-		}
 		if d, err := c.direct(); err == nil {
 			t.Errorf("%s: %+v", name, d)
 		}

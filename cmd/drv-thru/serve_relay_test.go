@@ -175,17 +175,7 @@ func TestRelayCannotSteerTerminal(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer circuits.Close()
-			for {
-				changed := circuits.Changed()
-				if circuits.Status()[0].Err != nil {
-					break
-				}
-				select {
-				case <-changed:
-				case <-t.Context().Done():
-					t.Fatal("nothing was said")
-				}
-			}
+			settled(t, t.Context(), circuits)
 			var out bytes.Buffer
 			a := &app{stdout: &out, stderr: &out}
 			a.warnOfRelays(circuits.Status())

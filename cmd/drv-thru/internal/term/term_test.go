@@ -209,7 +209,6 @@ func TestBlock(t *testing.T) {
 	}
 }
 
-// What a build looks like in a log file.
 // brokenPipe takes one write.
 type brokenPipe struct{ writes int }
 
@@ -238,6 +237,7 @@ func TestOnError(t *testing.T) {
 	}
 }
 
+// What a build looks like in a log file.
 func TestProgressPlain(t *testing.T) {
 	var out lockedBuffer
 	p := New(&out, noEnv)
