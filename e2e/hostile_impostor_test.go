@@ -40,7 +40,7 @@ type impostor struct {
 func newImpostor(t *testing.T, honest *peer, tamper func(*exchange) bool) *impostor {
 	t.Helper()
 	im := &impostor{t: t, honest: honest, tamper: tamper, circuit: make(map[net.Conn]bool)}
-	id := newIdentity(t)
+	id := someKey(t)
 	listener, err := link.Listen(link.ListenConfig{Identity: id, Relays: honest.ticket.Relays})
 	if err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func newPeer(t *testing.T, text string) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, ticket: tk, id: newIdentity(t), auth: "Bearer " + tk.Secret.Text()}
+	p := &peer{t: t, ticket: tk, id: someKey(t), auth: "Bearer " + tk.Secret.Text()}
 	p.session = p.dial()
 	return p
 }
@@ -65,15 +65,6 @@ func (p *peer) dial() *link.Session {
 	}
 	p.t.Cleanup(func() { s.Close() })
 	return s
-}
-
-func newIdentity(t *testing.T) key.Secret {
-	t.Helper()
-	id, err := key.NewSecret(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
 }
 
 func newBuildID(t *testing.T) wire.BuildID {

@@ -68,25 +68,6 @@ func (s *stage) configure(t *testing.T, grace string) {
 	s.pair.Builder.Start()
 }
 
-// active is the one build that is under way.
-func (s *stage) active(t *testing.T) buildState {
-	t.Helper()
-	st := statusOf(t, s.pair.Builder)
-	if len(st.Active) != 1 {
-		t.Fatalf("%d builds are under way, want 1", len(st.Active))
-	}
-	return st.Active[0]
-}
-
-// cancelAll ends the builds that nobody waits for.
-func (s *stage) cancelAll(t *testing.T) {
-	t.Helper()
-	// Revoking is the owner's only way to cancel.
-	for _, b := range statusOf(t, s.pair.Builder).Active {
-		s.pair.Builder.Admin("ticket", "revoke", b.Ticket, "--cancel")
-	}
-}
-
 // idle waits until nothing is under way on either host, and checks that nothing
 // is left of what was: no process, slot, queue place or temporary file.
 func (s *stage) idle(t *testing.T) {

@@ -95,7 +95,7 @@ func (s *stage) interruptTwice(t *testing.T) {
 		// The builder has not heard of it, so only the grace period helps; here
 		// its owner does.
 		s.valve.open()
-		s.cancelAll(t)
+		s.pair.Builder.Admin("builds", "cancel", w.id)
 		w.runAgain(t)
 	})
 }
@@ -104,11 +104,10 @@ func (s *stage) interruptTwice(t *testing.T) {
 // the relay again and looks for every line of the log, once and in order.
 func (w *work) buildsWithoutRelay(t *testing.T) {
 	s := w.stage
-	id := s.active(t).ID
 	s.pair.Relay.Kill()
 	w.client.WaitFor("lost the connection to the builder", longest)
 	w.gates[0].Open()
-	events := dataDir + "/builds/" + id + "/events.ndjson"
+	events := dataDir + "/builds/" + w.id + "/events.ndjson"
 	eventually(t, "the build goes on", func() bool {
 		text, err := s.pair.Builder.Host.ReadFile(events)
 		return err == nil && lineOfLog(2*logPart).Match(text)

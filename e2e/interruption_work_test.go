@@ -231,9 +231,6 @@ func (w *work) runAgain(t *testing.T) {
 	spent(t, s.pair.Builder, w.name, 1)
 
 	w.release()
-	if state := ticketNamed(t, s.pair.Builder, w.name).State; state != "usable" {
-		w.ticket = s.valve.ticket(t, s.pair.Builder.Ticket("--name", w.name+"-again"))
-	}
 	out, err := w.command().CombinedOutput()
 	if err != nil {
 		t.Fatalf("the next run: %v\n%s", err, out)

@@ -111,7 +111,7 @@ func (n *natLab) stranger(t *testing.T) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, ticket: tk, id: newIdentity(t), auth: "Bearer " + tk.Secret.Text()}
+	p := &peer{t: t, ticket: tk, id: someKey(t), auth: "Bearer " + tk.Secret.Text()}
 	p.network.DialContext = func(_ context.Context, network, address string) (c net.Conn, err error) {
 		err = n.in.Do(func() error {
 			c, err = net.DialTimeout(network, address, patience)

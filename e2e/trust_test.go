@@ -12,7 +12,7 @@ import (
 
 // A client whose Nix would refuse the outputs is told so before the build
 // starts, with what to do about it, and the ticket keeps its use. Each of the
-// ways that it is told, and that exists yet, works.
+// ways in nix.conf that it is told works.
 func TestOutputTrust(t *testing.T) {
 	forEachRoot(t, func(t *testing.T, root lab.Root) {
 		b := lab.NewHost(t, root, lab.WithName("builder"))
