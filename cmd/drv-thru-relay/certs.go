@@ -133,7 +133,7 @@ func newACME(f acmeFlags, log *slog.Logger) *acmeCerts {
 		Cache:      autocert.DirCache(f.dir),
 		HostPolicy: autocert.HostWhitelist(f.domains...),
 		Email:      f.email,
-		Client:     &acme.Client{DirectoryURL: f.directory, UserAgent: "drv-thru-relay/" + version()},
+		Client:     &acme.Client{DirectoryURL: f.directory, UserAgent: "drv-thru-relay/" + version},
 	}}
 }
 

@@ -60,7 +60,7 @@ func subcommandFlags(name string) *flag.FlagSet {
 // manual makes the manual pages.
 func manual() *usage.Manual {
 	return &usage.Manual{
-		Root: command(new(flags), io.Discard, io.Discard), Release: version(), SeeAlso: []string{"drv-thru(1)"},
+		Root: command(new(flags), io.Discard, io.Discard), Release: version, SeeAlso: []string{"drv-thru(1)"},
 		Sections: []usage.Section{
 			{Title: "SIGNALS", Items: []usage.Item{
 				{Name: "SIGTERM, SIGINT", Text: "Tell builders and clients, wait for open circuits up to --drain-timeout, end. A second one ends at once."},

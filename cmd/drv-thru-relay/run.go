@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -278,12 +277,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // release is set by the linker in release builds.
 var release string
 
-func version() string {
-	if release != "" {
-		return release
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
+var version = usage.Version(release)

@@ -26,7 +26,7 @@ import (
 
 func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	if f.version {
-		_, err := fmt.Fprintf(stdout, "drv-thru-relay %s, protocol %s\n", version(), wire.RelayProtocol)
+		_, err := fmt.Fprintf(stdout, "drv-thru-relay %s, protocol %s\n", version, wire.RelayProtocol)
 		return err
 	}
 	if f.acme.dir == "" {
