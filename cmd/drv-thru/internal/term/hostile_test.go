@@ -18,6 +18,30 @@ import (
 // of the rows below the log, and away with what is left of a row or of all.
 var moves = regexp.MustCompile("\x1b\\[[0-9;:]*m|\r\x1b\\[(K|\\d*A)|\x1b\\[[KJ]|\r\n")
 
+// A terminal that gets plain lines, by --no-nom or TERM=dumb, is one all the same.
+func TestHostileLogOnPlainTerminal(t *testing.T) {
+	for _, kind := range []string{"", "dumb"} {
+		master, tty, err := pty.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := New(tty, func(name string) string { return map[string]string{"TERM": kind}[name] })
+		p.Terminal = false
+		p.Piece(1, "x> ", []byte("a\x1b[2J\x1b]0;title\ab\x1b[31mc"), false)
+		p.Close()
+		want := "x> ab\x1b[31mc\x1b[0m\r\n"
+		if kind == "dumb" {
+			want = "x> abc\r\n"
+		}
+		got := make([]byte, 100)
+		n, err := master.Read(got)
+		if err != nil || string(got[:n]) != want {
+			t.Errorf("TERM=%s: the terminal gets %q, %v; want %q", kind, got[:n], err, want)
+		}
+		_, _ = tty.Close(), master.Close()
+	}
+}
+
 // Whatever a builder says of itself and of its builds, it does not steer the
 // terminal.
 func TestHostileEvents(t *testing.T) {

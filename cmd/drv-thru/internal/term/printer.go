@@ -26,12 +26,13 @@ const (
 // the terminal tidy.
 type Printer struct {
 	w io.Writer
-	// Terminal tells that w is one.
+	// Terminal tells that w is one, on which rows may be drawn.
 	Terminal bool
 	// Colour tells that colours are welcome.
 	Colour bool
 	// Unicode tells that more than ASCII can be shown.
 	Unicode bool
+	tty     bool // w is a terminal, whatever Terminal says
 	size    func() (columns, rows int)
 	delay   time.Duration // of a flush
 
@@ -53,6 +54,7 @@ type Printer struct {
 // (no-color.org), TERM=dumb and the locale are heeded.
 func New(w io.Writer, env func(string) string) *Printer {
 	p := &Printer{w: w, size: fallbackSize, delay: flushAfter, Unicode: unicodeLocale(env)}
+	_, p.tty = tty(w)
 	if f, ok := terminal(w, env); ok {
 		p.Terminal = true
 		p.Colour = env("NO_COLOR") == ""
@@ -63,8 +65,13 @@ func New(w io.Writer, env func(string) string) *Printer {
 
 // terminal returns w as a terminal whose cursor can be moved.
 func terminal(w io.Writer, env func(string) string) (*os.File, bool) {
+	f, ok := tty(w)
+	return f, ok && env("TERM") != "dumb"
+}
+
+func tty(w io.Writer) (*os.File, bool) {
 	f, ok := w.(*os.File)
-	return f, ok && term.IsTerminal(int(f.Fd())) && env("TERM") != "dumb"
+	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
 func sizeOf(f *os.File) func() (columns, rows int) {
@@ -129,7 +136,7 @@ func (p *Printer) breakLine() {
 
 // safe appends what a terminal may get of text, and everything elsewhere.
 func (p *Printer) safe(dst, text []byte) []byte {
-	if !p.Terminal {
+	if !p.Terminal && !p.tty {
 		return append(dst, text...)
 	}
 	if !p.Colour {
