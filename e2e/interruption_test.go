@@ -40,6 +40,7 @@ func TestInterrupted(t *testing.T) {
 		defer s.configure(t, "2m")
 		s.eachPhase(t, func(t *testing.T, w *work) {
 			w.client.Kill()
+			eventually(t, "nothing is mounted", func() bool { return len(s.pair.Client.Host.FuseMounts()) == 0 })
 			// Bytes that were under way still arrive.
 			s.valve.open()
 			w.endedAs(t, "cancelled", "build.abandoned")

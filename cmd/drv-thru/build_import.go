@@ -127,8 +127,10 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 	if err != nil {
 		return "", nil, err
 	}
+	release := dir.guard(i.app.env("PATH"))
 	m, err := fusecache.Mount(view, dir.path, fusecache.Options{Logger: i.log})
 	if err != nil {
+		release()
 		return "", nil, errors.Join(err, dir.remove())
 	}
 	i.exposed(m)
@@ -137,6 +139,7 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 			return fmt.Errorf("unmount %s: %w", dir.path, err)
 		}
 		i.exposed(nil)
+		release()
 		return dir.remove()
 	}, nil
 }

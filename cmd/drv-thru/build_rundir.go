@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +96,33 @@ func (m *mountDir) remove() error {
 		err = os.Remove(m.lock.Name())
 	}
 	return errors.Join(err, m.lock.Close())
+}
+
+// guardScript waits for a line, or for the end of who should write it: then it takes
+// away what that has left.
+const guardScript = `read -r _ && exit
+fusermount3 -uz -- "$0" || fusermount -uz -- "$0" || umount -l -- "$0"
+rmdir -- "$0" && rm -f -- "$0.lock"`
+
+// guard starts a process that takes a mount on the directory away, and the
+// directory too, when this one ends without a call of release, as by SIGKILL. path is
+// where it finds programs. Without a guard, that is left to the next sweep.
+func (m *mountDir) guard(path string) (release func()) {
+	cmd := exec.Command("/bin/sh", "-c", guardScript, m.path)
+	cmd.Dir, cmd.Env = "/", []string{"PATH=" + path + ":/run/wrappers/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+	// Signals to the group, such as a terminal's, are not for it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	line, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return func() {}
+	}
+	return func() {
+		_, _ = io.WriteString(line, "\n")
+		_ = cmd.Wait() // closes the pipe; it has nothing to do, and so nothing to fail
+	}
 }
 
 // sweep clears what processes that are gone have left behind. clear unmounts.

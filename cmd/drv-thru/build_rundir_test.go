@@ -2,10 +2,14 @@ package main
 
 import (
 	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +55,66 @@ func TestSweep(t *testing.T) {
 	}
 	if _, err := os.Lstat(alive.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("still there: %v", err)
+	}
+}
+
+// A mount is taken away after the process that has made it was killed, and left to
+// that process otherwise.
+func TestGuard(t *testing.T) {
+	const path = "DRV_THRU_TEST_GUARDED"
+	if dir := os.Getenv(path); dir != "" {
+		release := (&mountDir{path: dir}).guard(os.Getenv("PATH"))
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		return
+	}
+	for _, killed := range []bool{false, true} {
+		base := t.TempDir()
+		m, err := newMountDir(base, unix.Flock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.lock.Close()
+		said := filepath.Join(base, "said")
+		if err := os.WriteFile(filepath.Join(base, "fusermount3"), []byte("#!/bin/sh\necho \"$@\" > "+said+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(os.Args[0], "-test.run=^TestGuard$")
+		cmd.Env = append(os.Environ(), path+"="+m.path, "PATH="+base)
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if killed {
+			// It reads only once the guard has been started.
+			if _, err := io.WriteString(stdin, strings.Repeat("x", 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Process.Kill()
+		}
+		_ = stdin.Close()
+		if err := cmd.Wait(); (err != nil) != killed {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); killed; time.Sleep(time.Millisecond) {
+			_, err := os.Lstat(m.lock.Name())
+			if errors.Is(err, os.ErrNotExist) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("it is still there")
+			}
+		}
+		_, err = os.Lstat(m.path)
+		text, _ := os.ReadFile(said)
+		if (err != nil) != killed || killed != (string(text) == "-uz -- "+m.path+"\n") {
+			t.Errorf("killed %t: %v, unmounted %q", killed, err, text)
+		}
 	}
 }
 
