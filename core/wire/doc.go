@@ -136,8 +136,9 @@
 // forgotten, so a reader that lost its connection goes on with ?from=N+1. The
 // stream stays open until the event of type [EventFinished], which is last. It
 // has the build's result unless that would make it longer than [MaxEventLine]; then
-// GET /v1/builds/{id} has it. An empty line is sent every [EventKeepalive] while
-// nothing happens.
+// GET /v1/builds/{id} has it. An event of type [EventLog] may have several lines of
+// a build, with line feeds between them. An empty line is sent every
+// [EventKeepalive] while nothing happens.
 //
 // When the builder restarts, builds that had not ended become interrupted:
 // asking for their events fails with [CodeRestarted]. A client that is still
