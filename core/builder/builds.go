@@ -144,6 +144,23 @@ func (b *build) record() BuildRecord {
 	return b.rec
 }
 
+// underWay is the record of a build that has not ended.
+func (b *build) underWay() BuildRecord {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	rec := b.rec
+	rec.Result = b.sofar()
+	return rec
+}
+
+// sofar is what a build under way has used, nil for nothing. b.mu is held.
+func (b *build) sofar() *wire.Result {
+	if b.sent == 0 {
+		return nil
+	}
+	return &wire.Result{UploadBytes: b.sent}
+}
+
 // view is what the client is told.
 func (b *build) view() *wire.Build {
 	position := b.s.queue.positionOf(b.place)

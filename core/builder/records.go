@@ -160,10 +160,19 @@ type BuildRecord struct {
 	// Started and Ended are zero until then.
 	Started time.Time
 	Ended   time.Time
-	Result  *wire.Result
+	// Result of a build under way has what was used until now, if anything.
+	Result *wire.Result
 	// Limits are what admission decided; nil in records of versions that did
 	// not keep them.
 	Limits *ticket.Limits
 	// OutputBytes is the sum of the NAR sizes of the outputs asked for.
 	OutputBytes uint64
+}
+
+// sent are the NAR bytes of inputs that were accepted.
+func (r *BuildRecord) sent() uint64 {
+	if r.Result == nil {
+		return 0
+	}
+	return r.Result.UploadBytes
 }

@@ -269,3 +269,53 @@ func TestDetachedIsSafeOnceAsked(t *testing.T) {
 		t.Error(r.Error)
 	}
 }
+
+// What a client has sent counts, however the builder ends.
+func TestSentCountsAfterRestart(t *testing.T) {
+	for _, detach := range []bool{true, false} {
+		for _, killed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("detached %t, killed %t", detach, killed), func(t *testing.T) {
+				e := start(t)
+				g := e.gate()
+				c := e.holder(1)
+				objects := small("sent")
+				req := bt.Request(objects...)
+				req.Detach = detach
+				b, err := c.Put(bt.ID(1), req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.SendWanted(b, objects...); err != nil {
+					t.Fatal(err)
+				}
+				<-g.begun
+				rec, err := e.records.Build(t.Context(), bt.ID(1))
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.stop()
+				if killed { // and has recorded nothing
+					if err := e.records.UpdateBuild(t.Context(), rec); err != nil {
+						t.Fatal(err)
+					}
+				}
+				e.run()
+				c.Server = e.server
+				close(g.open)
+				if detach {
+					if r := e.finish(c, 1); r.Error != nil {
+						t.Fatal(r.Error)
+					}
+				}
+				var sent uint64
+				for _, o := range objects {
+					sent += o.Info.NarSize
+				}
+				used, err := e.records.Usage(t.Context(), builder.UsageQuery{Ticket: c.Secret.ID(), Now: now})
+				if err != nil || used.Ticket.UploadBytes != sent {
+					t.Errorf("%d bytes count, %v; %d were sent", used.Ticket.UploadBytes, err, sent)
+				}
+			})
+		}
+	}
+}

@@ -39,7 +39,7 @@ func (s *Service) recover(ctx context.Context) (resumed []*build, err error) {
 			}
 			s.cfg.Log.Debug("build does not go on by itself", "build", rec.ID, "err", err)
 			rec.State, rec.Ended = wire.StateInterrupted, s.cfg.Now()
-			rec.Result = &wire.Result{Error: errInterrupted}
+			rec.Result = &wire.Result{Error: errInterrupted, UploadBytes: rec.sent()}
 			if err := s.cfg.Records.UpdateBuild(ctx, rec); err != nil {
 				return nil, err
 			}

@@ -92,9 +92,10 @@ func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) 
 		if err := b.s.askToStart(b.ctx, b, planned); err != nil {
 			return nil, false, err
 		}
-		// Once it has roots, it also goes on after a crash, and within these limits.
-		if b.rec.Detach && b.s.cfg.Policy != nil {
-			if err := b.s.cfg.Records.UpdateBuild(b.ctx, b.record()); err != nil {
+		// After a crash what was sent is counted, and once it has roots, a detached
+		// build goes on, within these limits.
+		if rec := b.underWay(); rec.Detach || rec.Result != nil {
+			if err := b.s.cfg.Records.UpdateBuild(b.ctx, rec); err != nil {
 				return nil, false, err
 			}
 		}
@@ -459,7 +460,7 @@ func (b *build) end(result *wire.Result) {
 	b.closure, b.planned, b.wanted = nil, nil, nil
 	rec, log := b.rec, b.log
 	if lasting {
-		rec.State, rec.Started, rec.Ended, rec.Result = wire.StateQueued, time.Time{}, time.Time{}, nil
+		rec.State, rec.Started, rec.Ended, rec.Result = wire.StateQueued, time.Time{}, time.Time{}, b.sofar()
 	}
 	b.mu.Unlock()
 	if running != nil {

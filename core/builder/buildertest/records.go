@@ -129,7 +129,7 @@ func add(u *builder.Usage, counts bool, b builder.BuildRecord, now time.Time) {
 		u.Active++
 	}
 	u.OutputBytes += b.OutputBytes
-	if b.Result != nil {
+	if b.Result != nil && b.State.Ended() {
 		u.UploadBytes += b.Result.UploadBytes
 		u.BuildTime += time.Duration(b.Result.BuildTime * float64(time.Second))
 	}
