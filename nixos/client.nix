@@ -120,7 +120,7 @@ in
     enable = lib.mkEnableOption "drv-thru, which builds on other machines";
 
     narFetches = mkOption {
-      type = types.nullOr types.ints.positive;
+      type = types.nullOr (types.ints.between 1 128);
       default = null;
       example = 16;
       description = "How many store paths `drv-thru build` fetches at once (`DRV_THRU_NAR_FETCHES`). With null, it depends on the CPUs.";

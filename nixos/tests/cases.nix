@@ -426,6 +426,7 @@ in
     "client.mounts.attic.server unknown" = client { mounts.attic = { where = "/run/attic"; server = "attic"; }; };
     "client.mounts.attic.secretKeyFile path" = client { mounts.attic = { ticketFile = "/run/ticket"; secretKeyFile = ./cases.nix; }; };
     "client.narFetches 0" = client { narFetches = 0; };
+    "client.narFetches 129" = client { narFetches = 129; };
     "client.builders.attic.endpointId short" = client { builders.attic.endpointId = "attic"; };
     "client.builders.attic.relayUrl scheme" = client { builders.attic = { endpointId = laptop; relayUrl = "relay.example.org"; }; };
     "client.builders.attic.publicKey id" = client { builders.attic = { endpointId = laptop; relayUrl = "https://relay.example.org"; publicKey = laptop; }; };
