@@ -8,20 +8,26 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// maxIndexes is how many builds' output closures are kept in memory.
-const maxIndexes = 32
+// maxIndexBytes bounds what the closures of builds' outputs that are kept in memory
+// take of it. The newest is kept, however large.
+const maxIndexBytes = 64 << 20
+
+// entryBytes is about what a path takes in an index besides its strings.
+const entryBytes = 400
 
 // index is the closure of a build's outputs: what its owner may read.
 type index struct {
 	infos  []nix.PathInfo // references first
 	byHash map[string]*nix.PathInfo
 	byNar  map[nix.Hash]*nix.PathInfo
+	bytes  int // of memory
 }
 
 func newIndex(infos []nix.PathInfo) *index {
@@ -31,8 +37,16 @@ func newIndex(infos []nix.PathInfo) *index {
 		byNar:  make(map[nix.Hash]*nix.PathInfo, len(infos)),
 	}
 	for i := range infos {
-		x.byHash[infos[i].Path.Hash()] = &infos[i]
-		x.byNar[infos[i].NarHash] = &infos[i]
+		info := &infos[i]
+		x.byHash[info.Path.Hash()] = info
+		x.byNar[info.NarHash] = info
+		x.bytes += entryBytes + len(info.Path) + len(info.Deriver) + len(info.CA)
+		for _, r := range info.References {
+			x.bytes += stringBytes + len(r)
+		}
+		for _, sig := range info.Sigs {
+			x.bytes += stringBytes + len(sig)
+		}
 	}
 	return x
 }
@@ -61,13 +75,23 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 func (s *Service) keepIndex(id wire.BuildID, x *index) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.dropIndex(id)
 	for id := range s.indexes {
-		if len(s.indexes) < maxIndexes {
+		if s.indexed+x.bytes <= maxIndexBytes {
 			break
 		}
-		delete(s.indexes, id)
+		s.dropIndex(id)
 	}
 	s.indexes[id] = x
+	s.indexed += x.bytes
+}
+
+// dropIndex forgets the index of a build, if it is kept. s.mu is held.
+func (s *Service) dropIndex(id wire.BuildID) {
+	if x := s.indexes[id]; x != nil {
+		s.indexed -= x.bytes
+		delete(s.indexes, id)
+	}
 }
 
 // own returns the caller's builds that have ended, the newest first. The client may
@@ -92,42 +116,28 @@ func (s *Service) own(c *caller) []*build {
 	return all
 }
 
-// reader finds what a caller may read, for the time of one request.
-type reader struct {
-	s       *Service
-	c       *caller
-	ctx     context.Context
-	rest    []*build // whose indexes were not needed so far
-	indexes []*index
-}
-
-func (s *Service) reader(ctx context.Context, c *caller) *reader {
-	return &reader{s: s, c: c, ctx: ctx, rest: s.own(c)}
-}
-
-// lookup finds a path in the caller's own builds, nil for none.
-func (r *reader) lookup(find func(*index) *nix.PathInfo) *nix.PathInfo {
-	for _, x := range r.indexes {
-		if info := find(x); info != nil {
-			return info
-		}
-	}
-	for len(r.rest) > 0 {
-		b := r.rest[0]
-		r.rest = r.rest[1:]
-		x, err := r.s.indexOf(r.ctx, b)
-		if err != nil {
-			r.s.cfg.Log.Warn("output closure", "build", b.rec.ID, "err", err)
-		}
-		if x == nil {
+// lookup shows find what the caller's own builds have, one after the other, until it
+// says that it is done. Builds of the same outputs have the same.
+func (s *Service) lookup(ctx context.Context, c *caller, find func(*index) (done bool)) {
+	seen := make(map[string]bool)
+	for _, b := range s.own(c) {
+		rec := b.record()
+		if rec.Result == nil || ctx.Err() != nil {
 			continue
 		}
-		r.indexes = append(r.indexes, x)
-		if info := find(x); info != nil {
-			return info
+		outputs := strings.Join(texts(outputPaths(rec.Result)), " ")
+		if seen[outputs] {
+			continue
+		}
+		seen[outputs] = true
+		x, err := s.indexOf(ctx, b)
+		if err != nil {
+			s.cfg.Log.Warn("output closure", "build", b.rec.ID, "err", err)
+		}
+		if x != nil && find(x) {
+			return
 		}
 	}
-	return nil
 }
 
 func (c *caller) readsStore() bool { return c.trusted != nil && c.trusted.Cache == CacheStore }
@@ -156,7 +166,11 @@ func (s *Service) getNarInfo(w http.ResponseWriter, r *http.Request, c *caller) 
 	if len(hash) != nix.HashPartLen {
 		return errNoPath
 	}
-	info := s.reader(r.Context(), c).lookup(func(x *index) *nix.PathInfo { return x.byHash[hash] })
+	var info *nix.PathInfo
+	s.lookup(r.Context(), c, func(x *index) bool {
+		info = x.byHash[hash]
+		return info != nil
+	})
 	if info == nil && c.readsStore() {
 		var err error
 		if info, err = s.inStore(r.Context(), hash); err != nil {
@@ -201,16 +215,39 @@ func storeErrorOrNil(err error) error {
 	return storeError(err)
 }
 
-// nar finds the path of a NAR that the caller may read, nil for none.
-func (r *reader) nar(narHash string) (*nix.PathInfo, error) {
-	hash, err := parseNarHash(narHash)
-	if err != nil {
-		return nil, nil
+// nars finds the paths of NARs that the caller may read, nil for those that it may not.
+func (s *Service) nars(ctx context.Context, c *caller, narHashes []string) ([]*nix.PathInfo, error) {
+	found := make(map[nix.Hash]*nix.PathInfo, len(narHashes))
+	hashes := make([]nix.Hash, len(narHashes))
+	for i, text := range narHashes {
+		hash, err := parseNarHash(text)
+		if err != nil {
+			continue // the zero hash is nobody's
+		}
+		hashes[i], found[hash] = hash, nil
 	}
-	if info := r.lookup(func(x *index) *nix.PathInfo { return x.byNar[hash] }); info != nil || !r.c.readsStore() {
-		return info, nil
+	left := len(found)
+	s.lookup(ctx, c, func(x *index) bool {
+		for hash, known := range found {
+			if info := x.byNar[hash]; info != nil && known == nil {
+				own := *info // not the whole index
+				found[hash] = &own
+				left--
+			}
+		}
+		return left == 0
+	})
+	infos := make([]*nix.PathInfo, len(narHashes))
+	for i, hash := range hashes {
+		infos[i] = found[hash]
+		if infos[i] == nil && c.readsStore() {
+			var err error
+			if infos[i], err = s.servedNar(ctx, hash); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return r.s.servedNar(r.ctx, hash)
+	return infos, nil
 }
 
 // servedNar finds the path whose narinfo was served from the whole store.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/cache"
-	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -65,15 +64,13 @@ func (s *Service) postManifests(w http.ResponseWriter, r *http.Request, c *calle
 	if len(req.Nars) > wire.MaxNarsRequest {
 		return wire.Errorf(wire.CodeTooLarge, "%d NARs; at most %d", len(req.Nars), wire.MaxNarsRequest)
 	}
-	infos := make([]*nix.PathInfo, len(req.Nars))
-	reader := s.reader(r.Context(), c)
-	for i, hash := range req.Nars {
-		var err error
-		if infos[i], err = reader.nar(hash); err != nil {
-			return err
-		}
-		if infos[i] != nil {
-			s.cfg.Meter.Offered(infos[i].NarSize)
+	infos, err := s.nars(r.Context(), c, req.Nars)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if info != nil {
+			s.cfg.Meter.Offered(info.NarSize)
 		}
 	}
 	compress := strings.Contains(r.Header.Get("Accept-Encoding"), "zstd")
@@ -90,14 +87,17 @@ func (s *Service) postChunks(w http.ResponseWriter, r *http.Request, c *caller) 
 	if err := checkChunks(&req); err != nil {
 		return err
 	}
-	items := make([]cache.ChunkItem, len(req.Nars))
-	reader := s.reader(r.Context(), c)
+	hashes := make([]string, len(req.Nars))
 	for i, n := range req.Nars {
-		info, err := reader.nar(n.NarHash)
-		if err != nil {
-			return err
-		}
-		items[i] = cache.ChunkItem{Info: info, Ranges: n.Chunks}
+		hashes[i] = n.NarHash
+	}
+	infos, err := s.nars(r.Context(), c, hashes)
+	if err != nil {
+		return err
+	}
+	items := make([]cache.ChunkItem, len(req.Nars))
+	for i, n := range req.Nars {
+		items[i] = cache.ChunkItem{Info: infos[i], Ranges: n.Chunks}
 	}
 	return s.answer(w, r, c, func(w http.ResponseWriter) error {
 		return s.cache.ServeChunks(r.Context(), w, cache.ChunkAnswer{

@@ -274,7 +274,7 @@ func (b *build) dropRoots() error {
 // unpromise says no more that the outputs are there, as nothing keeps them.
 func (b *build) unpromise() {
 	b.s.mu.Lock()
-	delete(b.s.indexes, b.rec.ID)
+	b.s.dropIndex(b.rec.ID)
 	b.s.mu.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()

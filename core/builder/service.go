@@ -144,6 +144,7 @@ type Service struct {
 	builds   map[wire.BuildID]*build
 	clients  map[key.ID]TrustedClient
 	indexes  map[wire.BuildID]*index
+	indexed  int // bytes of memory that indexes take
 }
 
 // New makes a service and takes over the records of an earlier run: detached

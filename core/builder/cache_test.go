@@ -1,0 +1,92 @@
+package builder_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/drv-thru/drv-thru/core/builder"
+	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
+)
+
+// askedStore knows what it was asked for.
+type askedStore struct {
+	builder.Store
+	asked func(paths []nix.Path)
+}
+
+func (s *askedStore) PathInfos(ctx context.Context, paths []nix.Path) (map[nix.Path]nix.PathInfo, error) {
+	s.asked(paths)
+	return s.Store.PathInfos(ctx, paths)
+}
+
+// Who has built much and asks for what is not in it has all of it looked through, but
+// not at once: the closures of many builds do not fit into memory.
+func TestLookingThroughManyBuilds(t *testing.T) {
+	const builds, paths = 150, 2000
+	var queries atomic.Int64
+	var last nix.Path // the output of the build that is looked at last
+	var heap uint64
+	store := &askedStore{asked: func(asked []nix.Path) {
+		queries.Add(1)
+		if last != "" && slices.Contains(asked, last) {
+			heap = heapInUse()
+		}
+	}}
+	e := start(t, func(cfg *builder.Config) { store.Store, cfg.Store = cfg.Store, store })
+	c := e.holder(1)
+	var refs []nix.Path
+	for i := range paths {
+		o := bt.Source(fmt.Sprintf("dep%d", i), "x")
+		e.store.Add(o)
+		refs = append(refs, o.Info.Path)
+	}
+	refs = nix.SortedPaths(refs)
+	for i := range builds {
+		drv, outputs := bt.Derivation(bt.Drv{Name: "top", Text: fmt.Sprint(i)})
+		for id := range 2 { // the second has the same outputs
+			if r := e.build(c, uint32(2*i+id), drv); r.Error != nil {
+				t.Fatal(r.Error)
+			}
+		}
+		out := bt.Source("top", fmt.Sprint(i))
+		out.Info.Path, out.Info.References = outputs["out"], refs
+		e.store.Add(out)
+		if i == 0 {
+			last = outputs["out"]
+		}
+		e.advance(1)
+	}
+	e.stop() // what was indexed of outputs without references is gone
+	e.run()
+	c.Server = e.server
+	before := heapInUse()
+	queries.Store(0)
+	_, err := c.Do(http.MethodGet, "/v1/cache/narinfo/"+strings.Repeat("0", nix.HashPartLen), nil)
+	wantCode(t, err, wire.CodeNotFound)
+	if heap == 0 {
+		t.Fatal("the oldest build was not looked at")
+	}
+	if grown := int64(heap) - int64(before); grown > 80<<20 {
+		t.Errorf("%d MiB are held of the closures of %d builds", grown>>20, builds)
+	}
+	// An output, then what it refers to.
+	if n := queries.Load(); n > 2*builds {
+		t.Errorf("%d queries for %d closures", n, builds)
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
