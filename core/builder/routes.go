@@ -84,6 +84,12 @@ func (s *Service) handle(h handler) http.HandlerFunc {
 		r.Body, w = meteredBody{r.Body, &a.Received}, meteredWriter{w, &a.Sent}
 		defer func() { s.cfg.Meter.Answered(r, a) }()
 		w.Header().Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
+		if r.ProtoMajor == 2 && (r.Method == http.MethodGet || r.Method == http.MethodDelete) {
+			// Nobody reads a body of these: what is sent all the same would be held, up
+			// to the stream's window, for as long as the answer takes. (That of HTTP/3
+			// begins small, and grows by what is read.)
+			_ = r.Body.Close()
+		}
 		c, err := s.identify(r)
 		if err == nil {
 			c.trace = s.trace(r)
