@@ -14,7 +14,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// minPrefix is how much of an ID names it.
+// minPrefix is how much of the ID of a build or a ticket names it.
 const minPrefix = 4
 
 func (s *server) builds(*http.Request) (any, error) { return s.cfg.Service.Builds(), nil }

@@ -12,7 +12,7 @@
 //	DELETE /v1/tickets/{id}        ?cancel=true → Revoked
 //	GET    /v1/builds              []builder.BuildStatus
 //	GET    /v1/builds/{id}         builder.BuildStatus
-//	GET    /v1/builds/{id}/events  ?follow=true → events, one a line
+//	GET    /v1/builds/{id}/events  ?follow=true → wire.Event, one a line
 //	DELETE /v1/builds/{id}         cancels → builder.BuildStatus
 //	POST   /v1/queue/{action}      pause, resume, drain, undrain → Status
 //	POST   /v1/gc                  ?dry_run=true → []builder.Garbage

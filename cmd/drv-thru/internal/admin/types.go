@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -93,12 +94,9 @@ func ticketOf(t builder.TicketRecord, now time.Time) Ticket {
 	case t.UsesLeft() == 0:
 		state = "used"
 	}
-	pinned := TicketPolicy{Name: t.Policy.Name, Hash: t.Policy.Hash, Settings: t.Policy.Settings}
-	if pinned.Name == "" {
-		pinned.Name = builtin.Name
-	}
 	return Ticket{
 		ID: t.ID, Name: t.Name, State: state, Created: t.Created, Expires: t.Expires, MaxUses: t.MaxUses,
-		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked, Policy: pinned,
+		Used: t.Used, Limits: t.Limits, Bind: t.Bind, Revoked: t.Revoked,
+		Policy: TicketPolicy{Name: cmp.Or(t.Policy.Name, builtin.Name), Hash: t.Policy.Hash, Settings: t.Policy.Settings},
 	}
 }

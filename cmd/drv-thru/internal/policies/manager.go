@@ -239,10 +239,7 @@ type chosen struct {
 // choose finds the policy of a ticket, or of a trusted client by its name. What
 // can be said of it is there even if it cannot decide.
 func (m *Manager) choose(ctx context.Context, p builder.TicketPolicy) (c chosen, err error) {
-	c = chosen{name: p.Name, settings: p.Settings, hash: p.Hash}
-	if c.name == "" {
-		c.name = builtin.Name
-	}
+	c = chosen{name: cmp.Or(p.Name, builtin.Name), settings: p.Settings, hash: p.Hash}
 	all := m.configured.Load()
 	configured, ok := all.policies[c.name]
 	if ok && !p.Kept {
@@ -306,10 +303,7 @@ func (m *Manager) List(ctx context.Context) []Info {
 	infos := make([]Info, 0, len(names))
 	for _, name := range names {
 		p := all[name]
-		info := Info{Name: name, Module: p.Module, Mode: p.Mode, Settings: p.Settings}
-		if info.Mode == "" {
-			info.Mode = Enforce
-		}
+		info := Info{Name: name, Module: p.Module, Mode: cmp.Or(p.Mode, Enforce), Settings: p.Settings}
 		if p.Module == "" {
 			info.Hash = m.builtin.Hash().String()
 		} else if module, err := m.fromFile(ctx, p.Module, policy.Hash{}); err != nil {

@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,9 +95,7 @@ func (m *Manager) keep(ctx context.Context, n Choice, t *builder.TicketRecord) e
 
 // ownersDenial tells the owner, who makes the ticket, all of it.
 func ownersDenial(name string, err error) error {
-	if name == "" {
-		name = builtin.Name
-	}
+	name = cmp.Or(name, builtin.Name)
 	var denied *denied
 	var failed *policy.Error
 	switch {
