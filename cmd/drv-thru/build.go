@@ -13,6 +13,7 @@ import (
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -44,15 +45,15 @@ type buildFlags struct {
 
 func (f *buildFlags) register(fs *flag.FlagSet) {
 	f.routeFlags.register(fs)
-	fs.StringVar(&f.file, "f", "", "evaluate `FILE`; installables are attribute paths in it")
-	fs.StringVar(&f.file, "file", "", "same as -f `FILE`")
-	fs.StringVar(&f.expr, "expr", "", "evaluate the Nix `EXPRESSION`; installables are attribute paths in it")
+	fs.Var((*usage.Word)(&f.file), "f", "evaluate `FILE`; installables are attribute paths in it")
+	fs.Var((*usage.Word)(&f.file), "file", "same as -f `FILE`")
+	fs.Var((*usage.Word)(&f.expr), "expr", "evaluate the Nix `EXPRESSION`; installables are attribute paths in it")
 	fs.Var(&f.args, "arg", "`NAME EXPR`: pass the value of EXPR as the argument NAME (repeatable)")
 	fs.Var(&f.argstrs, "argstr", "`NAME STRING`: pass STRING as the argument NAME (repeatable)")
 	fs.BoolVar(&f.impure, "impure", false, "allow the evaluation to read mutable paths and the environment")
 	fs.BoolVar(&f.refresh, "refresh", false, "take nothing that was downloaded before for fresh")
 	fs.Var(&f.overrides, "override-input", "`INPUT FLAKE`: use FLAKE for the flake input INPUT (repeatable)")
-	fs.StringVar(&f.system, "system", "", "evaluate for this `SYSTEM`")
+	fs.Var((*usage.Word)(&f.system), "system", "evaluate for this `SYSTEM`")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "only tell what would be sent, built and fetched")
 	fs.BoolVar(&f.keepGoing, "keep-going", false, "build what can still be built after a failure")
 	fs.BoolVar(&f.keepGoing, "k", false, "same as --keep-going")

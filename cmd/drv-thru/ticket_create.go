@@ -56,10 +56,10 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	fs.Var(&f.output, "max-output-bytes", "`SIZE` that one build's outputs may have (default unlimited)")
 	fs.Var(&f.systems, "system", "`SYSTEM` that may be built for; repeatable (default: all of the builder's)")
 	fs.BoolVar(&f.noFixedOutput, "no-fixed-output", false, "build no fixed-output derivations: they have the network of this machine")
-	fs.Func("bind-client", "endpoint `ID` of the only client that may use it (see: drv-thru key show)", notEmpty(&f.bind))
+	fs.Var((*usage.Word)(&f.bind), "bind-client", "endpoint `ID` of the only client that may use it (see: drv-thru key show)")
 	fs.BoolVar(&f.direct, "direct", false, "put this machine's own addresses into it instead of relays")
-	fs.Func("policy", "`NAME` of a policy of the builder's configuration, or a FILE.wasm (default: the built-in one)", notEmpty(&f.policy))
-	fs.Func("policy-settings", "`JSON` that the policy is given instead of the configuration's, or @FILE", notEmpty(&f.settings))
+	fs.Var((*usage.Word)(&f.policy), "policy", "`NAME` of a policy of the builder's configuration, or a FILE.wasm (default: the built-in one)")
+	fs.Var((*usage.Word)(&f.settings), "policy-settings", "`JSON` that the policy is given instead of the configuration's, or @FILE")
 	fs.BoolVar(&f.qr, "qr", false, "also show the ticket as a QR code, for the terminal")
 	return &ffcli.Command{
 		Name:       "create",
@@ -77,18 +77,6 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 			}
 			return a.ticketCreate(ctx, &f)
 		},
-	}
-}
-
-// notEmpty sets a restriction of the ticket: one that is empty is a variable of the
-// shell's that is not set, without which the ticket would allow more.
-func notEmpty(text *string) func(string) error {
-	return func(value string) error {
-		if value == "" {
-			return errors.New("it is empty")
-		}
-		*text = value
-		return nil
 	}
 }
 
