@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -12,6 +15,15 @@ import (
 
 // builtinSystem is the system of what Nix builds by itself, on any machine.
 const builtinSystem = "builtin"
+
+// collect reads what is to be built, which the local Nix has just evaluated.
+func collect(ctx context.Context, store client.Store, drvs []nix.Path) (*client.Inputs, error) {
+	inputs, err := client.Collect(ctx, client.StoreFiles{}, store, drvs)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &hintError{err, "the local Nix has put it elsewhere: see NIX_REMOTE, and store in nix.conf"}
+	}
+	return inputs, err
+}
 
 // checkBuilder fails when it is known already that the builder will refuse what
 // is to be built, so that nothing moves and no use of a ticket is spent.

@@ -285,7 +285,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	})
 	// Of a large graph this takes as long as reaching a builder far away.
 	g.Go(func() (err error) {
-		inputs, err = client.Collect(gctx, client.StoreFiles{}, r.store, drvsOf(roots))
+		inputs, err = collect(gctx, r.store, drvsOf(roots))
 		return err
 	})
 	err = g.Wait()
