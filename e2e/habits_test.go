@@ -155,6 +155,16 @@ func TestHabits(t *testing.T) {
 			t.Errorf("mounted: %v", mounts)
 		}
 	})
+	t.Run("nohup", func(t *testing.T) {
+		gate := lab.NewGate(t, bh, "nohup")
+		left := ch.StartCmd(ch.Command(c.User, "nohup", "drv-thru", "build", "--builder", "home", "-L", "--no-link", "--impure", "--expr", string(lab.Waiting(gate, "nohup"))))
+		left.WaitFor(`waiting at nohup`, longest)
+		left.Signal(syscall.SIGHUP)
+		gate.Open()
+		if err := left.Wait(longest); err != nil {
+			t.Errorf("the end of its terminal ends it: %v\n%s", err, left.Output())
+		}
+	})
 	t.Run("one ID in all logs", func(t *testing.T) {
 		out, err := drvThru("build", "-v", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-logged"))).CombinedOutput()
 		if err != nil {

@@ -137,7 +137,7 @@ func (r *buildRun) interruptible(ctx context.Context, told string) (context.Cont
 		}
 	})
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(signals, interrupts()...)
 	done := make(chan struct{})
 	go func() {
 		for first := true; ; first = false {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/peterbourgon/ff/v3"
@@ -70,7 +69,7 @@ func newMountCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+			ctx, stop := signal.NotifyContext(ctx, interrupts()...)
 			defer stop()
 			return a.mount(ctx, cfg)
 		},

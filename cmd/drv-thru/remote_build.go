@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os/signal"
-	"syscall"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -73,7 +72,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+			ctx, stop := signal.NotifyContext(ctx, interrupts()...)
 			defer stop()
 			b, err := r.dial(ctx, slog.New(slog.DiscardHandler))
 			if err != nil {

@@ -127,6 +127,16 @@ func (a *app) prepare(c *ffcli.Command) {
 	}
 }
 
+// interrupts are the signals that end what a user has begun. Under nohup the end
+// of the terminal is none.
+func interrupts() []os.Signal {
+	all := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
+}
+
 // run is the program without its process: it returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, environ []string) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, environ: environ, args: args}

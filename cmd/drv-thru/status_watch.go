@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
@@ -17,7 +16,7 @@ const minInterval = 10 * time.Millisecond
 // watchStatus shows the status again and again until it is interrupted or the
 // builder is gone.
 func (a *app) watchStatus(ctx context.Context, client *admin.Client, interval time.Duration, asJSON bool) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(ctx, interrupts()...)
 	defer stop()
 	w := a.newStatusWatch(asJSON)
 	defer w.screen.Close()
