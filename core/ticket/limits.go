@@ -49,7 +49,7 @@ func ParseDuration(text string) (Duration, error) {
 	rest, total := text, time.Duration(0)
 	for _, u := range durationUnits {
 		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
-		if digits == 0 || digits > 12 || !strings.HasPrefix(rest[digits:], u.suffix) {
+		if digits == 0 || !strings.HasPrefix(rest[digits:], u.suffix) {
 			continue
 		}
 		n, err := strconv.ParseInt(rest[:digits], 10, 64)

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/drv-thru/drv-thru/core/key"
 )
@@ -122,25 +125,70 @@ func TestNothingPrintsTheSecret(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	good := sample(t)
 	for name, change := range map[string]func(*Ticket){
-		"no builder":       func(t *Ticket) { t.Builder = key.ID{} },
-		"nowhere to go":    func(t *Ticket) { t.Relays, t.Direct = nil, nil },
-		"nine relays":      func(t *Ticket) { t.Relays = strings.Fields(strings.Repeat("http://a ", 9)) },
-		"port zero":        func(t *Ticket) { t.Direct = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:0")} },
-		"zone":             func(t *Ticket) { t.Direct = []netip.AddrPort{netip.MustParseAddrPort("[fe80::1%eth0]:1")} },
-		"ftp":              func(t *Ticket) { t.Relays = []string{"ftp://a"} },
-		"password":         func(t *Ticket) { t.Relays = []string{"https://u:p@a"} },
-		"query":            func(t *Ticket) { t.Relays = []string{"https://a/?token=x"} },
-		"relay port zero":  func(t *Ticket) { t.Relays = []string{"https://a:0"} },
-		"no such port":     func(t *Ticket) { t.Relays = []string{"https://a:65536"} },
-		"two in one":       func(t *Ticket) { t.Relays = []string{"https://a,https://b"} },
-		"no host":          func(t *Ticket) { t.Relays = []string{"https:///x"} },
-		"URL is too long":  func(t *Ticket) { t.Relays = []string{"https://a/" + strings.Repeat("x", 250)} },
+		"no builder":      func(t *Ticket) { t.Builder = key.ID{} },
+		"nowhere to go":   func(t *Ticket) { t.Relays, t.Direct = nil, nil },
+		"nine relays":     func(t *Ticket) { t.Relays = strings.Fields(strings.Repeat("http://a ", 9)) },
+		"17 addresses":    func(t *Ticket) { t.Direct = slices.Repeat(good.Direct[:1], MaxDirect+1) },
+		"no address":      func(t *Ticket) { t.Direct = []netip.AddrPort{netip.AddrPortFrom(netip.Addr{}, 1)} },
+		"port zero":       func(t *Ticket) { t.Direct = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:0")} },
+		"zone":            func(t *Ticket) { t.Direct = []netip.AddrPort{netip.MustParseAddrPort("[fe80::1%eth0]:1")} },
+		"ftp":             func(t *Ticket) { t.Relays = []string{"ftp://a"} },
+		"password":        func(t *Ticket) { t.Relays = []string{"https://u:p@a"} },
+		"query":           func(t *Ticket) { t.Relays = []string{"https://a/?token=x"} },
+		"empty query":     func(t *Ticket) { t.Relays = []string{"https://a?"} },
+		"fragment":        func(t *Ticket) { t.Relays = []string{"https://a#x"} },
+		"relay port zero": func(t *Ticket) { t.Relays = []string{"https://a:0"} },
+		"no such port":    func(t *Ticket) { t.Relays = []string{"https://a:65536"} },
+		"two in one":      func(t *Ticket) { t.Relays = []string{"https://a,https://b"} },
+		"no host":         func(t *Ticket) { t.Relays = []string{"https:///x"} },
+		"URL is too long": func(t *Ticket) {
+			t.Relays = []string{"https://a/" + strings.Repeat("x", maxURLLen+1-len("https://a/"))}
+		},
 		"control in a URL": func(t *Ticket) { t.Relays = []string{"https://a/\x1b"} },
 	} {
 		bad := good
 		change(&bad)
 		if _, err := New(bytes.NewReader(make([]byte, 32)), bad.Builder, bad.Relays, bad.Direct); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// What nobody writes, but anybody may paste or send.
+func TestParseRefuses(t *testing.T) {
+	text := sample(t).String()
+	sum := blake3.Sum256(nil)
+	for name, bad := range map[string]string{
+		"too long":        text + strings.Repeat(" ", MaxText),
+		"only a checksum": prefix + encoding.EncodeToString(sum[:checksumLen]),
+	} {
+		if _, err := Parse(bad); !errors.Is(err, ErrNotTicket) && !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	payload := append(make([]byte, 64), 0, 1, 6)
+	payload = append(payload, netip.MustParseAddr("::ffff:192.0.2.1").AsSlice()...)
+	if tk, err := parsePayload(append(payload, 1, 1)); err == nil {
+		t.Errorf("an IPv4 address as IPv6 is taken as %v", tk.Direct)
+	}
+}
+
+func TestParseSecretAndID(t *testing.T) {
+	secret := sample(t).Secret
+	if got, err := ParseSecret(secret.Text()); err != nil || got != secret {
+		t.Errorf("%s, %v", got.Text(), err)
+	}
+	if got, err := ParseID(secret.ID().String()); err != nil || got != secret.ID() {
+		t.Errorf("%s, %v", got, err)
+	}
+	// The last character of either has bits that stand for nothing.
+	for _, good := range []string{secret.Text(), secret.ID().String()} {
+		for _, bad := range []string{"", good[:8], good + good[:8], good[:len(good)-1] + "7", strings.ToUpper(good), good[:8] + "\n" + good[8:]} {
+			_, err := ParseSecret(bad)
+			_, idErr := ParseID(bad)
+			if err == nil || idErr == nil {
+				t.Errorf("%q is taken: %v, %v", bad, err, idErr)
+			}
 		}
 	}
 }
