@@ -50,7 +50,10 @@ func TestSnapshotCutOff(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(left), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	others := filepath.Join(dir, ".backup-of-mine")
+	others, kept := filepath.Join(dir, ".backup-of-mine"), filepath.Join(dir, "builds")
+	if err := os.Mkdir(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range []string{left, others} {
 		if err := os.WriteFile(path, []byte("secret"), 0o600); err != nil {
 			t.Fatal(err)
@@ -64,8 +67,10 @@ func TestSnapshotCutOff(t *testing.T) {
 	if _, err := os.Lstat(filepath.Dir(left)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("it is there after the next start: %v", err)
 	}
-	if _, err := os.Lstat(others); err != nil {
-		t.Errorf("a file that is none: %v", err)
+	for _, path := range []string{others, kept} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("something that is none: %v", err)
+		}
 	}
 }
 

@@ -86,6 +86,9 @@ func TestUsage(t *testing.T) {
 		t.Errorf("revived: %+v", got.Ticket)
 	}
 	a = end(a, wire.StateBuilt, now)
+	if got := usageOf(t, d, one, now.Add(2*time.Hour), ""); got.Ticket.BuildsHour != 0 || got.Ticket.BuildsDay != 1 {
+		t.Errorf("two hours later: %+v", got.Ticket)
+	}
 	used = builder.Usage{Builds: 1, UploadBytes: 20, OutputBytes: 200, BuildTime: 3 * time.Second}
 	if got := usageOf(t, d, one, now.Add(25*time.Hour), ""); got.Ticket != used {
 		t.Errorf("a day later: %+v", got.Ticket)
@@ -116,6 +119,54 @@ func TestUsage(t *testing.T) {
 	}
 	if got := usageOf(t, d, one, later, ""); got.Ticket != used || got.Name.Builds != 3 || got.Client.Builds != 4 {
 		t.Errorf("reopened: %+v", got)
+	}
+}
+
+// Admissions fold a bounded number of rows each, and not those of builds that may go on.
+func TestUsageIsFoldedBitByBit(t *testing.T) {
+	d := openTemp(t)
+	tk := makeTicket(t, d, func(r *builder.TicketRecord) { r.MaxUses, r.Expires = 0, time.Time{} })
+	interrupted := buildOf(255, tk)
+	for id := range byte(foldAtOnce + 50) {
+		b := buildOf(id, tk)
+		if id == 0 {
+			b = interrupted
+		}
+		if err := d.Admit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		b.State, b.Ended, b.OutputBytes = wire.StateBuilt, now, 100
+		if id == 0 {
+			b.State = wire.StateInterrupted
+		}
+		b.Result = &wire.Result{UploadBytes: 10, BuildTime: 1}
+		if err := d.UpdateBuild(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	used := usageOf(t, d, tk, now, "").Ticket
+	used.BuildsHour, used.BuildsDay = 0, 0
+	later := now.Add(25 * time.Hour)
+	for id := range byte(2) {
+		b := buildOf(200+id, builder.TicketRecord{})
+		b.Created = later
+		if err := d.Admit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if got := usageOf(t, d, tk, later, "").Ticket; got != used {
+			t.Errorf("after admission %d: %+v, want %+v", id, got, used)
+		}
+	}
+	var rows int
+	if err := d.db.QueryRow("SELECT count(*) FROM ledger").Scan(&rows); err != nil || rows != 3 {
+		t.Errorf("%d rows are left in the ledger, %v", rows, err)
+	}
+	interrupted.Created = later
+	if err := d.Admit(t.Context(), interrupted); err != nil {
+		t.Fatal(err)
+	}
+	if got := usageOf(t, d, tk, later, "").Ticket; got.Active != 1 || got.Builds != used.Builds {
+		t.Errorf("revived: %+v", got)
 	}
 }
 

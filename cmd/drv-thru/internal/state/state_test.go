@@ -157,8 +157,33 @@ func TestTicketIsReadAsItIs(t *testing.T) {
 	if err := d.RevokeTicket(t.Context(), tk.ID, now); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.RevokeTicket(t.Context(), tk.ID, now.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
 	if got, err := d.Ticket(t.Context(), tk.ID); err != nil || !got.Revoked.Equal(now) {
 		t.Errorf("revoked %v, %v", got.Revoked, err)
+	}
+	if err := d.RevokeTicket(t.Context(), ticket.ID{1}, now); !errors.Is(err, builder.ErrNoRecord) {
+		t.Errorf("a ticket that there is not: %v", err)
+	}
+}
+
+// What was read before a change is not remembered after it, and not everything is.
+func TestRemembered(t *testing.T) {
+	var r remembered
+	id := ticket.ID{1}
+	_, _, before := r.get(id)
+	r.forget(id)
+	r.put(builder.TicketRecord{ID: id}, before)
+	if _, ok, _ := r.get(id); ok {
+		t.Error("a ticket from before its change is remembered")
+	}
+	_, _, after := r.get(id)
+	for i := range maxRemembered + 1 {
+		r.put(builder.TicketRecord{ID: ticket.ID{byte(i), byte(i >> 8)}}, after)
+	}
+	if n := len(r.tickets); n > maxRemembered {
+		t.Errorf("%d are remembered", n)
 	}
 }
 
@@ -209,10 +234,20 @@ func TestReviveSpendsNothing(t *testing.T) {
 	if err := d.UpdateBuild(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	other := b
-	other.Content = [32]byte{8}
-	if err := d.Admit(t.Context(), other); !errors.Is(err, builder.ErrBuildExists) {
-		t.Errorf("other content: %v", err)
+	two := makeTicket(t, d, func(r *builder.TicketRecord) { r.Secret, r.ID = ticket.Secret{2}, ticket.Secret{2}.ID() })
+	for name, change := range map[string]func(*builder.BuildRecord){
+		"content": func(b *builder.BuildRecord) { b.Content = [32]byte{8} },
+		"client":  func(b *builder.BuildRecord) { b.Client = key.ID{8} },
+		"ticket":  func(b *builder.BuildRecord) { b.Ticket = two.ID },
+	} {
+		other := b
+		change(&other)
+		if err := d.Admit(t.Context(), other); !errors.Is(err, builder.ErrBuildExists) {
+			t.Errorf("other %s: %v", name, err)
+		}
+	}
+	if err := d.UpdateBuild(t.Context(), buildOf(2, tk)); !errors.Is(err, builder.ErrNoRecord) {
+		t.Errorf("a build that there is not: %v", err)
 	}
 	b.State, b.Result = wire.StateUploading, nil
 	if err := d.Admit(t.Context(), b); err != nil {
@@ -237,13 +272,17 @@ func TestReopen(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
+	// Whoever has copied it back may have opened it to others.
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	if d, err = Open(t.Context(), path); err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
 	if _, err := d.Ticket(t.Context(), tk.ID); err != nil {
 		t.Error(err)
 	}
