@@ -35,6 +35,7 @@ func TestTakeNarInfos(t *testing.T) {
 		fails bool
 	}{
 		"good":              {write(good), false},
+		"with more":         {write(good + "Future: " + secret + "\n"), false},
 		"out of the mount":  {url("../../../../root/"), true},
 		"out of its folder": {url("nar/../../"), true},
 		"from the root":     {url("/root/"), true},
@@ -69,6 +70,18 @@ func TestTakeNarInfos(t *testing.T) {
 				t.Errorf("nix would read %q, %v", text, err)
 			}
 		})
+	}
+}
+
+func TestUninterrupted(t *testing.T) {
+	answers := []error{unix.EINTR, unix.EINTR, unix.EIO, nil}
+	err := uninterrupted(func() error {
+		err := answers[0]
+		answers = answers[1:]
+		return err
+	})
+	if err != unix.EIO {
+		t.Errorf("%v", err)
 	}
 }
 

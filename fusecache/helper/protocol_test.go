@@ -31,6 +31,7 @@ func TestCheck(t *testing.T) {
 		"no paths":              {func(r *Request) { r.Paths = nil }, CodePaths},
 		"check":                 {func(r *Request) { r.Op, r.Paths = OpCheck, nil }, ""},
 		"check with paths":      {func(r *Request) { r.Op = OpCheck }, CodeRequest},
+		"check with a URL":      {func(r *Request) { r.Op, r.Paths, r.URL = OpCheck, nil, "http://127.0.0.1:8080" }, CodeRequest},
 		"check of another key":  {func(r *Request) { r.Op, r.Paths, r.Key = OpCheck, nil, "x:y" }, CodeKey},
 		"no operation":          {func(r *Request) { r.Op = "" }, CodeRequest},
 		"version":               {func(r *Request) { r.Version = 0 }, CodeVersion},
@@ -77,7 +78,7 @@ func TestMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got Request
-	if err := readMessage(bytes.NewReader(msg), MaxRequest, &got); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+	if err := readMessage(bytes.NewReader(msg), len(msg)-4, &got); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for name, c := range map[string]struct {
@@ -88,7 +89,7 @@ func TestMessages(t *testing.T) {
 		"half a length": {"\x00\x00", io.ErrUnexpectedEOF},
 		"half":          {"\x00\x00\x00\x10{", io.ErrUnexpectedEOF},
 		"too long":      {"\xff\xff\xff\xff{}", errLong},
-		"unknown field": {"\x00\x00\x00\x0d{\"shell\":true}", nil},
+		"unknown field": {"\x00\x00\x00\x0e{\"shell\":true}", nil},
 		"no object":     {"\x00\x00\x00\x02[]", nil},
 		"two":           {"\x00\x00\x00\x04{}{}", nil},
 	} {

@@ -78,7 +78,7 @@ func TestProxy(t *testing.T) {
 	if _, got, err := get(p.url + "/" + cut); err == nil {
 		t.Errorf("a NAR that was cut off looks complete, with %d bytes", len(got))
 	}
-	for _, name := range []string{"/" + moved, "/" + strings.Repeat("1", 32) + ".narinfo", "/nar/x.nar", "/nar/" + path.Hash() + ".nar", "/log/x", "/"} {
+	for _, name := range []string{"/" + moved, "/" + strings.Repeat("1", 32) + ".narinfo", "/nar/x.nar", "/nar/" + info.NarHash.Hex() + ".nar", "/nar/" + info.NarHash.Nix32(), "/nar/" + path.Hash() + ".nar", "/log/x", "/"} {
 		if code, _, err := get(p.url + name); code != http.StatusNotFound || err != nil {
 			t.Errorf("%s: %d, %v", name, code, err)
 		}

@@ -1,6 +1,7 @@
 package helper
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,7 +16,7 @@ func TestParseKeys(t *testing.T) {
 	if err != nil || !slices.Equal(keys, []string{listedKey, "other-1:BAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}) {
 		t.Errorf("%q, %v", keys, err)
 	}
-	for _, text := range []string{"builder-1", "builder-1:AA==", listedKey + " " + listedKey, ":AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "trusted-public-keys = " + listedKey} {
+	for _, text := range []string{"builder-1", "builder-1:AA==", listedKey + " " + listedKey, listedKey[:20] + "\r" + listedKey[20:], ":AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "trusted-public-keys = " + listedKey} {
 		if keys, err := parseKeys(text); err == nil {
 			t.Errorf("%q gives %q", text, keys)
 		}
@@ -30,10 +31,25 @@ func TestReadKeys(t *testing.T) {
 	if keys, err := readKeys([]string{file}); err != nil || len(keys) != 1 {
 		t.Errorf("%q, %v", keys, err)
 	}
-	if err := os.Chmod(file, 0o620); err != nil {
-		t.Fatal(err)
+	refused := []string{file + ".missing", filepath.Dir(file)}
+	bad := func(name string, text string, change func(file string) error) {
+		name = filepath.Join(filepath.Dir(file), name)
+		err := os.WriteFile(name, []byte(text), 0o600)
+		if err == nil {
+			err = change(name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused = append(refused, name)
 	}
-	for _, name := range []string{file, file + ".missing", filepath.Dir(file)} {
+	bad("group", listedKey, func(file string) error { return os.Chmod(file, 0o620) })
+	bad("others", listedKey, func(file string) error { return os.Chmod(file, 0o602) })
+	bad("long", listedKey+strings.Repeat("\n", maxKeyFile), func(string) error { return nil })
+	if os.Geteuid() == 0 {
+		bad("user", listedKey, func(file string) error { return os.Chown(file, 1000, 0) })
+	}
+	for _, name := range refused {
 		if keys, err := readKeys([]string{name}); err == nil {
 			t.Errorf("%s gives %q", name, keys)
 		}
@@ -56,7 +72,14 @@ func TestMakeDir(t *testing.T) {
 	if err := os.Mkdir(dir+"/open", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"link", "file", "open", "none/new"} {
+	names := []string{"link", "file", "open", "none/new"}
+	if os.Geteuid() == 0 {
+		if err := errors.Join(os.Mkdir(dir+"/user", 0o700), os.Chown(dir+"/user", 1000, 0)); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, "user")
+	}
+	for _, name := range names {
 		if err := makeDir(dir + "/" + name); err == nil {
 			t.Errorf("%s was taken", name)
 		}
@@ -98,6 +121,36 @@ func TestTwoHelpers(t *testing.T) {
 	}
 }
 
+func TestServerNeedsThePathOfNix(t *testing.T) {
+	if _, err := NewServer(Config{Nix: "nix", Dir: t.TempDir() + "/new"}); err == nil {
+		t.Error("nix is whatever PATH says")
+	}
+}
+
+// One user's share is not another's, and there is an end to all together.
+func TestTake(t *testing.T) {
+	s, counts := &Server{}, make(map[uint32]int)
+	var release []func()
+	for i, c := range []struct {
+		uid  uint32
+		want bool
+	}{{1, true}, {1, true}, {1, false}, {2, true}, {3, false}} {
+		done := s.take(counts, c.uid, 3, 2)
+		if (done != nil) != c.want {
+			t.Errorf("%d: user %d is let in: %t", i, c.uid, done != nil)
+		}
+		if done != nil {
+			release = append(release, done)
+		}
+	}
+	for _, done := range release {
+		done()
+	}
+	if len(counts) > 0 {
+		t.Errorf("%v are still counted", counts)
+	}
+}
+
 // Whatever a user sends, the command line has the options first and the paths
 // behind "--".
 func TestArgs(t *testing.T) {
@@ -106,7 +159,8 @@ func TestArgs(t *testing.T) {
 	text := strings.Join(args, "|")
 	for _, want := range []string{
 		"--option|require-sigs|true", "--option|trusted-public-keys|" + listedKey, "--option|secret-key-files||", "--option|substituters||",
-		"--option|netrc-file|/dev/null", "copy|--no-recursive|--from|file:///run/x|--to|daemon|--|" + goodPath,
+		"--option|trusted-substituters||", "--option|builders||", "--option|post-build-hook||",
+		"--option|netrc-file|/dev/null", "--option|narinfo-cache-positive-ttl|60", "copy|--no-recursive|--from|file:///run/x|--to|daemon|--|" + goodPath,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not in %s", want, text)
