@@ -40,7 +40,7 @@ func TestParseCARefuses(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "text", "text:", "text:sha256", "text:sha256:", "text:md5:4425hx5d1mc9y39llj4k4nm55i",
-		"text:r:sha256:" + h, "fixed:" + h, "fixed:r:" + h, "fixed:r:r:sha256:" + h, "fixed:sha3:" + h, "fixed:sha256:" + h + "0",
+		"text:r:sha256:" + h, "fixed:" + h, "fixed:r:" + h, "fixed:r:r:sha256:" + h, "fixed:sha3:" + h, "fixed:sha3:", "fixed::", "fixed:sha256:" + h + "0",
 		"fixed:sha1:" + h, "source:sha256:" + h, "fixed::" + h, " text:sha256:" + h, "text:sha256:" + h + "\n",
 		"fixed:sha256-" + h, "fixed:git:sha1:iwjz551fyw0cxcjgf4l6c879zabd6wpm", strings.Repeat("fixed:", 1000)} {
 		_, err := nix.ParseCA(bad)

@@ -290,7 +290,7 @@ func (d *Derivation) checkOutputs() error {
 			}
 			continue
 		}
-		if name != "out" || len(d.Outputs) != 1 {
+		if name != "out" { // of several, one has another name
 			return errors.New("a fixed output must be the only one and named out")
 		}
 		ca := CA{Method: method, Algo: algo, Digest: make([]byte, algo.Size())}

@@ -86,6 +86,10 @@ func TestRequiredFeatures(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
+	d := nix.Derivation{Env: map[string]string{"__json": "{}", "requiredSystemFeatures": "kvm"}}
+	if got, err := d.RequiredFeatures(); err != nil || len(got) > 0 {
+		t.Errorf("a variable beside structured attributes: %q, %v", got, err)
+	}
 	for _, json := range []string{``, `[]`, `{"requiredSystemFeatures":"kvm"}`, `{"requiredSystemFeatures":[1]}`, `{}{}`} {
 		d := nix.Derivation{Env: map[string]string{"__json": json, "requiredSystemFeatures": "no"}}
 		if got, err := d.RequiredFeatures(); !errors.Is(err, nix.ErrBadDerivation) {
@@ -160,6 +164,7 @@ func TestParseDerivationRefuses(t *testing.T) {
 		"inputs unsorted":     inputs(`(` + b + `.drv",["out"]),(` + a + `.drv",["out"])`),
 		"input twice":         inputs(`(` + a + `.drv",["out"]),(` + a + `.drv",["dev"])`),
 		"input outputs order": inputs(`(` + a + `.drv",["out","dev"])`),
+		"input output twice":  inputs(`(` + a + `.drv",["out","out"])`),
 		"dynamic input":       inputs(`(` + a + `.drv",(["out"],[]))`),
 		"source is no path":   srcs(`"x"`),
 		"sources unsorted":    srcs(b + `",` + a + `"`),
@@ -181,7 +186,7 @@ func TestParseDerivationRefuses(t *testing.T) {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}
-	if _, err := nix.ParseDerivation("x", make([]byte, nix.MaxDrvSize+1)); !errors.Is(err, nix.ErrBadDerivation) {
+	if _, err := nix.ParseDerivation("x", make([]byte, nix.MaxDrvSize+1)); !errors.Is(err, nix.ErrBadDerivation) || !strings.Contains(err.Error(), "longer") {
 		t.Errorf("too long: %v", err)
 	}
 }

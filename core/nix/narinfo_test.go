@@ -64,6 +64,13 @@ func TestVerifySig(t *testing.T) {
 		}
 	}
 	keys := publicKeys(t, vectorPublic)
+	for n, want := range map[int]bool{nix.MaxSigs - 1: true, nix.MaxSigs: false} {
+		crowded := info
+		crowded.Sigs = append(slices.Repeat([]string{"a:b"}, n), info.Sign(secretKey(t)))
+		if _, ok := crowded.VerifySig(keys); ok != want {
+			t.Errorf("a signature behind %d others: %t", n, ok)
+		}
+	}
 	for what, change := range map[string]func(*nix.PathInfo){
 		"size":      func(i *nix.PathInfo) { i.NarSize++ },
 		"hash":      func(i *nix.PathInfo) { i.NarHash[0] ^= 1 },
@@ -97,7 +104,7 @@ func TestParseKeys(t *testing.T) {
 	if pub := secretKey(t).ToPublicKey().String(); pub != vectorPublic {
 		t.Errorf("public half %s", pub)
 	}
-	for _, bad := range []string{"x", "x:AAAA", vectorSecret, vectorPublic + "=", vectorPublic[:20], ":" + vectorPublic} {
+	for _, bad := range []string{"x", "x:AAAA", vectorSecret, vectorPublic + "=", vectorPublic[:20], ":" + vectorPublic, "\x7f" + vectorPublic} {
 		if _, err := nix.ParsePublicKey(bad); err == nil {
 			t.Errorf("public key %q accepted", bad)
 		}
@@ -164,10 +171,23 @@ func TestUnknownDeriver(t *testing.T) {
 	}
 }
 
+func manyPaths(n int) []nix.Path {
+	all := make([]nix.Path, n)
+	for i := range all {
+		all[i] = nix.Path(fmt.Sprintf("/nix/store/%032d-x", i))
+	}
+	return all
+}
+
 func TestValidate(t *testing.T) {
 	good, _ := vector(t, selfRef)
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
+	}
+	most := good
+	most.References, most.Sigs = manyPaths(nix.MaxReferences), slices.Repeat([]string{"a:b"}, nix.MaxSigs)
+	if err := most.Validate(); err != nil {
+		t.Errorf("as many as may be: %v", err)
 	}
 	for name, change := range map[string]func(*nix.PathInfo){
 		"path":                func(i *nix.PathInfo) { i.Path = "/etc/passwd" },
@@ -178,9 +198,11 @@ func TestValidate(t *testing.T) {
 		"reference":           func(i *nix.PathInfo) { i.References = []nix.Path{"x"} },
 		"unsorted":            func(i *nix.PathInfo) { slices.Reverse(i.References) },
 		"duplicate":           func(i *nix.PathInfo) { i.References[0] = i.References[1] },
-		"too many references": func(i *nix.PathInfo) { i.References = make([]nix.Path, nix.MaxReferences+1) },
-		"too many sigs":       func(i *nix.PathInfo) { i.Sigs = make([]string, nix.MaxSigs+1) },
+		"too many references": func(i *nix.PathInfo) { i.References = manyPaths(nix.MaxReferences + 1) },
+		"too many sigs":       func(i *nix.PathInfo) { i.Sigs = slices.Repeat([]string{"a:b"}, nix.MaxSigs+1) },
 		"sig with newline":    func(i *nix.PathInfo) { i.Sigs = []string{"a:b\nStorePath: x"} },
+		"sig of a terminal":   func(i *nix.PathInfo) { i.Sigs = []string{"a:\x7f"} },
+		"long sig":            func(i *nix.PathInfo) { i.Sigs = []string{strings.Repeat("a", 1025)} },
 		"CA with newline":     func(i *nix.PathInfo) { i.CA += "\nSig: x" },
 	} {
 		bad := good

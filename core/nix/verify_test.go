@@ -106,6 +106,49 @@ func TestVerifierRefusesOtherBytes(t *testing.T) {
 	}
 }
 
+// The NAR hash is what gets signed, and of a signed path it is all that vouches for
+// the contents.
+func TestVerifierBelievesNoNarHash(t *testing.T) {
+	for path := range vectors(t) {
+		info, data := vector(t, path.Hash())
+		info.NarHash[0] ^= 1
+		v, err := nix.NewNarVerifier(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := run(v, data, 0); !errors.Is(err, nix.ErrNarHash) {
+			t.Errorf("%s as a signed path: %v", path, err)
+		}
+		if info.CA == "" {
+			continue
+		}
+		if _, err := verify(info, data, 0); !errors.Is(err, nix.ErrNarHash) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+// There is no verdict before Close, and nothing comes after it.
+func TestVerifierEndsWithClose(t *testing.T) {
+	info, data := vector(t, "6z5jmh5fzcal8382xd4chj1fnqbammv5")
+	v, err := nix.NewCAVerifier(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if v.Contents() != nil {
+		t.Error("contents are given out that nobody has approved")
+	}
+	if err := v.Close(); err != nil || v.Contents() == nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Write(nil); !errors.Is(err, nix.ErrNarSize) {
+		t.Errorf("write after Close: %v", err)
+	}
+}
+
 func TestVerifierLengths(t *testing.T) {
 	info, data := vector(t, selfRef)
 	if _, err := verify(info, data[:len(data)-8], 0); !errors.Is(err, nix.ErrNarSize) {
@@ -166,6 +209,18 @@ func TestVerifierMethods(t *testing.T) {
 		}
 		if _, err := verify(caInfo(t, "x", nix.CAFlat, algo, plain, plain), plain, 0); !errors.Is(err, nix.ErrContentAddress) {
 			t.Errorf("flat %s of the NAR: %v", algo, err)
+		}
+	}
+	// Of more than one file, the contents one after another are nobody's address.
+	var c nar.Checker
+	var all []byte
+	c.Handler.Contents = func(p []byte) error { all = append(all, p...); return nil }
+	if _, err := c.Write(tree); err != nil || len(all) == 0 {
+		t.Fatal(err)
+	}
+	for _, method := range []nix.CAMethod{nix.CAFlat, nix.CAText} {
+		if _, err := verify(caInfo(t, "x", method, nix.SHA256, all, tree), tree, 0); !errors.Is(err, nix.ErrContentAddress) {
+			t.Errorf("%s the files of a tree: %v", method, err)
 		}
 	}
 	for name, archive := range map[string][]byte{"program": program, "tree": tree, "other": fileNar("other\n", false)} {
