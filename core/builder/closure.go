@@ -30,14 +30,13 @@ const (
 
 // closure is a checked closure document. Its indexes are the document's.
 type closure struct {
-	infos  []nix.PathInfo
-	ca     []bool // content-addressed, and the address makes the path
-	index  map[nix.Path]int
-	roots  []daemon.DerivedPath
-	labels []string
+	infos []nix.PathInfo
+	ca    []bool // content-addressed, and the address makes the path
+	index map[nix.Path]int
+	roots []daemon.DerivedPath
 	// bytes is the sum of all NAR sizes, saturated.
 	bytes uint64
-	// rootBytes is what roots and labels take.
+	// rootBytes is what roots take, their labels included.
 	rootBytes int
 }
 
@@ -177,7 +176,6 @@ func (c *closure) addRoot(r wire.Root) error {
 		return wire.Errorf(wire.CodeTooLarge, "the roots and their outputs have more than %d bytes", maxRootBytes)
 	}
 	c.roots = append(c.roots, daemon.DerivedPath{Path: drv, Outputs: r.Outputs})
-	c.labels = append(c.labels, r.Label)
 	return nil
 }
 
