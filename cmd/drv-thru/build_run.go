@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -359,6 +360,19 @@ func drvsOf(roots []wire.Root) []nix.Path {
 	return drvs
 }
 
+// credentials are those of a URL over HTTP.
+var credentials = regexp.MustCompile(`(https?://)[^/?#@\s]*@`)
+
+// label is what the builder is told of an installable: the credentials of a flake's URL
+// are no business of its owner's.
+func label(installable string) string {
+	l := credentials.ReplaceAllString(installable, "${1}…@")
+	if len(l) > wire.MaxLabel {
+		l = strings.ToValidUTF8(l[:wire.MaxLabel], "")
+	}
+	return l
+}
+
 // wireRoots makes the request's roots of the targets, each derivation once.
 func (r *buildRun) wireRoots() ([]wire.Root, error) {
 	var roots []wire.Root
@@ -375,11 +389,7 @@ func (r *buildRun) wireRoots() ([]wire.Root, error) {
 		if !ok {
 			i = len(roots)
 			index[t.drv] = i
-			label := t.installable
-			if len(label) > wire.MaxLabel {
-				label = strings.ToValidUTF8(label[:wire.MaxLabel], "")
-			}
-			roots = append(roots, wire.Root{Drv: string(t.drv), Label: label})
+			roots = append(roots, wire.Root{Drv: string(t.drv), Label: label(t.installable)})
 		}
 		for _, o := range t.outputs {
 			if !slices.Contains(roots[i].Outputs, o.name) {

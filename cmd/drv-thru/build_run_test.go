@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -62,5 +63,21 @@ func TestLinksOfTheRest(t *testing.T) {
 	})
 	if err != nil || len(made) != 1 || made[0] != "result-1" {
 		t.Errorf("%q, %v", made, err)
+	}
+}
+
+// A builder's owner reads what installables are called.
+func TestLabel(t *testing.T) {
+	for installable, want := range map[string]string{
+		".#hello": ".#hello",
+		"git+https://alice:token@example.org/a?ref=main#x": "git+https://…@example.org/a?ref=main#x",
+		"https://token@example.org/a.tar.gz#x@y":           "https://…@example.org/a.tar.gz#x@y",
+		"git+https://example.org/a?ref=b@c#x":              "git+https://example.org/a?ref=b@c#x",
+		"git+ssh://git@example.org/a#x":                    "git+ssh://git@example.org/a#x",
+		strings.Repeat("é", wire.MaxLabel):                 strings.Repeat("é", wire.MaxLabel/2),
+	} {
+		if got := label(installable); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
