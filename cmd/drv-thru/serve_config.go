@@ -85,7 +85,7 @@ func defaultServeConfig() serveConfig {
 // readConfig reads a configuration file on top of c.
 func (c *serveConfig) readConfig(path string) error {
 	if err := readJSON(path, c); err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return usagef("read configuration: %s", err)
 	}
 	return nil
 }
