@@ -106,7 +106,7 @@ func newBuildCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			if err := f.check(a, installables); err != nil {
+			if err := f.check(a); err != nil {
 				return err
 			}
 			return a.build(ctx, &f, installables)
@@ -141,7 +141,7 @@ func (f *buildFlags) permute(a *app, fs *flag.FlagSet, args []string) ([]string,
 	return out, nil
 }
 
-func (f *buildFlags) check(a *app, installables []string) error {
+func (f *buildFlags) check(a *app) error {
 	for name, p := range map[string]*pairs{"arg": &f.args, "argstr": &f.argstrs, "override-input": &f.overrides} {
 		if p.pending {
 			return usagef("--%s takes two words", name)
