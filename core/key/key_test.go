@@ -2,8 +2,11 @@ package key
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,6 +97,18 @@ func TestParseIDRefuses(t *testing.T) {
 	} {
 		if id, err := ParseID(text); !errors.Is(err, ErrBadID) {
 			t.Errorf("%s: got %v, %v", name, id, err)
+		}
+	}
+}
+
+func TestParseSecretRefuses(t *testing.T) {
+	good := secretOf(t, 1).Text()
+	for name, text := range map[string]string{
+		"empty": "", "ID": secretOf(t, 1).ID().String(), "short": good[:len(good)-8], "long": good + "aaaaaaaa",
+		"non-canonical": good[:len(good)-1] + "7", "line break": good[:30] + "\n" + good[30:],
+	} {
+		if s, err := ParseSecret(text); err == nil {
+			t.Errorf("%s: it is that of %s", name, s.ID())
 		}
 	}
 }
@@ -200,6 +215,60 @@ func TestTLSPinsBothEnds(t *testing.T) {
 	anonymous.Certificates = nil
 	if _, _, err, _ := handshake(t, server, anonymous); err == nil {
 		t.Error("server accepted a client without a certificate")
+	}
+	if _, err := PeerID(tls.ConnectionState{}); err == nil {
+		t.Error("nobody has an identity")
+	}
+
+	// A key of another kind is no identity.
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: certSerial, NotBefore: certNotBefore, NotAfter: certNotAfter}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := right.Clone()
+	foreign.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: signer}}
+	if _, _, _, err := handshake(t, server, foreign); err == nil {
+		t.Error("server accepted another kind of key")
+	}
+
+	for name, ends := range map[string]struct{ server, client *tls.Config }{
+		"client": {server, right.Clone()}, "server": {server.Clone(), right},
+	} {
+		old := ends.client
+		if name == "server" {
+			old = ends.server
+		}
+		old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
+		if _, _, _, err := handshake(t, ends.server, ends.client); err == nil {
+			t.Errorf("TLS 1.2 is enough if the %s wants no more", name)
+		}
+	}
+}
+
+// meanwhile does something when it is first read from.
+type meanwhile func()
+
+func (m meanwhile) Read(p []byte) (int, error) {
+	m()
+	return rand.Read(p)
+}
+
+// Of two who make a key at once, both have the same.
+func TestFileMadeMeanwhile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret.key")
+	first := secretOf(t, 1)
+	got, err := LoadOrCreateFile(path, meanwhile(func() {
+		if err := WriteFile(path, []byte(first.Text())); err != nil {
+			t.Error(err)
+		}
+	}))
+	if err != nil || got.ID() != first.ID() {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
