@@ -76,6 +76,7 @@ func TestFramesDamaged(t *testing.T) {
 		"longer":         {frame(9, make([]byte, 9)), 8, ErrFrame},
 		"shorter":        {frame(7, make([]byte, 7)), 8, ErrFrame},
 		"huge":           {frame(1<<31-1, nil), MaxSize, ErrFrame},
+		"huge zstd":      {frame(frameZstd|(MaxSize+1), make([]byte, MaxSize+1)), MaxSize, ErrFrame},
 		"empty zstd":     {frame(frameZstd, nil), 8, ErrFrame},
 		"not zstd":       {frame(frameZstd|5, []byte("hello")), 8, ErrFrame},
 		"unpacks larger": {frame(frameZstd|uint32(len(bomb)), bomb), MaxSize - 1, ErrFrame},
@@ -89,6 +90,9 @@ func TestFramesDamaged(t *testing.T) {
 	}
 	if err := NewFrameWriter(io.Discard).Raw(make([]byte, MaxSize+1)); err == nil {
 		t.Error("wrote too large a chunk")
+	}
+	if _, _, err := NewFrameReader(bytes.NewReader(frame(MaxSize+1, make([]byte, MaxSize+1)))).Next(nil, MaxSize+1); err == nil {
+		t.Error("read too large a chunk")
 	}
 }
 

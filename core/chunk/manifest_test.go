@@ -140,6 +140,7 @@ func TestManifestDamaged(t *testing.T) {
 		"total beyond 63 bits":        {begin.n(0).chunk(MinSize).n(0, 1<<63), MinSize},
 		"long number":                 {append(begin, 0x80, 0), 0},
 		"number beyond 64 bits":       {append(begin, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2), 0},
+		"number with bits lost":       {append(begin, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2).n(0, 0), 0},
 		"substitutions":               {one.n(MinSize).id().n(MinSize/RefLen+1, 0, 0), MinSize},
 		"reference out of range":      {one.n(MinSize).id().n(1, 0, 1), MinSize},
 		"substitution at the border":  {one.n(MinSize).id().n(1, MinSize, 0), 2 * MinSize},
@@ -174,6 +175,10 @@ func TestEncoderRefuses(t *testing.T) {
 		if err := m.Write(io.Discard); !errors.Is(err, ErrManifest) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	m := &Manifest{Chunks: []Chunk{{Size: MinSize}}, Size: MinSize + 1}
+	if err := m.Write(io.Discard); !errors.Is(err, ErrManifest) {
+		t.Errorf("another size than that of its chunks: %v", err)
 	}
 	if err := NewEncoder(io.Discard, []Ref{refs[1], refs[0]}).Close(); err == nil {
 		t.Error("unsorted references are written")
