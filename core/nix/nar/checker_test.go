@@ -197,14 +197,16 @@ func TestCheckerTellsTheTree(t *testing.T) {
 		"entry", "(", "name", "d", "node", "(", "type", "directory",
 		"entry", "(", "name", "f", "node", fileNode, ")", ")", ")",
 		"entry", "(", "name", "l", "node", "(", "type", "symlink", "target", "d/f", ")", ")",
-		"entry", "(", "name", "x", "node", "(", "type", "regular", "executable", "", "contents", "", ")", ")", ")")
+		"entry", "(", "name", "x", "node", "(", "type", "regular", "executable", "", "contents", "", ")", ")",
+		"entry", "(", "name", "y", "node", fileNode, ")", ")")
 	want := `0 "" 2 false 0 ""
 1 "d" 2 false 0 ""
 2 "f" 1 false 5 ""
 hello
 1 "l" 3 false 0 "d/f"
 1 "x" 1 true 0 ""
-`
+1 "y" 1 false 5 ""
+hello`
 	for _, n := range []int{0, 1, 7} {
 		var b strings.Builder
 		inFile := false
@@ -228,6 +230,18 @@ hello
 		}
 		if b.String() != want {
 			t.Errorf("in pieces of %d:\n%swant\n%s", n, b.String(), want)
+		}
+	}
+}
+
+// No handler is told of a file that no disk can hold.
+func TestCheckerSizes(t *testing.T) {
+	for _, size := range []uint64{1 << 63, 1<<64 - 1} {
+		told := false
+		c := nar.Checker{Handler: nar.Handler{Node: func(nar.Node) error { told = true; return nil }}}
+		_, err := c.Write(words(mg, "(", "type", "regular", "contents", size))
+		if !errors.Is(err, nar.ErrSyntax) || told {
+			t.Errorf("%d bytes: %v, told of them: %t", size, err, told)
 		}
 	}
 }
