@@ -232,6 +232,65 @@ func TestPunchAnswersAreBounded(t *testing.T) {
 	}
 }
 
+// Who answers a ping answers no answer to it, takes no address from one, and sends
+// nothing to where nothing may be sent.
+func TestPunchIsNoReflector(t *testing.T) {
+	e := open(t)
+	other, at := socket(t)
+	outside := netip.MustParseAddrPort("10.1.2.3:4000")
+	p, err := e.Punch(wire.PathToken{6}, here, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.packet(wire.PunchPong, at)
+	p.packet(wire.PunchPing, outside)
+	p.Aim([]netip.AddrPort{outside})
+	if len(p.peers) != 0 || p.pongs != 0 || len(p.heard) != 0 {
+		t.Errorf("peers %v, %d answers", p.peers, p.pongs)
+	}
+	p.Aim([]netip.AddrPort{at})
+	for range 3 {
+		p.packet(wire.PunchPong, at)
+	}
+	if packets, _ := count(t, other); packets != 0 || len(p.heard) != 1 {
+		t.Errorf("%d answers to answers, heard %d times", packets, len(p.heard))
+	}
+	// Nor does it know whom it does not answer.
+	p.extra = maxReflexive
+	e.budget = Bucket{}
+	late := netip.AddrPortFrom(at.Addr(), 4000)
+	if p.packet(wire.PunchPing, late); e.isKnown(late) || !e.isKnown(at) {
+		t.Error("somebody is known who has shown nothing, or nobody")
+	}
+}
+
+// Strangers who want to connect have to show that they get what is sent to them.
+func TestKnown(t *testing.T) {
+	e := open(t)
+	at := func(i int) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(i)) }
+	verifies := func(i int) bool { return e.quic.VerifySourceAddress(net.UDPAddrFromAddrPort(at(i))) }
+	now := time.Now()
+	long := now.Add(-knownFor - time.Second)
+	e.know(at(1), now)
+	e.know(at(2), long)
+	if verifies(1) || !verifies(2) || !verifies(3) {
+		t.Error("known for too long, or not at all")
+	}
+	for i := range 2 * maxKnown {
+		e.know(at(10+i), now)
+	}
+	if len(e.known) > maxKnown {
+		t.Errorf("%d are known", len(e.known))
+	}
+	clear(e.known)
+	for i := range maxKnown {
+		e.know(at(10+i), long)
+	}
+	if e.know(at(3), now); verifies(3) {
+		t.Error("there is no room for somebody new")
+	}
+}
+
 func FuzzPacket(f *testing.F) {
 	f.Add(wire.AppendPunch(nil, wire.PathToken{1}, wire.PunchPing))
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingSuccess, &stun.XORMappedAddress{IP: net.IPv4(192, 0, 2, 1), Port: 7}).Raw)

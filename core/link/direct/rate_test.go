@@ -51,4 +51,14 @@ func TestQuota(t *testing.T) {
 	if !q.Take(1, now) || q.Take(2, now) {
 		t.Error("all together are not bounded")
 	}
+	// Who has no more takes none from the others.
+	q = Quota[int]{Each: Bucket{Burst: 1}, All: Bucket{Burst: 2}}
+	for i := range 9 {
+		if q.Take(1, now) != (i == 0) {
+			t.Errorf("take %d of one", i)
+		}
+	}
+	if !q.Take(2, now) {
+		t.Error("one has taken what is for all")
+	}
 }

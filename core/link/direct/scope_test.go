@@ -51,6 +51,10 @@ func TestScopeAllows(t *testing.T) {
 			t.Errorf("%s: got %t", text, got)
 		}
 	}
+	// A network of two hosts has no address of its own (RFC 3021).
+	if pair := (Scope{Own: prefixes("192.168.7.2/31")}); !pair.Allows(netip.MustParseAddrPort("192.168.7.3:40000")) {
+		t.Error("the other end of a network of two is refused")
+	}
 	if home.Allows(netip.AddrPort{}) {
 		t.Error("no address is allowed")
 	}
@@ -76,8 +80,15 @@ func TestOwnCandidates(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	seen := netip.MustParseAddrPort("203.0.113.9:7")
-	got := Candidates([]netip.AddrPort{seen, {}}, want[:2], 7)
+	got := Candidates([]netip.AddrPort{seen, {}, netip.AddrPortFrom(want[3], 0)}, want[:2], 7)
 	if !slices.Equal(got, []netip.AddrPort{seen, netip.MustParseAddrPort("192.168.1.20:7")}) {
 		t.Errorf("got %v", got)
+	}
+	var many []netip.AddrPort
+	for i := range 2 * wire.MaxCandidates {
+		many = append(many, netip.AddrPortFrom(want[0], uint16(1+i)))
+	}
+	if got := Candidates(many, want, 7); !slices.Equal(got, many[:wire.MaxCandidates]) {
+		t.Errorf("%d are told", len(got))
 	}
 }
