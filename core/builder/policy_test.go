@@ -174,6 +174,11 @@ func TestNarrowedLimitsBite(t *testing.T) {
 						}
 					}
 					wantCode(t, err, tt.code)
+					// What is known before the use is spent is said before.
+					early := tt.code == wire.CodeUploadLimit || !upload && (tt.code == wire.CodeSystemDenied || tt.code == wire.CodeFixedOutput)
+					if early != (e.used(c) == 0) {
+						t.Errorf("%d uses are spent", e.used(c))
+					}
 				})
 			}
 		}

@@ -304,6 +304,9 @@ func TestTicketDenials(t *testing.T) {
 			var info wire.Info
 			wantCode(t, tt.client.JSON(http.MethodGet, "/v1/info", nil, &info), tt.code)
 			wantCode(t, tt.client.JSON(http.MethodPost, "/v1/plan", wire.PlanRequest{}, &wire.Plan{}), tt.code)
+			// Before its document, which may be long, is looked at.
+			_, err = tt.client.Do(http.MethodPut, "/v1/builds/"+string(bt.ID(1)), strings.NewReader("junk"))
+			wantCode(t, err, tt.code)
 		})
 	}
 	var info wire.Info
@@ -345,6 +348,18 @@ func TestRevokedTicketReadsNothing(t *testing.T) {
 	other.ID = c.ID
 	_, err = other.Do(http.MethodGet, path, nil)
 	wantCode(t, err, wire.CodeTicketRevoked)
+}
+
+// Whoever has got hold of somebody's ticket that is bound reads nothing with it.
+func TestBoundTicketReadsNothing(t *testing.T) {
+	e := start(t)
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Bind = key.ID{1} })
+	if r := e.build(c, 1, small("a")...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	thief := &bt.Client{Server: e.server, ID: key.ID{2}, Secret: c.Secret}
+	_, err := thief.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil)
+	wantCode(t, err, wire.CodeTicketBound)
 }
 
 func TestExpiredTicketStillReads(t *testing.T) {
