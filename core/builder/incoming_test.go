@@ -225,6 +225,55 @@ func TestChunksTellNothingOfOthers(t *testing.T) {
 	}
 }
 
+// Trusted clients are told nothing of each other either.
+func TestTrustedClientsShareNoChunks(t *testing.T) {
+	e := start(t, func(c *builder.Config) {
+		c.Clients = map[key.ID]builder.TrustedClient{{70}: {Name: "one"}, {71}: {Name: "two"}}
+	})
+	one, two := &bt.Client{Server: e.server, ID: key.ID{70}}, &bt.Client{Server: e.server, ID: key.ID{71}}
+	secret := bt.Source("secret", noise(3, 1<<20))
+	e.begin(one, 1, secret)
+	if _, _, err := one.SendLarge(bt.ID(1), 0, secret); err != nil {
+		t.Fatal(err)
+	}
+	e.complete(one, 1, secret)
+	for id, c := range []*bt.Client{one, two} {
+		guess := bt.Source("guess", string(secret.Nar))
+		e.begin(c, uint32(10+id), guess)
+		all := bt.Cut(guess)
+		missing, err := c.PutManifest(bt.ID(uint32(10+id)), 0, all.Manifest)
+		if err != nil || (count(missing) == len(all.Chunks)) != (c == two) {
+			t.Errorf("%d of %d chunks are asked of client %d, %v", count(missing), len(all.Chunks), id, err)
+		}
+	}
+}
+
+// While an input arrives, its sender goes by one manifest.
+func TestOneManifestAtATime(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	src := bt.Source("src", noise(8, 600_000))
+	cut := bt.Cut(src)
+	other, err := chunk.ReadManifest(bytes.NewReader(cut.Manifest), int64(src.Info.NarSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Chunks[0].Size, other.Chunks[1].Size = other.Chunks[0].Size-100, other.Chunks[1].Size+100
+	other.Chunks[0].ID, other.Chunks[1].ID = chunk.ID{1}, chunk.ID{2}
+	liar := src
+	liar.Info.NarHash = nix.SumHash(nil)
+	if _, err := c.PutManifest(e.begin(c, 1, src), 0, cut.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.PutManifest(e.begin(c, 2, src), 0, rawManifest(other))
+	wantCode(t, err, wire.CodeConflict)
+	_, err = c.PutManifest(e.begin(c, 3, liar), 0, cut.Manifest)
+	wantCode(t, err, wire.CodeConflict)
+	if _, err := c.PutManifest(e.begin(c, 4, src), 0, cut.Manifest); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestChunksOutliveWhatBreaks(t *testing.T) {
 	text := noise(5, 2<<20)
 	src := bt.Source("src", text)

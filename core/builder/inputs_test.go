@@ -170,6 +170,7 @@ func TestHostileClosures(t *testing.T) {
 		{"bad path", func(r *wire.BuildRequest) { r.Closure[0].Path += "/.." }, wire.CodeBadRequest},
 		{"twice", func(r *wire.BuildRequest) { r.Closure = append(r.Closure, r.Closure[0]) }, wire.CodeBadRequest},
 		{"bad hash", func(r *wire.BuildRequest) { r.Closure[0].NarHash = "x" }, wire.CodeBadRequest},
+		{"hash in hex", func(r *wire.BuildRequest) { r.Closure[0].NarHash = src.Info.NarHash.Hex() }, wire.CodeBadRequest},
 		{"no size", func(r *wire.BuildRequest) { r.Closure[0].NarSize = 0 }, wire.CodeBadRequest},
 		{"huge size", func(r *wire.BuildRequest) { r.Closure[0].NarSize = 1 << 63 }, wire.CodeBadRequest},
 		{"forward reference", func(r *wire.BuildRequest) { r.Closure[0].References = []int{1} }, wire.CodeInputReferences},
@@ -239,6 +240,77 @@ func TestDerivationIsChecked(t *testing.T) {
 			}
 			wantCode(t, err, tt.code)
 		})
+	}
+}
+
+// What a stranger writes of a path that its contents make does not come into the store,
+// and what is no derivation for sure is refused before a use is spent.
+func TestContentAddressedInputs(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	objects := small("a")
+	for i := range objects {
+		objects[i].Info.Sigs = []string{"cache-1:AAAA"}
+	}
+	if r := e.build(c, 1, objects...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	for _, o := range objects {
+		infos, err := e.store.PathInfos(t.Context(), []nix.Path{o.Info.Path})
+		if err != nil || len(infos) != 1 || len(infos[o.Info.Path].Sigs) > 0 {
+			t.Errorf("%+v, %v", infos, err)
+		}
+	}
+	_, err := c.Put(bt.ID(2), bt.Request(bt.Source("fixed.drv", "no derivation")))
+	wantCode(t, err, wire.CodeInputDerivation)
+	// One that is far too long is not even read.
+	huge, _ := bt.Derivation(bt.Drv{Name: "huge", Inputs: []nix.Path{objects[1].Info.Path}, Sources: []nix.Path{objects[0].Info.Path}})
+	huge.Info.NarSize = 33 << 20
+	b, err := c.Put(bt.ID(3), bt.Request(objects[0], objects[1], huge))
+	if err != nil || !slices.Equal(b.Wanted, []int{2}) {
+		t.Fatalf("%v are wanted, %v", b.Wanted, err)
+	}
+	head := bt.Frame(2, nil)
+	binary.BigEndian.PutUint64(head[4:], huge.Info.NarSize)
+	_, err = c.Send(b.ID, head)
+	wantCode(t, err, wire.CodeInputDerivation)
+}
+
+// The frames of one request rise.
+func TestInputsComeInOrder(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	one, two := bt.Source("one", "1"), bt.Source("two", "2")
+	top, _ := bt.Derivation(bt.Drv{Name: "top", Sources: []nix.Path{one.Info.Path, two.Info.Path}})
+	b, err := c.Put(bt.ID(1), bt.Request(one, two, top))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Send(b.ID, bt.Frame(1, two.Nar), bt.Frame(0, one.Nar))
+	wantCode(t, err, wire.CodeInputReferences)
+}
+
+// The disk space that an input was promised is given back when the input is bad.
+func TestInputsGiveRoomBack(t *testing.T) {
+	const reserve = 1 << 30
+	e := start(t, func(c *builder.Config) { c.MinFree = reserve })
+	c := e.holder(1)
+	src := bt.Source("src", strings.Repeat("x", 100_000))
+	objects, size := withSource(src), src.Info.NarSize
+	b, err := c.Put(bt.ID(1), bt.Request(objects...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.setFree(reserve + 2*size - 1) // it is there twice for a while
+	_, err = c.Send(b.ID, bt.Frame(0, src.Nar))
+	wantCode(t, err, wire.CodeDisk)
+	e.setFree(reserve + 3*size)
+	bad := slices.Clone(src.Nar)
+	bad[200] ^= 1
+	_, err = c.Send(b.ID, bt.Frame(0, bad))
+	wantCode(t, err, wire.CodeInputHash)
+	if _, err = c.SendWanted(b, objects...); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -353,6 +425,56 @@ func TestUploadLimit(t *testing.T) {
 		r.Limits.MaxUploadBytes = ticket.Size(objects[0].Info.NarSize + objects[1].Info.NarSize)
 	})
 	if r := e.build(enough, 2, objects...); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
+// What is collected while it has no roots gets some and is sent again, and counts again.
+func TestCollectedInputsAreSentAgain(t *testing.T) {
+	store := new(rootedStore)
+	e := start(t, func(c *builder.Config) {
+		store.Store = c.Store.(*bt.Store)
+		c.Store = store
+	})
+	one, two := bt.Source("one", strings.Repeat("1", 3000)), bt.Source("two", strings.Repeat("2", 2000))
+	top, _ := bt.Derivation(bt.Drv{Name: "top", Sources: []nix.Path{one.Info.Path, two.Info.Path}})
+	again := func(c *bt.Client, id uint32) wire.Build {
+		t.Helper()
+		b, err := c.Put(bt.ID(id), bt.Request(one, two, top))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Send(b.ID, bt.Frame(0, one.Nar), bt.Frame(1, two.Nar)); err != nil {
+			t.Fatal(err)
+		}
+		e.store.OnImport = func(nix.PathInfo) error { return errors.New("the connection breaks") }
+		_, err = c.Send(b.ID, bt.Frame(2, top.Nar))
+		wantCode(t, err, wire.CodeStore)
+		e.store.OnImport = nil
+		e.store.Delete(one.Info.Path)
+		e.store.Delete(two.Info.Path)
+		// That they are gone is found out by whoever sends next.
+		store.rooted = nil
+		if b, err = c.Send(b.ID); err != nil || !slices.Equal(b.Wanted, []int{0, 1, 2}) {
+			t.Fatalf("%v are wanted, %v", b.Wanted, err)
+		}
+		if len(store.rooted) != 1 || len(store.rooted[0]) != 3 {
+			t.Errorf("rooted %s", store.rooted)
+		}
+		return b
+	}
+	limited := e.holder(1, func(r *builder.TicketRecord) {
+		r.Limits.MaxUploadBytes = ticket.Size(2*one.Info.NarSize + two.Info.NarSize)
+	})
+	b := again(limited, 1)
+	_, err := limited.Send(b.ID, bt.Frame(0, one.Nar), bt.Frame(1, two.Nar))
+	wantCode(t, err, wire.CodeUploadLimit)
+	e.store.Delete(one.Info.Path)
+	c := e.holder(2)
+	if _, err := c.SendWanted(again(c, 2), one, two, top); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.finish(c, 2); r.Error != nil {
 		t.Error(r.Error)
 	}
 }
