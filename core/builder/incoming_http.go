@@ -53,7 +53,7 @@ func (s *Service) largeInput(r *http.Request, c *caller) (*largeInput, error) {
 	switch {
 	case b.rec.State.Ended() && b.rec.Result != nil && b.rec.Result.Error != nil:
 		return nil, b.rec.Result.Error
-	case b.closure == nil || i < 0 || i >= len(b.closure.infos) || !b.wanted[i]:
+	case b.closure == nil || !b.wanted[i]:
 		return nil, wire.Errorf(wire.CodeInputUnasked, "entry %d of the closure", i)
 	}
 	info := b.closure.infos[i]

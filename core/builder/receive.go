@@ -98,7 +98,7 @@ func (rx *receiver) expect(i int, size uint64) (nix.PathInfo, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	cl := b.closure
-	if cl == nil || i < 0 || i >= len(cl.infos) || !b.wanted[i] {
+	if cl == nil || !b.wanted[i] {
 		return nix.PathInfo{}, wire.Errorf(wire.CodeInputUnasked, "entry %d of the closure", i)
 	}
 	info := cl.infos[i]
