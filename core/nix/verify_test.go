@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -211,16 +212,25 @@ func TestVerifierMethods(t *testing.T) {
 			t.Errorf("flat %s of the NAR: %v", algo, err)
 		}
 	}
-	// Of more than one file, the contents one after another are nobody's address.
-	var c nar.Checker
-	var all []byte
-	c.Handler.Contents = func(p []byte) error { all = append(all, p...); return nil }
-	if _, err := c.Write(tree); err != nil || len(all) == 0 {
-		t.Fatal(err)
+	// A directory's only file is not the path's.
+	var folder bytes.Buffer
+	for _, w := range []string{"nix-archive-1", "(", "type", "directory", "entry", "(", "name", "a", "node"} {
+		folder.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(w))))
+		folder.WriteString(w)
+		folder.Write(make([]byte, -len(w)&7))
 	}
-	for _, method := range []nix.CAMethod{nix.CAFlat, nix.CAText} {
-		if _, err := verify(caInfo(t, "x", method, nix.SHA256, all, tree), tree, 0); !errors.Is(err, nix.ErrContentAddress) {
-			t.Errorf("%s the files of a tree: %v", method, err)
+	folder.Write(plain[len("nix-archive-1")+8+3:])
+	for range 2 {
+		folder.WriteString("\x01\x00\x00\x00\x00\x00\x00\x00)\x00\x00\x00\x00\x00\x00\x00")
+	}
+	for _, method := range []nix.CAMethod{nix.CAFlat, nix.CAText, nix.CANar} {
+		hashed := []byte("hello\n")
+		if method == nix.CANar {
+			hashed = folder.Bytes()
+		}
+		_, err := verify(caInfo(t, "x", method, nix.SHA256, hashed, folder.Bytes()), folder.Bytes(), 0)
+		if method == nix.CANar && err != nil || method != nix.CANar && !errors.Is(err, nix.ErrContentAddress) {
+			t.Errorf("%s a directory with one file: %v", method, err)
 		}
 	}
 	for name, archive := range map[string][]byte{"program": program, "tree": tree, "other": fileNar("other\n", false)} {

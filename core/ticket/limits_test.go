@@ -18,7 +18,7 @@ func TestDuration(t *testing.T) {
 			t.Errorf("%s prints as %s", text, got)
 		}
 	}
-	for _, text := range []string{"", "0s", "5", "-1s", "1.5h", "1h 30m", "30m1h", "1w", "s", "106752d", "106751d24h", "99999999999999999999s", "1s1s"} {
+	for _, text := range []string{"", "0s", "5", "-1s", "1.5h", "1h 30m", "30m1h", "1w", "s", "106752d", "106751d24h", "106751d2562047h153722867m", "99999999999999999999s", "1s1s"} {
 		if got, err := ParseDuration(text); err == nil {
 			t.Errorf("%q is taken as %s", text, got)
 		}
