@@ -25,7 +25,7 @@ type Info struct {
 	Active     int        `json:"active"`
 	Waiting    int        `json:"waiting"`
 	Ticket     *TicketUse `json:"ticket,omitempty"`
-	// CAStore tells that the daemon has the ca-derivations feature enabled.
+	// CADerivations tells that the daemon has the ca-derivations feature enabled.
 	CADerivations bool `json:"ca_derivations,omitempty"`
 	// You is the client's own ID as the builder sees it.
 	You key.ID `json:"you"`

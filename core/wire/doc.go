@@ -215,7 +215,8 @@
 //
 // # Limits
 //
-// limits.go names every limit. A peer that exceeds one is answered with
-// [CodeTooLarge] or cut off; nothing is allocated by a length that a peer
-// stated before the bytes arrived.
+// limits.go names those that every peer may rely on. A builder may also bound what a
+// document has in all, as package builder does (closure.go). A peer that exceeds a
+// limit is answered with [CodeTooLarge] or cut off; nothing is allocated by a length
+// that a peer stated before the bytes arrived.
 package wire

@@ -49,13 +49,17 @@ var limitsInDocs = map[string]string{
 	"MaxClosureDocument":    size(wire.MaxClosureDocument),
 	"MaxClosurePaths":       strconv.Itoa(wire.MaxClosurePaths),
 	"MaxReferences":         strconv.Itoa(wire.MaxReferences),
+	"MaxElement":            size(wire.MaxElement),
+	"MaxFields":             strconv.Itoa(wire.MaxFields),
 	"MaxRoots":              strconv.Itoa(wire.MaxRoots),
+	"MaxLabel":              size(wire.MaxLabel),
 	"MaxEventLine":          size(wire.MaxEventLine),
 	"MaxLogPiece":           size(wire.MaxLogPiece),
 	"MaxNarInfo":            size(wire.MaxNarInfo),
 	"ChunkedInput":          size(wire.ChunkedInput),
 	"MaxInputChunks":        strconv.Itoa(wire.MaxInputChunks),
 	"MaxInputManifest":      size(wire.MaxInputManifest),
+	"MaxMissingChunks":      size(wire.MaxMissingChunks),
 	"MaxInputChunkBytes":    size(wire.MaxInputChunkBytes),
 	"MaxChunksRequest":      strconv.Itoa(wire.MaxChunksRequest),
 	"MaxChunkBytesRequest":  size(wire.MaxChunkBytesRequest),
@@ -69,6 +73,7 @@ var limitsInDocs = map[string]string{
 	"RelayKeepalive":        wire.RelayKeepalive.String(),
 	"RelayDeadAfter":        wire.RelayDeadAfter.String(),
 	"EventKeepalive":        wire.EventKeepalive.String(),
+	"MaxQueueWait":          wire.MaxQueueWait.String(),
 }
 
 // size writes a number of bytes: "256 KiB".
@@ -103,5 +108,16 @@ func TestProtocolInDocs(t *testing.T) {
 	}
 	if len(rows) != len(limitsInDocs) {
 		t.Errorf("docs/protocol.md has %d limits, want %d", len(rows), len(limitsInDocs))
+	}
+	for _, file := range []string{"limits.go", "path.go", "relay.go"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\t((?:Relay)?Max\w+) += `).FindAllStringSubmatch(string(source), -1) {
+			if limitsInDocs[m[1]] == "" {
+				t.Errorf("docs/protocol.md has no row for %s of %s", m[1], file)
+			}
+		}
 	}
 }
