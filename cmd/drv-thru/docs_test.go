@@ -17,6 +17,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
+	"github.com/drv-thru/drv-thru/policy"
 )
 
 // README.md has a row for every key of serve's configuration, and for none that
@@ -81,6 +82,33 @@ var (
 // jsonKeys are the keys that a struct has in JSON, sorted.
 func jsonKeys(of reflect.Type) []string {
 	return slices.Sorted(maps.Keys(fieldsOf(of)))
+}
+
+// docs/policies.md has every code that a policy's failure may have for the owner, and
+// no other.
+func TestPolicyCodesInDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/policies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("../../policy/errors.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(page), "## What goes wrong\n")
+	var listed, codes []string
+	for _, m := range regexp.MustCompile("`(policy\\.\\w+)`").FindAllStringSubmatch(table, -1) {
+		listed = append(listed, m[1])
+	}
+	for _, m := range regexp.MustCompile(`Code = "(policy\.\w+)"`).FindAllStringSubmatch(string(source), -1) {
+		if m[1] != string(policy.CodeCanceled) { // of which no record is kept
+			codes = append(codes, m[1])
+		}
+	}
+	slices.Sort(listed)
+	if slices.Sort(codes); len(codes) == 0 || !slices.Equal(listed, codes) {
+		t.Errorf("docs/policies.md has the codes\n%q, and there are\n%q", listed, codes)
+	}
 }
 
 // The picture in docs/concepts.md is that of its source: "just picture" notes the
