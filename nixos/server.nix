@@ -223,7 +223,7 @@ in
     recentBuildsLimit = mkOption {
       type = types.ints.positive;
       default = 20;
-      description = "How many ended builds `drv-thru status` shows.";
+      description = "How many ended builds `drv-thru status` shows, and the builder remembers beyond {option}`services.drv-thru.server.keepOutputs`.";
     };
     trustedClients = mkOption {
       type = types.attrsOf (types.submodule clientOptions);
@@ -298,7 +298,7 @@ in
       type = types.listOf own.ipAddress;
       default = [ ];
       example = [ "203.0.113.7:7412" ];
-      description = "Further addresses that lead to {option}`services.drv-thru.server.listen`, such as a router's that forwards the port.";
+      description = "Further addresses that lead to {option}`services.drv-thru.server.listen`, such as a router's that forwards the port. Without any, the router is asked to forward it.";
     };
     stun = mkOption {
       type = types.listOf own.hostPort;

@@ -70,7 +70,7 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
 	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay; repeatable (default: this machine's addresses)")
 	fs.StringVar(&f.listen, "listen", "", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
-	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it; repeatable")
+	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it; repeatable (default: the router is asked to forward it)")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server; repeatable (default: the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
