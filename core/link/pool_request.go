@@ -86,6 +86,12 @@ func (p *pool) send(c *pooled, req *http.Request) (resp *http.Response, unread b
 		end()
 		return nil, body != nil && body.failed.Load(), err
 	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// No request asks for that. The transport has let go of the connection, and
+		// nothing would end a Read of the answer's body any more.
+		_ = resp.Body.Close()
+		resp.Body = http.NoBody
+	}
 	if resp.Close {
 		c.circuit.well.Store(true)
 	}
