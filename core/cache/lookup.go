@@ -10,8 +10,19 @@ import (
 	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-// defaultMaxPaths is how many paths a View with a Lookup remembers.
-const defaultMaxPaths = 20_000
+const (
+	// defaultMaxPaths is how many paths a View with a Lookup remembers.
+	defaultMaxPaths = 20_000
+	// averageInfo is how many bytes their narinfos may have on average: one may have
+	// 8 MiB, most have less than 1 KiB.
+	averageInfo = 4 << 10
+)
+
+// lookedUp is a path that was looked up.
+type lookedUp struct {
+	at    uint64 // the value of View.uses then
+	bytes int    // of its narinfo
+}
 
 // lookup asks ViewConfig.Lookup for the narinfo of a path, by the hash part, and
 // takes it in. The answer "no" is not remembered, and takes back an earlier "yes".
@@ -33,8 +44,7 @@ func (v *View) lookup(ctx context.Context, hash string) error {
 	if err != nil {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		delete(v.infos, hash)
-		delete(v.used, hash)
+		v.unlook(hash)
 		return err
 	}
 	infos, err := parseNarInfos([]string{text}, v.keys)
@@ -50,38 +60,48 @@ func (v *View) lookup(ctx context.Context, hash string) error {
 		return fs.ErrClosed
 	}
 	// It may have other signatures now, or another build of it may be there.
-	delete(v.infos, hash)
+	v.unlook(hash)
 	added := len(v.paths)
 	err = v.add(infos)
 	v.paths = v.paths[:added]
 	if err != nil {
-		delete(v.used, hash)
 		return err
 	}
 	v.uses++
-	v.used[hash] = v.uses
+	v.used[hash] = lookedUp{v.uses, len(text)}
+	v.looked += len(text)
 	// Paths that have other NARs each time do not become more, but their NARs do.
-	if len(v.used) > v.cfg.MaxPaths || len(v.order)-len(v.paths) > 2*v.cfg.MaxPaths {
+	if len(v.used) > v.cfg.MaxPaths || v.looked > v.cfg.MaxPaths*averageInfo || len(v.order)-len(v.paths) > 2*v.cfg.MaxPaths {
 		v.prune()
 	}
 	return nil
 }
 
+// unlook forgets the narinfo of a path that was looked up, if it is known; v.mu is
+// held.
+func (v *View) unlook(hash string) {
+	v.looked -= v.used[hash].bytes
+	delete(v.infos, hash)
+	delete(v.used, hash)
+}
+
 // prune forgets the paths that were looked up longest ago, a quarter of what may
-// be remembered, with those of their NARs that nobody uses; v.mu is held.
+// be remembered but never the last, with those of their NARs that nobody uses; v.mu
+// is held.
 func (v *View) prune() {
 	type use struct {
 		hash string
 		at   uint64
 	}
 	all := make([]use, 0, len(v.used))
-	for hash, at := range v.used {
-		all = append(all, use{hash, at})
+	for hash, u := range v.used {
+		all = append(all, use{hash, u.at})
 	}
 	slices.SortFunc(all, func(a, b use) int { return cmp.Compare(a.at, b.at) })
-	for _, u := range all[:max(0, len(all)-v.cfg.MaxPaths*3/4)] {
-		delete(v.infos, u.hash)
-		delete(v.used, u.hash)
+	most := v.cfg.MaxPaths * 3 / 4
+	for len(all) > 1 && (len(all) > most || v.looked > most*averageInfo) {
+		v.unlook(all[0].hash)
+		all = all[1:]
 	}
 	kept := make(map[string]bool, len(v.infos))
 	for _, info := range v.infos {

@@ -165,6 +165,34 @@ func TestLookupForgets(t *testing.T) {
 	}
 }
 
+// Long narinfos take no more memory than short ones, however many there are. The last
+// is there even if it is as long as all may be.
+func TestLookupOfLongNarInfos(t *testing.T) {
+	const most = 20
+	s := &shelf{texts: map[string]string{}}
+	v := lookupView(t, s, ViewConfig{MaxPaths: most})
+	for _, references := range []int{200, 2 * most * averageInfo / len(newPath(0, 1).info.Path.Base())} {
+		var refs []fakePath
+		for k := range references {
+			refs = append(refs, newPath(1000+k, 1))
+		}
+		for k := range 2 * most {
+			p := newPath(k, int64(k+1), refs...)
+			s.put(p)
+			if text, err := fs.ReadFile(v, nix.NarInfoURL(p.info.Path)); err != nil || len(text) == 0 {
+				t.Fatal(err)
+			}
+			bytes := 0
+			for _, info := range v.infos {
+				bytes += len(info.MarshalNarInfo())
+			}
+			if bytes > most*averageInfo && len(v.infos) > 1 || bytes != v.looked || len(v.used) != len(v.infos) {
+				t.Fatalf("%d bytes of %d narinfos are kept, %d of %d counted", bytes, len(v.infos), v.looked, len(v.used))
+			}
+		}
+	}
+}
+
 // A builder that says something else of a path each time takes no more memory than
 // one with many paths.
 func TestLookupOfFicklePath(t *testing.T) {

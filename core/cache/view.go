@@ -107,7 +107,8 @@ type View struct {
 	stats  Stats
 	infos  map[string]nix.PathInfo // by the path's hash part
 	paths  []nix.Path              // as added
-	used   map[string]uint64       // of looked up infos: the value of uses then
+	used   map[string]lookedUp
+	looked int // bytes of their narinfos
 	uses   uint64
 	nars   map[string]*narState // by hash
 	static map[string][]byte    // other files, by name
@@ -177,7 +178,7 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 		lastWindow:  slabs * 3 / 4,
 		firstWindow: min(firstWindow, slabs/2),
 		infos:       make(map[string]nix.PathInfo, len(narinfos)),
-		used:        make(map[string]uint64),
+		used:        make(map[string]lookedUp),
 		nars:        make(map[string]*narState, len(narinfos)),
 		pool:        pool{max: slabs},
 		runs:        make(map[*run]struct{}),
