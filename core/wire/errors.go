@@ -250,7 +250,7 @@ func ReadError(resp *http.Response) error {
 		return fmt.Errorf("builder answered %s without saying why", resp.Status)
 	}
 	e.Status = resp.StatusCode
-	e.Title = e.Code.Title()
+	e.Title = clean(e.Code.Title()) // an unknown code's is what the peer has sent
 	e.Detail, e.Hint = clean(e.Detail), clean(e.Hint)
 	return &e
 }

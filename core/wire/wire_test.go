@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -181,6 +182,30 @@ func TestReadErrorOfAnythingElse(t *testing.T) {
 			t.Errorf("%.20q: %v", body, err)
 		}
 	}
+}
+
+// FuzzReadError: whatever a peer answers, what is shown of it is of bounded length
+// and moves no cursor.
+func FuzzReadError(f *testing.F) {
+	f.Add([]byte(`{"code":"ticket.expired","status":200,"title":"fine","detail":"at noon\u001b[2J\r","hint":"ask\u009b2J"}`))
+	f.Add([]byte(`{"code":"of.tomorrow\u001b[2J","detail":"x"}`))
+	f.Add([]byte(`{"code":"` + strings.Repeat("x", 4*maxText) + `","hint":null}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		err := ReadError(&http.Response{Status: "403 Forbidden", StatusCode: http.StatusForbidden, Body: io.NopCloser(bytes.NewReader(body))})
+		var e *Error
+		if !errors.As(err, &e) {
+			if !strings.Contains(err.Error(), "403") {
+				t.Errorf("got %v", err)
+			}
+			return
+		}
+		if e.Code == "" || e.Status != http.StatusForbidden || len(err.Error())+len(e.Hint) > 4*maxText {
+			t.Errorf("got %d, %d bytes", e.Status, len(err.Error())+len(e.Hint))
+		}
+		if strings.ContainsFunc(err.Error()+e.Hint, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' }) {
+			t.Errorf("got %q", err)
+		}
+	})
 }
 
 func TestLogCarriesEveryByte(t *testing.T) {
