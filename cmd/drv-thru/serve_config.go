@@ -113,8 +113,10 @@ func (c *serveConfig) check(a *app) error {
 	switch {
 	case c.MaxConcurrent < 1:
 		return usagef("max_concurrent_builds must be at least 1")
-	case c.RecentBuilds < 0 || c.Cores < 0:
-		return usagef("recent_builds_limit and cores cannot be negative")
+	case c.RecentBuilds < 1:
+		return usagef("recent_builds_limit must be at least 1")
+	case c.Cores < 0:
+		return usagef("cores cannot be negative")
 	case c.MaxParallelFills < 0 || c.MaxParallelFills > maxParallelFills:
 		return usagef("output_cache_max_parallel_fills must be 1 to 16")
 	}
