@@ -234,9 +234,15 @@ broken
 	}
 }
 
+// FuzzListensThere: two users never listen at one address.
 func FuzzListensThere(f *testing.F) {
 	f.Add("0: 0100007F:1F90 0:0 0A 0 0 0 1000", uint32(1000))
+	f.Add("0: 0100007F:1F90 0:0 0A 0 0 0 1000\n1: 0100007F:1F90 0:0 0A 0 0 0 0\n", uint32(0))
+	f.Add("0: 0100007f:1f90 0:0 0A 0 0 0 01000\n1: 0100007F:1F91 0:0 0A 0 0 0 0\n", uint32(1000))
 	f.Fuzz(func(t *testing.T, table string, uid uint32) {
-		_ = listensThere(table, netip.MustParseAddrPort("127.0.0.1:8080"), uid)
+		at := netip.MustParseAddrPort("127.0.0.1:8080")
+		if listensThere(table, at, uid) == nil && listensThere(table, at, uid+1) == nil {
+			t.Errorf("both %d and the next listen", uid)
+		}
 	})
 }

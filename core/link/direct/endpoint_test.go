@@ -291,11 +291,42 @@ func TestKnown(t *testing.T) {
 	}
 }
 
+// FuzzPacket: whatever comes, and from wherever, nobody is kept waiting, and only
+// what can be sent to is told of.
 func FuzzPacket(f *testing.F) {
-	f.Add(wire.AppendPunch(nil, wire.PathToken{1}, wire.PunchPing))
-	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingSuccess, &stun.XORMappedAddress{IP: net.IPv4(192, 0, 2, 1), Port: 7}).Raw)
-	e := &Endpoint{}
-	f.Fuzz(func(_ *testing.T, p []byte) { e.packet(p, netip.MustParseAddrPort("192.0.2.1:4000")) })
+	token, id := wire.PathToken{1}, [stun.TransactionIDSize]byte{2}
+	f.Add(wire.AppendPunch(nil, token, wire.PunchPing), uint16(4000))
+	f.Add(wire.AppendPunch(nil, token, wire.PunchPong), uint16(1000))
+	f.Add(wire.AppendPunch(nil, wire.PathToken{}, wire.PunchPing), uint16(4000))
+	for _, ip := range []net.IP{net.IPv4(192, 0, 2, 1), net.ParseIP("2001:db8::1"), net.ParseIP("::ffff:192.0.2.1").To16()} {
+		f.Add(stun.MustBuild(stun.NewTransactionIDSetter(id), stun.BindingSuccess, &stun.XORMappedAddress{IP: ip, Port: 7}).Raw, uint16(3478))
+	}
+	peers := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:4000"), netip.MustParseAddrPort("192.0.2.1:22")}
+	f.Fuzz(func(t *testing.T, p []byte, port uint16) {
+		e := &Endpoint{ // whose budget allows no packet
+			stun: make(map[[stun.TransactionIDSize]byte]func(netip.AddrPort)), punches: make(map[wire.PathToken]*Punch), known: make(map[netip.AddrPort]time.Time),
+		}
+		punch, err := e.Punch(token, here, peers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.expect(id, func(at netip.AddrPort) {
+			if !at.IsValid() || at.Port() == 0 || at.Addr().Is4In6() {
+				t.Errorf("seen at %s", at)
+			}
+		})
+		for i := range 2 * uint16(cap(punch.heard)) {
+			e.packet(p, netip.AddrPortFrom(peers[0].Addr(), port+i))
+		}
+		if n := len(punch.heard); n > len(peers)+maxReflexive {
+			t.Errorf("%d addresses were heard of", n)
+		}
+		for len(punch.heard) > 0 {
+			if at := <-punch.heard; !here.Allows(at) {
+				t.Errorf("%s was heard of", at)
+			}
+		}
+	})
 }
 
 func TestWatch(t *testing.T) {
