@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -86,6 +87,9 @@ func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(con
 	if err != nil {
 		return err
 	}
+	// net/http prints what a builder has sent unasked, wherever the cursor is.
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(slog.NewLogLogger(r.log.Handler(), slog.LevelDebug).Writer())
 	ctx, stop := r.interruptible(ctx, told)
 	defer stop()
 	r.view = term.NewProgress(p, term.Config{Logs: f.logs, Alive: true, Nom: nom()})

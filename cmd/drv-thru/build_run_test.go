@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"log"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,5 +82,30 @@ func TestLabel(t *testing.T) {
 		if got := label(installable); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// What net/http says of a builder is for --verbose, and safe for a terminal.
+func TestNetHTTPIsNotHeard(t *testing.T) {
+	var past bytes.Buffer
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(&past)
+	for _, verbose := range []bool{false, true} {
+		var shown bytes.Buffer
+		a := &app{stderr: &shown, environ: []string{"HOME=" + t.TempDir()}}
+		err := a.watch(t.Context(), &buildFlags{verbose: verbose}, "", func(context.Context, *buildRun) error {
+			log.Print("unasked\x1b[2J")
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(shown.String(), "unasked") != verbose || strings.Contains(shown.String(), "\x1b") {
+			t.Errorf("verbose %t: %q", verbose, &shown)
+		}
+	}
+	log.Print("later")
+	if text := past.String(); strings.Contains(text, "unasked") || !strings.Contains(text, "later") {
+		t.Errorf("past the rows: %q", text)
 	}
 }
