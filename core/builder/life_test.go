@@ -161,6 +161,17 @@ func TestBuiltAlreadyNeedsNoSlot(t *testing.T) {
 	if r := e.build(e.holder(2), 3, done...); r.Error != nil {
 		t.Error(r.Error)
 	}
+	// What would have to be fetched needs one.
+	fetched, out := bt.Derivation(bt.Drv{Name: "fetched"})
+	e.store.Add(fetched)
+	e.store.AddUpstream(bt.Built(out["out"], "from a cache"))
+	if _, err := a.Put(bt.ID(4), bt.Request(fetched)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it waits", func() bool { return e.state(a, 4) == wire.StateQueued })
+	if b, err := a.Get(bt.ID(4)); err != nil || b.State != wire.StateQueued {
+		t.Errorf("%s, %v", b.State, err)
+	}
 }
 
 func TestCancel(t *testing.T) {
@@ -428,6 +439,30 @@ func TestOutputLimit(t *testing.T) {
 
 // What a machine of the daemon's has built is copied here, like what comes from a
 // cache, but without a signature.
+// The builder's own limit and the ticket's both hold, to the byte.
+func TestSmallestOutputLimit(t *testing.T) {
+	size := ticket.Size(bt.Built(bt.Source("x", "").Info.Path, "output").Info.NarSize)
+	for _, tt := range []struct {
+		own, ticket ticket.Size
+		code        wire.Code
+	}{
+		{size, 0, ""}, {0, size, ""}, {size, size, ""}, {0, 0, ""},
+		{size - 1, 0, wire.CodeOutputLimit}, {0, size - 1, wire.CodeOutputLimit},
+		{size - 1, size, wire.CodeOutputLimit}, {size, size - 1, wire.CodeOutputLimit},
+	} {
+		e := start(t, func(c *builder.Config) { c.MaxOutputBytes = tt.own })
+		e.store.Contents = func(string) string { return "output" }
+		c := e.holder(1, func(r *builder.TicketRecord) { r.Limits.MaxOutputBytes = tt.ticket })
+		var code wire.Code
+		if r := e.build(c, 1, small("x")...); r.Error != nil {
+			code = r.Error.Code
+		}
+		if code != tt.code {
+			t.Errorf("%d of the builder, %d of the ticket: %q", tt.own, tt.ticket, code)
+		}
+	}
+}
+
 func TestOutputLimitOfMachines(t *testing.T) {
 	secret, public, err := signature.GenerateKeypair("cache-1", rand.Reader)
 	if err != nil {

@@ -5,11 +5,59 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
+
+// checkedStore notes how builds are to be checked.
+type checkedStore struct {
+	*bt.Store
+	opts []builder.BuildOptions
+}
+
+type checkedSession struct {
+	builder.Session
+	s *checkedStore
+}
+
+func (s *checkedStore) Session(ctx context.Context) (builder.Session, error) {
+	session, err := s.Store.Session(ctx)
+	return &checkedSession{session, s}, err
+}
+
+func (c *checkedSession) Build(ctx context.Context, targets []daemon.DerivedPath, opts builder.BuildOptions, sink daemon.Sink) ([]daemon.BuildResult, error) {
+	if opts.Check {
+		c.s.opts = append(c.s.opts, opts)
+	}
+	return c.Session.Build(ctx, targets, opts, sink)
+}
+
+// What differs stays on the disk for trusted clients only: it counts against no limit.
+func TestStrangersKeepNothingThatDiffers(t *testing.T) {
+	store := new(checkedStore)
+	e := start(t, func(c *builder.Config) {
+		store.Store = c.Store.(*bt.Store)
+		c.Store = store
+		c.Clients = map[key.ID]builder.TrustedClient{{70}: {Name: "trusted"}}
+	})
+	for id, c := range []*bt.Client{e.holder(1), {Server: e.server, ID: key.ID{70}}} {
+		req := bt.Request(e.one("x"))
+		req.Mode = wire.ModeCheck
+		if _, err := c.Put(bt.ID(uint32(id)), req); err != nil {
+			t.Fatal(err)
+		}
+		if r := e.finish(c, uint32(id)); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	if len(store.opts) != 2 || store.opts[0].KeepDiffering || !store.opts[1].KeepDiffering {
+		t.Errorf("%+v", store.opts)
+	}
+}
 
 // What was never built here is built twice, so that there is something to compare
 // with; what is there already once more, and what fails not again.

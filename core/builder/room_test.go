@@ -78,6 +78,16 @@ func TestTurnsAreGivenBack(t *testing.T) {
 	}
 }
 
+// What has the network of the builder's host counts as a fixed output.
+func TestImpureHasTheNetwork(t *testing.T) {
+	for want, o := range map[bool]nix.Output{true: {HashAlgo: "r:sha256", Hash: "impure"}, false: {HashAlgo: "r:sha256"}} {
+		p, err := plan("/nix/store/00000000000000000000000000000000-x.drv", &nix.Derivation{Outputs: map[string]nix.Output{"out": o}})
+		if err != nil || p.FixedOutput != want {
+			t.Errorf("%+v: %+v, %v", o, p, err)
+		}
+	}
+}
+
 func TestOnlyOutputsCount(t *testing.T) {
 	b := new(build)
 	b.countOutputs([]nix.PathInfo{{Path: "a", NarSize: 1}, {Path: "b", NarSize: 10}, {Path: "c", NarSize: 100}}, []nix.Path{"a", "c"})

@@ -331,7 +331,8 @@ func TestVersionIsChecked(t *testing.T) {
 func TestRevokedTicketReadsNothing(t *testing.T) {
 	e := start(t)
 	c := e.holder(1)
-	if r := e.build(c, 1, small("a")...); r.Error != nil {
+	r := e.build(c, 1, small("a")...)
+	if r.Error != nil {
 		t.Fatal(r.Error)
 	}
 	tk, err := e.records.Ticket(t.Context(), c.Secret.ID())
@@ -348,6 +349,8 @@ func TestRevokedTicketReadsNothing(t *testing.T) {
 	other.ID = c.ID
 	_, err = other.Do(http.MethodGet, path, nil)
 	wantCode(t, err, wire.CodeTicketRevoked)
+	_, err = other.Do(http.MethodGet, "/v1/cache/narinfo/"+nix.Path(r.Outputs[0].Path).Hash(), nil)
+	wantCode(t, err, wire.CodeNotFound)
 }
 
 // Whoever has got hold of somebody's ticket that is bound reads nothing with it.
