@@ -125,13 +125,13 @@ func (t *TicketRecord) CheckHolder(client key.ID) error {
 	return nil
 }
 
-// Check tells whether client may start a build with the ticket now. reuse says
-// that its use is spent already.
+// Check tells whether client may start a build with the ticket now. reuse says that
+// it was admitted before an interruption: then it has spent its use, in time.
 func (t *TicketRecord) Check(client key.ID, now time.Time, reuse bool) error {
 	switch {
 	case !t.Revoked.IsZero():
 		return wire.CodeTicketRevoked.Err()
-	case !t.Expires.IsZero() && !now.Before(t.Expires):
+	case !reuse && !t.Expires.IsZero() && !now.Before(t.Expires):
 		return wire.Errorf(wire.CodeTicketExpired, "at %s", t.Expires.UTC().Format(time.RFC3339))
 	case !t.Bind.IsZero() && t.Bind != client:
 		return wire.CodeTicketBound.Err()

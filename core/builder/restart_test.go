@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
@@ -86,6 +87,31 @@ func TestRestart(t *testing.T) {
 	if _, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil); err != nil {
 		t.Error(err)
 	}
+}
+
+// A build that was admitted in time is asked for again after a restart, and its ticket
+// has expired meanwhile.
+func TestRestartAfterExpiry(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	object := e.one("1")
+	ev := e.put(c, 1, object)
+	<-g.begun
+	ev.Close()
+	e.stop()
+	e.advance(2 * time.Hour)
+	e.run()
+	c.Server = e.server
+	close(g.open)
+	if _, err := c.Put(bt.ID(1), bt.Request(object)); err != nil {
+		t.Fatal(err)
+	}
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+	_, err := c.Put(bt.ID(2), bt.Request(object))
+	wantCode(t, err, wire.CodeTicketExpired)
 }
 
 // awaitPhase reads events until the build has come so far.
