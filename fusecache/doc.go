@@ -2,15 +2,16 @@
 // file:// URLs ([Mount], Linux), or as a loopback HTTP server for http:// URLs
 // ([ServeHTTP]) where FUSE cannot be had.
 //
-// NARs that are still coming are opened for direct I/O: each read of a process is
+// NARs that come from the builder are opened for direct I/O: each read of a process is
 // one request, answered straight from the View's buffers with one copy. They do
 // not go through the page cache, because a NAR that is not complete cannot be
 // mapped safely (a page that fails to come is a SIGBUS), and because an import
 // reads each byte once. Nix 2.29 and later try to map a NAR, are refused, and read
 // instead. Everything else is complete, and cached by the kernel: narinfos and
-// their like, and the NARs that a [Disk] has kept. A mount that lasts has one: a NAR
-// that was read whole is kept in a file, and shown from there once its hash has
-// been checked, also when the builder cannot be reached.
+// their like, NARs of up to 32 KiB whose bytes are here, and those that a [Disk] has
+// kept. A mount that lasts has one: a NAR that was read whole is kept in a file, and
+// shown from there once its hash has been checked, also when the builder cannot be
+// reached.
 //
 // A read can be interrupted and ends within the View's ReadTimeout, with EIO.
 // Names that do not exist are not cached, so a path that appears is found. How many
