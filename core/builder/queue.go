@@ -68,6 +68,7 @@ func (q *queue) leave(p *place) (granted bool) {
 		i := slices.Index(q.waiting, p)
 		if granted = i < 0; !granted {
 			q.waiting = slices.Delete(q.waiting, i, i+1)
+			p.position = 0
 		}
 	})
 	return granted

@@ -107,6 +107,9 @@ func TestQueuePositions(t *testing.T) {
 		t.Error("b was granted a slot")
 	}
 	check("0 1 1 1")
+	if n := q.positionOf(b); n != 0 {
+		t.Errorf("b has left, and has position %d", n)
+	}
 	if !q.leave(c) {
 		t.Error("c was granted none")
 	}
