@@ -79,7 +79,7 @@ func phaseText(b *builder.BuildStatus) string {
 	if b.Position > 0 {
 		phase += fmt.Sprintf(" (%d.)", b.Position)
 		if b.WaitSeconds > 0 {
-			phase += ", about " + term.About(seconds(b.WaitSeconds))
+			phase += ", " + term.Within(seconds(b.WaitSeconds))
 		}
 	}
 	if b.Result != nil && b.Result.Error != nil && b.Result.Error.Code != "" {

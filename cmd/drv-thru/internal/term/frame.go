@@ -121,14 +121,10 @@ func (v *Progress) alive(now time.Time) string {
 
 // waitText tells how long the place in the queue may last, if that is known.
 func (v *Progress) waitText(now time.Time) string {
-	switch left := v.turn.Sub(now); {
-	case v.turn.IsZero():
+	if v.turn.IsZero() {
 		return ""
-	case left < time.Second:
-		return ", any moment"
-	default:
-		return ", about " + About(left)
 	}
+	return ", " + Within(v.turn.Sub(now))
 }
 
 // jobRows are the tree of builds, in at most so many rows: first those that

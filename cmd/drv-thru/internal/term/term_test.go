@@ -111,6 +111,17 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+func TestWithin(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		400 * time.Millisecond: "any moment", 2500 * time.Millisecond: "about 3.0 s", 40 * time.Second: "about 40 s",
+		250 * time.Second: "about 4 m", 2*time.Hour + 5*time.Minute: "about 2 h 5 m",
+	} {
+		if got := Within(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}
+
 func TestFit(t *testing.T) {
 	for _, c := range []struct {
 		text    string

@@ -39,15 +39,19 @@ func Span(d time.Duration) string {
 	return fmt.Sprintf("%d h %d m", d/time.Hour, d%time.Hour/time.Minute)
 }
 
-// About writes a duration that is not known well: "40 s", "4 m", "2 h 5 m".
-func About(d time.Duration) string {
-	if d < time.Minute {
-		return Span(d.Round(time.Second))
+// Within writes how long something may take that is not known well: "any moment",
+// "about 40 s", "about 4 m", "about 2 h 5 m".
+func Within(d time.Duration) string {
+	switch minutes := d.Round(time.Minute); {
+	case d < time.Second:
+		return "any moment"
+	case d < time.Minute:
+		return "about " + Span(d.Round(time.Second))
+	case minutes < time.Hour:
+		return fmt.Sprintf("about %d m", minutes/time.Minute)
+	default:
+		return "about " + Span(minutes)
 	}
-	if d = d.Round(time.Minute); d < time.Hour {
-		return fmt.Sprintf("%d m", d/time.Minute)
-	}
-	return Span(d)
 }
 
 // Count writes a number of things: "1 path", "3 paths".
