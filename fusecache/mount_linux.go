@@ -153,8 +153,8 @@ func (d *Device) Close() { d.fs.close() }
 // Dir returns the mount's directory, absolute.
 func (m *Mounted) Dir() string { return m.dir }
 
-// URL returns the binary cache's URL for Nix: file://<dir>.
-func (m *Mounted) URL() string { return "file://" + m.dir }
+// URL returns the binary cache's URL for Nix, a [FileURL].
+func (m *Mounted) URL() string { return FileURL(m.dir) }
 
 // Done is closed when the file system is served no more: after Unmount, or when
 // somebody else has unmounted it.

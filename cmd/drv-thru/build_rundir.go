@@ -7,12 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 // mountDir is a directory to mount on, with a lock that lives as long as its
@@ -24,10 +25,6 @@ type mountDir struct {
 
 const lockSuffix = ".lock"
 
-// notInURL is what no Nix takes in a file:// URL as it stands. Written as %20,
-// Nix 2.8 looks for a directory that is called so.
-var notInURL = regexp.MustCompile(`[^A-Za-z0-9/._~!$&'()*+,;=:@-]`)
-
 // runtimeDir returns the user's directory for mounts, which nobody else can
 // write to.
 func (a *app) runtimeDir() (string, error) {
@@ -37,8 +34,8 @@ func (a *app) runtimeDir() (string, error) {
 			dir = filepath.Join(base, "drv-thru")
 		}
 	}
-	if notInURL.MatchString(dir) {
-		return "", fmt.Errorf("make a place for mounts: Nix takes no file:// URL of %q; set XDG_RUNTIME_DIR", dir)
+	if fusecache.FileURL(dir) != "file://"+dir {
+		return "", fmt.Errorf("make a place for mounts: not every Nix takes a file:// URL of %q; set XDG_RUNTIME_DIR", dir)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", fmt.Errorf("make a place for mounts: %w", err)
