@@ -39,7 +39,7 @@ func newTicketRevokeCommand(a *app) *ffcli.Command {
 			}
 			text := "revoked"
 			if *cancel {
-				text = fmt.Sprintf("revoked, %d builds cancelled", r.Cancelled)
+				text = "revoked, " + term.Count(r.Cancelled, "build") + " cancelled"
 			}
 			_, err = fmt.Fprintln(a.stdout, text)
 			return err
