@@ -93,6 +93,8 @@ func (e *examination) network(ctx context.Context) {
 		e.add("network", slow, "let UDP out, and its answers in; builds work through relays meanwhile", "%s", natText(r.NAT))
 	case r.NAT == wire.NATSymmetric:
 		e.add("network", slow, "on the router, turn on UPnP or PCP, or turn off the randomizing of ports", "%s", natText(r.NAT))
+	case r.NAT == wire.NATUnknown:
+		e.add("network", known, "", "%s", natText(r.NAT))
 	default:
 		e.add("network", fine, "", "%s", natText(r.NAT))
 	}

@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"strings"
 	"testing"
+
+	"github.com/drv-thru/drv-thru/relay"
 )
 
 func TestFlaws(t *testing.T) {
@@ -62,6 +65,21 @@ func TestDoctorWithoutNix(t *testing.T) {
 	a.environ = []string{"https_proxy=http://proxy:3128"}
 	e.proxy()
 	if f := e.findings[len(e.findings)-1]; f.Check != "proxy" || !strings.Contains(f.Text, "HTTPS_PROXY") {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// One server, such as that of the only relay, does not tell what translates addresses.
+func TestDoctorOneSTUNServer(t *testing.T) {
+	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packets.Close()
+	go func() { _ = relay.New(relay.Config{}).ServeSTUN(packets.(*net.UDPConn)) }()
+	e := &examination{flags: &doctorFlags{}, stun: []string{packets.LocalAddr().String()}}
+	e.network(t.Context())
+	if f := e.findings[0]; f.Verdict != known || !strings.HasPrefix(f.Text, "not known: ") {
 		t.Errorf("found %+v", f)
 	}
 }
