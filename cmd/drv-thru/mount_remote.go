@@ -225,14 +225,14 @@ func (r *remote) first(ctx context.Context, most time.Duration) error {
 	return nil
 }
 
-// reach returns the API of a builder that is there; it waits a moment for one
-// that was there a moment ago. Nil: there is none.
-func (r *remote) reach(ctx context.Context) *client.API {
-	var patience <-chan time.Time
+// reach returns the API of a builder that is there; it waits for one that was there
+// less than patience ago, until then. Nil: there is none.
+func (r *remote) reach(ctx context.Context, patience time.Duration) *client.API {
+	var over <-chan time.Time
 	for {
 		r.mu.Lock()
 		api, up, changed := r.api, r.up, r.changed
-		left := hiccup - time.Since(r.since)
+		left := patience - time.Since(r.since)
 		r.mu.Unlock()
 		if up || left <= 0 || denied(r.reason()) {
 			if !up {
@@ -240,14 +240,14 @@ func (r *remote) reach(ctx context.Context) *client.API {
 			}
 			return api
 		}
-		if patience == nil {
+		if over == nil {
 			timer := time.NewTimer(left)
 			defer timer.Stop()
-			patience = timer.C
+			over = timer.C
 		}
 		select {
 		case <-changed:
-		case <-patience:
+		case <-over:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -261,9 +261,10 @@ func (r *remote) reason() error {
 	return r.err
 }
 
-// RoundTrip implements [http.RoundTripper] for NARs.
+// RoundTrip implements [http.RoundTripper] for NARs. It waits for as long as a read may:
+// whoever reads one has found its path, and gives up a whole build when that fails.
 func (r *remote) RoundTrip(req *http.Request) (*http.Response, error) {
-	api := r.reach(req.Context())
+	api := r.reach(req.Context(), r.cfg.readTimeout)
 	if api == nil {
 		if req.Body != nil {
 			_ = req.Body.Close()
@@ -296,7 +297,7 @@ func (r *remote) lookup(ctx context.Context, hash string) (string, error) {
 
 // ask asks the builder for a narinfo, unless that was done a moment ago.
 func (r *remote) ask(ctx context.Context, hash string) (string, error) {
-	api := r.reach(ctx)
+	api := r.reach(ctx, hiccup)
 	if api == nil {
 		return "", errOffline
 	}

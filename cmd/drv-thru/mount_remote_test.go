@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
@@ -73,6 +75,38 @@ func TestMountLookupInTime(t *testing.T) {
 	if r, err := lookup(ctx); !errors.Is(err, context.Canceled) || !r.up {
 		t.Errorf("interrupted: %v, up: %v", err, r.up)
 	}
+}
+
+// A NAR that is read while the builder is away, such as for the restart of a relay, comes
+// when it is back within the time of a read; a path that is looked up is missing soon.
+func TestMountReadsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRemote(&mountConfig{route: &route{}, readTimeout: 30 * time.Second}, nil, slog.New(slog.DiscardHandler))
+		r.up, r.api = true, &client.API{Bulk: answer("a NAR"), Base: link.BaseURL}
+		r.failed(client.ErrConnection)
+		time.Sleep(15 * time.Second)
+		if _, err := r.lookup(t.Context(), strings.Repeat("0", 32)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("lookup: %v", err)
+		}
+		read := make(chan error)
+		go func() {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, link.BaseURL, nil)
+			if err == nil {
+				_, err = r.RoundTrip(req)
+			}
+			read <- err
+		}()
+		synctest.Wait()
+		r.set(nil)
+		if err := <-read; err != nil {
+			t.Error(err)
+		}
+		r.failed(client.ErrConnection)
+		began := time.Now()
+		if _, err := r.RoundTrip(httptest.NewRequest(http.MethodGet, link.BaseURL, nil)); !errors.Is(err, errOffline) || time.Since(began) != 30*time.Second {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
 }
 
 // Without the builder, a narinfo that is damaged on disk is one that is missing: an
