@@ -18,7 +18,7 @@ func newTicketRevokeCommand(a *app) *ffcli.Command {
 		Name:       "revoke",
 		ShortUsage: "drv-thru ticket revoke [--cancel] ID",
 		ShortHelp:  "end a ticket",
-		LongHelp:   "Ends a ticket: nothing can be started or fetched with it any more.\nID may be the ticket's name, or a beginning of its ID.",
+		LongHelp:   "Ends a ticket: nothing can be asked for or fetched with it any more. Builds that were\nadmitted before go on, those that wait too, unless --cancel is given.\nID may be the ticket's name, or a beginning of its ID.",
 		FlagSet:    fs,
 		Options:    adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {
