@@ -215,7 +215,8 @@ func TestBuilds(t *testing.T) {
 		t.Errorf("%+v, %v", b, err)
 	}
 	// What has ended cannot be cancelled.
-	if _, err := c.Cancel(ctx, "aaaaaaaaaaaaaaaaaaaaaaaaab"); wire.CodeOf(err) != wire.CodeBadRequest {
+	if _, err := c.Cancel(ctx, "aaaaaaaaaaaaaaaaaaaaaaaaab"); wire.CodeOf(err) != wire.CodeBadRequest ||
+		!strings.HasPrefix(err.Error(), "build aaaaaaaaaaaaaaaaaaaaaaaaab has ended already: ") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := c.Cancel(ctx, "bbbb"); err != nil || len(svc.ended) != 1 || !strings.HasPrefix(svc.ended[0], "bbbbbbbbbbbbbbbbbbbbbbbbbb by ") {

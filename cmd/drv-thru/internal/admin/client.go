@@ -105,10 +105,21 @@ func (c *Client) do(client *http.Client, req *http.Request) (*http.Response, err
 	}
 	if resp.StatusCode >= http.StatusBadRequest {
 		defer resp.Body.Close()
-		return nil, wire.ReadError(resp)
+		err := wire.ReadError(resp)
+		if refused := (*wire.Error)(nil); errors.As(err, &refused) && refused.Code == wire.CodeBadRequest && refused.Detail != "" {
+			err = &refusal{refused}
+		}
+		return nil, err
 	}
 	return resp, nil
 }
+
+// refusal is why the owner cannot have something. The request was understood well
+// enough to say so.
+type refusal struct{ err *wire.Error }
+
+func (r *refusal) Error() string { return r.err.Detail }
+func (r *refusal) Unwrap() error { return r.err }
 
 // stream asks for what may take as long as it likes.
 func (c *Client) stream(ctx context.Context, path string) (io.ReadCloser, error) {
