@@ -196,7 +196,7 @@ func TestHabits(t *testing.T) {
 		bh.Run(lab.BuilderUser, "cp", "/tmp/habits.db", "/tmp/habits/state.db")
 		says(t, must(t, check()), "/tmp/habits/state.db: good", "can be served")
 		bh.WriteFile(lab.BuilderUser, config, `{"trusted_client": {}}`)
-		says(t, fails(t, check(), wire.ExitFailed), `unknown key "trusted_client"; is it "trusted_clients"? (line 1)`)
+		says(t, fails(t, check(), wire.ExitUsage), `unknown key "trusted_client"; is it "trusted_clients"? (line 1)`)
 	})
 	if err := ch.Verify(); err != nil {
 		t.Error(err)
