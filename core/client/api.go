@@ -96,13 +96,11 @@ func (a *API) get(req *http.Request, limit int64, out any) error {
 // read has the answer of a request read, at most limit bytes of it. What GET asks
 // for takes the builder no time, so that one that does not tell it has gone silent.
 func (a *API) read(req *http.Request, limit int64, fn func(*json.Decoder, *answerReader) error) error {
-	pace := &pacer{}
+	pace := io.Discard
 	if req.Method == http.MethodGet {
-		ctx, cancel := context.WithCancelCause(req.Context())
-		defer cancel(nil)
-		pace.timer = time.AfterFunc(answerTime, func() { cancel(fmt.Errorf("%w: %w", ErrConnection, errStalled)) })
-		defer pace.timer.Stop()
-		req = req.WithContext(ctx)
+		ctx, watchdog, end := whileHeard(req.Context(), answerTime)
+		defer end()
+		req, pace = req.WithContext(ctx), &pacer{watchdog: watchdog}
 	}
 	resp, err := a.do(a.Control, req)
 	if err != nil {
@@ -121,14 +119,14 @@ const (
 
 // pacer gives an answer more time as it comes.
 type pacer struct {
-	timer *time.Timer // nil for one that may take any time
-	bytes int
+	watchdog *time.Timer
+	bytes    int
 }
 
 func (p *pacer) Write(b []byte) (int, error) {
-	if p.bytes += len(b); p.bytes >= answerBytes && p.timer != nil {
+	if p.bytes += len(b); p.bytes >= answerBytes {
 		p.bytes = 0
-		p.timer.Reset(answerTime)
+		p.watchdog.Reset(answerTime)
 	}
 	return len(b), nil
 }

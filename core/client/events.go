@@ -12,8 +12,19 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// errStalled means that not even the keep-alive lines of an events stream came.
+// errStalled means that a builder told nothing where it has to.
 var errStalled = errors.New("the builder went silent")
+
+// whileHeard returns a context that ends with errStalled, as for a lost connection,
+// when its timer was not reset for so long. end stops both.
+func whileHeard(ctx context.Context, silence time.Duration) (_ context.Context, watchdog *time.Timer, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watchdog = time.AfterFunc(silence, func() { cancel(fmt.Errorf("%w: %w", ErrConnection, errStalled)) })
+	return ctx, watchdog, func() {
+		watchdog.Stop()
+		cancel(nil)
+	}
+}
 
 // stallAfter is when a silent events stream is given up: three keep-alives missed.
 const stallAfter = 3 * wire.EventKeepalive
@@ -68,15 +79,10 @@ func (s *Session) overtaken(ctx context.Context, id wire.BuildID, last int64) (i
 // until unless it is 0, handing each on once and in order. It returns the number
 // of the last event seen, and the result when that was the final one and has it.
 func (s *Session) follow(ctx context.Context, id wire.BuildID, last, until int64, opened func()) (int64, *wire.Result, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	// The stream is silent for a keep-alive interval at most; a dead path that
 	// nobody has noticed yet is silent for good.
-	watchdog := time.AfterFunc(stallAfter, func() {
-		cancel(fmt.Errorf("%w: %w", ErrConnection, errStalled))
-	})
-	defer watchdog.Stop()
-
+	ctx, watchdog, end := whileHeard(ctx, stallAfter)
+	defer end()
 	body, err := s.API.Events(ctx, id, last+1)
 	if err != nil {
 		return last, nil, err
