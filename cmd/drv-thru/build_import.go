@@ -148,34 +148,32 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 // default and nothing here says otherwise.
 func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error {
 	env := i.app.nixEnv()
+	args := []string{"--extra-experimental-features", "nix-command", "copy", "--from", url}
+	if !i.recursive {
+		args = append(args, "--no-recursive")
+	}
+	if i.trustKey != "" {
+		args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
+	}
 	if strings.HasPrefix(url, "http:") {
-		// What Nix keeps of a URL on disk is of no use, as the URL is new each time;
-		// and nix copy would fail where it cannot write, as below a HOME of
-		// /nonexistent.
+		// What Nix keeps of a URL is of no use for long, as the URL is new each time.
+		// (0 would also turn off what it keeps in memory.) What fails there has been
+		// tried often enough.
+		args = append(args, "--option", "narinfo-cache-positive-ttl", "60", "--option", "narinfo-cache-negative-ttl", "0",
+			"--option", "download-attempts", "1")
+		// nix copy would fail where it cannot write, as below a HOME of /nonexistent.
 		if dir, err := os.MkdirTemp("", "drv-thru-"); err == nil {
 			defer os.RemoveAll(dir)
 			env = append(env, "XDG_CACHE_HOME="+dir, "NIX_CACHE_HOME="+dir)
 		}
 	}
+	args = append(args, "--")
 	for batch := range slices.Chunk(paths, copyBatch) {
-		args := []string{"--extra-experimental-features", "nix-command", "copy", "--from", url}
-		if !i.recursive {
-			args = append(args, "--no-recursive")
-		}
-		if i.trustKey != "" {
-			args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
-		}
-		if strings.HasPrefix(url, "http:") {
-			// What Nix keeps is of no use for long. (0 would also turn off what it
-			// keeps in memory.) What fails there has been tried often enough.
-			args = append(args, "--option", "narinfo-cache-positive-ttl", "60", "--option", "narinfo-cache-negative-ttl", "0",
-				"--option", "download-attempts", "1")
-		}
-		args = append(args, "--")
+		all := slices.Clone(args)
 		for _, p := range batch {
-			args = append(args, string(p))
+			all = append(all, string(p))
 		}
-		if err := i.nix(ctx, env, args); err != nil {
+		if err := i.nix(ctx, env, all); err != nil {
 			return err
 		}
 	}
