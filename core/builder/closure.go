@@ -19,8 +19,9 @@ const (
 	maxAllReferences = 8 << 20
 	// maxOutputs bounds the outputs asked of one root.
 	maxOutputs = 1024
-	// maxRootBytes bounds what all roots take in memory and in the records, where
-	// they stay for as long as the build does: 2 KiB for each of MaxRoots.
+	// maxRootBytes bounds what all roots, with their labels, take in memory and in
+	// the records, where they stay for as long as the build does: 2 KiB for each of
+	// MaxRoots.
 	maxRootBytes = wire.MaxRoots * 2 << 10
 	// stringBytes is what a string takes besides its bytes.
 	stringBytes = 16
@@ -34,8 +35,6 @@ type closure struct {
 	ca    []bool // content-addressed, and the address makes the path
 	index map[nix.Path]int
 	roots []daemon.DerivedPath
-	// rootBytes is what roots take, their labels included.
-	rootBytes int
 }
 
 func badRequest(format string, args ...any) *wire.Error {
@@ -144,17 +143,12 @@ func (c *closure) addRoot(r wire.Root) error {
 	case len(r.Outputs) == 0:
 		return badRequest("%s: no outputs asked for", drv)
 	}
-	c.rootBytes += len(drv) + len(r.Label)
 	seen := make(map[string]bool, len(r.Outputs))
 	for _, o := range r.Outputs {
 		if err := nix.CheckName(o); err != nil || seen[o] {
 			return badRequest("%s: bad output name %.60q", drv, o)
 		}
 		seen[o] = true
-		c.rootBytes += stringBytes + len(o)
-	}
-	if c.rootBytes > maxRootBytes {
-		return wire.Errorf(wire.CodeTooLarge, "the roots and their outputs have more than %d bytes", maxRootBytes)
 	}
 	c.roots = append(c.roots, daemon.DerivedPath{Path: drv, Outputs: r.Outputs})
 	return nil

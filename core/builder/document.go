@@ -114,6 +114,7 @@ type documentReader struct {
 	dec        *json.Decoder
 	stretch    *stretchReader
 	references int
+	rootBytes  int // what roots take
 }
 
 func (d *documentReader) root(req *wire.BuildRequest) error {
@@ -126,6 +127,13 @@ func (d *documentReader) root(req *wire.BuildRequest) error {
 	}
 	if len(root.Outputs) > maxOutputs {
 		return badRequest("%d outputs of one root asked for; at most %d", len(root.Outputs), maxOutputs)
+	}
+	d.rootBytes += len(root.Drv) + len(root.Label)
+	for _, o := range root.Outputs {
+		d.rootBytes += stringBytes + len(o)
+	}
+	if d.rootBytes > maxRootBytes {
+		return wire.Errorf(wire.CodeTooLarge, "the roots and their outputs have more than %d bytes", maxRootBytes)
 	}
 	req.Roots = append(req.Roots, root)
 	return nil
