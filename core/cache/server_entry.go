@@ -40,6 +40,8 @@ type entry struct {
 	err    error         // why there will be no more
 	small  []byte        // the masked NAR, when it is small
 	next   chan struct{} // closed at the next change, nil when nobody waits
+	// The substitutions of the first chunks, which cost has counted.
+	substs, counted int
 
 	// Guarded by entries.mu.
 	users  int
@@ -116,10 +118,11 @@ func (e *entry) fail(err error) {
 func (e *entry) cost() int64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	n := int64(1024 + len(e.small) + cap(e.chunks)*80 + len(e.refs)*chunk.RefLen)
-	for i := range e.chunks {
-		n += int64(len(e.chunks[i].Substs)) * 16
+	for i := range e.chunks[e.counted:] {
+		e.substs += len(e.chunks[e.counted+i].Substs)
 	}
+	e.counted = len(e.chunks)
+	n := int64(1024 + len(e.small) + cap(e.chunks)*80 + e.substs*16 + len(e.refs)*chunk.RefLen)
 	if e.nar != nil {
 		n += int64(len(e.nar.Skeleton())) * 3 / 2
 	}
