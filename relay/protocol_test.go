@@ -330,6 +330,24 @@ func TestEndsOfACircuit(t *testing.T) {
 	}
 }
 
+// Of a frame that breaks off nothing is passed on: what has come of it is masked, and
+// would be taken for an attack on TLS.
+func TestFrameThatBreaksOff(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		client, builder, listen := circuit(t, w, secret(2))
+		conn := w.listener.Conns()[2] // the client's
+		_, _ = conn.Write([]byte{0x82, 0x85, 1, 2, 3, 4, 'h', 'e', 'l'})
+		synctest.Wait()
+		_ = conn.Close()
+		if _, got, err := builder.Read(context.Background()); websocket.CloseStatus(err) != wire.RelayCloseBroken {
+			t.Errorf("came %q, %v", got, err)
+		}
+		for _, ws := range []*wsconn.Socket{client, builder, listen} {
+			_ = ws.CloseNow()
+		}
+	})
+}
+
 func TestHalfOpenCircuits(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
 		listen := register(t, w, secret(2))

@@ -236,6 +236,9 @@ func (s *Server) piece(dst *wsconn.Socket, r io.Reader) (n int, readErr, writeEr
 	}
 	defer s.buffers.Add(-1)
 	n, readErr = r.Read(buf[wsconn.Headroom:])
+	if readErr != nil && readErr != io.EOF {
+		n = 0 // what has come of a frame that breaks off is still masked
+	}
 	if n > 0 {
 		writeErr = dst.Pass(buf[:wsconn.Headroom+n])
 	}
