@@ -259,6 +259,13 @@ func TestConnectionsOfAProxy(t *testing.T) {
 			}
 		}
 		counted(t, w.relay, 6, "connections_pending")
+		// Another's stands for one.
+		for range 3 {
+			if _, err := w.network.DialContext(linktest.From(t.Context(), "192.0.2.1:1"), "tcp", relayAddress); err != nil {
+				t.Fatal(err)
+			}
+		}
+		counted(t, w.relay, 7, "connections_pending")
 		w.listener.Cut()
 	})
 }

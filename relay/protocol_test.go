@@ -510,6 +510,52 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// What has ended makes room for one more, and for no more than one.
+func TestLimitsCountWhatIsLeft(t *testing.T) {
+	listen := func(ctx context.Context, w *world) error {
+		ws, err := open(ctx, w, wire.RouteRelayListen)
+		if err == nil {
+			context.AfterFunc(ctx, func() { _ = ws.CloseNow() })
+		}
+		return err
+	}
+	for name, c := range map[string]struct {
+		limits relay.Limits
+		begin  func(context.Context, *world) error
+	}{
+		"registrations":               {relay.Limits{Registrations: 2}, listen},
+		"registrations of an address": {relay.Limits{RegistrationsPerAddress: 2}, listen},
+		"circuits":                    {relay.Limits{Circuits: 2}, halfOpen},
+		"circuits to a builder":       {relay.Limits{CircuitsPerBuilder: 2}, halfOpen},
+		"circuits of an address":      {relay.Limits{CircuitsPerAddress: 2}, halfOpen},
+		"half open":                   {relay.Limits{HalfOpenPerBuilder: 2}, halfOpen},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{Limits: c.limits}, func(t *testing.T, w *world) {
+				if c.limits.Registrations+c.limits.RegistrationsPerAddress == 0 {
+					register(t, w, secret(2))
+				}
+				here := linktest.From(t.Context(), "192.0.2.1:1")
+				first, end := context.WithCancel(here)
+				for _, ctx := range []context.Context{first, here} {
+					if err := c.begin(ctx, w); err != nil {
+						t.Fatal(err)
+					}
+				}
+				end()
+				synctest.Wait()
+				if err := c.begin(here, w); err != nil {
+					t.Errorf("one has ended: %v", err)
+				}
+				if err := c.begin(here, w); wire.CodeOf(err) != wire.CodeRelayFull {
+					t.Errorf("one too many: %v", err)
+				}
+				w.listener.Cut()
+			})
+		})
+	}
+}
+
 // halfOpen dials and leaves it at that, unless it is refused at once.
 func halfOpen(ctx context.Context, w *world) error {
 	done := make(chan error, 1)

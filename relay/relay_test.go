@@ -26,7 +26,8 @@ import (
 )
 
 // world is a network in memory with a relay, run inside a synctest bubble: at
-// the end of the test no goroutine of relay, builder or client may be left.
+// the end of the test no goroutine of relay, builder or client may be left, and
+// the relay remembers nobody.
 type world struct {
 	t        *testing.T
 	network  linktest.Network
@@ -43,7 +44,13 @@ func inWorld(t *testing.T, cfg relay.Config, test func(t *testing.T, w *world)) 
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t}
 		w.start(cfg)
-		defer w.stop()
+		defer func() {
+			w.stop()
+			time.Sleep(time.Minute) // in the bubble: for peers that nobody waits for
+			if n := w.relay.Remembers(); n != 0 {
+				t.Errorf("the relay still remembers %d things of peers that are gone", n)
+			}
+		}()
 		test(t, w)
 	})
 }
