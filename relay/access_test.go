@@ -50,6 +50,9 @@ func TestAccessByToken(t *testing.T) {
 				t.Errorf("token %q: %v", wrong, err)
 			}
 		}
+		if _, err := open(t.Context(), w, wire.RouteRelayListen); !errors.Is(err, wire.CodeRelayAccess.Err()) {
+			t.Errorf("the handshake without a token: %v", err)
+		}
 		l, err := listen(t, w, secret(2), token)
 		if err != nil {
 			t.Fatal(err)
@@ -102,12 +105,14 @@ func TestAccessByList(t *testing.T) {
 // when it began does not count.
 func TestAccessIsTakenFromWhoRegisters(t *testing.T) {
 	s := relay.New(relay.Config{Access: relay.AllowBuilders([]key.ID{secret(2).ID()})})
-	s.SetAccess(relay.AllowBuilders(nil))
-	if err := s.Add(secret(2).ID()); !errors.Is(err, wire.CodeRelayAccess.Err()) {
-		t.Errorf("got %v", err)
-	}
-	if st := s.Stats(); st.Builders != 0 {
-		t.Errorf("it is registered: %+v", st)
+	for _, nobody := range []relay.Access{relay.AllowBuilders(nil), relay.AllowTokens(nil)} {
+		s.SetAccess(nobody)
+		if err := s.Add(secret(2).ID()); !errors.Is(err, wire.CodeRelayAccess.Err()) {
+			t.Errorf("got %v", err)
+		}
+		if st := s.Stats(); st.Builders != 0 {
+			t.Errorf("it is registered: %+v", st)
+		}
 	}
 }
 

@@ -1,10 +1,12 @@
 package relay_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -187,6 +189,24 @@ func TestRegisteredComesFirst(t *testing.T) {
 	})
 }
 
+// A builder that is lost before it is told that it is registered is not.
+func TestBuilderIsLostAsItRegisters(t *testing.T) {
+	cut := make(chan func(), 1)
+	log := slog.New(logged(func(message string) {
+		if message == "builder registered" {
+			(<-cut)()
+		}
+	}))
+	inWorld(t, relay.Config{Log: log}, func(t *testing.T, w *world) {
+		cut <- w.listener.Cut
+		ws, challenge := challenged(t, w)
+		send(t, ws, proof(secret(2), "relay.example", challenge.Nonce))
+		counted(t, w.relay, 1, "registrations_total")
+		counted(t, w.relay, 0, "builders")
+		_ = ws.CloseNow()
+	})
+}
+
 func TestRegistrationInTime(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
 		ws, _ := challenged(t, w)
@@ -354,7 +374,10 @@ func TestHalfOpenCircuits(t *testing.T) {
 		dial := func(ctx context.Context) <-chan error {
 			done := make(chan error, 1)
 			go func() {
-				_, err := open(ctx, w, dialRoute(secret(2)))
+				ws, err := open(ctx, w, dialRoute(secret(2)))
+				if err == nil {
+					_ = ws.CloseNow()
+				}
 				done <- err
 			}()
 			return done
@@ -390,6 +413,39 @@ func TestHalfOpenCircuits(t *testing.T) {
 			t.Errorf("refused: %v", err)
 		}
 
+		// What another builder refuses, or nobody has dialled, is nobody's business.
+		other := register(t, w, secret(3))
+		done = dial(t.Context())
+		id := next()
+		for _, id := range []wire.CircuitID{id, late} {
+			send(t, other, wire.RelayMessage{Type: wire.RelayRefuse, Circuit: id, Code: wire.CodeRelayRefused})
+		}
+		synctest.Wait()
+		ws, err := open(t.Context(), w, acceptRoute(id))
+		if err != nil {
+			t.Errorf("refused by another: %v", err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("refused by another: %v", err)
+		}
+		_ = ws.CloseNow()
+		_ = other.CloseNow()
+
+		// The builder comes without a WebSocket.
+		done = dial(t.Context())
+		begin = time.Now()
+		req, _ := http.NewRequest(http.MethodGet, relayURL+acceptRoute(next()), nil)
+		req.Header.Set("Sec-WebSocket-Protocol", wire.RelayProtocol)
+		tr := &http.Transport{DialContext: w.network.DialContext, DisableKeepAlives: true}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if err := <-done; !errors.Is(err, wire.CodeRelayNoAnswer.Err()) || time.Since(begin) != 0 {
+			t.Errorf("no WebSocket: %v after %s", err, time.Since(begin))
+		}
+
 		// The client leaves.
 		ctx, cancel := context.WithCancel(t.Context())
 		done = dial(ctx)
@@ -405,13 +461,64 @@ func TestHalfOpenCircuits(t *testing.T) {
 		// The builder leaves.
 		done = dial(t.Context())
 		next()
+		begin = time.Now()
 		_ = listen.CloseNow()
 		if err := <-done; !errors.Is(err, wire.CodeRelayNoAnswer.Err()) {
 			t.Errorf("the builder left: %v", err)
 		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("the client is told %s after the builder has left", took)
+		}
 		if st := w.relay.Stats(); st != (relay.Stats{}) {
 			t.Errorf("relay counts %+v", st)
 		}
+	})
+}
+
+// hijacked calls a function before a connection is taken over.
+type hijacked struct {
+	http.ResponseWriter
+	before func()
+}
+
+func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.before()
+	return http.NewResponseController(h.ResponseWriter).Hijack()
+}
+
+// A client may leave while its builder comes, which is told so then.
+func TestClientLeavesWhileTheBuilderComes(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		ctx, leave := context.WithCancel(t.Context())
+		left := make(chan struct{})
+		srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			w.relay.ServeHTTP(hijacked{rw, func() {
+				leave()
+				<-left
+				time.Sleep(time.Second) // in the bubble: until the relay knows
+			}}, r)
+		})}
+		go srv.Serve(w.network.Listen("accept.example:80"))
+		defer srv.Close()
+		listen := register(t, w, secret(2))
+		go func() {
+			defer close(left)
+			if _, err := open(ctx, w, dialRoute(secret(2))); err == nil {
+				t.Error("it has not left")
+			}
+		}()
+		m, err := receive(t, listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws, _, err := wsconn.Dial(t.Context(), "http://accept.example"+acceptRoute(m.Circuit), wsconn.DialOptions{
+			Protocols: []string{wire.RelayProtocol}, DialContext: w.network.DialContext,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closedWith(t, "the builder's end", ws, wire.RelayCloseBroken, wire.CodeRelayLost)
+		_ = listen.CloseNow()
 	})
 }
 
@@ -598,6 +705,9 @@ func TestPlainHTTP(t *testing.T) {
 			}
 			if resp.StatusCode != c.status {
 				t.Errorf("%s: status %d, want %d", c.path, resp.StatusCode, c.status)
+			}
+			if upgrade := resp.Header.Get("Upgrade"); (upgrade != "") != (c.status == http.StatusUpgradeRequired) {
+				t.Errorf("%s: status %d with Upgrade %q", c.path, c.status, upgrade)
 			}
 			if c.code == "" {
 				if body, _ := io.ReadAll(resp.Body); string(body) != "ok\n" {
