@@ -466,6 +466,36 @@ func TestIdleStreamHoldsNoBuffers(t *testing.T) {
 	})
 }
 
+// A message may end after all of it has been read. Its buffer is others' then.
+func TestMessageThatEndsAfterItWasRead(t *testing.T) {
+	both(t, func(t *testing.T, subject, peer *Conn, _ *linktest.Listener) {
+		frame := func(head byte, payload string) {
+			f := []byte{head, byte(len(payload))}
+			if peer.sock.frames.masks {
+				f[1] |= maskBit
+				f = append(f, make([]byte, keySize)...)
+			}
+			if _, err := peer.sock.frames.Write(append(f, payload...)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const begin, end = 0x02, 0x80 // a binary message's first frame and last (RFC 6455 §5.2)
+		for range 3 {
+			frame(begin, "hello")
+			if p, err := io.ReadAll(io.LimitReader(subject, 5)); err != nil || string(p) != "hello" {
+				t.Fatalf("read %q, %v", p, err)
+			}
+			frame(end, "")
+			synctest.Wait()
+			subject.mu.Lock()
+			if len(subject.in) != 0 {
+				t.Error("the buffer is kept")
+			}
+			subject.mu.Unlock()
+		}
+	})
+}
+
 func TestDialSaysWhatTheServerSaid(t *testing.T) {
 	var network linktest.Network
 	l := network.Listen("test:80")
