@@ -36,3 +36,33 @@ func TestWallClockIsSet(t *testing.T) {
 		t.Errorf("a circuit that moves has %s left (%s)", left, why)
 	}
 }
+
+// A circuit that a limit on bytes per second holds up is not idle, but an end of it
+// may still stall.
+func TestPatience(t *testing.T) {
+	const idle = time.Minute
+	now := time.Now()
+	for name, c := range map[string]struct {
+		moved, busy time.Duration // so long ago; 0: nothing is under way
+		held        bool
+		left        time.Duration
+		why         string
+	}{
+		"moved":                      {time.Second, 0, false, idle - time.Second, endIdle},
+		"idle":                       {idle, 0, false, 0, endIdle},
+		"held up":                    {2 * idle, 0, true, idle, endIdle},
+		"under way":                  {2 * time.Second, time.Second, false, idle - 2*time.Second, endIdle},
+		"stalled":                    {time.Second, idle, false, 0, endStalled},
+		"stalled, the other held up": {time.Second, idle, true, 0, endStalled},
+	} {
+		s := &spliced{s: New(Config{Limits: Limits{Idle: idle}})}
+		s.last.Store(clock(now.Add(-c.moved)))
+		if c.busy != 0 {
+			s.down.busy.Store(clock(now.Add(-c.busy)))
+		}
+		s.up.held.Store(c.held)
+		if left, why := s.patience(now); left != c.left || why != c.why {
+			t.Errorf("%s: %s left, %s; want %s, %s", name, left, why, c.left, c.why)
+		}
+	}
+}

@@ -14,7 +14,7 @@ func (s *Server) Add(id key.ID) error { return s.add(&registration{id: id}) }
 // Remembers counts what the relay keeps of its peers, but for how often they came.
 func (s *Server) Remembers() int {
 	s.mu.Lock()
-	n := len(s.builders) + len(s.pending) + len(s.circuitsTo)
+	n := len(s.builders) + len(s.pending) + len(s.circuitsTo) + int(s.buffers.Load())
 	for _, c := range []counter{s.registrations, s.circuits, s.refusals} {
 		n += c.all + len(c.by)
 	}

@@ -543,6 +543,10 @@ func TestShutdownCutsWhatIsLeft(t *testing.T) {
 		if err := w.relay.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
+		// Who calls it may end the process.
+		if st := w.relay.Stats(); st != (relay.Stats{}) {
+			t.Errorf("it has returned, and the relay counts %+v", st)
+		}
 		if got := status(); got != http.StatusServiceUnavailable {
 			t.Errorf("/readyz answers %d afterwards", got)
 		}
