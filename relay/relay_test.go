@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -382,6 +383,15 @@ func TestSetRelays(t *testing.T) {
 		if text, err := do(s.Control(), http.MethodPost, "", strings.NewReader("still here")); err != nil || text != "still here" {
 			t.Errorf("got %q, %v", text, err)
 		}
+		// One that stays is not left.
+		if err := l.SetRelays([]string{relayURL, "ws://other.example"}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if st := l.Status(); len(st) != 2 || !st[0].Connected || !st[1].Connected {
+			t.Errorf("status is %+v", st)
+		}
+		counted(t, other, 1, "registrations_total")
 		if err := l.SetRelays([]string{"nonsense"}); !errors.Is(err, link.ErrRelayURL) {
 			t.Errorf("got %v", err)
 		}
@@ -581,6 +591,58 @@ func TestLogHoldsNoAddresses(t *testing.T) {
 			t.Errorf("the log does not name the builder:\n%s", log.String())
 		}
 	}
+}
+
+// A circuit on its way to a builder has a place only until it is there, or lost.
+func TestBacklog(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		ctx, leave := context.WithCancel(t.Context())
+		left := make(chan struct{})
+		var dials atomic.Int32
+		network := w.net()
+		network.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) == 2 { // the first is to register
+				leave()
+				<-left
+				time.Sleep(time.Second) // in the bubble: until the relay knows
+			}
+			return w.network.DialContext(ctx, network, address)
+		}
+		l, err := link.Listen(link.ListenConfig{Identity: secret(2), Relays: []string{relayURL}, Network: network, Backlog: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if err := l.Registered(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(ctx, w, dialRoute(secret(2))); err == nil {
+			t.Error("it has not left")
+		}
+		close(left)
+		time.Sleep(time.Minute)
+		for range 3 {
+			dialled := make(chan error, 1)
+			go func() {
+				ws, err := open(t.Context(), w, dialRoute(secret(2)))
+				if err == nil {
+					_ = ws.CloseNow()
+				}
+				dialled <- err
+			}()
+			if err := <-dialled; err != nil {
+				t.Fatal(err)
+			}
+			if _, err := open(t.Context(), w, dialRoute(secret(2))); !errors.Is(err, wire.CodeRelayRefused.Err()) {
+				t.Errorf("one too many: %v", err)
+			}
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = c.Close()
+		}
+	})
 }
 
 // A relay that is named twice, once with the port that it has anyway, is one.
