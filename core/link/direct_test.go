@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -302,8 +304,13 @@ func TestLimiter(t *testing.T) {
 		t.Errorf("no place after one has left: %v", err)
 	}
 	now = now.Add(time.Hour)
-	if _, err := l.enter(netip.MustParseAddr("192.0.2.1"), now); err != nil {
-		t.Errorf("others are refused, too: %v", err)
+	if _, err := l.enter(host, now); err == nil {
+		t.Error("two places after one has left")
+	}
+	for _, other := range []string{"192.0.2.1", "2001:db8:0:1::1"} {
+		if _, err := l.enter(netip.MustParseAddr(other), now); err != nil {
+			t.Errorf("%s is refused, too: %v", other, err)
+		}
 	}
 	n = 0
 	for range 1000 {
@@ -316,6 +323,157 @@ func TestLimiter(t *testing.T) {
 	}
 	if n != handshakeBurstEach {
 		t.Errorf("%d handshakes at once from one host", n)
+	}
+}
+
+// There are so many places for all, and who has left is forgotten.
+func TestLimiterOfAll(t *testing.T) {
+	var l limiter
+	now, hosts := time.Now(), 0
+	enter := func() (func(), error) {
+		now = now.Add(time.Second)
+		hosts++
+		return l.enter(netip.AddrFrom4([4]byte{10, byte(hosts >> 8), byte(hosts), 1}), now)
+	}
+	var leave []func()
+	for range maxDirect {
+		one, err := enter()
+		if err != nil {
+			t.Fatalf("host %d is refused: %v", hosts, err)
+		}
+		leave = append(leave, one)
+	}
+	if _, err := enter(); err == nil {
+		t.Error("one too many comes in")
+	}
+	leave[0]()
+	one, err := enter()
+	if err != nil {
+		t.Fatalf("no place after one has left: %v", err)
+	}
+	if _, err := enter(); err == nil {
+		t.Error("two places after one has left")
+	}
+	leave[0] = one
+	for _, one := range leave {
+		one()
+	}
+	if l.total != 0 || len(l.hosts) != 0 {
+		t.Errorf("all have left: %d of %d hosts are counted", l.total, len(l.hosts))
+	}
+}
+
+// Who has not proved useful in time is sent away, unless the builder knows who it is.
+func TestTimeForStrangers(t *testing.T) {
+	cert, err := secret(t, 1).Certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
+	for name, c := range map[string]struct {
+		state tls.ConnectionState
+		known time.Duration // so long ago, 0: never
+		soon  bool          // it becomes known by another connection
+		ends  time.Duration // 0: it stays
+	}{
+		"nobody":               {state: tls.ConnectionState{}, ends: time.Nanosecond},
+		"a stranger":           {state: client, ends: strangerTime},
+		"a client":             {state: client, known: time.Minute},
+		"a client of long ago": {state: client, known: knownClientFor, ends: strangerTime},
+		"a new client":         {state: client, soon: true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &DirectListener{known: map[key.ID]time.Time{}}
+			begin := time.Now()
+			if c.known != 0 {
+				d.know(secret(t, 1).ID(), begin.Add(-c.known))
+			}
+			var ended time.Duration
+			d.limit(&arrival{}, c.state, func() { ended = max(time.Since(begin), 1) })
+			if c.soon {
+				d.know(secret(t, 1).ID(), begin)
+			}
+			time.Sleep(2 * strangerTime)
+			synctest.Wait()
+			if ended != c.ends {
+				t.Errorf("%s: ended after %s, want %s", name, ended, c.ends)
+			}
+		})
+	}
+}
+
+// A connection gives its places back, whatever becomes of it.
+func TestGateGivesPlacesBack(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := secret(t, 2).ServerTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limit limiter
+	g := newGate(l, circuitTLS(cfg, protoBulk), &limit)
+	g.slots = make(chan struct{}, 1) // one handshake at a time
+	g.arrive = func(*arrival, tls.ConnectionState, func()) {}
+	var work sync.WaitGroup
+	work.Go(func() { g.run(t.Context()) })
+	defer work.Wait()
+	defer g.Close()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(enough))
+		return c
+	}
+	// ends waits until the builder has closed a connection.
+	ends := func(what string, c net.Conn) {
+		t.Helper()
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%s: the connection stays", what)
+		}
+	}
+	host := netip.MustParsePrefix("127.0.0.1/32")
+	full := func(n int) {
+		limit.mu.Lock()
+		defer limit.mu.Unlock()
+		if limit.hosts == nil {
+			limit.hosts = map[netip.Prefix]int{}
+			limit.quota.Each, limit.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}, direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+		}
+		limit.hosts[host] = n
+	}
+	for range 2 {
+		full(maxDirectPerHost)
+		ends("no place", dial())
+		full(0)
+		c := dial()
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\n\r\n")
+		ends("no TLS", c)
+		cfg, err := secret(t, 1).ClientTLS(secret(t, 2).ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tls.Client(dial(), circuitTLS(cfg, protoBulk)).Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		accepted, err := g.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = accepted.Close()
+	}
+	limit.mu.Lock()
+	defer limit.mu.Unlock()
+	if limit.total != 0 {
+		t.Errorf("%d connections are counted", limit.total)
 	}
 }
 
