@@ -22,6 +22,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
 	"github.com/drv-thru/drv-thru/core/link/linktest"
@@ -36,6 +38,18 @@ type directServer struct {
 	network linktest.Network
 	relay   *linktest.Listener
 	listen  *DirectListener
+}
+
+// unlimited lets everybody connect as often as they like.
+func (s *directServer) unlimited() {
+	g := &s.listen.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hosts = make(map[netip.Prefix]int)
+	g.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	g.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 }
 
 var errStranger = errors.New("who are you?")
@@ -474,6 +488,50 @@ func TestGateGivesPlacesBack(t *testing.T) {
 	defer limit.mu.Unlock()
 	if limit.total != 0 {
 		t.Errorf("%d connections are counted", limit.total)
+	}
+}
+
+// A connection by QUIC takes a place, too, and gives it back.
+func TestPlacesByQUIC(t *testing.T) {
+	b := serveDirect(t, nil)
+	b.unlimited()
+	limit, host := &b.listen.gate, netip.MustParsePrefix("127.0.0.1/32")
+	places := func(n int) {
+		limit.mu.Lock()
+		defer limit.mu.Unlock()
+		limit.hosts[host] = n
+	}
+	e, err := direct.Open(netip.MustParseAddrPort("127.0.0.1:0"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	cfg, err := secret(t, 1).ClientTLS(secret(t, 2).ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.NextProtos = []string{http3.NextProtoH3}
+	at := netip.AddrPortFrom(host.Addr(), b.listen.Port())
+	places(maxDirectPerHost)
+	if _, err := e.Dial(t.Context(), at, cfg); err == nil {
+		t.Error("one too many comes in")
+	}
+	places(0)
+	conn, err := e.Dial(t.Context(), at, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.CloseWithError(0, "")
+	for deadline := time.Now().Add(enough); ; <-time.After(5 * time.Millisecond) {
+		limit.mu.Lock()
+		n := limit.total
+		limit.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are counted", n)
+		}
 	}
 }
 

@@ -7,14 +7,11 @@ import (
 	"crypto/rand"
 	"flag"
 	"net/http"
-	"net/netip"
 	"os"
 	"runtime"
 	"runtime/pprof"
 	"testing"
 	"time"
-
-	"github.com/drv-thru/drv-thru/core/link/direct"
 )
 
 var leakSessions = flag.Int("sessions", 100, "sessions of TestDirectPathsLeaveNothing, half of them by TCP")
@@ -77,16 +74,4 @@ func TestDirectPathsLeaveNothing(t *testing.T) {
 		t.Logf("%s", &stacks)
 		t.Errorf("after %d sessions: %d goroutines, %d before; %d descriptors, %d before", *leakSessions, goroutines, g, descriptors, d)
 	}
-}
-
-// unlimited lets everybody connect as often as they like.
-func (s *directServer) unlimited() {
-	g := &s.listen.gate
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.hosts = make(map[netip.Prefix]int)
-	g.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	g.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	s.listen.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	s.listen.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 }
