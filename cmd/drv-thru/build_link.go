@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 )
@@ -61,8 +62,10 @@ func replaceLink(link string, target nix.Path) error {
 		return nil
 	case err == nil && !strings.HasPrefix(old, nix.StoreDir+"/"):
 		return fmt.Errorf("%s exists and links to %s, which is not in the store", link, old)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("%s exists and is not a link", link)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
 	}
 	// As Nix does.
 	if err := os.MkdirAll(filepath.Dir(link), 0o777); err != nil {

@@ -71,9 +71,12 @@ func TestReplaceLink(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", foreign); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{file, foreign, dir} {
-		if err := replaceLink(name, a); err == nil {
-			t.Errorf("%s was replaced", name)
+	for name, why := range map[string]string{
+		file: "exists and is not a link", dir: "exists and is not a link", foreign: "not in the store",
+		filepath.Join(file, "result"): "not a directory",
+	} {
+		if err := replaceLink(name, a); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 3 {
