@@ -22,13 +22,16 @@ import (
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
-// defaultCacheSize bounds the chunk store when DRV_THRU_CACHE_SIZE does not say.
+// cacheSizeEnv says how large the chunk store may be, of which there is one for all
+// commands.
+const cacheSizeEnv = envPrefix + "_CACHE_SIZE"
+
+// defaultCacheSize bounds the chunk store when cacheSizeEnv does not say.
 const defaultCacheSize = 10 << 30
 
-// cacheSize reads DRV_THRU_CACHE_SIZE: 0 keeps nothing.
+// cacheSize reads cacheSizeEnv: 0 keeps nothing.
 func (a *app) cacheSize() (int64, error) {
-	const name = envPrefix + "_CACHE_SIZE"
-	text := strings.TrimSpace(a.env(name))
+	text := strings.TrimSpace(a.env(cacheSizeEnv))
 	switch text {
 	case "":
 		return defaultCacheSize, nil
@@ -41,7 +44,7 @@ func (a *app) cacheSize() (int64, error) {
 	}
 	if err != nil {
 		return 0, &usageError{
-			text: fmt.Sprintf("%s: %v", name, err),
+			text: fmt.Sprintf("%s: %v", cacheSizeEnv, err),
 			hint: "write a size like 500M or 10G; 0 keeps no chunks",
 		}
 	}

@@ -43,7 +43,7 @@ func (a *app) manual() *usage.Manual {
 			{Title: "ENVIRONMENT", Items: []usage.Item{
 				{Name: envPrefix + "_TICKET", Text: "The ticket, as --ticket gives it, without being in the list of processes. Every other flag of the commands that ask a builder can be set in the same way: " + envPrefix + "_KEY_FILE is --key-file."},
 				{Name: buildersEnv, Text: "The builders.json to use in place of the two below."},
-				{Name: envPrefix + "_CACHE_SIZE", Text: "How many bytes of chunks a client keeps: 500M, 10G; 0 keeps none (default 10G)."},
+				{Name: cacheSizeEnv, Text: "How many bytes of chunks a client keeps: 500M, 10G; 0 keeps none (default 10G). It is not --cache-size of mount."},
 				{Name: adminSocketEnv, Text: "The socket at which the builder of this machine is asked."},
 				{Name: "XDG_CONFIG_HOME, XDG_CACHE_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR", Text: "Where the files below are, when set."},
 				{Name: "NO_COLOR", Text: "When set, nothing is coloured."},

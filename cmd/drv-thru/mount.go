@@ -44,12 +44,15 @@ command runs. Put it into DRV_THRU_TICKET or a file instead.`
 
 func newMountCommand(a *app) *ffcli.Command {
 	var f mountFlags
+	// Of the flags that may stand in the environment, --cache-size is the one whose
+	// name there is taken. What a asks for is a copy.
+	_ = os.Unsetenv(cacheSizeEnv)
 	fs := a.flags("drv-thru mount")
 	f.routeFlags.register(fs)
 	fs.StringVar(&f.ticketFile, "ticket-file", "", "`FILE` with the ticket")
 	fs.BoolVar(&f.allowOther, "allow-other", false, "let all users of this machine read the mount, the Nix daemon among them")
 	fs.StringVar(&f.cacheDir, "cache-dir", "", "`DIR` for whole paths that were read (default $XDG_CACHE_HOME/drv-thru/mount/BUILDER)")
-	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: DRV_THRU_CACHE_SIZE)")
+	fs.StringVar(&f.cacheSize, "cache-size", "4G", "`SIZE` of that; 0 keeps none (chunks are kept apart: "+cacheSizeEnv+")")
 	usage.DurationVar(fs, &f.readTimeout, "read-timeout", 30*time.Second, "`TIME` after which a read without progress fails")
 	f.fetches.register(fs)
 	fs.BoolVar(&f.verbose, "v", false, "tell what happens to connections")
@@ -85,7 +88,7 @@ type mountConfig struct {
 	cacheBytes  int64
 	chunkBytes  int64
 	readTimeout time.Duration
-	fetches     int // 0: the default
+	fetches     int
 	verbose     bool
 }
 

@@ -146,3 +146,15 @@ func TestMountKeptNarInfoDamaged(t *testing.T) {
 		}
 	}
 }
+
+// What bounds the chunk store does not bound what a mount keeps of whole paths.
+func TestMountCacheSizeIsNotOfChunks(t *testing.T) {
+	t.Setenv(cacheSizeEnv, "0")
+	c := newMountCommand(&app{})
+	if err := c.Parse([]string{"dir"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.FlagSet.Lookup("cache-size").Value.String(); got != "4G" {
+		t.Errorf("--cache-size is %s", got)
+	}
+}
