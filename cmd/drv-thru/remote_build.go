@@ -75,11 +75,14 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 			ctx, stop := signal.NotifyContext(ctx, interrupts()...)
 			defer stop()
 			b, err := r.dial(ctx, slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
+			if err == nil {
+				defer b.link.Close()
+				err = ofBuild(do(ctx, &f, b.session(&eventsOnly{note: a.note}), id))
 			}
-			defer b.link.Close()
-			return ofBuild(do(ctx, &f, b.session(&eventsOnly{note: a.note}), id))
+			if err != nil && ctx.Err() != nil {
+				return &interruptedError{err}
+			}
+			return err
 		},
 	}
 }

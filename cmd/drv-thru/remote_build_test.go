@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -36,6 +40,30 @@ func TestCancelTooLate(t *testing.T) {
 		s := &client.Session{API: &client.API{Control: rt, Bulk: rt, Base: "https://builder/"}, Retry: client.DefaultRetry, Observer: &eventsOnly{}, Now: time.Now}
 		if _, err := cancelRemote(context.Background(), s, id); (err == nil) != cancelled {
 			t.Errorf("%s: %v", end, err)
+		}
+	}
+}
+
+// As of every other command, that somebody has ended it is told by the exit code.
+func TestRemoteCommandInterrupted(t *testing.T) {
+	for _, command := range []string{"log", "cancel"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ctx, interrupt := context.WithCancel(t.Context())
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				defer c.Close()
+			}
+			interrupt()
+		}()
+		t.Setenv("DRV_THRU_TICKET", (&ticket.Ticket{Builder: key.ID{1}, Relays: []string{"http://" + l.Addr().String()}}).String())
+		var stderr strings.Builder
+		code := run(ctx, []string{command, strings.Repeat("a", 26)}, nil, io.Discard, &stderr, os.Environ())
+		if code != exitInterrupted || stderr.String() != "error: interrupted\n" {
+			t.Errorf("%s: exit code %d, %q", command, code, stderr.String())
 		}
 	}
 }
