@@ -145,6 +145,8 @@ func setDefaults(cfg *Config) {
 // Serve takes connections until Close or until the listener fails. The listener
 // must be one of a Unix socket.
 func (s *Server) Serve(l net.Listener) error {
+	s.wg.Add(1)
+	defer s.wg.Done()
 	defer context.AfterFunc(s.ctx, func() { l.Close() })()
 	for {
 		conn, err := l.Accept()
@@ -176,7 +178,7 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// Close ends all imports and waits for their ends.
+// Close ends Serve and all imports, and waits for their ends.
 func (s *Server) Close() {
 	s.cancel()
 	s.wg.Wait()

@@ -2,11 +2,13 @@ package helper
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -118,6 +120,44 @@ func TestTwoHelpers(t *testing.T) {
 	defer third.Close()
 	if left, err := os.ReadDir(cfg.Dir); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// acceptor tells when a server waits for connections, and when it has stopped to.
+type acceptor struct {
+	net.Listener
+	accepts chan struct{}
+	ended   atomic.Bool
+}
+
+func (a *acceptor) Accept() (net.Conn, error) {
+	close(a.accepts)
+	c, err := a.Listener.Accept()
+	a.ended.Store(err != nil)
+	return c, err
+}
+
+// Nobody is let in while the last import ends, whose directory is then unlocked.
+func TestCloseEndsServe(t *testing.T) {
+	dir := t.TempDir()
+	s, err := NewServer(Config{Dir: filepath.Join(dir, "helper"), Nix: "/bin/true"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &acceptor{Listener: l, accepts: make(chan struct{})}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(a) }()
+	<-a.accepts
+	s.Close()
+	if !a.ended.Load() {
+		t.Error("connections are still taken")
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 
