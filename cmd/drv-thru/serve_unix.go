@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/core/chunk/pack"
 )
 
 // freeDisk returns the free bytes of the fullest of the file systems that hold
@@ -14,11 +16,11 @@ import (
 func freeDisk(paths ...string) (uint64, error) {
 	least := ^uint64(0)
 	for _, path := range paths {
-		var st unix.Statfs_t
-		if err := unix.Statfs(path, &st); err != nil {
+		free, _, err := pack.FileSystemSpace(path)
+		if err != nil {
 			return 0, fmt.Errorf("statfs %s: %w", path, err)
 		}
-		least = min(least, uint64(st.Bavail)*uint64(st.Bsize)) //nolint:unconvert // signed on some systems
+		least = min(least, free)
 	}
 	return least, nil
 }

@@ -10,5 +10,6 @@ func FileSystemSpace(dir string) (free, total uint64, err error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, 0, err
 	}
-	return uint64(max(0, st.Bavail)) * uint64(st.Bsize), uint64(st.Blocks) * uint64(st.Bsize), nil
+	unit := blockUnit(&st)
+	return uint64(max(0, st.Bavail)) * unit, uint64(st.Blocks) * unit, nil
 }
