@@ -104,7 +104,8 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 		case !errors.As(err, &lost) || attempt == maxImports || fruitless == maxFruitless:
 			return err
 		}
-		if err := in.session.Reach(ctx, in.id); err != nil {
+		// Once the builder answers again.
+		if _, err := in.session.State(ctx, in.id); err != nil {
 			return err
 		}
 		if err := way.shut(); err != nil {

@@ -298,12 +298,6 @@ func (t *tally) report() {
 	t.observer.Transfer(now)
 }
 
-// Reach returns once the builder answers about the build.
-func (s *Session) Reach(ctx context.Context, id wire.BuildID) error {
-	_, err := s.State(ctx, id)
-	return err
-}
-
 // Closure asks for the closure of the build's outputs.
 func (s *Session) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error) {
 	var out wire.Closure
