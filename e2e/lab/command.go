@@ -31,9 +31,7 @@ func (h *Host) Command(user string, argv ...string) *Cmd {
 	// A name with a slash is not looked up here, where the wrong PATH is.
 	cmd := exec.Command("/"+argv[0], argv[1:]...)
 	cmd.Args[0] = argv[0]
-	h.mu.Lock()
 	acc, ok := h.users[user]
-	h.mu.Unlock()
 	if !ok {
 		cmd.Err = fmt.Errorf("host %s has no user %q", h.name, user)
 		return &Cmd{Cmd: cmd, host: h, user: user}
@@ -191,9 +189,7 @@ func (h *Host) WriteSecret(user, name, contents string) {
 
 func (h *Host) writeFile(user, name, contents string, mode os.FileMode) {
 	h.t.Helper()
-	h.mu.Lock()
 	acc := h.users[user]
-	h.mu.Unlock()
 	err := h.Do(func() error {
 		if err := mkdirAll(filepath.Dir(name), acc); err != nil {
 			return err

@@ -104,9 +104,9 @@ type Host struct {
 	enter *entry
 
 	close func() error
+	users map[string]account // of when it began
 
 	mu     sync.Mutex
-	users  map[string]account
 	daemon *Process // nix-daemon; nil: it does not run
 }
 

@@ -104,13 +104,11 @@ func cpuTicks(pid int) (sum int64) {
 func (h *Host) BuildProcesses() []ProcessInfo {
 	h.t.Helper()
 	builders := make(map[uint32]bool)
-	h.mu.Lock()
 	for name, acc := range h.users {
 		if strings.HasPrefix(name, "nixbld") {
 			builders[acc.uid] = true
 		}
 	}
-	h.mu.Unlock()
 	return slices.DeleteFunc(h.Processes(), func(p ProcessInfo) bool { return !builders[p.UID] })
 }
 
