@@ -12,6 +12,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -101,42 +102,27 @@ func elapsed(b *builder.BuildStatus, now time.Time) time.Duration {
 }
 
 // oneBuild makes a command about one build.
-func (a *app) oneBuild(name, short, long string, more func(*flag.FlagSet), do func(context.Context, *adminFlags, string) error) *ffcli.Command {
-	var f adminFlags
+func (a *app) oneBuild(name, short, long string, more func(*flag.FlagSet), do func(context.Context, *admin.Client, string, bool) error) *ffcli.Command {
 	fs := a.flags("drv-thru builds " + name)
-	f.register(fs, name != "log")
 	if more != nil {
 		more(fs)
 	}
-	return &ffcli.Command{
+	return a.aboutOne(&ffcli.Command{
 		Name:       name,
 		ShortUsage: "drv-thru builds " + name + " [flags] ID",
 		ShortHelp:  short,
 		LongHelp:   long + "\nID may be a beginning of the build's ID.",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			id, err := a.oneOperand(fs, args, "one build ID")
-			if err != nil {
-				return err
-			}
-			return do(ctx, &f, id)
-		},
-	}
+	}, fs, "one build ID", do)
 }
 
 func newBuildsShowCommand(a *app) *ffcli.Command {
 	return a.oneBuild("show", "tell about a build", "Tells who has asked for a build, how it goes or went, and what came of it.", nil,
-		func(ctx context.Context, f *adminFlags, id string) error {
-			client, err := a.admin(f)
-			if err != nil {
-				return err
-			}
+		func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
 			b, err := client.Build(ctx, id)
 			if err != nil {
 				return err
 			}
-			if f.json {
+			if asJSON {
 				return term.WriteJSON(a.stdout, b)
 			}
 			return a.showBuild(b, time.Now())
@@ -208,11 +194,7 @@ func newBuildsLogCommand(a *app) *ffcli.Command {
 	var follow bool
 	return a.oneBuild("log", "print a build's log", "Prints what a build and its dependencies have printed.",
 		func(fs *flag.FlagSet) { fs.BoolVar(&follow, "f", false, "go on until the build has ended") },
-		func(ctx context.Context, f *adminFlags, id string) error {
-			client, err := a.admin(f)
-			if err != nil {
-				return err
-			}
+		func(ctx context.Context, client *admin.Client, id string, _ bool) error {
 			return a.printLog(ctx, func(ctx context.Context, event func(*wire.Event)) error { return client.Events(ctx, id, follow, event) })
 		})
 }
@@ -240,16 +222,12 @@ func (a *app) printLog(ctx context.Context, read func(ctx context.Context, event
 
 func newBuildsCancelCommand(a *app) *ffcli.Command {
 	return a.oneBuild("cancel", "cancel a build", "Ends a build that is under way.", nil,
-		func(ctx context.Context, f *adminFlags, id string) error {
-			client, err := a.admin(f)
-			if err != nil {
-				return err
-			}
+		func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
 			b, err := client.Cancel(ctx, id)
 			if err != nil {
 				return err
 			}
-			if f.json {
+			if asJSON {
 				return term.WriteJSON(a.stdout, b)
 			}
 			_, err = fmt.Fprintln(a.stdout, "cancelled", b.ID)

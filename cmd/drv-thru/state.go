@@ -24,10 +24,7 @@ func newStateCommand(a *app) *ffcli.Command {
 }
 
 func newStateBackupCommand(a *app) *ffcli.Command {
-	var f adminFlags
-	fs := a.flags("drv-thru state backup")
-	f.register(fs, true)
-	return &ffcli.Command{
+	return a.aboutOne(&ffcli.Command{
 		Name:       "backup",
 		ShortUsage: "drv-thru state backup [flags] FILE",
 		ShortHelp:  "copy the state of the running builder",
@@ -36,31 +33,20 @@ func newStateBackupCommand(a *app) *ffcli.Command {
 			"those. To put it back, stop the builder, copy it to DATA-DIR/state.db, remove\n" +
 			"state.db-wal and state.db-shm there, and start the builder. The keys beside it\n" +
 			"(secret.key, signing-secret.key) are not part of it.",
-		FlagSet: fs,
-		Options: adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			file, err := a.oneOperand(fs, args, "one FILE")
-			if err != nil {
-				return err
-			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			n, err := backUp(ctx, client, file)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, struct {
-					File  string `json:"file"`
-					Bytes int64  `json:"bytes"`
-				}{file, n})
-			}
-			_, err = fmt.Fprintf(a.stdout, "%s, %s\n", file, term.Bytes(n))
+	}, a.flags("drv-thru state backup"), "one FILE", func(ctx context.Context, client *admin.Client, file string, asJSON bool) error {
+		n, err := backUp(ctx, client, file)
+		if err != nil {
 			return err
-		},
-	}
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, struct {
+				File  string `json:"file"`
+				Bytes int64  `json:"bytes"`
+			}{file, n})
+		}
+		_, err = fmt.Fprintf(a.stdout, "%s, %s\n", file, term.Bytes(n))
+		return err
+	})
 }
 
 // backUp writes the file whole or not at all, and never over another.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"io"
@@ -71,6 +72,26 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 		}
 	}
 	return admin.NewClient(filepath.Join(dir, adminSocketName)), nil
+}
+
+// aboutOne makes c a command that asks the running builder about the one thing that its
+// operand names. Flags of its own are in fs.
+func (a *app) aboutOne(c *ffcli.Command, fs *flag.FlagSet, operand string, do func(ctx context.Context, client *admin.Client, operand string, asJSON bool) error) *ffcli.Command {
+	var f adminFlags
+	f.register(fs, c.Name != "log")
+	c.FlagSet, c.Options = fs, adminOptions()
+	c.Exec = func(ctx context.Context, args []string) error {
+		text, err := a.oneOperand(fs, args, operand)
+		if err != nil {
+			return err
+		}
+		client, err := a.admin(&f)
+		if err != nil {
+			return err
+		}
+		return do(ctx, client, text, f.json)
+	}
+	return c
 }
 
 // table prints rows of cells in columns.

@@ -6,41 +6,28 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 )
 
 func newTicketRevealCommand(a *app) *ffcli.Command {
-	var f adminFlags
-	fs := a.flags("drv-thru ticket reveal")
-	f.register(fs, true)
-	return &ffcli.Command{
+	return a.aboutOne(&ffcli.Command{
 		Name:       "reveal",
 		ShortUsage: "drv-thru ticket reveal ID",
 		ShortHelp:  "print a ticket's text again",
 		LongHelp:   "Prints the text of a ticket again, with the relays that the builder has now, or with\nits own addresses if the ticket was made with --direct.\nID may be the ticket's name, or a beginning of its ID.",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			id, err := a.oneOperand(fs, args, "one ticket ID")
-			if err != nil {
-				return err
-			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			t, err := client.Reveal(ctx, id)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, t)
-			}
-			if t.State != "usable" {
-				fmt.Fprintf(a.stderr, "warning: this ticket is %s\n", t.State)
-			}
-			_, err = fmt.Fprintln(a.stdout, t.Text)
+	}, a.flags("drv-thru ticket reveal"), "one ticket ID", func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
+		t, err := client.Reveal(ctx, id)
+		if err != nil {
 			return err
-		},
-	}
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, t)
+		}
+		if t.State != "usable" {
+			fmt.Fprintf(a.stderr, "warning: this ticket is %s\n", t.State)
+		}
+		_, err = fmt.Fprintln(a.stdout, t.Text)
+		return err
+	})
 }

@@ -12,47 +12,33 @@ import (
 )
 
 func newTicketUsageCommand(a *app) *ffcli.Command {
-	var f adminFlags
-	fs := a.flags("drv-thru ticket usage")
-	f.register(fs, true)
-	return &ffcli.Command{
+	return a.aboutOne(&ffcli.Command{
 		Name:       "usage",
 		ShortUsage: "drv-thru ticket usage ID",
 		ShortHelp:  "show what has been built with a ticket",
 		LongHelp:   "Adds up the builds of a ticket, also those that are no longer remembered.\nID may be the ticket's name, or a beginning of its ID.",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			id, err := a.oneOperand(fs, args, "one ticket ID")
-			if err != nil {
-				return err
-			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			u, err := client.Usage(ctx, id)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, u)
-			}
-			t := &u.Ticket
-			uses := fmt.Sprintf("%d of %d", t.Used, t.MaxUses)
-			if t.MaxUses == 0 {
-				uses = fmt.Sprintf("%d of unlimited", t.Used)
-			}
-			rows := append([][]string{{"ticket", t.ID.String()}, {"name", t.Name}, {"state", t.State}, {"uses", uses}}, usageRows(&u.Usage)...)
-			if err := table(a.stdout, rows...); err != nil || u.Name == u.Usage {
-				return err
-			}
-			if _, err := fmt.Fprintln(a.stdout, "\nall tickets of this name"); err != nil {
-				return err
-			}
-			return table(a.stdout, usageRows(&u.Name)...)
-		},
-	}
+	}, a.flags("drv-thru ticket usage"), "one ticket ID", func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
+		u, err := client.Usage(ctx, id)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, u)
+		}
+		t := &u.Ticket
+		uses := fmt.Sprintf("%d of %d", t.Used, t.MaxUses)
+		if t.MaxUses == 0 {
+			uses = fmt.Sprintf("%d of unlimited", t.Used)
+		}
+		rows := append([][]string{{"ticket", t.ID.String()}, {"name", t.Name}, {"state", t.State}, {"uses", uses}}, usageRows(&u.Usage)...)
+		if err := table(a.stdout, rows...); err != nil || u.Name == u.Usage {
+			return err
+		}
+		if _, err := fmt.Fprintln(a.stdout, "\nall tickets of this name"); err != nil {
+			return err
+		}
+		return table(a.stdout, usageRows(&u.Name)...)
+	})
 }
 
 func usageRows(u *admin.Usage) [][]string {
