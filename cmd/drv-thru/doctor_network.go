@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
@@ -25,10 +26,11 @@ const (
 
 // relayURLs are the relays to check.
 func (e *examination) relayURLs() []string {
+	var own []string // of a ticket, with those that the command line names
 	if e.route != nil {
-		return e.route.relays
+		own = e.route.relays
 	}
-	return e.flags.relays
+	return distinct(slices.Concat(own, e.flags.relays))
 }
 
 // relays checks every relay.

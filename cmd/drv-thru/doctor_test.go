@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 
@@ -81,5 +82,23 @@ func TestDoctorOneSTUNServer(t *testing.T) {
 	e.network(t.Context())
 	if f := e.findings[0]; f.Verdict != known || !strings.HasPrefix(f.Text, "not known: ") {
 		t.Errorf("found %+v", f)
+	}
+}
+
+// What the command line names is looked at whoever the builder is.
+func TestDoctorRelays(t *testing.T) {
+	a, b := "https://a.example", "https://b.example"
+	for name, c := range map[string]struct {
+		route *route
+		want  []string
+	}{
+		"nobody":           {nil, []string{b}},
+		"a named builder":  {&route{relays: []string{a}}, []string{a, b}},
+		"a ticket, with b": {&route{relays: []string{a, b}}, []string{a, b}},
+	} {
+		e := &examination{route: c.route, flags: &doctorFlags{routeFlags: routeFlags{relays: []string{b}}}}
+		if got := e.relayURLs(); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }
