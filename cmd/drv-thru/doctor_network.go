@@ -152,11 +152,15 @@ func (e *examination) signingKey(ctx context.Context, signer string) {
 	if err != nil {
 		return
 	}
-	if err := e.app.checkTrust(ctx, trust, signer); err != nil {
+	help, err := e.app.trusted(ctx, trust, signer, "auto", slog.New(slog.DiscardHandler))
+	switch {
+	case err != nil:
 		e.add("signing key", broken, cmp.Or(hintOf(err), "add it to trusted-public-keys in /etc/nix/nix.conf: "+signer), "%v", err)
-		return
+	case help != nil:
+		e.add("signing key", fine, "", "outputs signed by %s can be imported by the import helper", signer)
+	default:
+		e.add("signing key", fine, "", "outputs signed by %s can be imported", signer)
 	}
-	e.add("signing key", fine, "", "outputs signed by %s can be imported", signer)
 }
 
 // natText says what a kind of address translation means.

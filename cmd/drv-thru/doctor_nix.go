@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 // A flaw is what is known to be wrong with some releases of Nix.
@@ -105,23 +107,12 @@ func (e *examination) nix(ctx context.Context) {
 
 // fuse checks whether outputs can be mounted while they come.
 func (e *examination) fuse() {
-	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err != nil {
-		e.add("fuse", slow, "load the fuse module (modprobe fuse), and let this user open /dev/fuse", "outputs come by a local HTTP server instead of a mount: %v", err)
+	if err := fusecache.Available(); err != nil {
+		e.add("fuse", slow, "mounting takes the fuse module, /dev/fuse open to this user, and fuse3; as root, CAP_SYS_ADMIN",
+			"outputs come by a local HTTP server instead of a mount: %v", err)
 		return
 	}
-	f.Close()
-	for _, name := range []string{"/run/wrappers/bin/fusermount3", "/usr/bin/fusermount3", "/bin/fusermount3", "/run/wrappers/bin/fusermount", "/usr/bin/fusermount", "/bin/fusermount"} {
-		if _, err := os.Stat(name); err == nil {
-			e.add("fuse", fine, "", "outputs can be mounted with %s", name)
-			return
-		}
-	}
-	if os.Geteuid() == 0 {
-		e.add("fuse", fine, "", "outputs can be mounted")
-		return
-	}
-	e.add("fuse", slow, "install fuse3", "outputs come by a local HTTP server instead of a mount: there is no fusermount3")
+	e.add("fuse", fine, "", "outputs can be mounted")
 }
 
 // helper checks the helper that imports for users whom Nix does not trust.

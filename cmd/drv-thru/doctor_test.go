@@ -3,9 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -100,5 +105,80 @@ func TestDoctorRelays(t *testing.T) {
 		if got := e.relayURLs(); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+// saying is a Unix socket at which everybody is told the same.
+func saying(t *testing.T, name string, text []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = c.Write(text)
+				_, _ = io.Copy(io.Discard, c)
+			}()
+		}
+	}()
+	return path
+}
+
+// What the import helper takes is not broken because Nix would not take it.
+func TestDoctorSigningKeyOfHelper(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can be the helper")
+	}
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "nix"), []byte("#!/bin/sh\necho require-sigs = true\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	// A daemon of protocol 1.35 that does not trust the user (core/nix/daemon).
+	var greeting []byte
+	for _, n := range []uint64{0x6478696f, 0x123, 0, 2, 0x616c7473} { // the version's text is empty
+		greeting = binary.LittleEndian.AppendUint64(greeting, n)
+	}
+	const accepted = `{"type":"accepted"}`
+	a := &app{environ: []string{
+		"NIX_DAEMON_SOCKET_PATH=" + saying(t, "daemon", greeting),
+		importHelperEnv + "=" + saying(t, "helper", append([]byte{0, 0, 0, byte(len(accepted))}, accepted...)),
+		"PATH=" + os.Getenv("PATH"),
+	}}
+	e := &examination{app: a, flags: &doctorFlags{}}
+	e.signingKey(t.Context(), "builder-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+	if len(e.findings) != 1 || e.findings[0].Verdict != fine || !strings.Contains(e.findings[0].Text, "by the import helper") {
+		t.Errorf("found %+v", e.findings)
+	}
+}
+
+// Root of a container opens /dev/fuse, and may not mount.
+func TestDoctorFuseInContainer(t *testing.T) {
+	const inside = "DRV_THRU_TEST_CONTAINED"
+	if os.Getenv(inside) != "" {
+		e := &examination{}
+		e.fuse()
+		if f := e.findings[0]; f.Verdict != slow || f.Fix == "" {
+			t.Errorf("found %+v", f)
+		}
+		return
+	}
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil || os.Geteuid() != 0 {
+		t.Skip("it takes root and setpriv to be root without capabilities")
+	}
+	cmd := exec.Command(setpriv, "--bounding-set", "-sys_admin", os.Args[0], "-test.run=^TestDoctorFuseInContainer$")
+	cmd.Env = append(os.Environ(), inside+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
