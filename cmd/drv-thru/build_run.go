@@ -27,8 +27,9 @@ import (
 // hurry is how long a second Ctrl-C waits for the mount to go.
 const hurry = 500 * time.Millisecond
 
-// errInterrupted ends a build by Ctrl-C or SIGTERM.
-var errInterrupted = errors.New("interrupted")
+// errInterrupted ends a build by Ctrl-C or SIGTERM, and is what is told of it: how that
+// made a request fail is no news, and has hints of its own.
+var errInterrupted error = interruptedError{}
 
 // errUnread ends a build whose progress nobody reads any more: the pipe is closed.
 var errUnread = errors.New("nobody reads what is printed")
@@ -99,7 +100,7 @@ func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(con
 	case err == nil:
 		return nil
 	case errors.Is(cause, errInterrupted):
-		return &interruptedError{err}
+		return errInterrupted
 	case errors.Is(cause, errUnread):
 		return errUnread
 	}
@@ -124,12 +125,10 @@ func (a *app) newRun(f *buildFlags, p *term.Printer) (*buildRun, error) {
 	return r, err
 }
 
-// interruptedError is a build that the user ended.
-type interruptedError struct{ err error }
+type interruptedError struct{}
 
-func (e *interruptedError) Error() string { return "interrupted" }
-func (e *interruptedError) Unwrap() error { return e.err }
-func (e *interruptedError) Exit() int     { return exitInterrupted }
+func (interruptedError) Error() string { return "interrupted" }
+func (interruptedError) Exit() int     { return exitInterrupted }
 
 // interruptible returns a context that the first signal cancels. The second
 // ends the process, with no more ado than taking the mount away. told is printed

@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"log"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -107,5 +109,20 @@ func TestNetHTTPIsNotHeard(t *testing.T) {
 	log.Print("later")
 	if text := past.String(); strings.Contains(text, "unasked") || !strings.Contains(text, "later") {
 		t.Errorf("past the rows: %q", text)
+	}
+}
+
+// Who presses Ctrl-C while a relay does not answer has no use for hints about networks.
+func TestInterruptedHasNoHint(t *testing.T) {
+	a := &app{stderr: io.Discard}
+	err := a.watch(t.Context(), &buildFlags{}, "leaving", func(ctx context.Context, _ *buildRun) error {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return &hintError{context.Cause(ctx), "check the network"}
+	})
+	if err == nil || err.Error() != "interrupted" || exitCode(err) != exitInterrupted || hintOf(err) != "" {
+		t.Errorf("%v, exit code %d, hint %q", err, exitCode(err), hintOf(err))
 	}
 }

@@ -80,7 +80,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 				err = ofBuild(do(ctx, &f, b.session(&eventsOnly{note: a.note}), id))
 			}
 			if err != nil && ctx.Err() != nil {
-				return &interruptedError{err}
+				return errInterrupted
 			}
 			return err
 		},
