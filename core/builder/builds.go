@@ -51,8 +51,11 @@ type build struct {
 	// nothing is. Under Service.mu.
 	clearing chan struct{}
 
-	mu      sync.Mutex
-	rec     BuildRecord
+	mu  sync.Mutex
+	rec BuildRecord
+	// unrecorded tells that the end could not be recorded yet.
+	unrecorded bool
+
 	log     *eventLog // nil for one of an earlier process until somebody reads
 	closure *closure  // nil once ended
 	planned map[nix.Path]Planned

@@ -190,6 +190,12 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 		gone = append(gone, Garbage{what, string(b.rec.ID), bytes})
 	}
 	for i, b := range s.past() {
+		if !dryRun {
+			if err := s.amend(ctx, b); err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
+		}
 		over := !b.record().Ended.After(limit)
 		if over && b.hasRoots() {
 			note(GarbageOutputs, b, s.outputBytes(ctx, b), b.dropRoots)
@@ -207,6 +213,29 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 		}
 	}
 	return gone, failed
+}
+
+// amend records how a build ended, if that could not be when it did, as on a full
+// disk.
+func (s *Service) amend(ctx context.Context, b *build) error {
+	b.mu.Lock()
+	rec, amiss := b.rec, b.unrecorded
+	b.mu.Unlock()
+	if !amiss {
+		return nil
+	}
+	done := s.clear(b)
+	if done == nil {
+		return nil
+	}
+	defer done()
+	if err := s.cfg.Records.UpdateBuild(ctx, rec); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unrecorded = false
+	return nil
 }
 
 // clear keeps a client that is back from the build, of which something is about to be

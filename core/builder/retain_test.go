@@ -2,12 +2,14 @@ package builder_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -153,6 +155,56 @@ func TestLogQuota(t *testing.T) {
 	wantCode(t, err, wire.CodeNotFound)
 	if _, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil); err != nil {
 		t.Errorf("its outputs: %v", err)
+	}
+}
+
+// fullRecords cannot write down how a build ended while full is set.
+type fullRecords struct {
+	*bt.Records
+	full atomic.Bool
+}
+
+func (r *fullRecords) UpdateBuild(ctx context.Context, b builder.BuildRecord) error {
+	if r.full.Load() {
+		return errors.New("database or disk is full (13)")
+	}
+	return r.Records.UpdateBuild(ctx, b)
+}
+
+// An end that could not be recorded is recorded later: nothing counts as under way for
+// ever, nor is built again after a restart.
+func TestUnrecordedEnd(t *testing.T) {
+	full := &fullRecords{}
+	e := start(t, func(c *builder.Config) {
+		full.Records = c.Records.(*bt.Records)
+		c.Records, c.Log = full, nil
+	})
+	c := e.holder(1)
+	full.full.Store(true)
+	if r := e.build(c, 1, e.one("x")); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	eventually(t, "it is tried again, and told that the disk is still full", func() bool {
+		_, err := e.svc.CollectGarbage(t.Context(), false)
+		return err != nil
+	})
+	if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State.Ended() {
+		t.Fatalf("recorded as %q, %v", rec.State, err)
+	}
+	full.full.Store(false)
+	for range 2 {
+		if gone, err := e.svc.CollectGarbage(t.Context(), false); err != nil || len(gone) > 0 {
+			t.Errorf("%+v, %v", gone, err)
+		}
+	}
+	usage, err := e.records.Usage(t.Context(), builder.UsageQuery{Client: c.ID, Now: now})
+	if err != nil || usage.Client.Active != 0 {
+		t.Errorf("%d builds are under way, %v", usage.Client.Active, err)
+	}
+	e.stop()
+	e.run()
+	if b, err := c.Get(bt.ID(1)); err != nil || b.State != wire.StateBuilt {
+		t.Errorf("after a restart: %q, %v", b.State, err)
 	}
 }
 

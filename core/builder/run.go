@@ -471,6 +471,9 @@ func (b *build) end(result *wire.Result) {
 	// The build is over whether or not the service is stopping.
 	if err := b.s.cfg.Records.UpdateBuild(context.WithoutCancel(b.s.ctx), rec); err != nil {
 		b.s.cfg.Log.Error("record build", "build", rec.ID, "err", err)
+		b.mu.Lock()
+		b.unrecorded = true
+		b.mu.Unlock()
 	}
 	if log != nil && shutdown {
 		_ = log.Close()
