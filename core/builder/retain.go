@@ -171,7 +171,8 @@ func (s *Service) leftOver(dryRun bool) ([]Garbage, error) {
 func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
-	limit := s.cfg.Now().Add(-s.tuning().KeepOutputs)
+	now := s.cfg.Now()
+	limit := now.Add(-s.tuning().KeepOutputs)
 	logs := s.tuning().KeepLogs
 	var gone []Garbage
 	var failed error
@@ -191,7 +192,7 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 	}
 	for i, b := range s.past() {
 		if !dryRun {
-			if err := s.amend(ctx, b); err != nil {
+			if err := s.amend(ctx, b, now); err != nil {
 				failed = errors.Join(failed, err)
 				continue
 			}
@@ -216,10 +217,11 @@ func (s *Service) forget(ctx context.Context, dryRun bool) ([]Garbage, error) {
 }
 
 // amend records how a build ended, if that could not be when it did, as on a full
-// disk.
-func (s *Service) amend(ctx context.Context, b *build) error {
+// disk. Of one that ended later than now the clock was set back since, perhaps by
+// years: its time begins anew.
+func (s *Service) amend(ctx context.Context, b *build, now time.Time) error {
 	b.mu.Lock()
-	rec, amiss := b.rec, b.unrecorded
+	rec, amiss := b.rec, b.unrecorded || b.rec.Ended.After(now)
 	b.mu.Unlock()
 	if !amiss {
 		return nil
@@ -229,12 +231,15 @@ func (s *Service) amend(ctx context.Context, b *build) error {
 		return nil
 	}
 	defer done()
+	if rec.Ended.After(now) {
+		rec.Ended = now
+	}
 	if err := s.cfg.Records.UpdateBuild(ctx, rec); err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unrecorded = false
+	b.rec.Ended, b.unrecorded = rec.Ended, false
 	return nil
 }
 

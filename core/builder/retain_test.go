@@ -208,6 +208,32 @@ func TestUnrecordedEnd(t *testing.T) {
 	}
 }
 
+// A clock that was years ahead keeps nothing for years: the time of what ended then
+// begins when the clock is set back, also for later processes.
+func TestRetentionClockSetBack(t *testing.T) {
+	const years = 10 * 365 * 24 * time.Hour
+	e := start(t, func(c *builder.Config) { c.RecentBuilds = 1; c.KeepOutputs = time.Hour })
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Expires = time.Time{} })
+	e.advance(years)
+	for id := range uint32(2) {
+		if r := e.build(c, id, small("x")...); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	e.advance(-years)
+	for i, want := range []struct{ roots, builds int }{{4, 2}, {4, 2}, {0, 1}} {
+		if _, err := e.svc.CollectGarbage(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if entries, err := os.ReadDir(e.cfg.Dir); err != nil || rootsIn(t, e) != want.roots || len(entries) != want.builds {
+			t.Errorf("after %d minutes: %d roots and %d builds, want %+v, %v", 40*i, rootsIn(t, e), len(entries), want, err)
+		}
+		e.stop()
+		e.advance(40 * time.Minute)
+		e.run()
+	}
+}
+
 // heldRecords hold up the removal of a build.
 type heldRecords struct {
 	*bt.Records
