@@ -105,6 +105,8 @@ func (d *DB) Usage(ctx context.Context, q builder.UsageQuery) (all builder.Usage
 	return all, err
 }
 
+// usage reads what one key has used. An admission far in the future is of a time when
+// the clock was wrong, and would count as one of the last hour until that comes.
 func usage(ctx context.Context, tx *sql.Tx, kind, key string, q builder.UsageQuery, u *builder.Usage) error {
 	where := ""
 	if kind == "name" {
@@ -117,9 +119,9 @@ func usage(ctx context.Context, tx *sql.Tx, kind, key string, q builder.UsageQue
 		UNION ALL
 		SELECT builds, 0, 0, 0, upload_bytes, output_bytes, build_nanos FROM totals WHERE kind = ? AND key = ?
 		UNION ALL
-		SELECT 1, admitted > ?, admitted > ?, ended = 0, upload_bytes, output_bytes, build_nanos
+		SELECT 1, abs(admitted - ?) < ?, abs(admitted - ?) < ?, ended = 0, upload_bytes, output_bytes, build_nanos
 			FROM ledger WHERE `+kind+` = ?`+where+` AND NOT (build = ? AND ended = 0))`,
-		kind, key, toNanos(q.Now.Add(-time.Hour)), toNanos(q.Now.Add(-24*time.Hour)), key, string(q.Except),
+		kind, key, toNanos(q.Now), int64(time.Hour), toNanos(q.Now), int64(24*time.Hour), key, string(q.Except),
 	).Scan(&u.Builds, &u.BuildsHour, &u.BuildsDay, &u.Active, &u.UploadBytes, &u.OutputBytes, (*int64)(&u.BuildTime))
 	if err != nil {
 		return fmt.Errorf("read usage: %w", err)

@@ -122,6 +122,33 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+// Only what was admitted within an hour or a day counts as that, on either side of a
+// clock that is set back.
+func TestUsageClockSetBack(t *testing.T) {
+	for _, c := range []struct {
+		ahead     time.Duration
+		hour, day int64
+	}{
+		{-25 * time.Hour, 0, 0},
+		{-2 * time.Hour, 0, 1},
+		{0, 1, 1},
+		{time.Minute, 1, 1},
+		{2 * time.Hour, 0, 1},
+		{10 * 365 * 24 * time.Hour, 0, 0},
+	} {
+		d := openTemp(t)
+		tk := makeTicket(t, d, func(r *builder.TicketRecord) { r.Expires = time.Time{} })
+		b := buildOf(1, tk)
+		b.Created = now.Add(c.ahead)
+		if err := d.Admit(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		if u := usageOf(t, d, tk, now, "").Ticket; u.Builds != 1 || u.BuildsHour != c.hour || u.BuildsDay != c.day {
+			t.Errorf("admitted %s ahead: %+v", c.ahead, u)
+		}
+	}
+}
+
 // Admissions fold a bounded number of rows each, and not those of builds that may go on.
 func TestUsageIsFoldedBitByBit(t *testing.T) {
 	d := openTemp(t)
