@@ -164,10 +164,11 @@ func (in *incoming) dropIdle() { _, _ = in.prune(func(k *kept) bool { return !k.
 
 // tidy removes what was not of use for as long as things are kept, what is not
 // complete if the disk is full, and what an end of the process at the wrong
-// moment left. With dryRun it only tells.
+// moment left. What was of use far in the future is of a time when the clock was wrong.
+// With dryRun it only tells.
 func (in *incoming) tidy(keep time.Duration, full, dryRun bool) ([]Garbage, error) {
-	limit := in.now().Add(-keep)
-	return in.prune(func(k *kept) bool { return full && !k.taken || !k.used.After(limit) }, dryRun)
+	now := in.now()
+	return in.prune(func(k *kept) bool { return full && !k.taken || now.Sub(k.used).Abs() >= keep }, dryRun)
 }
 
 func (in *incoming) prune(drop func(*kept) bool, dryRun bool) (gone []Garbage, failed error) {

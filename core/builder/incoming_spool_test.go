@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -203,6 +204,30 @@ func TestUploadsAreKeptAsTuned(t *testing.T) {
 	}
 	if got := e.uploads(); len(got) != 0 {
 		t.Errorf("what is left is %v", got)
+	}
+}
+
+// A clock that is set back keeps no upload for as long as it was ahead.
+func TestUploadsClockSetBack(t *testing.T) {
+	for _, c := range []struct {
+		ahead time.Duration
+		kept  int
+	}{{time.Minute, 1}, {10 * 365 * 24 * time.Hour, 0}} {
+		e := start(t)
+		client := e.holder(1, func(r *builder.TicketRecord) { r.Expires = time.Time{} })
+		src := bt.Source("src", noise(1, 1<<20))
+		e.advance(c.ahead)
+		if _, _, err := client.SendLarge(e.begin(client, 1, src), 0, src); err != nil {
+			t.Fatal(err)
+		}
+		e.complete(client, 1, src)
+		e.advance(-c.ahead)
+		if _, err := e.svc.CollectGarbage(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if got := e.uploads(); got[".taken"] != c.kept {
+			t.Errorf("%s ahead: what is left is %v", c.ahead, got)
+		}
 	}
 }
 
