@@ -67,6 +67,12 @@ func create(ctx context.Context, path string) error {
 	if err := d.Close(); err != nil {
 		return err
 	}
+	// SQLite would take what a file that is gone has left for this one's.
+	for _, end := range []string{"-wal", "-shm"} {
+		if err := os.Remove(path + end); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("make state database: %w", err)
+		}
+	}
 	if err := os.Rename(fresh, path); err != nil {
 		return fmt.Errorf("make state database: %w", err)
 	}
@@ -160,7 +166,7 @@ func (e *CorruptError) Error() string {
 // Hint says what to do; nothing is done by itself, since an empty database would
 // make every ticket unknown and every limit forgotten.
 func (e *CorruptError) Hint() string {
-	return fmt.Sprintf("stop the builder, then put back a backup, or try: sqlite3 %s .recover | sqlite3 recovered.db\n"+
+	return fmt.Sprintf("stop the builder, then put back a backup (drv-thru state backup --help says how), or try: sqlite3 %s .recover | sqlite3 recovered.db\n"+
 		"to begin anew without tickets and history, move the file away: mv %s %s.damaged", e.Path, e.Path, e.Path)
 }
 

@@ -335,6 +335,50 @@ func TestDamagedFileStops(t *testing.T) {
 	}
 }
 
+// What a killed builder has not moved into a file that is gone, or was moved away as
+// the hint says, is not moved into the new one: it is pages of another database.
+func TestLogOfLostFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "state.db")
+	d, err := Open(t.Context(), filepath.Join(dir, "killed.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for i := range byte(200) {
+		if i == 100 {
+			if _, err := d.db.ExecContext(t.Context(), "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		makeTicket(t, d, func(r *builder.TicketRecord) {
+			r.Secret = ticket.Secret{i}
+			r.ID = r.Secret.ID()
+		})
+	}
+	for _, end := range []string{"-wal", "-shm"} {
+		left, err := os.ReadFile(filepath.Join(dir, "killed.db"+end))
+		if err != nil || len(left) == 0 {
+			t.Fatalf("%s has %d bytes, %v", end, len(left), err)
+		}
+		if err := os.WriteFile(path+end, left, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		fresh, err := Open(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := fresh.Tickets(t.Context()); err != nil || len(all) > 0 {
+			t.Errorf("%d tickets in a new file, %v", len(all), err)
+		}
+		if err := fresh.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNewerVersionStops(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	d, err := Open(t.Context(), path)
