@@ -81,6 +81,7 @@ type Manager struct {
 
 	mu     sync.Mutex
 	loaded map[policy.Hash]*load
+	uses   uint64
 	files  map[string]file
 
 	configured atomic.Pointer[configured]
@@ -94,9 +95,14 @@ type configured struct {
 	modules map[string]policy.Hash
 }
 
+// maxLoaded bounds the modules that are held in memory, of which one by Go takes
+// 25 MB: each change of a policy is another, and so is each that comes with a ticket.
+const maxLoaded = 32
+
 // load is a module that is compiled once for all who wait for it.
 type load struct {
 	done   chan struct{}
+	used   uint64 // the value of Manager.uses then
 	module *policy.Module
 	err    error
 }
@@ -211,8 +217,11 @@ func (m *Manager) load(ctx context.Context, hash policy.Hash, code []byte) (*pol
 	}
 	if mine {
 		l = &load{done: make(chan struct{})}
+		m.makeRoom()
 		m.loaded[hash] = l
 	}
+	m.uses++
+	l.used = m.uses
 	m.mu.Unlock()
 	if mine {
 		// Whoever waits for it may stay longer than who asked first.
@@ -225,6 +234,22 @@ func (m *Manager) load(ctx context.Context, hash policy.Hash, code []byte) (*pol
 	case <-ctx.Done():
 		return nil, &policy.Error{Code: policy.CodeCanceled, Detail: ctx.Err().Error(), Err: ctx.Err()}
 	}
+}
+
+// makeRoom lets go of the module that was used longest ago, if there are as many as
+// there may be. Who decides by it goes on; the memory is free once nobody does. m.mu
+// is held.
+func (m *Manager) makeRoom() {
+	if len(m.loaded) < maxLoaded {
+		return
+	}
+	var oldest policy.Hash
+	for hash, l := range m.loaded {
+		if first := m.loaded[oldest]; first == nil || l.used < first.used {
+			oldest = hash
+		}
+	}
+	delete(m.loaded, oldest)
 }
 
 // chosen is the policy that decides.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -234,6 +235,28 @@ func TestModuleChanges(t *testing.T) {
 	tk.Policy.Hash = "x"
 	_, err = again.ask(t, tk, 0)
 	wantDenied(t, r, err, other, policy.CodeChanged)
+}
+
+// However many modules come with tickets, a bounded number is held in memory, and one
+// that was let go decides as before.
+func TestLoadedModulesAreBounded(t *testing.T) {
+	m, _ := start(t, t.TempDir(), nil)
+	tk := newTicket(1)
+	if err := m.Pin(t.Context(), Choice{Name: "own", Module: builtin.Limits}, tk); err != nil {
+		t.Fatal(err)
+	}
+	for i := range byte(maxLoaded + 3) {
+		choice := Choice{Name: "trap", Module: append(slices.Clone(trapping), 0, 2, 1, i)} // a custom section
+		if err := m.Pin(t.Context(), choice, newTicket(2)); wire.CodeOf(err) != wire.CodePolicyDenied {
+			t.Fatal(err)
+		}
+	}
+	if _, held := m.loaded[policy.HashOf(builtin.Limits)]; held || len(m.loaded) != maxLoaded {
+		t.Errorf("%d modules are held, the first among them: %v", len(m.loaded), held)
+	}
+	if _, err := m.ask(t, tk, 0); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestKeptModule: a module that came with its ticket needs no file of the owner's.
