@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/zeebo/blake3"
 )
@@ -26,9 +29,13 @@ const (
 	maxCompile = 256 << 20 // bytes of a file of compiled code
 )
 
+// maxFolders bounds the modules whose compiled code is kept, of which one by Go takes
+// 14 MB: each time that a policy is changed it is another.
+const maxFolders = 32
+
 // openDisk returns the module's folder, or nil where there is to be none.
 // Failing to have a cache is never a reason to refuse.
-func openDisk(dir string, hash Hash) *disk {
+func openDisk(dir string, hash Hash, now time.Time) *disk {
 	if dir == "" {
 		return nil
 	}
@@ -43,6 +50,8 @@ func openDisk(dir string, hash Hash) *disk {
 			return nil
 		}
 	}
+	_ = os.Chtimes(d.path, now, now)
+	pruneDisk(dir)
 	sums, err := d.sums()
 	if err != nil {
 		d.drop()
@@ -56,6 +65,27 @@ func openDisk(dir string, hash Hash) *disk {
 		d.drop()
 	}
 	return d
+}
+
+// pruneDisk removes the folders that were opened longest ago. Who compiles into one of
+// them at this moment does it once more without.
+func pruneDisk(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) <= maxFolders {
+		return
+	}
+	opened := make(map[string]time.Time)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && e.IsDir() {
+			if _, err := ParseHash(e.Name()); err == nil {
+				opened[e.Name()] = info.ModTime()
+			}
+		}
+	}
+	names := slices.SortedFunc(maps.Keys(opened), func(a, b string) int { return opened[b].Compare(opened[a]) })
+	for _, name := range names[min(maxFolders, len(names)):] {
+		_ = os.RemoveAll(filepath.Join(dir, name))
+	}
 }
 
 func (d *disk) dir() string {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -237,6 +238,45 @@ func TestCacheIsRebuilt(t *testing.T) {
 				t.Errorf("%s %s: not rebuilt", filepath.Base(path), name)
 			}
 		}
+	}
+}
+
+// TestCacheIsBounded: of policies that change again and again, the compiled code of the
+// newest is kept, and of one that is still in use.
+func TestCacheIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	clock := time.Now()
+	h := NewHost(Config{CacheDir: dir, Clock: func() time.Time { clock = clock.Add(time.Second); return clock }})
+	load := func(i int) (folder string) {
+		t.Helper()
+		code := says(fmt.Sprint(i))
+		m, err := h.Load(t.Context(), code)
+		if err != nil {
+			t.Fatal(err.(*Error).Owner())
+		}
+		m.Close()
+		folder = filepath.Join(dir, HashOf(code).String())
+		if err := os.Chtimes(folder, clock, clock); err != nil { // files in it were made today
+			t.Fatal(err)
+		}
+		return folder
+	}
+	foreign := filepath.Join(dir, "foreign")
+	if err := os.Mkdir(foreign, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	first, second, newest := load(0), load(1), ""
+	for i := range maxFolders {
+		load(0)
+		newest = load(2 + i)
+	}
+	for folder, want := range map[string]bool{first: true, second: false, newest: true, foreign: true} {
+		if _, err := os.Stat(folder); (err == nil) != want {
+			t.Errorf("%s: kept should be %v, %v", folder, want, err)
+		}
+	}
+	if all, err := os.ReadDir(dir); err != nil || len(all) != maxFolders+1 {
+		t.Errorf("%d folders, %v", len(all), err)
 	}
 }
 
