@@ -2,9 +2,11 @@ package builder_test
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
@@ -52,6 +54,47 @@ func (e *env) used(c *bt.Client) int64 {
 		e.t.Fatal(err)
 	}
 	return tk.Used
+}
+
+// What a policy was asked of a build, which lists its sources, is not held for as long as
+// the build is remembered, whatever became of it.
+func TestEndedBuildHoldsNoQuestion(t *testing.T) {
+	var question weak.Pointer[builder.PolicyRequest]
+	e := start(t, func(c *builder.Config) {
+		c.Policy = policyFunc(func(r *builder.PolicyRequest) (ticket.Limits, error) {
+			question = weak.Make(r)
+			return r.Limits, nil
+		})
+	})
+	c := e.holder(1)
+	for id, end := range []func(objects []bt.Object, b wire.Build) error{
+		func(_ []bt.Object, b wire.Build) error { _, err := c.Cancel(b.ID); return err },
+		func(objects []bt.Object, b wire.Build) error { _, err := c.SendWanted(b, objects...); return err },
+	} {
+		objects := small(string('a' + rune(id)))
+		b, err := c.Put(bt.ID(uint32(id)), bt.Request(objects...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := end(objects, b); err != nil {
+			t.Fatal(err)
+		}
+		e.finish(c, uint32(id))
+		eventually(t, "what was asked is gone", func() bool {
+			runtime.GC()
+			return question.Value() == nil
+		})
+		if _, err := c.Get(bt.ID(uint32(id))); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// policyFunc is a policy in Go.
+type policyFunc func(r *builder.PolicyRequest) (ticket.Limits, error)
+
+func (f policyFunc) Decide(_ context.Context, r *builder.PolicyRequest) (ticket.Limits, error) {
+	return f(r)
 }
 
 // TestPolicyIsTold: what a policy is asked before a use is spent, and when it is

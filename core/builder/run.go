@@ -457,7 +457,7 @@ func (b *build) end(result *wire.Result) {
 	b.building, b.machines = nil, nil
 	b.stopAway()
 	running := b.upload
-	b.closure, b.planned, b.wanted = nil, nil, nil
+	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, nil
 	rec, log := b.rec, b.log
 	if lasting {
 		rec.State, rec.Started, rec.Ended, rec.Result = wire.StateQueued, time.Time{}, time.Time{}, b.sofar()
