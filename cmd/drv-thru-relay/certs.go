@@ -18,8 +18,12 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 )
 
-// checkEvery is how often certificate files are looked at again while peers connect.
-const checkEvery = time.Second
+const (
+	// checkEvery is how often certificate files are looked at again while peers connect.
+	checkEvery = time.Second
+	// warnEvery is how often it is said that there is no good certificate.
+	warnEvery = time.Minute
+)
 
 // certFiles is a certificate in files. They are read again when they have
 // changed; what cannot be read is left alone, since files are seldom replaced
@@ -34,6 +38,7 @@ type certFiles struct {
 	pair    *tls.Certificate
 	read    [2]fs.FileInfo
 	checked time.Time
+	warned  time.Time
 }
 
 func newCertFiles(cert, key string, log *slog.Logger) (*certFiles, error) {
@@ -75,7 +80,11 @@ func (c *certFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		c.checked = now
 		if infos := c.stat(); !same(infos[0], c.read[0]) || !same(infos[1], c.read[1]) {
 			if err := c.reloadLocked(infos); err != nil {
-				c.log.Warn("the certificate's files have changed, but cannot be used", slog.Any("error", err))
+				// It is tried on, as a change of who may read them would not be seen.
+				if now.Sub(c.warned) >= warnEvery {
+					c.warned = now
+					c.log.Warn("the certificate's files have changed, but cannot be used", slog.Any("error", err))
+				}
 			} else {
 				c.log.Info("read the certificate again", slog.Time("valid_until", c.pair.Leaf.NotAfter))
 			}
@@ -144,7 +153,7 @@ func (a *acmeCerts) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cert, err := a.manager.GetCertificate(hello)
 	if err != nil && a.manager.HostPolicy(context.Background(), hello.ServerName) == nil {
 		a.mu.Lock()
-		if now := time.Now(); now.Sub(a.warned) > time.Minute {
+		if now := time.Now(); now.Sub(a.warned) > warnEvery {
 			a.warned = now
 			a.log.Warn("no certificate", slog.String("domain", hello.ServerName), slog.Any("error", err))
 		}
