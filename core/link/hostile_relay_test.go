@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -472,4 +473,43 @@ func TestRelayThatEndsRegistrations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A relay that is gone for good, or has another name now, does not fill the log, and one
+// that is lost, or refuses for another reason, is told of at once.
+func TestRelayThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var memory linktest.Network
+		var up atomic.Bool
+		h := &hostileRelay{welcome: func(ws *wsconn.Socket) {
+			if up.Swap(false) {
+				time.Sleep(time.Minute)
+			}
+			_ = ws.Close(websocket.StatusGoingAway, "")
+		}}
+		h.serve(t, &memory, "hostile.example:80")
+		dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+			if !up.Load() {
+				return nil, errors.New("nothing is there")
+			}
+			return memory.DialContext(ctx, network, address)
+		}
+		var log strings.Builder
+		l, err := Listen(ListenConfig{
+			Identity: secret(t, 2), Relays: []string{hostileURL}, Network: Network{DialContext: dial},
+			Jitter: func() float64 { return 1 }, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3*time.Hour - time.Minute)
+		up.Store(true) // for one registration
+		time.Sleep(time.Hour - time.Minute)
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(log.String(), "not registered at relay"); n != 4 {
+			t.Errorf("%d lines, want one an hour and one when it is lost:\n%.2000s", n, &log)
+		}
+	})
 }

@@ -18,6 +18,8 @@ const (
 	// Reconnects wait from minBackoff to maxBackoff, doubled each time.
 	minBackoff = 100 * time.Millisecond
 	maxBackoff = 10 * time.Second
+	// tellEvery is how often it is said of a relay that it is still not there.
+	tellEvery = time.Hour
 	// pongTimeout is how long an answer to the relay may take to write.
 	pongTimeout = 5 * time.Second
 )
@@ -37,6 +39,8 @@ func (r *registrar) run() {
 	defer r.l.work.Done()
 	defer r.cancel()
 	backoff := minBackoff
+	var told time.Time
+	var why wire.Code
 	for {
 		lasted, err := r.serve()
 		if r.ctx.Err() != nil {
@@ -59,7 +63,11 @@ func (r *registrar) run() {
 			s.Attempts++
 		})
 		wait := time.Duration(float64(backoff) * (0.5 + r.l.cfg.Jitter()/2))
-		r.l.log.Warn("not registered at relay", slog.String("relay", r.url), slog.Any("error", err), slog.Duration("retry_in", wait))
+		level := slog.LevelDebug
+		if code := wire.CodeOf(err); lasted > 0 || code != why || time.Since(told) >= tellEvery {
+			level, why, told = slog.LevelWarn, code, time.Now()
+		}
+		r.l.log.Log(r.ctx, level, "not registered at relay", slog.String("relay", r.url), slog.Any("error", err), slog.Duration("retry_in", wait))
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
