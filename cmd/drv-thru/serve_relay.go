@@ -25,9 +25,9 @@ const defaultEmbeddedRelay = ":7411"
 // fixed-output build reaches that.
 type embeddedRelay struct {
 	relay   *relay.Server
-	own     string   // the builder's own URL of it
-	token   string   // and what it shows there
-	urls    []string // what tickets say
+	own     string          // the builder's own URL of it
+	token   string          // and what it shows there
+	urls    func() []string // what tickets say; a machine's addresses change
 	address string
 }
 
@@ -55,9 +55,17 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 	if packets != nil {
 		go func() { _ = e.relay.ServeSTUN(packets.(*net.UDPConn)) }()
 	}
-	if e.urls = cfg.EmbeddedRelayURLs; len(e.urls) == 0 {
-		if e.urls, err = reachableURLs(l.Addr()); err != nil {
+	urls := cfg.EmbeddedRelayURLs
+	e.urls = func() []string { return urls }
+	if len(urls) == 0 {
+		if urls, err = reachableURLs(l.Addr()); err != nil {
 			return nil, errors.Join(err, l.Close(), private.Close())
+		}
+		e.urls = func() []string {
+			if now, err := reachableURLs(l.Addr()); err == nil {
+				return now
+			}
+			return urls
 		}
 	}
 	go func() { failed(e.relay.Serve(private)) }()

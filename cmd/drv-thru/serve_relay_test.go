@@ -39,8 +39,9 @@ func TestEmbeddedRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.stop()
-	if len(e.urls) != 1 || e.urls[0] != "http://"+e.address {
-		t.Fatalf("urls %v of %s", e.urls, e.address)
+	urls := e.urls()
+	if len(urls) != 1 || urls[0] != "http://"+e.address {
+		t.Fatalf("urls %v of %s", urls, e.address)
 	}
 	builder := newSecret(t)
 	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token})
@@ -59,7 +60,7 @@ func TestEmbeddedRelay(t *testing.T) {
 	if err := circuits.Registered(ctx); err != nil {
 		t.Fatal(err)
 	}
-	session, err := link.Dial(ctx, link.Config{Identity: newSecret(t), Peer: builder.ID(), Relays: e.urls})
+	session, err := link.Dial(ctx, link.Config{Identity: newSecret(t), Peer: builder.ID(), Relays: urls})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func TestEmbeddedRelay(t *testing.T) {
 		t.Errorf("%q, %v", body, err)
 	}
 	// Nobody else can register where clients come in.
-	other, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: e.urls})
+	other, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: urls})
 	if err != nil {
 		t.Fatal(err)
 	}

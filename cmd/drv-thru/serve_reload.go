@@ -44,8 +44,8 @@ type reloader struct {
 	log      *slog.Logger
 	ready    atomic.Bool // the service manager has been told so
 
-	tokens  atomic.Pointer[func(relay string) string]
-	tickets atomic.Pointer[[]string] // the relays that tickets say
+	tokens atomic.Pointer[func(relay string) string]
+	named  atomic.Pointer[[]string] // the relays of the configuration
 }
 
 // run reloads at every signal until ctx ends.
@@ -94,7 +94,7 @@ func (r *reloader) apply(ctx context.Context, next *serveConfig) error {
 	if err != nil {
 		return err
 	}
-	urls, tickets := r.relays(next)
+	urls := r.relays(next)
 	if len(urls) == 0 {
 		return usagef("without a relay nobody finds the builder, and starting the embedded one takes a restart")
 	}
@@ -105,7 +105,7 @@ func (r *reloader) apply(ctx context.Context, next *serveConfig) error {
 		if err := r.circuits.SetRelays(urls); err != nil {
 			return err
 		}
-		r.setRelays(tickets)
+		r.setRelays(next.Relays)
 	}
 	if slices.Contains(changed, "policies") {
 		r.policies.Configure(ctx, next.Policies)
@@ -139,13 +139,22 @@ func (c *serveConfig) merge(next *serveConfig) (changed, kept []string) {
 	return changed, kept
 }
 
-// relays are the URLs to register at, and those that tickets say.
-func (r *reloader) relays(cfg *serveConfig) (urls, tickets []string) {
-	urls, tickets = slices.Clone(cfg.Relays), slices.Clone(cfg.Relays)
+// relays are the URLs to register at.
+func (r *reloader) relays(cfg *serveConfig) []string {
+	urls := slices.Clone(cfg.Relays)
 	if r.embedded != nil {
-		urls, tickets = append(urls, r.embedded.own), append(tickets, r.embedded.urls...)
+		urls = append(urls, r.embedded.own)
 	}
-	return urls, tickets
+	return urls
+}
+
+// tickets are the URLs that tickets say.
+func (r *reloader) tickets() []string {
+	urls := slices.Clone(*r.named.Load())
+	if r.embedded != nil {
+		urls = append(urls, r.embedded.urls()...)
+	}
+	return urls
 }
 
 // readTokens reads the tokens of relays.
@@ -165,9 +174,9 @@ func (r *reloader) token(relay string) string {
 	return (*r.tokens.Load())(relay)
 }
 
-func (r *reloader) setRelays(tickets []string) {
-	if warning := unnamedRelays(tickets); warning != "" {
+func (r *reloader) setRelays(named []string) {
+	r.named.Store(&named)
+	if warning := unnamedRelays(r.tickets()); warning != "" {
 		r.log.Warn(warning)
 	}
-	r.tickets.Store(&tickets)
 }

@@ -73,6 +73,18 @@ func TestRelaysThatTicketsDoNotName(t *testing.T) {
 	}
 }
 
+// A machine's addresses change while the relay inside runs, and tickets say those of today.
+func TestTicketsSayAddressesOfToday(t *testing.T) {
+	address := "http://192.0.2.1:7411"
+	r := &reloader{log: slog.New(slog.DiscardHandler), embedded: &embeddedRelay{urls: func() []string { return []string{address} }}}
+	r.setRelays([]string{"https://a.example"})
+	for _, address = range []string{"http://192.0.2.1:7411", "http://192.0.2.2:7411"} {
+		if got, want := r.tickets(), []string{"https://a.example", address}; !slices.Equal(got, want) {
+			t.Errorf("tickets say %v, want %v", got, want)
+		}
+	}
+}
+
 // Taking the last relay away would leave a builder that nobody finds.
 func TestReloadKeepsARelay(t *testing.T) {
 	dir := t.TempDir()

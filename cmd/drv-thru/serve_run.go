@@ -129,9 +129,8 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	if err := reload.readTokens(cfg); err != nil {
 		return err
 	}
-	relays, tickets := reload.relays(cfg)
 	circuits, err := link.Listen(link.ListenConfig{
-		Identity: identity, Relays: relays, Token: reload.token, Log: log,
+		Identity: identity, Relays: reload.relays(cfg), Token: reload.token, Log: log,
 		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
 	})
 	if err != nil {
@@ -150,13 +149,13 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	}
 	go func() { failed(paths.serve(server)) }()
 	go func() { failed(server.ServeTLS(circuits, "", "")) }()
-	reload.setRelays(tickets)
+	reload.setRelays(cfg.Relays)
 	started := time.Now()
 	adminServer := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
 		Handler: admin.NewHandler(admin.Config{
 			Tickets: db, Service: svc, Policies: decider, Decisions: db, Builder: identity.ID(), Now: time.Now, Rand: rand.Reader,
-			Relays: func() []string { return *reload.tickets.Load() }, Addresses: paths.addresses,
+			Relays: reload.tickets, Addresses: paths.addresses,
 			Describe: func(st *admin.Status) {
 				st.Software, st.NixVersion, st.Started = softwareName(), info.NixVersion, started
 				st.Systems, _ = settings.offered()
@@ -173,7 +172,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	var telling sync.WaitGroup
 	telling.Go(func() { notify.Watchdog(ctx, func() { svc.Status() }) })
 	telling.Go(func() { reload.tellReady(ctx) })
-	a.announce(ctx, circuits, identity.ID(), tickets, paths, signing, adminSocket)
+	a.announce(ctx, circuits, identity.ID(), reload.tickets(), paths, signing, adminSocket)
 	reload.run(ctx, hangups)
 	telling.Wait()
 	notify.Stopping()
