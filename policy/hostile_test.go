@@ -149,6 +149,7 @@ func hostile() map[string]struct {
 		"overflow of locals":       run(CodeTrap, mod{locals: op([]byte{1}, vecLen(maxLocals), []byte{0x7b}), body: call(0)}),
 		"overflow of operands":     run(CodeTrap, mod{global: true, body: op(bytes.Repeat(global, 40_000), call(0), bytes.Repeat(drop, 40_000))}),
 		"overflow in start":        run(CodeTrap, mod{body: call(0), start: true}),
+		"overflow of a long name":  run(CodeTrap, mod{body: call(0), extra: section(secCustom, op(bytesOf([]byte("name")), []byte{1}, bytesOf(vec(op([]byte{0}, bytesOf(bytes.Repeat([]byte("€"), 2<<20)))))))}),
 		"overflow by a table":      run(CodeTrap, mod{table: []byte{0x70, 0, 1}, elems: element0, body: op(i32(0), []byte{0x11, 0, 0})}),
 		"poll of too many":         run(CodeTrap, mod{imports: []imp{{wasiModule, "poll_oneoff", 4, 1}}, body: op(i32(0), i32(0), i32(0x5555556), i32(8), call(0), unreachable)}),
 		"exit 1":                   run(CodeExit, mod{imports: []imp{procExit}, body: op(i32(1), call(0))}),
@@ -252,6 +253,10 @@ func vecLen(n uint64) []byte {
 	return append(out, byte(n))
 }
 
+// maxDetail is more than thirty frames of a stack trace take, with functions of
+// maxParams parameters and results.
+const maxDetail = 64 << 10
+
 func TestHostileModules(t *testing.T) {
 	for _, interpret := range []bool{false, true} {
 		ordinary := patient(t, interpret)
@@ -273,6 +278,9 @@ func TestHostileModules(t *testing.T) {
 				}
 				if c.before && res.Cost.Stdin != 0 {
 					t.Error("it ran")
+				}
+				if len(e.Detail) > maxDetail {
+					t.Errorf("details of %d bytes", len(e.Detail))
 				}
 				if e.Detail == "" || strings.Contains(e.Error(), e.Detail) {
 					t.Errorf("the holder sees %q, the owner %q", e.Error(), e.Detail)

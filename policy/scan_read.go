@@ -4,8 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
+
+// maxName bounds the name of a function in stack traces. wazero writes up to thirty
+// of them there, after the module has ended: names of 7 MiB took seconds.
+const maxName = 256
 
 // The parts of the binary format that sections are made of: core specification
 // 2.0, §5.1 and §5.2.
@@ -57,7 +62,7 @@ func (s *scanner) fail(code Code, format string, args ...any) {
 var errNames = errors.New("damaged names")
 
 // functionNames returns a custom section with the names of functions, for
-// stack traces, if body is one that has them; otherwise, before.
+// stack traces, if body is one that has them; otherwise, before. Long ones are cut.
 func functionNames(body, before []byte) []byte {
 	s := &scanner{data: body}
 	names, err := s.functionNames()
@@ -85,11 +90,18 @@ func (s *scanner) functionNames() (names []byte, err error) {
 			continue
 		}
 		s.data = sub
-		s.each("names", maxFunctions, func() { s.u32(); s.name() })
+		var list []byte
+		n := s.each("names", maxFunctions, func() {
+			list = binary.AppendUvarint(list, uint64(s.u32()))
+			name := s.name()
+			name = strings.ToValidUTF8(name[:min(len(name), maxName)], "")
+			list = binary.AppendUvarint(list, uint64(len(name)))
+			list = append(list, name...)
+		})
 		if len(s.data) > 0 {
 			return nil, errNames
 		}
-		return sub, nil
+		return append(binary.AppendUvarint(nil, uint64(n)), list...), nil
 	}
 	return nil, errNames
 }
