@@ -135,9 +135,12 @@ func TestCheckSettings(t *testing.T) {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
-	for _, bad := range []string{``, `{`, `1,"settings":2`, `1},"x":{`, `1}{`, `{"a":1,"a":1}`, "\"\xff\"", `"` + strings.Repeat("x", MaxSettings) + `"`} {
-		if err := CheckSettings(json.RawMessage(bad)); err == nil {
-			t.Errorf("%.40s: accepted", bad)
+	for bad, want := range map[string]string{
+		``: "ends early", `{`: "ends early", `{"a": "b`: "ends early", `1,"settings":2`: "more follows", `1},"x":{`: "more follows", `1}`: "more follows",
+		`{"a":1,"a":1}`: "given twice", "\"\xff\"": "UTF-8", strings.Repeat("[", 80): "nested deeper", `"` + strings.Repeat("x", MaxSettings) + `"`: "more than",
+	} {
+		if err := CheckSettings(json.RawMessage(bad)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40s: %v, want %q in it", bad, err, want)
 		}
 	}
 }

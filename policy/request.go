@@ -3,7 +3,6 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -184,10 +183,8 @@ func CheckSettings(settings json.RawMessage) error {
 
 // checkValue says whether text is one JSON value with no field given twice.
 func checkValue(text json.RawMessage) error {
-	var v struct {
-		Value json.RawMessage `json:"value"`
-	}
-	return decodeStrict(slices.Concat([]byte(`{"value":`), text, []byte{'}'}), &v)
+	var v json.RawMessage
+	return decodeStrict(text, &v)
 }
 
 // fitting returns how many of the first elements have room in a JSON list, and

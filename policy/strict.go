@@ -49,7 +49,8 @@ func (l *Limit) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// decodeStrict reads the one JSON value in data into v, a pointer to a struct.
+// decodeStrict reads the one JSON value in data into v, a pointer to a struct or to
+// a [json.RawMessage].
 // Unlike encoding/json it refuses fields that are unknown, given twice or
 // spelled in another case, null, text that is not UTF-8 and anything but
 // white space after the value.
@@ -60,13 +61,13 @@ func decodeStrict(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	if err := checkShape(dec, reflect.TypeOf(v).Elem(), 0); err != nil {
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return errors.New("the JSON ends early")
 		}
 		return err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more follows the JSON object")
+		return errors.New("more follows the JSON value")
 	}
 	return json.Unmarshal(data, v)
 }
