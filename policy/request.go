@@ -41,7 +41,7 @@ type Ticket struct {
 // Client is who asks.
 type Client struct {
 	ID    string `json:"id"`   // endpoint ID, base32
-	Name  string `json:"name"` // as the owner or the client named it; may be empty
+	Name  string `json:"name"` // a trusted client's in the configuration; empty for who comes with a ticket
 	Usage Usage  `json:"usage"`
 }
 
@@ -65,9 +65,9 @@ type Build struct {
 	ToBuildTruncated bool      `json:"to_build_truncated"` // an allowlist must then deny
 	Sources          []Source  `json:"sources"`
 	SourcesTruncated bool      `json:"sources_truncated"`
-	ClosurePaths     Count     `json:"closure_paths"`
-	UploadBytes      Count     `json:"upload_bytes"`
-	Rebuild          bool      `json:"rebuild"`
+	ClosurePaths     Count     `json:"closure_paths"` // derivations and sources
+	UploadBytes      Count     `json:"upload_bytes"`  // NAR bytes of those that the builder lacks
+	Rebuild          bool      `json:"rebuild"`       // to compare: --rebuild
 }
 
 // Source is an input that is no derivation: a file or directory that the client
@@ -88,7 +88,7 @@ type Root struct {
 type Planned struct {
 	Name        string   `json:"name"`
 	System      string   `json:"system"`
-	FixedOutput bool     `json:"fixed_output"` // has the network of the builder's host
+	FixedOutput bool     `json:"fixed_output"` // has the network of the builder's host, as impure ones have
 	Features    []string `json:"features"`
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
@@ -82,6 +84,25 @@ var (
 // jsonKeys are the keys that a struct has in JSON, sorted.
 func jsonKeys(of reflect.Type) []string {
 	return slices.Sorted(maps.Keys(fieldsOf(of)))
+}
+
+// The ordinary request in docs/policies.md is the one that is asked.
+func TestPolicyRequestInDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/policies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := policy.Sample().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "An ordinary request")
+	_, rest, _ = strings.Cut(rest, "```json\n")
+	shown, _, _ := strings.Cut(rest, "```")
+	var got bytes.Buffer
+	if err := json.Compact(&got, []byte(shown)); err != nil || got.String() != string(want) {
+		t.Errorf("docs/policies.md shows (%v)\n%s\nand it is\n%s", err, got.String(), want)
+	}
 }
 
 // docs/policies.md has every code that a policy's failure may have for the owner, and
