@@ -22,9 +22,9 @@ func newGCCommand(a *app) *ffcli.Command {
 		ShortUsage: "drv-thru gc [--dry-run] [--json]",
 		ShortHelp:  "remove what has had its time",
 		LongHelp: "Removes what drv-thru has kept and nobody needs any more, and says what that was:\n" +
-			"on every machine what this user's builds and mounts have fetched or left behind, and where a\n" +
-			"builder runs its old builds, their roots and logs, and what it knows of store\n" +
-			"paths that are gone. Nix's own store is left to nix-collect-garbage.",
+			"on every machine what this user's builds and mounts have fetched or left behind, and what\n" +
+			"was compiled of policies, and where a builder runs its old builds, their roots and logs, and\n" +
+			"what it knows of store paths that are gone. Nix's own store is left to nix-collect-garbage.",
 		FlagSet: fs,
 		Options: adminOptions(),
 		Exec: func(ctx context.Context, args []string) error {

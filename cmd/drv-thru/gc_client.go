@@ -15,8 +15,8 @@ import (
 )
 
 // gcClient removes what this user's builds have left and nobody needs: the chunk
-// store and what mounts have kept, all of which can be had again, and the places of
-// mounts whose process is gone. What a running drv-thru writes to stays. With dryRun
+// store, what mounts have kept and compiled policies, all of which can be had again,
+// and the places of mounts whose process is gone. What a running drv-thru writes to stays. With dryRun
 // it only tells.
 func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, error) {
 	items := []builder.Garbage{}
@@ -26,6 +26,8 @@ func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, err
 		items, failed = append(items, chunks...), append(failed, err)
 		kept, err := gcMounted(ctx, filepath.Join(base, mountCacheDir), dryRun)
 		items, failed = append(items, kept...), append(failed, err)
+		compiled, err := gcPolicies(a.policyCache(), dryRun)
+		items, failed = append(items, compiled...), append(failed, err)
 	}
 	// Asking for the directory makes it.
 	if dir, err := a.runtimeDir(); err == nil {
@@ -94,6 +96,39 @@ func gcMounted(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage,
 		if bytes > 0 {
 			items = append(items, builder.Garbage{What: "mounted", Name: path, Bytes: bytes})
 		}
+	}
+	return items, errors.Join(failed...)
+}
+
+// gcPolicies removes what was compiled of modules, of which an author makes another
+// with each change. Who loads one meanwhile compiles it.
+func gcPolicies(dir string, dryRun bool) ([]builder.Garbage, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var items []builder.Garbage
+	var failed []error
+	for _, e := range entries {
+		item := builder.Garbage{What: "policy", Name: filepath.Join(dir, e.Name())}
+		_ = filepath.WalkDir(item.Name, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				if info, err := d.Info(); err == nil {
+					item.Bytes += info.Size()
+				}
+			}
+			return nil
+		})
+		if !dryRun {
+			if err := os.RemoveAll(item.Name); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+		}
+		items = append(items, item)
 	}
 	return items, errors.Join(failed...)
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drv-thru/drv-thru/fusecache"
+	"github.com/drv-thru/drv-thru/policy/builtin"
 )
 
 func TestGCClient(t *testing.T) {
@@ -51,16 +52,24 @@ func TestGCClient(t *testing.T) {
 		}
 	}
 	defer running.Close()
+	m, err := a.policyHost(0).Load(t.Context(), builtin.Limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
 	kept := func(builder string) bool {
 		_, err := os.Lstat(filepath.Join(home, ".cache/drv-thru/mount", builder, "info/abc.narinfo"))
 		return err == nil
 	}
 	for _, dry := range []bool{true, false} {
 		items, err := a.gcClient(t.Context(), dry)
-		if err != nil || len(items) != 4 {
+		if err != nil || len(items) != 5 {
 			t.Errorf("dry run %v: %v, %v", dry, items, err)
 		}
 		for _, item := range items {
+			if item.What == "policy" && item.Bytes < int64(len(builtin.Limits)) {
+				t.Errorf("dry run %v: %v", dry, item)
+			}
 			if item.What == "mounted" {
 				if kept("left") != dry || !kept("running") || item.Bytes != 4 {
 					t.Errorf("dry run %v: %v", dry, item)
