@@ -8,6 +8,7 @@ type effort struct {
 	kept   uint64 // values on its stack where blocks begin, at most
 	looked uint64 // blocks that are looked through for values of variables
 	passed uint64 // values that it and its calls take and give
+	copied uint64 // addresses that its blocks know
 }
 
 // Basic blocks of what [scanner.guard] adds, and of a bulk operation.
@@ -17,17 +18,18 @@ const (
 	bulkBlocks    = 8
 )
 
-// wazero's compiler takes time by the square of a function's blocks and by their
-// product with the square of what may be alive where they meet: 81 kB of nested
-// loops take it minutes, and it cannot be interrupted. Its interpreter takes
-// milliseconds, so it gets a module with more than maxWork. A unit is 20 ns at
-// the worst. Programs stay below, with few values (Go, all of whose functions
-// have 20) or few blocks: a Go program of 5 MB has 160 million, the built-in
-// policy 80. What is compiled without optimization may be above.
+// wazero's compiler takes time by the square of a function's blocks, and by their
+// products with the square of what may be alive where they meet, and with the accesses
+// to memory before them: 81 kB of nested loops take it minutes, and it cannot be
+// interrupted. Its interpreter takes milliseconds, so it gets a module with more than
+// maxWork. A unit is 20 ns at the worst. Programs stay below, with few values (Go, all
+// of whose functions have 20) or few blocks: a Go program of 3 MB has 100 million, the
+// built-in policy 96. What is compiled without optimization may be above.
 const (
 	maxWork    = 1 << 28
 	fewValues  = 32 // registers hold them
 	valueWork  = 8
+	copiedWork = 32  // and memory: 4,000 blocks behind 4,000 loads took 400 MB
 	passedWork = 256 // and memory: 16,000 calls with 128 values each way took 1.5 GB
 )
 
@@ -64,7 +66,7 @@ func (s *scanner) carry(values int) {
 func (e effort) work() uint64 {
 	alive := e.values + e.widest + e.kept
 	alive -= min(alive, fewValues)
-	return e.looked + e.blocks*e.blocks + valueWork*e.blocks*alive*alive + passedWork*e.passed
+	return e.looked + e.blocks*e.blocks + valueWork*e.blocks*alive*alive + copiedWork*e.copied + passedWork*e.passed
 }
 
 // funcType is a function's type.

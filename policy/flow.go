@@ -1,13 +1,16 @@
 package policy
 
-// flow follows a function while it is scanned: how many values are on the stack, and
-// through how many blocks wazero's compiler looks for the value of a variable. Values
-// below a block stay alive for as long as it lasts, as variables do, and more of them
-// fit into a function. It looks through each block that only one other leads to, back
-// to the beginning of a loop, or to where several meet, which remember what they found.
+// flow follows a function while it is scanned: how many values are on the stack,
+// through how many blocks wazero's compiler looks for the value of a variable, and how
+// many addresses it knows to be good. Values below a block stay alive for as long as it
+// lasts, as variables do, and more of them fit into a function. It looks through each
+// block that only one other leads to, back to the beginning of a loop, or to where
+// several meet, which remember what they found. Addresses that memory was accessed at
+// are kept for every block that follows, and where several meet those that all know.
 type flow struct {
 	height  int
 	chain   uint64
+	known   uint64
 	dead    bool // never reached
 	frames  []frame
 	results int // of the function
@@ -20,11 +23,13 @@ type frame struct {
 	typ   funcType
 	dead  bool   // as a whole
 	chain uint64 // at its beginning
+	known uint64 // there
 
 	// What leads to its end, or to its beginning if it is a loop.
 	joins        int
 	sum, longest uint64 // of their chains
 	last         uint64 // that of these which came last
+	fewest       uint64 // addresses that one of them knows
 }
 
 // move takes values from the stack and puts others there. In code that cannot be
@@ -39,7 +44,7 @@ func (o *flow) move(takes, gives int) {
 
 func (o *flow) begin(op byte, t funcType) {
 	o.move(t.params, 0)
-	o.frames = append(o.frames, frame{op: op, floor: o.height, typ: t, dead: o.dead, chain: o.chain})
+	o.frames = append(o.frames, frame{op: op, floor: o.height, typ: t, dead: o.dead, chain: o.chain, known: o.known})
 	o.height += t.params
 	switch op {
 	case 0x03: // loop
@@ -57,7 +62,7 @@ func (o *flow) otherwise() {
 	f := &o.frames[n-1]
 	f.op = 0x05
 	o.join(0, 0)
-	o.height, o.chain, o.dead = f.floor+f.typ.params, f.chain+1, f.dead
+	o.height, o.chain, o.known, o.dead = f.floor+f.typ.params, f.chain+1, f.known, f.dead
 }
 
 // end ends a block, and returns what finding one variable there may take more.
@@ -71,8 +76,11 @@ func (o *flow) end() (looked uint64) {
 		o.join(0, 0)
 	}
 	if f.op == 0x04 { // there is no else
-		o.dead, o.chain = f.dead, f.chain
+		o.dead, o.chain, o.known = f.dead, f.chain, f.known
 		o.join(0, 0)
+	}
+	if f.joins > 0 && f.op != 0x03 {
+		o.known = f.fewest
 	}
 	switch {
 	case f.dead:
@@ -111,6 +119,10 @@ func (o *flow) join(label uint32, table uint64) {
 		return // or to the end of the function
 	}
 	f := &o.frames[len(o.frames)-1-int(label)]
+	if f.joins == 0 {
+		f.fewest = o.known
+	}
+	f.fewest = min(f.fewest, o.known)
 	if table == 0 || f.last != table {
 		f.joins++
 	}

@@ -58,6 +58,7 @@ func (s *scanner) guard(body []byte) (out []byte, calls bool) {
 			out = append(out, lookOut...)
 			s.blocks += lookOutBlocks
 		}
+		s.copied += s.known * (s.blocks - blocks)
 	}
 	return append(out, body[copied:]...), calls
 }
@@ -214,6 +215,7 @@ func (s *scanner) instruction() (unbounded bool) {
 
 func (s *scanner) called(t funcType) {
 	s.passed += t.arity()
+	s.looked += s.known // they are gone through
 	s.carry(t.params + t.results)
 	s.move(t.params, t.results)
 }
@@ -283,6 +285,7 @@ func (s *scanner) vector() {
 
 func (s *scanner) memArg() {
 	s.look(2) // where memory is, and its size
+	s.known++
 	s.u32()
 	s.u32()
 }

@@ -80,6 +80,14 @@ func nested(loops int) fn {
 	return fn{locals: op([]byte{1}, vecLen(uint64(loops)), []byte{0x7f}), body: op(begin, end, use)}
 }
 
+// loads reads n addresses.
+func loads(n int) (all []byte) {
+	for i := range n {
+		all = op(all, i32(int32(i)), []byte{0x28, 2, 0}, drop)
+	}
+	return all
+}
+
 func deep(again []byte) []byte {
 	global := []byte{0x23, 0}
 	return op(global, i32(60), []byte{0x4e, 0x04, 0x40, 0x0f, 0x0b}, // return if 60 deep
@@ -162,6 +170,10 @@ func hostile() map[string]struct {
 		"a branch per byte":        run(CodeBadOutput, mod{global: true, body: op([]byte{0x02, 0x40}, bytes.Repeat(op(global, []byte{0x0d, 0}), 30_000), []byte{0x0b})}),
 		"branches of a table":      run(CodeBadOutput, mod{body: op([]byte{0x02, 0x40}, i32(0), []byte{0x0e}, vecLen(100_000), make([]byte, 100_001), []byte{0x0b})}),
 		"nested loops":             run(CodeBadOutput, mod{global: true, funcs: []fn{nested(500)}}),
+		"blocks behind loads":      run(CodeBadOutput, mod{funcs: []fn{{body: op(loads(4000), bytes.Repeat([]byte{0x02, 0x40, 0x0b}, 4000))}}}),
+		"calls behind loads":       run(CodeBadOutput, mod{funcs: slices.Repeat([]fn{{body: op(loads(7500), bytes.Repeat(call(0), 30_000))}}, 2)}),
+		"looks behind loads":       run(CodeBadOutput, mod{table: []byte{0x70, 0, 1}, funcs: []fn{{body: op(loads(2000), bytes.Repeat(op(i32(0), []byte{0x11, 0, 0}), 3000))}}}),
+		"loads of one case":        run(CodeBadOutput, mod{body: op(i32(0), []byte{0x04, 0x40}, loads(4000), []byte{0x0b}, bytes.Repeat([]byte{0x02, 0x40, 0x0b}, 4000))}),
 		"variables after branches": run(CodeBadOutput, mod{funcs: []fn{{locals: []byte{1, 1, 0x7f}, body: op([]byte{0x02, 0x40}, bytes.Repeat([]byte{0x20, 0, 0x0d, 0}, 12_000), bytes.Repeat([]byte{0x20, 0, 0x1a}, 20_000), []byte{0x0b})}}}),
 		"blocks above operands":    run(CodeBadOutput, mod{funcs: []fn{{body: op(bytes.Repeat([]byte{0x3f, 0}, 4000), bytes.Repeat([]byte{0x03, 0x40, 0x0b}, 4000), bytes.Repeat(drop, 4000))}}}),
 		"calls of many values":     run(CodeBadOutput, mod{types: [][]byte{values}, funcs: []fn{{typ: 1, body: unreachable}, {body: op(bytes.Repeat(i32(0), maxParams), bytes.Repeat(call(1), 10_000), bytes.Repeat(drop, maxParams))}}}),
@@ -312,7 +324,8 @@ func TestHardToCompile(t *testing.T) {
 	all := hostile()
 	for name, want := range map[string]bool{
 		"a block per byte": true, "bulk per byte": true, "a branch per byte": true, "branches of a table": true,
-		"nested loops": true, "blocks above operands": true, "variables after branches": true, "calls of many values": true, "functions of many values": true, "infinite loop": false,
+		"nested loops": true, "blocks above operands": true, "variables after branches": true, "blocks behind loads": true,
+		"calls behind loads": true, "looks behind loads": true, "loads of one case": false, "calls of many values": true, "functions of many values": true, "infinite loop": false,
 	} {
 		m, err := patient(t, false).Load(t.Context(), all[name].code)
 		if err != nil {
