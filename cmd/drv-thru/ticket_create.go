@@ -169,7 +169,7 @@ func readSettings(text string) (json.RawMessage, error) {
 func readModule(path string) ([]byte, error) {
 	module, err := policy.ReadModule(os.DirFS(filepath.Dir(path)), filepath.Base(path))
 	if err != nil {
-		return nil, policyError(err)
+		return nil, fmt.Errorf("%s: %w", path, policyError(err))
 	}
 	return module, nil
 }
