@@ -319,6 +319,32 @@ func TestCacheOfAnother(t *testing.T) {
 	}
 }
 
+// TestSpareMemory: what an instance begins with has nothing in it of another's, and
+// keeps what is written there as it grows.
+func TestSpareMemory(t *testing.T) {
+	for _, sizes := range [][]uint64{{pageSize}, {pageSize, spareMemory}, {spareMemory, 2 * spareMemory}} {
+		m := memory{spare: new(sync.Pool)}
+		var spare, before []byte
+		for _, size := range sizes {
+			data := m.Reallocate(size)
+			if spare == nil {
+				spare = *m.taken
+			}
+			if !bytes.HasPrefix(data, before) {
+				t.Errorf("%d: what was written is gone", sizes)
+			}
+			for i := range data {
+				data[i] = 1
+			}
+			before = bytes.Clone(data)
+		}
+		m.Free()
+		if bytes.IndexByte(spare, 1) >= 0 {
+			t.Errorf("%d: what was written is given to others", sizes)
+		}
+	}
+}
+
 func TestConcurrentDecisions(t *testing.T) {
 	m, err := patient(t, false).Load(t.Context(), says(allows))
 	if err != nil {
