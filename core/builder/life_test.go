@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -437,8 +439,51 @@ func TestOutputLimit(t *testing.T) {
 	wantCode(t, err, wire.CodeNotFound)
 }
 
-// What a machine of the daemon's has built is copied here, like what comes from a
-// cache, but without a signature.
+// infosUntilEnd does not answer the first question for a path before that is given up.
+type infosUntilEnd struct {
+	*bt.Store
+	of    nix.Path
+	asked chan struct{}
+	once  sync.Once
+}
+
+func (s *infosUntilEnd) PathInfos(ctx context.Context, paths []nix.Path) (map[nix.Path]nix.PathInfo, error) {
+	held := false
+	if slices.Contains(paths, s.of) {
+		s.once.Do(func() { held = true })
+	}
+	if !held {
+		return s.Store.PathInfos(ctx, paths)
+	}
+	close(s.asked)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A client that cancels while its outputs are held against the limit gets none.
+func TestOutputLimitOfCancelled(t *testing.T) {
+	object, outputs := bt.Derivation(bt.Drv{Name: "large"})
+	held := &infosUntilEnd{of: outputs["out"], asked: make(chan struct{})}
+	e := start(t, func(c *builder.Config) {
+		held.Store = c.Store.(*bt.Store)
+		c.Store = held
+	})
+	e.store.Add(object)
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Limits.MaxOutputBytes = 10 })
+	ev := e.put(c, 1, object)
+	<-held.asked
+	if _, err := c.Cancel(bt.ID(1)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := ev.Finish(); err != nil || r.Error == nil || r.Error.Code != wire.CodeBuildCancelled || len(r.Outputs) != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, path := range []string{"/v1/cache/closure?build=" + string(bt.ID(1)), "/v1/cache/narinfo/" + outputs["out"].Hash()} {
+		_, err := c.Do(http.MethodGet, path, nil)
+		wantCode(t, err, wire.CodeNotFound)
+	}
+}
+
 // The builder's own limit and the ticket's both hold, to the byte.
 func TestSmallestOutputLimit(t *testing.T) {
 	size := ticket.Size(bt.Built(bt.Source("x", "").Info.Path, "output").Info.NarSize)
@@ -463,6 +508,8 @@ func TestSmallestOutputLimit(t *testing.T) {
 	}
 }
 
+// What a machine of the daemon's has built is copied here, like what comes from a
+// cache, but without a signature.
 func TestOutputLimitOfMachines(t *testing.T) {
 	secret, public, err := signature.GenerateKeypair("cache-1", rand.Reader)
 	if err != nil {

@@ -362,12 +362,12 @@ func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.R
 	}
 	infos, err := b.s.cache.Closure(ctx, outputs)
 	if most != 0 {
-		if err != nil {
-			return storeError(err)
+		if err == nil {
+			err = b.s.checkOutputs(infos, most)
 		}
-		if err := b.s.checkOutputs(infos, most); err != nil {
-			result.Outputs = nil
-			return err
+		if err != nil {
+			result.Outputs = nil // whoever reads the build's outputs reads these
+			return storeError(err)
 		}
 		roots.Go(root)
 	}
