@@ -263,14 +263,15 @@ func (s *Service) admit(ctx context.Context, c *caller, b *build, req *wire.Buil
 		b.fail(err)
 		return err
 	}
-	if len(wanted) > 0 {
+	checked := len(wanted) == 0
+	if !checked {
 		defer b.awaited(ctx)()
 		if wanted, err = s.stillWanted(b.ctx, b, cl, have); err != nil {
 			b.fail(err)
 			return err
 		}
 	}
-	b.start(wanted, idle, c.trace)
+	b.start(wanted, checked, idle, c.trace)
 	return nil
 }
 
@@ -379,15 +380,15 @@ func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have [
 	return wanted, s.acceptable(cl, wanted)
 }
 
-// start queues the build and lets it live. idle says that nothing would be built.
-func (b *build) start(wanted []int, idle bool, trace []any) {
+// start queues the build and lets it live. checked says that it is known already
+// that it may run, and idle that nothing would be built.
+func (b *build) start(wanted []int, checked, idle bool, trace []any) {
 	b.mu.Lock()
 	b.wanted, b.toAdd = make(map[int]bool, len(wanted)), len(wanted)
 	for _, i := range wanted {
 		b.wanted[i] = true
 	}
-	checked := len(wanted) == 0
-	if checked {
+	if len(wanted) == 0 {
 		close(b.complete)
 	}
 	paths := len(b.closure.infos)

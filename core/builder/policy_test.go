@@ -3,6 +3,7 @@ package builder_test
 import (
 	"context"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -332,5 +335,54 @@ func TestAdmissionsThatShareACounter(t *testing.T) {
 	u, err := e.records.Usage(t.Context(), builder.UsageQuery{Client: key.ID{3}, Now: e.now()})
 	if err != nil || u.Client.Builds != most || u.Client.BuildsDay != 0 {
 		t.Errorf("%+v, %v", u, err)
+	}
+}
+
+// TestSubstitutesOpenNoDoor: what the client does not send, as the substituters have
+// all that was missing, is checked like what it sends and like what was there.
+func TestSubstitutesOpenNoDoor(t *testing.T) {
+	large := bt.Source("large", strings.Repeat("x", 1<<20))
+	fixed, _ := bt.Derivation(bt.Drv{Name: "fixed", Fixed: true, Sources: []nix.Path{large.Info.Path}})
+	plain := withSource(large)
+	for name, tt := range map[string]struct {
+		limits  ticket.Limits
+		start   func(ticket.Limits) (ticket.Limits, error) // of the policy
+		objects []bt.Object
+		outputs []string
+		code    wire.Code
+	}{
+		"denied":       {start: func(ticket.Limits) (ticket.Limits, error) { return ticket.Limits{}, errNo }, objects: plain, code: wire.CodePolicyDenied},
+		"narrowed":     {start: func(ticket.Limits) (ticket.Limits, error) { return ticket.Limits{MaxOutputBytes: 10}, nil }, objects: plain, code: wire.CodeOutputLimit},
+		"system":       {limits: ticket.Limits{Systems: []string{"i686-linux"}}, objects: plain, code: wire.CodeSystemDenied},
+		"fixed output": {limits: ticket.Limits{NoFixedOutput: true}, objects: []bt.Object{large, fixed}, code: wire.CodeFixedOutput},
+		"no output":    {objects: plain, outputs: []string{"doc"}, code: wire.CodeBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, _ := startAsked(t, func(r *builder.PolicyRequest) (ticket.Limits, error) {
+				if r.Event == builder.PolicyStart && tt.start != nil {
+					return tt.start(r.Limits)
+				}
+				return r.Limits, nil
+			})
+			e.store.OnBuild = func(_ context.Context, drv nix.Path, _ daemon.Sink) error {
+				if tt.code != wire.CodeOutputLimit {
+					t.Errorf("%s was begun", drv)
+				}
+				return nil
+			}
+			e.store.AddUpstream(tt.objects[0])
+			e.store.Add(tt.objects[1])
+			c := e.holder(1, func(r *builder.TicketRecord) { r.Limits = tt.limits })
+			req := bt.Request(tt.objects...)
+			if tt.outputs != nil {
+				req.Roots[0].Outputs = tt.outputs
+			}
+			if b, err := c.Put(bt.ID(1), req); err != nil || len(b.Wanted) > 0 {
+				t.Fatalf("%+v, %v", b, err)
+			}
+			if r := e.finish(c, 1); r.Error == nil || r.Error.Code != tt.code {
+				t.Errorf("got %+v", r)
+			}
+		})
 	}
 }

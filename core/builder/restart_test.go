@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -192,30 +193,39 @@ func TestDetachedGoesOnAfterRestart(t *testing.T) {
 // A detached build that goes on after a crash is not decided on again: what was
 // decided when it began still holds.
 func TestDetachedKeepsItsLimits(t *testing.T) {
-	e, _ := startAsked(t, func(r *builder.PolicyRequest) (ticket.Limits, error) {
-		limits := r.Limits
-		if r.Event == builder.PolicyStart {
-			limits.MaxOutputBytes = 1
-		}
-		return limits, nil
-	})
-	g := e.gate()
-	c := e.holder(1)
-	e.detach(c, 1, small("limited")...)
-	<-g.begun
-	rec, err := e.records.Build(t.Context(), bt.ID(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.stop()
-	// A process that was killed records nothing.
-	if err := e.records.UpdateBuild(t.Context(), rec); err != nil {
-		t.Fatal(err)
-	}
-	e.run()
-	close(g.open)
-	if r := e.finish(c, 1); r.Error == nil || r.Error.Code != wire.CodeOutputLimit {
-		t.Errorf("got %+v", r.Error)
+	for _, substituted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("substituted %t", substituted), func(t *testing.T) {
+			e, _ := startAsked(t, func(r *builder.PolicyRequest) (ticket.Limits, error) {
+				limits := r.Limits
+				if r.Event == builder.PolicyStart {
+					limits.MaxOutputBytes = 1
+				}
+				return limits, nil
+			})
+			g := e.gate()
+			c := e.holder(1)
+			objects := withSource(bt.Source("large", strings.Repeat("x", 1<<20)))
+			if substituted { // and nothing was sent
+				e.store.AddUpstream(objects[0])
+				e.store.Add(objects[1])
+			}
+			e.detach(c, 1, objects...)
+			<-g.begun
+			rec, err := e.records.Build(t.Context(), bt.ID(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.stop()
+			// A process that was killed records nothing.
+			if err := e.records.UpdateBuild(t.Context(), rec); err != nil {
+				t.Fatal(err)
+			}
+			e.run()
+			close(g.open)
+			if r := e.finish(c, 1); r.Error == nil || r.Error.Code != wire.CodeOutputLimit {
+				t.Errorf("got %+v", r.Error)
+			}
+		})
 	}
 }
 

@@ -28,9 +28,9 @@ const (
 	outRoots = "out-"
 )
 
-// live is a build from its admission to its end. checked says that nothing was
-// wanted, so that it is known already that it may run, and idle that it has
-// nothing to build.
+// live is a build from its admission to its end. checked says that all inputs were
+// there when it was admitted, so that it is known already that it may run, and idle
+// that it has nothing to build.
 func (b *build) live(checked, idle bool) {
 	result := &wire.Result{}
 	result.Error = wireError(b.run(checked, idle, result))
