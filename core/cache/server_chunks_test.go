@@ -34,6 +34,7 @@ type diskStore struct {
 	mu       sync.Mutex
 	opened   map[nix.Path]int
 	restored int
+	held     int // NARs that are open
 	// gate, if set, is what reading a NAR waits for after its first megabytes.
 	gate chan struct{}
 }
@@ -60,9 +61,9 @@ func (s *diskStore) OpenNar(ctx context.Context, p nix.Path) (Nar, error) {
 		return nil, err
 	}
 	if gate != nil {
-		return &gatedNar{l, gate}, nil
+		return s.hold(&gatedNar{l, gate}), nil
 	}
-	return l, nil
+	return s.hold(l), nil
 }
 
 func (s *diskStore) RestoreNar(_ context.Context, p nix.Path, skeleton []byte) (Nar, error) {
@@ -73,7 +74,27 @@ func (s *diskStore) RestoreNar(_ context.Context, p nix.Path, skeleton []byte) (
 	if err != nil {
 		return nil, err
 	}
-	return l, nil
+	return s.hold(l), nil
+}
+
+// heldNar is counted while it is open.
+type heldNar struct {
+	Nar
+	s *diskStore
+}
+
+func (s *diskStore) hold(n Nar) Nar {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held++
+	return &heldNar{n, s}
+}
+
+func (h *heldNar) Close() error {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	h.s.held--
+	return h.Nar.Close()
 }
 
 // scans returns how often a path was walked.
@@ -154,15 +175,26 @@ func newChunkEnv(t testing.TB) *chunkEnv {
 		root: t.TempDir(), infos: make(map[nix.Path]nix.PathInfo), opened: make(map[nix.Path]int),
 	}}
 	e.restart()
-	t.Cleanup(func() { e.s.Close() })
+	t.Cleanup(e.close)
 	return e
+}
+
+// close closes the server, which must leave nothing open.
+func (e *chunkEnv) close() {
+	e.t.Helper()
+	e.s.Close()
+	e.store.mu.Lock()
+	defer e.store.mu.Unlock()
+	if t := &e.s.entries; e.store.held != 0 || t.weight != 0 || t.small.Len()+t.open.Len() != 0 {
+		e.t.Errorf("a closed server holds %d NARs open, and entries of %d bytes", e.store.held, t.weight)
+	}
 }
 
 // restart makes a new server over the same store and index.
 func (e *chunkEnv) restart() {
 	e.t.Helper()
 	if e.s != nil {
-		e.s.Close()
+		e.close()
 	}
 	secret, _, err := signature.GenerateKeypair("test-1", strings.NewReader(strings.Repeat("k", 64)))
 	if err != nil {
@@ -256,6 +288,9 @@ func (e *chunkEnv) chunks(info nix.PathInfo, m *chunk.Manifest, goodput uint64) 
 		}
 		m.Unmask(i, p)
 		data = append(data, p...)
+	}
+	if _, _, err := r.Next(nil, 1); err != io.EOF {
+		e.t.Errorf("more frames than asked for: %v", err)
 	}
 	return data, unavailable
 }

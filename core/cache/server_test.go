@@ -13,6 +13,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // memStore are the infos of a store.
@@ -95,6 +96,26 @@ func TestServerDeepClosure(t *testing.T) {
 	infos, err := s.Closure(t.Context(), []nix.Path{storePath(deep - 1)})
 	if err != nil || len(infos) != deep || infos[0].Path != storePath(0) {
 		t.Errorf("got %d, %v", len(infos), err)
+	}
+}
+
+// A closure of any size would take all memory: no more is asked for than it may have.
+func TestServerClosureIsBounded(t *testing.T) {
+	s, store, _ := newServer(t)
+	root := store.add(0, 1)
+	for i := range wire.MaxClosurePaths {
+		root.References = append(root.References, storePath(i+1))
+	}
+	for _, tt := range []struct {
+		refs int
+		code wire.Code
+	}{{wire.MaxClosurePaths, wire.CodeTooLarge}, {wire.MaxClosurePaths - 1, ""}} { // which are not valid
+		few := root
+		few.References = root.References[:tt.refs]
+		store.infos[root.Path] = few
+		if _, err := s.Closure(t.Context(), []nix.Path{root.Path}); err == nil || wire.CodeOf(err) != tt.code {
+			t.Errorf("%d references: %v", tt.refs, err)
+		}
 	}
 }
 
