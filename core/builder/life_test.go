@@ -98,8 +98,12 @@ func TestOneSlot(t *testing.T) {
 	eventually(t, "positions", func() bool {
 		x, err1 := b.Get(bt.ID(2))
 		y, err2 := c.Get(bt.ID(3))
-		return err1 == nil && err2 == nil && x.Position == 1 && y.Position == 2 && x.State == wire.StateQueued
+		return err1 == nil && err2 == nil && x.Position == 1 && y.Position == 2 &&
+			x.State == wire.StateQueued && y.State == wire.StateQueued
 	})
+	if n := e.store.Sessions(); n != 1 {
+		t.Errorf("%d daemon sessions for one build that runs and two that wait", n)
+	}
 	// The second leaves: the third moves up at once, and gets the slot.
 	second.Close()
 	eventually(t, "the third moves up", func() bool {
@@ -329,6 +333,22 @@ func TestFailures(t *testing.T) {
 	}
 	_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil)
 	wantCode(t, err, wire.CodeNotFound)
+
+	// Of several failures the first is told, all of them in a form that fits on a screen.
+	e.store.OnBuild = func(_ context.Context, drv nix.Path, _ daemon.Sink) error {
+		return fmt.Errorf("\x1b[31;1m%s\x1b[0m%s", drv.Base(), strings.Repeat("!", 8<<10))
+	}
+	one, two := e.one("one"), e.one("two")
+	req := bt.Request(one, two)
+	req.Roots = append(bt.Request(one).Roots, req.Roots...)
+	if _, err := c.Put(bt.ID(9), req); err != nil {
+		t.Fatal(err)
+	}
+	r = e.finish(c, 9)
+	if len(r.Derivations) != 2 || r.Error == nil || r.Error.Detail != r.Derivations[0].Error || r.Error.Detail == r.Derivations[1].Error ||
+		!strings.HasPrefix(r.Error.Detail, one.Info.Path.Base()) || len(r.Error.Detail) >= 8<<10 {
+		t.Errorf("got %.500q", fmt.Sprintf("%+v", r))
+	}
 
 	// Some failures have no result.
 	for i, tt := range []struct {

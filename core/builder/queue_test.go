@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -49,6 +50,28 @@ func TestQueueTakesTurns(t *testing.T) {
 	q.release()
 	if got, want := fmt.Sprint(serve(t, q, places)), "[a b c a b a a]"; got != want {
 		t.Errorf("served %s, want %s", got, want)
+	}
+}
+
+// A build that is cancelled just as it is given a slot gives it back, and one that
+// never waited for one has none to give.
+func TestLeaveQueue(t *testing.T) {
+	q := newQueue(1)
+	why := errors.New("why")
+	for _, waits := range []bool{true, false} {
+		b := &build{s: &Service{queue: q}, place: newPlace("ticket 1", "a")}
+		if waits {
+			q.join(b.place)
+		}
+		if granted(b.place) != waits {
+			t.Fatal("the slot was not free")
+		}
+		if err := b.leaveQueue(why); err != why {
+			t.Errorf("got %v", err)
+		}
+		if running, waiting, _ := q.counts(); running != 0 || waiting != 0 {
+			t.Errorf("waits %t: %d running, %d waiting", waits, running, waiting)
+		}
 	}
 }
 

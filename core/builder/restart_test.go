@@ -229,6 +229,32 @@ func TestDetachedKeepsItsLimits(t *testing.T) {
 	}
 }
 
+// What is left of an earlier time where a build's roots go is no root of what it has.
+func TestRootsReplaceOthers(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	dir := filepath.Join(e.cfg.Dir, string(bt.ID(1)))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	roots := []string{filepath.Join(dir, "drv-0"), filepath.Join(dir, "out-0")}
+	for _, link := range roots {
+		if err := os.Symlink("/nix/store/another", link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	object := e.one("1")
+	r := e.build(c, 1, object)
+	if r.Error != nil || len(r.Outputs) != 1 {
+		t.Fatalf("got %+v", r)
+	}
+	for i, want := range []string{string(object.Info.Path), r.Outputs[0].Path} {
+		if got, err := os.Readlink(roots[i]); err != nil || got != want {
+			t.Errorf("%s leads to %s, %v", roots[i], got, err)
+		}
+	}
+}
+
 // What a detached build needs to go on by itself may be gone.
 func TestDetachedIsInterrupted(t *testing.T) {
 	for name, spoil := range map[string]func(e *env, tk builder.TicketRecord, drv nix.Path){
