@@ -188,6 +188,27 @@ func TestIndexQuota(t *testing.T) {
 	}
 }
 
+// What is written again counts once: else the index would be emptied more and more.
+func TestIndexCountsOnce(t *testing.T) {
+	x, err := OpenIndex(IndexConfig{Dir: t.TempDir(), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := sampleKnown(t)
+	for range 2 {
+		if err := x.store(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := os.Stat(x.file(k.info.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, bytes := x.Usage(); files != 1 || bytes != onDisk(st.Size()) {
+		t.Errorf("%d files of %d bytes, not one of %d", files, bytes, st.Size())
+	}
+}
+
 func TestIndexOtherVersions(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"v0/old", indexVersion + "/.new-1", indexVersion + "/no path", "stray"} {
