@@ -412,7 +412,8 @@ func TestGate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	wantCode(t, g.enter(t.Context(), 0), CodeBusy)
+	_, err := g.queue(0) // to enter would wait
+	wantCode(t, err, CodeBusy)
 	for range maxWaiting {
 		g.leave()
 	}
@@ -422,5 +423,31 @@ func TestGate(t *testing.T) {
 	g.leave()
 	if g.free != 1 {
 		t.Fatalf("%d free at the end", g.free)
+	}
+}
+
+// TestGateKeepsNoTurn: a turn that comes just as its waiter goes is not lost.
+func TestGateKeepsNoTurn(t *testing.T) {
+	for range 200 {
+		g := &gate{} // the test has the only turn
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error)
+		go func() { left <- g.enter(ctx, 0) }()
+		waits := func() bool {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			return len(g.waiting) == 1
+		}
+		for !waits() {
+			runtime.Gosched()
+		}
+		cancel()
+		g.leave()
+		if err := <-left; err == nil {
+			g.leave()
+		}
+		if g.free != 1 {
+			t.Fatalf("%d free at the end", g.free)
+		}
 	}
 }

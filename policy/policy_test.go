@@ -57,6 +57,28 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestDecideUnderLimits: a policy sees the limits that hold, whatever else the request
+// says.
+func TestDecideUnderLimits(t *testing.T) {
+	m, err := patient(t, false).Load(t.Context(), says(allows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	r := testRequest()
+	r.Ticket.Limits = LimitsOf(testLimits)
+	want, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, said := range []Limits{{}, {MaxUploadBytes: 1}, r.Ticket.Limits} {
+		r.Ticket.Limits = said
+		if res, err := m.Decide(t.Context(), r, testLimits); err != nil || res.Cost.Stdin != len(want) {
+			t.Errorf("%+v: %d bytes instead of %d, %v", said, res.Cost.Stdin, len(want), err)
+		}
+	}
+}
+
 // TestAnswerInPieces: how the one answer is written does not matter.
 func TestAnswerInPieces(t *testing.T) {
 	pieces := mod{imports: []imp{fdWrite}, data: allows, body: op(write(1, 1024, 7), write(1, 1031, int32(len(allows)-7)))}
@@ -216,6 +238,7 @@ func TestCacheIsRebuilt(t *testing.T) {
 	if len(fresh) != 2 {
 		t.Fatalf("%d files in the cache, want the code and its hash", len(fresh))
 	}
+	folder := filepath.Join(dir, HashOf(code).String())
 	damage := map[string]func(path, data string) error{
 		"as it was": func(string, string) error { return nil },
 		"emptied":   func(path, _ string) error { return os.WriteFile(path, nil, 0o600) },
@@ -225,7 +248,10 @@ func TestCacheIsRebuilt(t *testing.T) {
 			b[len(b)/2] ^= 1
 			return os.WriteFile(path, b, 0o600)
 		},
-		"removed":     func(path, _ string) error { return os.Remove(path) },
+		"removed": func(path, _ string) error { return os.Remove(path) },
+		"joined by what no list names": func(path, _ string) error {
+			return errors.Join(os.Remove(filepath.Join(folder, sumsFile)), os.WriteFile(path+".other", nil, 0o600))
+		},
 		"made a link": func(path, _ string) error { _ = os.Remove(path); return os.Symlink("/dev/zero", path) },
 	}
 	for name, change := range damage {
