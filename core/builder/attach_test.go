@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
@@ -42,4 +43,54 @@ func TestAttachingLeavesNothing(t *testing.T) {
 	if ctx.n != before {
 		t.Errorf("%d builds that never were wait for the service's end", ctx.n-before)
 	}
+}
+
+// Who leaves has the grace period to come back in, each time anew; who is back has
+// nothing to fear of the one before, and who only asks is there for a while.
+func TestGracePeriod(t *testing.T) {
+	const grace = time.Hour
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{queue: newQueue(1)}
+		s.tuned.Store(&Tuning{ReattachGrace: grace})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		b := &build{s: s, ctx: ctx, cancel: cancel, place: newPlace("ticket 1", "a"), toAdd: 1, rec: BuildRecord{Detach: true}}
+		lives := func(d time.Duration) bool {
+			time.Sleep(d)
+			synctest.Wait()
+			return ctx.Err() == nil
+		}
+		present := func() bool {
+			s.queue.mu.Lock()
+			defer s.queue.mu.Unlock()
+			return b.place.present
+		}
+		for range 3 {
+			b.attend(1)
+			if !lives(3 * grace) {
+				t.Fatal("it was given up while its client was there")
+			}
+			b.attend(-1)
+			if !lives(grace - time.Second) {
+				t.Fatal("it was given up before the time was over")
+			}
+		}
+		b.touch()
+		if !present() || !lives(arrival-1) || !present() || !lives(2) || present() {
+			t.Error("a client counts as being there for another time")
+		}
+		b.mu.Lock()
+		b.toAdd = 0 // its inputs are there, so nobody need be
+		b.mu.Unlock()
+		b.attend(0)
+		if !lives(3*grace) || !present() {
+			t.Fatal("a detached build was given up")
+		}
+		b.mu.Lock()
+		b.rec.Detach = false
+		b.mu.Unlock()
+		b.attend(0)
+		if !lives(grace-1) || lives(2) || wire.CodeOf(context.Cause(ctx)) != wire.CodeBuildAbandoned {
+			t.Errorf("it ended for %v", context.Cause(ctx))
+		}
+	})
 }
