@@ -49,19 +49,26 @@ func TestRequestIsCut(t *testing.T) {
 		}
 		return out
 	}
+	sources := func(n int) (out []Source) {
+		for i := range n {
+			out = append(out, Source{Path: fmt.Sprintf("source-%0200d", i)})
+		}
+		return out
+	}
 	for name, c := range map[string]struct {
-		planned, rooted   int
-		planCut, rootsCut bool
-		keepPlan          bool
+		planned, sourced, rooted      int
+		planCut, sourcesCut, rootsCut bool
+		keepPlan                      bool
 	}{
-		"none":       {planned: 10, rooted: 10, keepPlan: true},
+		"none":       {planned: 10, sourced: 10, rooted: 10, keepPlan: true},
+		"sources":    {planned: 10, sourced: 6_000, rooted: 10, planCut: true, sourcesCut: true},
 		"plan":       {planned: 6_000, rooted: 10, planCut: true, keepPlan: true},
 		"both":       {planned: 10, rooted: 6_000, planCut: true, rootsCut: true},
 		"both large": {planned: 6_000, rooted: 6_000, planCut: true, rootsCut: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := testRequest()
-			r.Request.ToBuild, r.Request.Roots = plan(c.planned), roots(c.rooted)
+			r.Request.ToBuild, r.Request.Sources, r.Request.Roots = plan(c.planned), sources(c.sourced), roots(c.rooted)
 			r.Request.ToBuildCount = Count(c.planned)
 			data, err := r.Encode()
 			if err != nil {
@@ -75,10 +82,10 @@ func TestRequestIsCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			b := got.Request
-			if b.ToBuildTruncated != c.planCut || b.RootsTruncated != c.rootsCut {
-				t.Errorf("cut: %t, %t", b.ToBuildTruncated, b.RootsTruncated)
+			if b.ToBuildTruncated != c.planCut || b.SourcesTruncated != c.sourcesCut || b.RootsTruncated != c.rootsCut {
+				t.Errorf("cut: %t, %t, %t", b.ToBuildTruncated, b.SourcesTruncated, b.RootsTruncated)
 			}
-			if c.planCut != (len(b.ToBuild) < c.planned) || c.rootsCut != (len(b.Roots) < c.rooted) || (c.keepPlan && len(b.ToBuild) == 0) {
+			if c.planCut != (len(b.ToBuild) < c.planned) || c.sourcesCut != (len(b.Sources) < c.sourced) || c.rootsCut != (len(b.Roots) < c.rooted) || (c.keepPlan && len(b.ToBuild) == 0) {
 				t.Errorf("%d derivations and %d roots are left", len(b.ToBuild), len(b.Roots))
 			}
 			if (c.planCut || c.rootsCut) && len(data) < MaxStdin-1024 {
@@ -89,9 +96,19 @@ func TestRequestIsCut(t *testing.T) {
 			}
 		})
 	}
+	// What was cut before stays so.
 	r := testRequest()
+	r.Request.ToBuildTruncated, r.Request.SourcesTruncated, r.Request.RootsTruncated = true, true, true
+	data, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := DecodeRequest(data)
+	if b := got.Request; err != nil || !b.ToBuildTruncated || !b.SourcesTruncated || !b.RootsTruncated {
+		t.Errorf("%+v, %v", b, err)
+	}
 	r.Client.Name = strings.Repeat("x", MaxStdin)
-	_, err := r.Encode()
+	_, err = r.Encode()
 	wantCode(t, err, CodeTooLarge)
 }
 
@@ -164,10 +181,11 @@ func TestApply(t *testing.T) {
 			current: ticket.Limits{MaxBuildTime: ticket.Duration(90*time.Second + 500*time.Millisecond)}, narrow: Limits{MaxBuildSeconds: 90},
 			want: ticket.Limits{MaxBuildTime: ticket.Duration(90*time.Second + 500*time.Millisecond)},
 		},
-		"rounded seconds": {current: ticket.Limits{MaxBuildTime: ticket.Duration(90*time.Second + 500*time.Millisecond)}, narrow: Limits{MaxBuildSeconds: 91}, code: CodeWidens},
-		"above 2^53":      {current: ticket.Limits{MaxUploadBytes: 1 << 60}, narrow: Limits{MaxUploadBytes: MaxNumber}, want: ticket.Limits{MaxUploadBytes: 1 << 60}},
-		"not a number":    {current: none, narrow: Limits{MaxOutputBytes: 1 << 63}, code: CodeWidens},
-		"empty systems":   {current: none, narrow: Limits{Systems: []string{}}, code: CodeWidens},
+		"rounded seconds":  {current: ticket.Limits{MaxBuildTime: ticket.Duration(90*time.Second + 500*time.Millisecond)}, narrow: Limits{MaxBuildSeconds: 91}, code: CodeWidens},
+		"part of a second": {current: ticket.Limits{MaxBuildTime: ticket.Duration(time.Millisecond)}, narrow: Limits{MaxBuildSeconds: 60}, code: CodeWidens},
+		"above 2^53":       {current: ticket.Limits{MaxUploadBytes: 1 << 60}, narrow: Limits{MaxUploadBytes: MaxNumber}, want: ticket.Limits{MaxUploadBytes: 1 << 60}},
+		"not a number":     {current: none, narrow: Limits{MaxOutputBytes: 1 << 63}, code: CodeWidens},
+		"empty systems":    {current: none, narrow: Limits{Systems: []string{}}, code: CodeWidens},
 	} {
 		got, err := c.narrow.Apply(c.current)
 		if c.code != "" {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tetratelabs/wazero/api"
+
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
@@ -246,7 +248,7 @@ func hostile() map[string]struct {
 		"2^63":                out(CodeBadOutput, decides(`"max_upload_bytes":9223372036854775808`)),
 		"2^64":                out(CodeBadOutput, decides(`"max_upload_bytes":18446744073709551616`)),
 		"number as text":      out(CodeBadOutput, decides(`"max_upload_bytes":"1"`)),
-		"zero is not all":     out(CodeBadOutput, decides(`"max_upload_bytes":0`)),
+		"zero is not all":     out(CodeBadOutput, decides(`"max_upload_bytes":0,"no_fixed_output":true`)),
 		"no systems":          out(CodeBadOutput, decides(`"systems":[]`)),
 
 		"more build time":    out(CodeWidens, decides(`"max_build_seconds":1801`)),
@@ -448,6 +450,64 @@ func TestGateKeepsNoTurn(t *testing.T) {
 		}
 		if g.free != 1 {
 			t.Fatalf("%d free at the end", g.free)
+		}
+	}
+}
+
+// anyMemory is as large as you like.
+type anyMemory struct {
+	api.Memory
+	most uint32 // that was read at once
+}
+
+func (m *anyMemory) Read(_, n uint32) ([]byte, bool) {
+	m.most = max(m.most, n)
+	return make([]byte, n), true
+}
+
+func (m *anyMemory) WriteUint32Le(_, _ uint32) bool { return true }
+
+// TestCallsAreBounded: a call cannot be stopped, so each takes no more than so much.
+func TestCallsAreBounded(t *testing.T) {
+	for name, c := range map[string]struct {
+		call        func(*run, api.Memory, []uint32) uint32
+		args        []uint32
+		errno, most uint32
+	}{
+		"output":      {fdWriteBounded, []uint32{1, 0, 1 << 20, 0}, errnoSuccess, 8 * maxPieces},
+		"random":      {randomGetBounded, []uint32{0, maxRandom}, errnoSuccess, maxRandom},
+		"more random": {randomGetBounded, []uint32{0, maxRandom + 1}, errnoInval, 0},
+		"poll":        {pollOneoff, []uint32{0, 0, maxEvents, 0}, errnoSuccess, maxEvents * subscriptionSize},
+		"poll more":   {pollOneoff, []uint32{0, 0, maxEvents + 1, 0}, errnoInval, 0},
+	} {
+		mem := new(anyMemory)
+		if errno := c.call(&run{random: zeros{}}, mem, c.args); errno != c.errno || mem.most != c.most {
+			t.Errorf("%s: error %d, %d bytes read at once; want %d, %d", name, errno, mem.most, c.errno, c.most)
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestSpareMemoryIsEmpty: no instance finds what another has left.
+func TestSpareMemoryIsEmpty(t *testing.T) {
+	for _, sizes := range [][]uint64{{pageSize}, {pageSize, spareMemory}, {pageSize, spareMemory + pageSize}} {
+		m := &memory{spare: new(sync.Pool)}
+		var taken []byte
+		for i, size := range sizes {
+			b := m.Reallocate(size)
+			for k := range b {
+				b[k] = 1
+			}
+			if i == 0 {
+				taken = *m.taken
+			}
+		}
+		m.Free()
+		if len(taken) != spareMemory || slices.Max(taken) != 0 {
+			t.Errorf("grown to %d: something is left", sizes)
 		}
 	}
 }
