@@ -2,11 +2,13 @@ package builder_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -42,6 +44,31 @@ func (l slowLog) Close() error {
 	defer l.s.mu.Unlock()
 	l.s.open--
 	return nil
+}
+
+// brokenLogs are damaged in the middle.
+type brokenLogs struct{ *bt.Store }
+
+func (brokenLogs) BuildLog(nix.Path) (io.ReadCloser, error) {
+	return io.NopCloser(io.MultiReader(strings.NewReader(strings.Repeat("x", 1<<20)), iotest.ErrReader(errors.New("damaged")))), nil
+}
+
+// An answer that cannot be finished does not look as if it were.
+func TestBrokenOffAnswer(t *testing.T) {
+	e := start(t, func(c *builder.Config) { c.Store = brokenLogs{c.Store.(*bt.Store)} })
+	c := e.holder(1)
+	objects := small("a")
+	if r := e.build(c, 1, objects...); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	resp, err := c.Do(http.MethodGet, "/v1/cache/log/"+objects[2].Info.Path.Base(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("%d bytes, and then the end", len(got))
+	}
 }
 
 // Unpacking a log takes megabytes, for as long as its reader likes: a ticket has no

@@ -662,3 +662,30 @@ func TestChunkFetchOtherEnds(t *testing.T) {
 		f.Close()
 	})
 }
+
+// A View that is mounted for weeks reads ever more NARs: the manifests of those that
+// were used longest ago go, those in use stay.
+func TestManifestsAreForgotten(t *testing.T) {
+	f := NewChunkFetcher(ChunkConfig{})
+	defer f.Close()
+	const each = keepManifests / 4
+	add := func(hash string, users int, used uint64) {
+		m := &gotManifest{hash: hash, chunks: make([]chunkEntry, each), done: true, users: users, used: used}
+		f.manifests[hash], f.entries = m, f.entries+each
+	}
+	add("in use", 1, 1)
+	for i := range uint64(10) {
+		add(fmt.Sprint(i), 0, 2+i)
+		f.mu.Lock()
+		f.tidy()
+		f.mu.Unlock()
+	}
+	if f.entries > keepManifests || len(f.manifests) != 4 {
+		t.Errorf("%d manifests of %d chunks", len(f.manifests), f.entries)
+	}
+	for _, hash := range []string{"in use", "7", "8", "9"} {
+		if f.manifests[hash] == nil {
+			t.Errorf("%q was forgotten", hash)
+		}
+	}
+}

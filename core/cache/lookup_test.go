@@ -122,6 +122,31 @@ func TestLookupOfAnother(t *testing.T) {
 	}
 }
 
+// What was looked up has to be signed like what was added.
+func TestLookupOfUnsigned(t *testing.T) {
+	secret, err := nix.ParseSecretKey(secretKey("builder-1", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := nix.ParseSecretKey(secretKey("builder-1", 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPath(1, 10)
+	s := &shelf{texts: map[string]string{}}
+	v := lookupView(t, s, ViewConfig{SigningKey: secret.ToPublicKey().String()})
+	for _, tt := range []struct {
+		sigs []string
+		want error
+	}{{nil, ErrSignature}, {[]string{p.info.Sign(other)}, ErrSignature}, {[]string{p.info.Sign(secret)}, nil}} {
+		p.info.Sigs = tt.sigs
+		s.put(p)
+		if _, err := v.Stat(nix.NarInfoURL(p.info.Path)); !errors.Is(err, tt.want) {
+			t.Errorf("signed %q: %v", tt.sigs, err)
+		}
+	}
+}
+
 // What is remembered is bounded, and what somebody has open stays.
 func TestLookupForgets(t *testing.T) {
 	const most, all = 100, 1000
