@@ -13,6 +13,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -255,30 +256,65 @@ func TestRootsReplaceOthers(t *testing.T) {
 	}
 }
 
+// Nor does a detached build end with the second restart.
+func TestDetachedOutlivesRestarts(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	e.detach(c, 1, e.one("1"))
+	<-g.begun
+	for i := range 2 {
+		e.stop()
+		e.run()
+		if got := e.state(c, 1); got == wire.StateInterrupted {
+			t.Fatalf("it is %s after restart %d", got, i+1)
+		}
+		<-g.begun
+	}
+	close(g.open)
+	if r := e.finish(c, 1); r.Error != nil {
+		t.Error(r.Error)
+	}
+}
+
 // What a detached build needs to go on by itself may be gone.
 func TestDetachedIsInterrupted(t *testing.T) {
-	for name, spoil := range map[string]func(e *env, tk builder.TicketRecord, drv nix.Path){
-		"revoked":   func(e *env, tk builder.TicketRecord, _ nix.Path) { tk.Revoked = now; e.records.SetTicket(tk) },
-		"collected": func(e *env, _ builder.TicketRecord, drv nix.Path) { e.store.Delete(drv) },
-		"no roots": func(e *env, _ builder.TicketRecord, _ nix.Path) {
-			if err := os.RemoveAll(filepath.Join(e.cfg.Dir, string(bt.ID(1)))); err != nil {
-				t.Fatal(err)
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			e := start(t)
-			g := e.gate()
-			c := e.holder(1)
-			object := e.one("1")
-			e.detach(c, 1, object)
-			<-g.begun
-			e.stop()
+	for name, tt := range map[string]struct {
+		trusted bool
+		spoil   func(e *env, c *bt.Client, drv nix.Path)
+	}{
+		"revoked": {false, func(e *env, c *bt.Client, _ nix.Path) {
 			tk, err := e.records.Ticket(t.Context(), c.Secret.ID())
 			if err != nil {
 				t.Fatal(err)
 			}
-			spoil(e, tk, object.Info.Path)
+			tk.Revoked = now
+			e.records.SetTicket(tk)
+		}},
+		"not trusted": {true, func(e *env, _ *bt.Client, _ nix.Path) { e.cfg.Clients = nil }},
+		"collected":   {false, func(e *env, _ *bt.Client, drv nix.Path) { e.store.Delete(drv) }},
+		"no roots": {false, func(e *env, _ *bt.Client, _ nix.Path) {
+			links, err := filepath.Glob(filepath.Join(e.cfg.Dir, string(bt.ID(1)), "drv-*"))
+			if err != nil || len(links) != 1 {
+				t.Fatal(links, err)
+			}
+			if err := os.Remove(links[0]); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, func(c *builder.Config) { c.Clients = map[key.ID]builder.TrustedClient{{70}: {Name: "trusted"}} })
+			g := e.gate()
+			c := &bt.Client{Server: e.server, ID: key.ID{70}}
+			if !tt.trusted {
+				c = e.holder(1)
+			}
+			object := e.one("1")
+			e.detach(c, 1, object)
+			<-g.begun
+			e.stop()
+			tt.spoil(e, c, object.Info.Path)
 			e.run()
 			if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State != wire.StateInterrupted {
 				t.Errorf("recorded as %s, %v", rec.State, err)

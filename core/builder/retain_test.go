@@ -104,6 +104,9 @@ func TestCollectGarbage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(e.cfg.Dir, "stray", "file"), []byte("12345"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if got, err := e.svc.CollectGarbage(t.Context(), true); err != nil || len(got) != 1 || got[0].What != builder.GarbageLeft {
+		t.Errorf("before their time is over: %+v, %v", got, err)
+	}
 	b, err := c.Get(bt.ID(0))
 	if err != nil {
 		t.Fatal(err)
