@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -68,6 +69,40 @@ func TestBrokenOffAnswer(t *testing.T) {
 	defer resp.Body.Close()
 	if got, err := io.ReadAll(resp.Body); err == nil {
 		t.Errorf("%d bytes, and then the end", len(got))
+	}
+}
+
+// noDaemon is a store whose daemon is away at times.
+type noDaemon struct {
+	*bt.Store
+	away atomic.Bool
+}
+
+func (s *noDaemon) Session(ctx context.Context) (builder.Session, error) {
+	if s.away.Load() {
+		return nil, errors.New("connection refused")
+	}
+	return s.Store.Session(ctx)
+}
+
+// A connection that could not be had takes nobody's place.
+func TestNoDaemonForAWhile(t *testing.T) {
+	var store noDaemon
+	e := start(t, func(c *builder.Config) {
+		store.Store = c.Store.(*bt.Store)
+		c.Store = &store
+	})
+	c := e.holder(1)
+	objects := small("a")
+	store.away.Store(true)
+	for id := range uint32(200) { // more than there may be
+		if _, err := c.Put(bt.ID(id), bt.Request(objects...)); wire.CodeOf(err) != wire.CodeStore {
+			t.Fatalf("build %d: %v", id, err)
+		}
+	}
+	store.away.Store(false)
+	if r := e.build(c, 0, objects...); r.Error != nil {
+		t.Error(r.Error)
 	}
 }
 

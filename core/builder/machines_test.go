@@ -3,7 +3,9 @@ package builder
 import (
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -64,5 +66,25 @@ func TestMessagesWithoutURLs(t *testing.T) {
 	s.Message([]byte(long), true)
 	if len(s.held) > 0 {
 		t.Errorf("%d bytes of a word without end are held", len(s.held))
+	}
+}
+
+// The owner is shown what is being built, not what was.
+func TestBuildingNow(t *testing.T) {
+	b := &build{s: &Service{cfg: Config{Now: time.Now, Meter: noMeter{}}}}
+	begin := func(id uint64, drv string) {
+		b.began(&daemon.Activity{ID: id, Fields: []daemon.Field{{IsString: true, Str: drv}}})
+	}
+	begin(1, "first")
+	begin(2, "second")
+	b.stopped(1)
+	if now := b.buildingNow(); len(now) != 1 || now[0].Drv != "second" {
+		t.Errorf("%+v", now)
+	}
+	for id := range uint64(2 * maxBuildingDrvs) {
+		begin(10+id, "more")
+	}
+	if now := b.buildingNow(); len(now) != maxBuildingDrvs {
+		t.Errorf("%d are remembered", len(now))
 	}
 }

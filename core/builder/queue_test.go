@@ -75,6 +75,35 @@ func TestLeaveQueue(t *testing.T) {
 	}
 }
 
+// Whoever has ever been served is not remembered for ever, but those who wait are.
+func TestQueueForgets(t *testing.T) {
+	q := newQueue(1)
+	join := func(group string, present bool) *place {
+		p := newPlace(group, "a")
+		p.present = present
+		q.join(p)
+		return p
+	}
+	join("served", true)
+	q.release()
+	served := join("served", false)
+	for i := range 5000 {
+		join(fmt.Sprint("ticket ", i), true)
+		q.release()
+	}
+	if n := len(q.served); n > 2000 {
+		t.Errorf("%d are remembered", n)
+	}
+	late := join("late", false)
+	q.setPaused(true)
+	q.setPresent(served, true)
+	q.setPresent(late, true)
+	q.setPaused(false)
+	if !granted(late) || granted(served) {
+		t.Error("who was served before does not go last")
+	}
+}
+
 func TestQueueManyKeysOfOneTicketGainNothing(t *testing.T) {
 	q := newQueue(1)
 	q.join(newPlace("x", "blocker"))
