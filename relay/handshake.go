@@ -2,7 +2,9 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -135,4 +137,13 @@ func (s *Server) logFor(r *http.Request) *slog.Logger {
 		return s.log.With("address", s.cfg.ClientAddr(r))
 	}
 	return s.log
+}
+
+// withoutAddresses is what is wrong with a socket, for the log: the error itself names
+// both of its ends.
+func withoutAddresses(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }

@@ -122,7 +122,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 			code = wire.RelayCloseTimeout
 		}
 		_ = ws.Close(code, string(wire.CodeOf(err)))
-		log.Debug("registration refused", slog.Any("error", err))
+		log.Debug("registration refused", slog.Any("error", withoutAddresses(err)))
 		end()
 		return
 	}
@@ -131,7 +131,7 @@ func (s *Server) serveBuilder(ws *wsconn.Socket, host string, shown credential, 
 	left := func(err error) {
 		s.remove(reg)
 		s.metrics.left.Inc()
-		log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", err))
+		log.Info("builder left", slog.String("endpoint", id.String()), slog.Any("reason", withoutAddresses(err)))
 		end()
 	}
 	if err := reg.welcome(); err != nil {
