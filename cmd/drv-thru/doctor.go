@@ -108,7 +108,7 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	e.nix(ctx)
 	e.fuse()
 	e.helper()
-	e.proxy()
+	e.proxies()
 	e.relays(ctx)
 	e.network(ctx)
 	if e.route != nil {

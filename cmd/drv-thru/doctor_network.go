@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
@@ -46,10 +48,10 @@ func (e *examination) relays(ctx context.Context) {
 			e.stun = append(e.stun, r.STUN)
 		}
 		switch {
-		case r.Err != nil && wire.CodeOf(r.Err) == "" && e.proxied(u):
-			e.add("relay", broken, "the proxy has to let WebSockets through to "+u+"; or set NO_PROXY for it", "%v", r.Err)
+		case r.Err != nil && e.proxyOf(u) != nil:
+			e.add("relay", broken, cmp.Or(hintOf(r.Err), "the proxy has to let WebSockets through to "+u+"; or set NO_PROXY for it"), "%v", r.Err)
 		case r.Err != nil:
-			e.add("relay", broken, cmp.Or(hintOf(r.Err), "check the URL, the network and its firewall; a network that intercepts TLS cannot be used"), "%v", r.Err)
+			e.add("relay", broken, cmp.Or(hintOf(r.Err), "check the URL, the network and its firewall"), "%v", r.Err)
 		case r.Latency > farAway:
 			e.add("relay", slow, "use a relay that is nearer, if there is one", "%s answers after %s", u, milliseconds(r.Latency))
 		default:
@@ -66,14 +68,36 @@ func (e *examination) relays(ctx context.Context) {
 	}
 }
 
-// proxied reports whether a relay is reached through a proxy.
-func (e *examination) proxied(relay string) bool {
+// proxies tells which relays are reached through which proxy. That the environment
+// names one does not mean that it is used: NO_PROXY, the scheme and the host count, too.
+func (e *examination) proxies() {
+	relays, used := e.relayURLs(), false
+	for _, u := range relays {
+		if p := e.proxyOf(u); p != nil {
+			used = true
+			e.add("proxy", known, "", "%s is reached through %s, direct paths go past it", u, p.Redacted())
+		}
+	}
+	var set []string
+	for _, name := range []string{"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"} {
+		if e.app.env(name)+e.app.env(strings.ToLower(name)) != "" {
+			set = append(set, name)
+		}
+	}
+	if len(set) > 0 && len(relays) > 0 && !used {
+		e.add("proxy", known, "if it should be: https:// relays take HTTPS_PROXY, http:// ones HTTP_PROXY; NO_PROXY leaves out, and nothing heeds ALL_PROXY",
+			"%s set, but no relay is reached through it", strings.Join(set, " and "))
+	}
+}
+
+// proxyOf is the proxy through which a relay is reached, nil for none.
+func (e *examination) proxyOf(relay string) *url.URL {
 	req, err := http.NewRequest(http.MethodGet, relay, nil)
 	if err != nil {
-		return false
+		return nil
 	}
-	proxy, err := http.ProxyFromEnvironment(req)
-	return err == nil && proxy != nil
+	proxy, _ := http.ProxyFromEnvironment(req)
+	return proxy
 }
 
 // network checks what direct paths can hope for.

@@ -131,17 +131,4 @@ func (e *examination) helper() {
 	e.add("import helper", fine, "", "answers at %s", socket)
 }
 
-// proxy tells which proxy programs are told to use.
-func (e *examination) proxy() {
-	var set []string
-	for _, name := range []string{"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"} {
-		if value := e.app.env(name) + e.app.env(strings.ToLower(name)); value != "" {
-			set = append(set, name)
-		}
-	}
-	if len(set) > 0 {
-		e.add("proxy", known, "", "%s set: relays are reached through it, direct paths go past it", strings.Join(set, " and "))
-	}
-}
-
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }

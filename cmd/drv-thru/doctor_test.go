@@ -68,10 +68,24 @@ func TestDoctorWithoutNix(t *testing.T) {
 	if err := error(&brokenError{2}); !errors.As(err, &exit) || exit.Exit() != 1 || !strings.Contains(err.Error(), "2 things") {
 		t.Errorf("got %v", err)
 	}
-	a.environ = []string{"https_proxy=http://proxy:3128"}
-	e.proxy()
-	if f := e.findings[len(e.findings)-1]; f.Check != "proxy" || !strings.Contains(f.Text, "HTTPS_PROXY") {
-		t.Errorf("found %+v", f)
+}
+
+// A proxy that the environment names is not one that relays are reached through: nothing
+// heeds ALL_PROXY.
+func TestDoctorProxy(t *testing.T) {
+	for env, want := range map[string]string{
+		"all_proxy=socks5://proxy:1080": "ALL_PROXY set, but no relay is reached through it",
+		"NO_PROXY=example.org":          "",
+	} {
+		e := &examination{app: &app{environ: []string{env}}, flags: &doctorFlags{}, route: &route{relays: []string{"https://127.0.0.1:7411"}}}
+		e.proxies()
+		got := ""
+		for _, f := range e.findings {
+			got += f.Text
+		}
+		if got != want {
+			t.Errorf("%s: found %+v", env, e.findings)
+		}
 	}
 }
 
