@@ -1,11 +1,16 @@
 package link
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"strings"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -26,6 +31,45 @@ type RelayError struct {
 
 func (e *RelayError) Error() string { return fmt.Sprintf("relay %s: %v", e.Relay, e.Err) }
 func (e *RelayError) Unwrap() error { return e.Err }
+
+// Hint says what to do, in one line; "" where the error does not tell.
+func (e *RelayError) Hint() string {
+	var (
+		said        *wire.Error
+		refused     *wsconn.ProxyError
+		op          *net.OpError
+		certificate x509.CertificateInvalidError
+		name        x509.HostnameError
+		authority   x509.UnknownAuthorityError
+		noTLS       tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(e.Err, &said):
+		return said.Hint
+	case errors.As(e.Err, &refused) && refused.WantsPassword():
+		return "give the proxy's user and password in its URL: http://USER:PASSWORD@HOST:PORT"
+	case errors.As(e.Err, &refused):
+		return "the proxy has to let connections through to the relay; or set NO_PROXY for it"
+	case errors.As(e.Err, &op) && op.Op == "proxyconnect": // net/http's
+		return "this is the proxy that HTTPS_PROXY or HTTP_PROXY names: correct that, or set NO_PROXY for the relay"
+	case errors.As(e.Err, &certificate) && certificate.Reason == x509.Expired:
+		return "set this machine's clock if it is wrong; else the relay's owner has to renew its certificate"
+	case errors.As(e.Err, &name):
+		return "use the name of the relay that its certificate has; a network with a login page answers like this, too"
+	case errors.As(e.Err, &authority):
+		return "have the relay's authority added to those that this machine trusts (SSL_CERT_FILE names a file); a network that intercepts TLS answers like this, too"
+	case errors.As(e.Err, &noTLS), errors.Is(e.Err, http.ErrSchemeMismatch):
+		return "what answers there speaks no TLS: check the URL's port, and whether it begins with http://"
+	case errors.As(e.Err, new(*net.DNSError)):
+		return "check the relay's name, and this machine's DNS"
+	case errors.Is(e.Err, errNoRelay):
+		return "check the URL; log in first where the network has a login page; a proxy on the way has to let WebSockets through"
+	}
+	return ""
+}
+
+// errNoRelay is what is wrong with a page.
+var errNoRelay = errors.New("what answers there is not a drv-thru relay")
 
 // UnreachableError means that no path led to the builder. Its chain holds the
 // error of every path that was tried.
@@ -60,9 +104,9 @@ func (e *UnreachableError) Hint() string {
 		case wire.CodeOf(err) == wire.CodeRelayNoBuilder:
 			offline++
 		}
-		var we *wire.Error
-		if hint == "" && errors.As(err, &we) {
-			hint = we.Hint
+		var at *RelayError
+		if hint == "" && errors.As(err, &at) {
+			hint = at.Hint()
 		}
 	}
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -63,7 +64,7 @@ func (n Network) open(ctx context.Context, relay, route, token string) (ws *wsco
 	}
 	if ws.Subprotocol() != wire.RelayProtocol {
 		_ = ws.CloseNow()
-		return nil, says, &RelayError{relay, errors.New("what answers there is not a drv-thru relay")}
+		return nil, says, &RelayError{relay, errNoRelay}
 	}
 	return ws, says, nil
 }
@@ -107,8 +108,15 @@ func handshakeError(ctx context.Context, resp *http.Response, err error) error {
 		return err
 	case resp.StatusCode >= 400 && strings.HasPrefix(resp.Header.Get("Content-Type"), wire.TypeProblem):
 		return wire.ReadError(resp)
+	case resp.StatusCode == http.StatusProxyAuthRequired:
+		return &wsconn.ProxyError{Status: resp.Status}
 	}
-	return errors.New("what answers there is not a drv-thru relay: it says " + resp.Status)
+	says := resp.Status
+	if to, err := resp.Location(); err == nil {
+		// Often it is https://, or where a network has its users log in.
+		says += ", see " + to.Scheme + "://" + to.Host
+	}
+	return fmt.Errorf("%w: it says %s", errNoRelay, says)
 }
 
 // relayDialer is the path through one relay.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 
 	"github.com/coder/websocket"
 )
@@ -32,6 +33,12 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Res
 				Tune(c)
 			}
 			return c, err
+		},
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode != http.StatusOK {
+				return &ProxyError{resp.Status}
+			}
+			return nil
 		},
 	}
 	// The transport is this connection's alone; one that failed must not stay.

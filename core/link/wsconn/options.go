@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // DialOptions says how [Dial] reaches a server. The zero value dials TCP
@@ -23,3 +24,11 @@ type DialOptions struct {
 	// DialContext opens network connections; nil is a net.Dialer's.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 }
+
+// ProxyError is the answer of a proxy that does not let a connection through.
+type ProxyError struct{ Status string }
+
+func (e *ProxyError) Error() string { return "the proxy says " + e.Status }
+
+// WantsPassword reports whether the proxy asks who wants to pass.
+func (e *ProxyError) WantsPassword() bool { return strings.HasPrefix(e.Status, "407") }
