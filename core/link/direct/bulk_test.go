@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/drv-thru/drv-thru/core/key"
 )
 
@@ -18,51 +20,7 @@ import (
 func TestBulk(t *testing.T) {
 	for _, at := range []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0"), {}} {
 		t.Run(at.String(), func(t *testing.T) {
-			var ends [2]*Endpoint
-			var keys [2]key.Secret
-			for i := range ends {
-				var err error
-				if ends[i], err = Open(at, nil); err != nil {
-					t.Fatal(err)
-				}
-				defer ends[i].Close()
-				if keys[i], err = key.NewSecret(bytes.NewReader(bytes.Repeat([]byte{byte(i + 1)}, 32))); err != nil {
-					t.Fatal(err)
-				}
-			}
-			server, err := keys[0].ServerTLS()
-			if err != nil {
-				t.Fatal(err)
-			}
-			client, err := keys[1].ClientTLS(keys[0].ID())
-			if err != nil {
-				t.Fatal(err)
-			}
-			server.NextProtos, client.NextProtos = []string{"test"}, []string{"test"}
-			l, err := ends[0].Listen(server)
-			if err != nil {
-				t.Fatal(err)
-			}
-			go func() { // ends with the endpoint
-				conn, err := l.Accept(t.Context())
-				if err != nil {
-					return
-				}
-				str, err := conn.AcceptStream(t.Context())
-				if err != nil {
-					return
-				}
-				_, _ = io.Copy(str, str)
-				_ = str.Close()
-			}()
-			conn, err := ends[1].Dial(t.Context(), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ends[0].Port()), client)
-			if err != nil {
-				t.Fatal(err)
-			}
-			str, err := conn.OpenStreamSync(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+			str := echo(t, at, func(to netip.AddrPort) netip.AddrPort { return to })
 			const size = 8 << 20
 			want := sha256.New()
 			sent := make(chan struct{})
@@ -81,4 +39,95 @@ func TestBulk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// narrowest is the largest packet of UDP that fits every IPv6 link (RFC 8200 §5).
+const narrowest = 1280 - 40 - 8
+
+// A line that takes no more than it must, such as a tunnel's, carries it, too.
+func TestNarrowLine(t *testing.T) {
+	str := echo(t, netip.MustParseAddrPort("127.0.0.1:0"), func(to netip.AddrPort) netip.AddrPort {
+		line, at := socket(t)
+		go func() {
+			var client netip.AddrPort
+			buf := make([]byte, 1<<16)
+			for {
+				n, from, err := line.ReadFromUDPAddrPort(buf)
+				if err != nil {
+					return
+				}
+				next := to
+				if from == to {
+					next = client
+				} else {
+					client = from
+				}
+				if n <= narrowest {
+					_, _ = line.WriteToUDPAddrPort(buf[:n], next)
+				}
+			}
+		}()
+		return at
+	})
+	want := bytes.Repeat([]byte("narrow"), 10_000)
+	go func() {
+		_, _ = str.Write(want)
+		_ = str.Close()
+	}()
+	if got, err := io.ReadAll(str); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// echo opens a stream that gives back what is written, between endpoints at an
+// address, by a line to the other.
+func echo(t *testing.T, at netip.AddrPort, line func(to netip.AddrPort) netip.AddrPort) *quic.Stream {
+	t.Helper()
+	var ends [2]*Endpoint
+	var keys [2]key.Secret
+	for i := range ends {
+		var err error
+		if ends[i], err = Open(at, nil); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = ends[i].Close() })
+		if keys[i], err = key.NewSecret(bytes.NewReader(bytes.Repeat([]byte{byte(i + 1)}, 32))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server, err := keys[0].ServerTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := keys[1].ClientTLS(keys[0].ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.NextProtos, client.NextProtos = []string{"test"}, []string{"test"}
+	l, err := ends[0].Listen(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with the endpoint
+		conn, err := l.Accept(t.Context())
+		if err != nil {
+			return
+		}
+		str, err := conn.AcceptStream(t.Context())
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(str, str)
+		_ = str.Close()
+	}()
+	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ends[0].Port())
+	conn, err := ends[1].Dial(t.Context(), line(to), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	str, err := conn.OpenStreamSync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return str
 }
