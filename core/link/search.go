@@ -277,11 +277,11 @@ func observe(ctx context.Context, e *direct.Endpoint, names []string) (wire.NAT,
 	return direct.Classify(len(servers), got, scope.Addresses(), e.Port()), seen
 }
 
-// resolve finds the addresses of "host:port" names, of each family the first.
+// resolve finds the addresses of "host:port" names, in the order of [inTurn].
 func resolve(ctx context.Context, names []string) []netip.AddrPort {
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
-	var out []netip.AddrPort
+	var found [][]netip.AddrPort
 	for _, name := range names {
 		host, portText, err := net.SplitHostPort(name)
 		if err != nil {
@@ -295,16 +295,31 @@ func resolve(ctx context.Context, names []string) []netip.AddrPort {
 		if err != nil {
 			continue
 		}
-		had := make(map[bool]bool) // by family
+		var at []netip.AddrPort
 		for _, a := range addrs {
-			a = a.Unmap()
-			if !had[a.Is4()] {
-				had[a.Is4()] = true
-				out = append(out, netip.AddrPortFrom(a, uint16(port)))
+			at = append(at, netip.AddrPortFrom(a.Unmap(), uint16(port)))
+		}
+		found = append(found, at)
+	}
+	return inTurn(found)
+}
+
+// inTurn puts first what matters most, as few servers are asked: of each name the first
+// address of each family; then the others, since of several addresses one may be dead.
+func inTurn(found [][]netip.AddrPort) []netip.AddrPort {
+	var first, others []netip.AddrPort
+	for _, addrs := range found {
+		had := make(map[bool]bool) // by family
+		for _, at := range addrs {
+			if had[at.Addr().Is4()] {
+				others = append(others, at)
+				continue
 			}
+			had[at.Addr().Is4()] = true
+			first = append(first, at)
 		}
 	}
-	return out
+	return append(first, others...)
 }
 
 func (f *search) scope() (direct.Scope, error) {

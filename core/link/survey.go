@@ -12,6 +12,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
 	"github.com/drv-thru/drv-thru/core/link/portmap"
+	"github.com/drv-thru/drv-thru/core/link/wsconn"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -68,6 +69,9 @@ func CheckRelay(ctx context.Context, n Network, relay string, nobody key.ID) Rel
 // §6.6.1).
 func clockSkew(ctx context.Context, n Network, relay string) (time.Duration, bool) {
 	tr := &http.Transport{Proxy: n.Proxy, TLSClientConfig: n.TLS, DialContext: n.DialContext}
+	if tr.DialContext == nil {
+		tr.DialContext = wsconn.DialHost
+	}
 	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, relay+"/healthz", nil)
 	if err != nil {

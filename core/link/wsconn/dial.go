@@ -19,7 +19,7 @@ import (
 func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Response, error) {
 	dial := o.DialContext
 	if dial == nil {
-		dial = dialName
+		dial = DialHost
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // a WebSocket handshake is HTTP/1.1

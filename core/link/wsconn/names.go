@@ -12,10 +12,10 @@ import (
 // (RFC 8305 §5).
 const nextAfter = 250 * time.Millisecond
 
-// dialName connects to a host by whichever of its addresses answers first. A net.Dialer
+// DialHost connects to a host by whichever of its addresses answers first. A net.Dialer
 // tries one after another, and net/http hides from it until when: one that is dead would
 // take all the time there is.
-func dialName(ctx context.Context, network, address string) (net.Conn, error) {
+func DialHost(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
