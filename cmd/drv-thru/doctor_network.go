@@ -116,7 +116,7 @@ func (e *examination) network(ctx context.Context) {
 	case len(servers) == 0:
 		e.add("network", known, "", "no relay has named a STUN server to ask what translates this network's addresses (see --stun)")
 	case r.NAT == wire.NATBlocked:
-		e.add("network", slow, "let UDP out, and its answers in; builds work through relays meanwhile", "%s", natText(r.NAT))
+		e.add("network", slow, "let UDP out, and its answers in, here and at the relay: its UDP port may be closed; builds work through relays meanwhile", "%s", natText(r.NAT))
 	case r.NAT == wire.NATSymmetric:
 		e.add("network", slow, "on the router, turn on UPnP or PCP, or turn off the randomizing of ports", "%s", natText(r.NAT))
 	case r.NAT == wire.NATUnknown:
@@ -197,7 +197,7 @@ func natText(n wire.NAT) string {
 	case wire.NATSymmetric:
 		return "behind a router that gives every connection another port: direct paths only to open networks"
 	case wire.NATBlocked:
-		return "no STUN server answers: UDP does not come back, and no direct path through routers is possible"
+		return "no STUN server answers, so no direct path through routers is possible"
 	}
 	return "not known: it takes two STUN servers to tell (see --stun)"
 }

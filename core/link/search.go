@@ -489,6 +489,8 @@ func (f *search) why() string {
 		return ""
 	case a.Disabled:
 		return "the builder takes no direct connections"
+	case f.nat == wire.NATBlocked && a.NAT == wire.NATBlocked:
+		return "no direct path: no STUN server answers here or at the builder"
 	case f.nat == wire.NATBlocked:
 		return "no direct path: this network lets no UDP through"
 	case a.NAT == wire.NATBlocked:
