@@ -251,6 +251,32 @@ func (n *natLab) start(t *testing.T, dir string) *lab.Process {
 	return n.client.Host.StartCmd(cmd.In("/home/alice/" + dir))
 }
 
+// The builder gets another address while a build runs: it is at the relay again long before
+// the relay would notice that it is gone.
+func TestNATBuilderMoves(t *testing.T) {
+	t.Parallel() // it waits for most of its time
+	n := newNATLab(t, false)
+	site := n.in.Plug(n.builder, lab.Open, false)
+	n.serve(t, false)
+	n.in.Plug(n.client.Host, lab.Cone, false)
+	gate := lab.NewGate(t, n.builder, "moves")
+	p := n.client.Host.StartCmd(n.build(false, lab.Waiting(gate, "moves")))
+	when(t, p, foundText, 0)
+	p.WaitFor("waiting at moves", longest)
+	moved := time.Now()
+	site.Readdress("198.51.100.251")
+	n.run.WaitFor(`(?s)msg="not registered.*msg="registered at relay"`, longest)
+	registered := time.Since(moved)
+	back := when(t, p, foundText, 1).Sub(moved)
+	t.Logf("registered after %s, back after %s", registered.Round(time.Millisecond), back.Round(time.Millisecond))
+	if registered > 7*time.Second+slack {
+		t.Errorf("registered after %s", registered)
+	}
+	gate.Open()
+	n.finishes(t, p)
+	says(t, p.Output(), "path         direct-tcp 198.51.100.251:")
+}
+
 // Of two relays one is killed, and then the other: at one of the two times it is the
 // one that carries the build, which goes on.
 func TestNATTwoRelays(t *testing.T) {

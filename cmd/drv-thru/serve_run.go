@@ -138,6 +138,9 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	}
 	defer circuits.Close()
 	reload.circuits = circuits
+	if err := circuits.Watch(); err != nil {
+		log.Debug("changes of the network are not noticed", slog.Any("error", err))
+	}
 	paths, err := openDirect(ctx, cfg, identity, svc, circuits, log)
 	if err != nil {
 		return err

@@ -32,7 +32,8 @@ type registrar struct {
 	cancel context.CancelFunc
 	// Under Listener.mu:
 	status RelayStatus
-	coming int // circuits between "incoming" and Accept
+	ws     *wsconn.Socket // while it is registered
+	coming int            // circuits between "incoming" and Accept
 }
 
 func (r *registrar) run() {
@@ -61,6 +62,7 @@ func (r *registrar) run() {
 			}
 			s.Err = err
 			s.Attempts++
+			r.ws = nil
 		})
 		wait := time.Duration(float64(backoff) * (0.5 + r.l.cfg.Jitter()/2))
 		level := slog.LevelDebug
@@ -108,6 +110,7 @@ func (r *registrar) serve() (lasted time.Duration, err error) {
 	cancel()
 	since := time.Now()
 	r.set(func(s *RelayStatus) {
+		r.ws = ws
 		*s = RelayStatus{URL: r.url, Connected: true, STUN: says.stun, Since: since}
 	})
 	r.l.log.Info("registered at relay", slog.String("relay", r.url))

@@ -195,17 +195,8 @@ func (f *search) wait(ctx context.Context, lost <-chan struct{}, retry <-chan ti
 		case <-retry:
 			return timeToRetry
 		case <-changed:
-			// One change brings several messages.
-			timer := time.NewTimer(settle)
-			for quiet := false; !quiet; {
-				select {
-				case <-changed:
-				case <-timer.C:
-					quiet = true
-				case <-ctx.Done():
-					timer.Stop()
-					return ended
-				}
+			if !rest(ctx, changed) {
+				return ended
 			}
 			f.s.log.Debug("the network has changed")
 			return networkChanged
@@ -217,6 +208,22 @@ func (f *search) wait(ctx context.Context, lost <-chan struct{}, retry <-chan ti
 				return networkChanged
 			}
 			last = now
+		}
+	}
+}
+
+// rest waits until the network has come to rest: one change brings several messages.
+// It reports false when ctx ends.
+func rest(ctx context.Context, changed <-chan struct{}) bool {
+	timer := time.NewTimer(settle)
+	defer timer.Stop()
+	for {
+		select {
+		case <-changed:
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
 		}
 	}
 }
