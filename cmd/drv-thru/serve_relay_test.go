@@ -150,7 +150,7 @@ func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
 // but steers nothing there.
 func TestRelayCannotSteerTerminal(t *testing.T) {
 	const evil = "\x1b]0;mine\x07\x1b[2Jgone\u009b1m"
-	problem, err := json.Marshal(wire.Error{Code: evil, Detail: evil})
+	problem, err := json.Marshal(wire.Error{Code: evil, Detail: evil, Hint: evil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,5 +190,22 @@ func TestRelayCannotSteerTerminal(t *testing.T) {
 				t.Errorf("%q", text)
 			}
 		})
+	}
+}
+
+// The builder's owner learns what to do, as clients do.
+func TestRelayWarningHasAHint(t *testing.T) {
+	page := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer page.Close()
+	circuits, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: []string{page.URL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer circuits.Close()
+	settled(t, t.Context(), circuits)
+	var out bytes.Buffer
+	(&app{stderr: &out}).warnOfRelays(circuits.Status())
+	if text := out.String(); !strings.Contains(text, "200 OK; trying on\nhint: check the URL") {
+		t.Errorf("%q", text)
 	}
 }

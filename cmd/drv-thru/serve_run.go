@@ -265,6 +265,9 @@ func (a *app) warnOfRelays(relays []link.RelayStatus) {
 	for _, r := range relays {
 		if r.Err != nil {
 			fmt.Fprintf(a.stderr, "warning: no connection to relay %s: %s; trying on\n", r.URL, plain(r.Err.Error()))
+			if hint := hintOf(r.Err); hint != "" {
+				fmt.Fprintf(a.stderr, "hint: %s\n", plain(hint))
+			}
 		}
 	}
 }
