@@ -191,7 +191,7 @@ func (e *examination) signingKey(ctx context.Context, signer string) {
 func natText(n wire.NAT) string {
 	switch n {
 	case wire.NATNone:
-		return "reachable at its own address"
+		return "no router translates its address; a firewall may still keep others out"
 	case wire.NATCone:
 		return "behind a router that direct paths get through"
 	case wire.NATSymmetric:

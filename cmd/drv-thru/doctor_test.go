@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
 )
 
@@ -194,5 +195,12 @@ func TestDoctorFuseInContainer(t *testing.T) {
 	cmd.Env = append(os.Environ(), inside+"=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// That no router translates an address is no word on firewalls.
+func TestNATTextPromisesNothing(t *testing.T) {
+	if text := natText(wire.NATNone); strings.Contains(text, "reachable") || !strings.Contains(text, "firewall") {
+		t.Errorf("%q", text)
 	}
 }
