@@ -16,7 +16,8 @@ const maxSTUN = 1500
 // ServeSTUN answers binding requests that come to c, until Shutdown or until c
 // fails; it closes c. An answer is never longer than its request, so a forged
 // sender gains nothing; there is one for each request at most, and few a second
-// for each address.
+// for each address. It comes from the address that was asked: no address translator lets
+// in one from another of the host's.
 func (s *Server) ServeSTUN(c *net.UDPConn) error {
 	defer c.Close()
 	s.mu.Lock()
@@ -26,10 +27,12 @@ func (s *Server) ServeSTUN(c *net.UDPConn) error {
 	}
 	s.packets = append(s.packets, c)
 	s.mu.Unlock()
+	askForInfo(c)
 	var request [maxSTUN]byte
+	var info [infoSize]byte
 	answer := &stun.Message{}
 	for {
-		n, from, err := c.ReadFromUDPAddrPort(request[:])
+		n, told, _, from, err := c.ReadMsgUDPAddrPort(request[:], info[:])
 		if err != nil {
 			if s.closing.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return net.ErrClosed
@@ -38,7 +41,7 @@ func (s *Server) ServeSTUN(c *net.UDPConn) error {
 		}
 		result := s.answerSTUN(request[:n], from, answer)
 		if result == stunAnswered {
-			if _, err := c.WriteToUDPAddrPort(answer.Raw, from); err != nil {
+			if _, _, err := c.WriteMsgUDPAddrPort(answer.Raw, fromThere(info[:told]), from); err != nil {
 				result = stunFailed
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -149,4 +150,26 @@ func FuzzSTUN(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The answer comes from the address that was asked, of several that the host has: by
+// another no address translator lets it in.
+func TestSTUNAnswersFromWhereItWasAsked(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere the system chooses")
+	}
+	for _, listen := range []string{":0", "0.0.0.0:0"} {
+		_, at := serveSTUN(t, listen, relay.Limits{})
+		for _, host := range []string{"127.0.0.1", "127.0.0.5"} {
+			// A connected socket hears nobody else.
+			c := asker(t, "127.0.0.1", netip.AddrPortFrom(netip.MustParseAddr(host), at.Port()))
+			if _, err := c.Write(request(t, enough)); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := c.Read(make([]byte, 1500)); err != nil {
+				t.Errorf("asked at %s of %q: %v", host, listen, err)
+			}
+		}
+	}
 }
