@@ -228,6 +228,22 @@ func TestAddressesOnly(t *testing.T) {
 	}
 }
 
+// Where the ends hear each other and get no connection, it is not said that no packet
+// came through.
+func TestDirectIsRefused(t *testing.T) {
+	b := serveDirect(t, func(cfg *DirectConfig) { cfg.quicOnly = true })
+	b.listen.gate.mu.Lock()
+	b.listen.gate.total = maxDirect
+	b.listen.gate.mu.Unlock()
+	s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
+	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	defer cancel()
+	s.Settled(ctx)
+	if text := s.search.why(); !strings.Contains(text, "no connection by QUIC") {
+		t.Errorf("%q", text)
+	}
+}
+
 func TestDirectNeedsThePinnedKey(t *testing.T) {
 	b := serveDirect(t, nil)
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())

@@ -395,9 +395,14 @@ func (f *search) tryFind(ctx context.Context) (*way, error) {
 	work.Go(func() { punch.Run(ctx) })
 	found := make(chan *way)
 	work.Go(func() { f.viaTCP(ctx, scope.Select(answer.TCP), found) })
-	work.Go(func() { f.viaQUIC(ctx, punch.Heard(), found) })
+	failed := make(chan error, 1)
+	work.Go(func() { failed <- f.viaQUIC(ctx, punch.Heard(), found) })
 	w := f.first(ctx, found)
 	if w == nil {
+		stop()
+		if err := <-failed; err != nil {
+			return nil, fmt.Errorf("packets come through, but no connection by QUIC: %w", err)
+		}
 		return nil, errNoPacket
 	}
 	if err := f.compare(ctx, w); err != nil {

@@ -3,6 +3,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
@@ -145,19 +146,21 @@ func (s *Session) openTCP(ctx context.Context, d tcpDialer, proto string) (*open
 }
 
 // viaQUIC connects to the addresses from which packets came, one after another,
-// and offers the first that works.
-func (f *search) viaQUIC(ctx context.Context, heard <-chan netip.AddrPort, found chan<- *way) {
+// and offers the first that works. It returns what was wrong with the first that did
+// not, when ctx has ended.
+func (f *search) viaQUIC(ctx context.Context, heard <-chan netip.AddrPort, found chan<- *way) (failed error) {
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return failed
 		case at := <-heard:
 			w, err := f.dialQUIC(ctx, at)
 			if err != nil {
+				failed = cmp.Or(failed, err)
 				continue
 			}
 			offer(ctx, w, found)
-			return
+			return nil
 		}
 	}
 }
