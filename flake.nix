@@ -28,7 +28,7 @@
         };
 
         # e2e/test computes this one and says when it has changed.
-        vendorHash = "sha256-9cvwOrTBKxxkeeZw94wYHCzP9bz94L/Y8zc90q08G2M=";
+        vendorHash = "sha256-BFxis/P8ujWzyqC4lyk+M/gusBNUPTsi+23TjRJ9bMI=";
 
         subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
         env.CGO_ENABLED = 0;

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // lane is the HTTP/2 connection of a session's small requests, reopened on demand.
@@ -325,6 +327,13 @@ func clientConn(ctx context.Context, conn *tls.Conn, proto string) (*http.Client
 		Protocols:          protocols,
 		HTTP2:              h2Config(pingAfter, pingTimeout),
 		DisableCompression: true, // the protocol says itself what is compressed
+	}
+	// net/http's own copy of HTTP/2, as of Go 1.26, waits for ever on a builder that
+	// opens a request's window too far: nothing ends the request, nor Close.
+	//lint:ignore SA1019 what it is to be replaced by is that copy
+	if err := http2.ConfigureTransport(tr); err != nil {
+		_ = conn.Close()
+		return nil, err
 	}
 	cc, err := tr.NewClientConn(ctx, "https", "builder:443")
 	if err != nil {
