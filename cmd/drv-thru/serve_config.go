@@ -14,6 +14,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/policy/builtin"
 )
@@ -122,6 +123,11 @@ func (c *serveConfig) check(a *app) error {
 	}
 	for _, r := range slices.Concat(c.Relays, c.EmbeddedRelayURLs) {
 		if err := ticket.CheckRelayURL(r); err != nil {
+			return usagef("%s", err)
+		}
+	}
+	for _, urls := range []*[]string{&c.Relays, &c.EmbeddedRelayURLs} {
+		if *urls, err = link.RelayURLs(*urls); err != nil {
 			return usagef("%s", err)
 		}
 	}

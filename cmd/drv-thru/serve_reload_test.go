@@ -85,6 +85,17 @@ func TestTicketsSayAddressesOfToday(t *testing.T) {
 	}
 }
 
+// A ticket has room for few relays, and one that is named twice needs it once.
+func TestRelaysNamedTwice(t *testing.T) {
+	cfg := configured(t, t.TempDir(), `{"relays": ["https://a.example", "https://b.example/relay", "https://A.example:443/"],
+		"embedded_relay": ":0", "embedded_relay_urls": ["http://c.example", "http://c.example:80"]}`)
+	r := &reloader{log: slog.New(slog.DiscardHandler), embedded: &embeddedRelay{urls: func() []string { return cfg.EmbeddedRelayURLs }}}
+	r.setRelays(cfg.Relays)
+	if got := r.tickets(); !slices.Equal(got, []string{"https://a.example", "https://b.example/relay", "http://c.example"}) {
+		t.Errorf("tickets name %q", got)
+	}
+}
+
 // Taking the last relay away would leave a builder that nobody finds.
 func TestReloadKeepsARelay(t *testing.T) {
 	dir := t.TempDir()

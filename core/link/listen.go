@@ -127,7 +127,7 @@ func (a endpointAddr) String() string { return key.ID(a).String() }
 // SetRelays registers at relays that are new and leaves those that are not
 // among urls. Circuits that are open stay.
 func (l *Listener) SetRelays(urls []string) error {
-	urls, err := relayURLs(urls)
+	urls, err := RelayURLs(urls)
 	if err != nil {
 		return err
 	}

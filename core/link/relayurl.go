@@ -45,8 +45,8 @@ func RelayURL(text string) (string, error) {
 	return plain, nil
 }
 
-// relayURLs checks a list and drops what is in it twice.
-func relayURLs(texts []string) ([]string, error) {
+// RelayURLs brings a list into its plain form and drops what is in it twice.
+func RelayURLs(texts []string) ([]string, error) {
 	var out []string
 	seen := map[string]bool{}
 	for _, t := range texts {

@@ -29,7 +29,7 @@ func TestRelayURL(t *testing.T) {
 			t.Errorf("RelayURL(%q) = %q, %v", bad, got, err)
 		}
 	}
-	if got, err := relayURLs([]string{"https://a", "wss://A/", "https://b"}); err != nil || len(got) != 2 {
+	if got, err := RelayURLs([]string{"https://a", "wss://A/", "https://b"}); err != nil || len(got) != 2 {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

@@ -89,7 +89,7 @@ type Session struct {
 // a circuit. The error is an [*UnreachableError] when no path led there; it
 // wraps [ErrWrongPeer] if somebody else answered.
 func Dial(ctx context.Context, cfg Config) (*Session, error) {
-	relays, err := relayURLs(cfg.Relays)
+	relays, err := RelayURLs(cfg.Relays)
 	if err != nil {
 		return nil, err
 	}
