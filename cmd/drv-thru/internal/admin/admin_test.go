@@ -12,9 +12,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
@@ -268,6 +271,27 @@ func TestSocket(t *testing.T) {
 	if _, err := Listen(file); err == nil {
 		t.Error("a file was replaced")
 	}
+	// So is no socket that does not answer but has somebody who listens: of another
+	// kind, as the system's log is, or one to which too many connect.
+	kind := filepath.Join(t.TempDir(), "kind")
+	other, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: kind, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	paths := []string{kind}
+	if runtime.GOOS == "linux" { // others refuse as if nobody listened
+		paths = append(paths, busySocket(t))
+	}
+	for _, path := range paths {
+		if l, err := Listen(path); err == nil {
+			l.Close()
+			t.Errorf("%s was replaced", path)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("it is gone: %v", err)
+		}
+	}
 	// What a killed builder left is replaced.
 	dead := filepath.Join(t.TempDir(), "dead")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead, Net: "unix"})
@@ -291,6 +315,26 @@ func TestSocket(t *testing.T) {
 	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket stays: %v", err)
 	}
+}
+
+// busySocket is a socket whose owner accepts nothing: Linux says EAGAIN to who connects.
+func busySocket(t *testing.T) string {
+	t.Helper()
+	at := &unix.SockaddrUnix{Name: filepath.Join(t.TempDir(), "busy")}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, at), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", at.Name) // which is all that it has room for
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return at.Name
 }
 
 func TestCollectGarbage(t *testing.T) {

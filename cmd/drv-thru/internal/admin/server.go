@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
@@ -143,15 +144,21 @@ func ownersError(err error) error {
 }
 
 // Listen makes the socket at path. A socket that a dead builder left is
-// replaced; one that answers is not.
+// replaced; one at which somebody may be listening is not.
 func Listen(path string) (net.Listener, error) {
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("admin socket %s: another builder is running", path)
-	}
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != os.ModeSocket {
 			return nil, fmt.Errorf("admin socket %s: a file of that name exists and is no socket", path)
+		}
+		c, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			c.Close()
+			return nil, fmt.Errorf("admin socket %s: another builder is running", path)
+		}
+		// Any other error leaves open whether somebody listens: it may be another's
+		// socket, of another type, or too busy.
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			return nil, fmt.Errorf("admin socket %s: a socket of that name exists: %w", path, err)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("admin socket: %w", err)
