@@ -9,7 +9,7 @@ import (
 // () -> () unless it is an import.
 type mod struct {
 	imports []imp
-	memory  []byte // limits, such as {0, 1} for one page
+	memory  []byte // limits, such as {0, 1} for one page; empty for no memory
 	table   []byte // type and limits
 	global  bool   // a mutable i32 of 0
 	start   bool   // the body runs as the start function too
@@ -124,11 +124,16 @@ func (m mod) wasm() []byte {
 	if m.memory == nil {
 		m.memory = []byte{0, 1}
 	}
-	out = op(out, section(secMemory, vec(m.memory)))
+	if len(m.memory) > 0 {
+		out = op(out, section(secMemory, vec(m.memory)))
+	}
 	if m.global {
 		out = op(out, section(secGlobal, []byte{1, 0x7f, 1, 0x41, 0, 0x0b}))
 	}
-	exports := [][]byte{op(bytesOf([]byte("memory")), []byte{2, 0})}
+	var exports [][]byte
+	if len(m.memory) > 0 {
+		exports = [][]byte{op(bytesOf([]byte("memory")), []byte{2, 0})}
+	}
 	if m.exports == nil {
 		m.exports = []string{"_start"}
 	}

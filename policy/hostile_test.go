@@ -186,6 +186,7 @@ func hostile() map[string]struct {
 		"nothing":               {want: CodeInvalid, before: true},
 		"component":             {code: []byte("\x00asm\x0d\x00\x01\x00"), want: CodeInvalid, before: true},
 		"no command":            refused(CodeInvalid, mod{exports: []string{"main"}}),
+		"no memory":             refused(CodeInvalid, mod{memory: []byte{}, imports: w, body: op(i32(1), i32(0), i32(1), i32(8), call(0), drop)}),
 		"enormous memory":       refused(CodeMemory, mod{memory: append([]byte{0}, vecLen(65536)...)}),
 		"enormous table":        refused(CodeMemory, mod{table: huge(1 << 31)}),
 		"table above the limit": refused(CodeMemory, mod{table: huge(MaxTable + 1)}),

@@ -78,6 +78,7 @@ type scanner struct {
 	types     []funcType
 	funcs     []uint32 // types, imported functions first
 	params    int
+	memories  int
 	globals   int    // without the one that is added
 	counted   bool   // that one is there
 	variables uint64 // parameters and locals of this function
@@ -129,6 +130,9 @@ func scan(module []byte) (out *scanned, err error) {
 		seen[id] = true
 		s.section(id, body)
 	}
+	if s.memories == 0 {
+		return nil, errorf(CodeInvalid, "no WASI command: it has no memory, from which WASI takes its answer")
+	}
 	if len(names) > 0 {
 		s.emit(secCustom, names)
 	}
@@ -147,7 +151,7 @@ func (s *scanner) section(id byte, body []byte) {
 	case secFunction:
 		s.functions = s.each("functions", maxFunctions, func() { s.funcs = append(s.funcs, s.u32()) })
 	case secMemory:
-		s.each("memories", 1, s.memoryType)
+		s.memories = s.each("memories", 1, s.memoryType)
 	case secGlobal:
 		s.globals = s.each("globals", maxGlobals, func() { s.valueType(); s.byte(); s.expr() })
 		body = s.withStack(body)
