@@ -82,7 +82,7 @@ func NewProgress(p *Printer, cfg Config) *Progress {
 	case p.Terminal:
 		go v.animate()
 	case cfg.Alive:
-		go v.live()
+		go v.every(aliveEvery, nil, v.tellAlive)
 	default:
 		close(v.done)
 	}
@@ -91,34 +91,24 @@ func NewProgress(p *Printer, cfg Config) *Progress {
 
 // animate draws until Close.
 func (v *Progress) animate() {
-	defer close(v.done)
 	size, end := resized()
 	defer end()
-	t := time.NewTicker(redraw)
-	defer t.Stop()
-	for {
-		select {
-		case <-v.stop:
-			return
-		case <-t.C:
-		case <-size:
-		}
-		v.draw()
-	}
+	v.every(redraw, size, v.draw)
 }
 
-// live tells that a silent build goes on until Close.
-func (v *Progress) live() {
+// every calls f now and then, and when a signal comes, until Close.
+func (v *Progress) every(d time.Duration, or <-chan os.Signal, f func()) {
 	defer close(v.done)
-	t := time.NewTicker(aliveEvery)
+	t := time.NewTicker(d)
 	defer t.Stop()
 	for {
 		select {
 		case <-v.stop:
 			return
 		case <-t.C:
-			v.tellAlive()
+		case <-or:
 		}
+		f()
 	}
 }
 
