@@ -6,12 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/huin/goupnp"
 	"github.com/huin/goupnp/dcps/internetgateway2"
 	"github.com/jackpal/gateway"
 	natpmp "github.com/jackpal/go-nat-pmp"
@@ -246,7 +249,7 @@ func services(ctx context.Context) []igd {
 	var found []igd
 	if cs, _, err := internetgateway2.NewWANIPConnection2ClientsCtx(ctx); err == nil {
 		for _, c := range cs {
-			found = append(found, c)
+			found = append(found, briefly(c))
 		}
 	}
 	if len(found) > 0 || ctx.Err() != nil {
@@ -254,10 +257,40 @@ func services(ctx context.Context) []igd {
 	}
 	if cs, _, err := internetgateway2.NewWANIPConnection1ClientsCtx(ctx); err == nil {
 		for _, c := range cs {
-			found = append(found, c)
+			found = append(found, briefly(c))
 		}
 	}
 	return found
+}
+
+// briefly returns a service whose answers are cut short.
+func briefly(c interface {
+	igd
+	GetServiceClient() *goupnp.ServiceClient
+}) igd {
+	c.GetServiceClient().SOAPClient.HTTPClient.Transport = brief{}
+	return c
+}
+
+// What a device is and has is asked for by this client.
+func init() { goupnp.HTTPClientDefault = &http.Client{Transport: brief{}} }
+
+// maxAnswer is what is read of an answer; a description has some 10 KiB.
+const maxAnswer = 1 << 20
+
+// brief cuts answers short: anybody in the network can say that he is the router, and
+// they are decoded into memory.
+type brief struct{}
+
+func (brief) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err == nil {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
+	}
+	return resp, err
 }
 
 // askUPnP asks by UPnP.

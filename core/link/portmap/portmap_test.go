@@ -3,19 +3,28 @@
 package portmap
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/huin/goupnp"
+	"github.com/huin/goupnp/dcps/internetgateway2"
 )
 
 // device is a router at an address of the loopback network.
@@ -188,6 +197,55 @@ func TestUPnP(t *testing.T) {
 	for _, outer := range []string{"10.0.0.1", "localhost", "100.64.3.4"} {
 		if m, err := upnp(t.Context(), &fakeIGD{outer: outer}, 4000); err == nil {
 			t.Errorf("%s: got %+v", outer, m)
+		}
+	}
+}
+
+// Anybody in the network can answer as a router does, and at any length.
+func TestUPnPAnswersAreBounded(t *testing.T) {
+	const device = `<root xmlns="urn:schemas-upnp-org:device-1-0"><device><serviceList><service>` +
+		`<serviceType>` + internetgateway2.URN_WANIPConnection_2 + `</serviceType><controlURL>/control</controlURL></service></serviceList></device></root>`
+	const most = 32 << 20 // several times what sockets hold
+	var sent atomic.Int64
+	router := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/device":
+			_, _ = io.WriteString(w, device)
+			return
+		case "/endless":
+			_, _ = io.WriteString(w, `<root xmlns="urn:schemas-upnp-org:device-1-0"><device><friendlyName>`)
+		default:
+			_, _ = io.WriteString(w, `<Envelope xmlns="http://schemas.xmlsoap.org/soap/envelope/"><Body><a>`)
+		}
+		for piece := bytes.Repeat([]byte("x"), 1<<20); sent.Load() < most; {
+			n, err := w.Write(piece)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}))
+	defer router.Close()
+	at := func(path string) *url.URL {
+		u, err := url.Parse(router.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	cs, err := internetgateway2.NewWANIPConnection2ClientsByURLCtx(t.Context(), at("/device"))
+	if err != nil || len(cs) != 1 {
+		t.Fatalf("%d routers, %v", len(cs), err)
+	}
+	for name, ask := range map[string]func() error{
+		"description": func() error { _, err := goupnp.DeviceByURLCtx(t.Context(), at("/endless")); return err },
+		"answer":      func() error { _, err := briefly(cs[0]).GetExternalIPAddressCtx(t.Context()); return err },
+	} {
+		sent.Store(0)
+		if err := ask(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		if n := sent.Load(); n >= most {
+			t.Errorf("%s: %d MiB were read", name, n>>20)
 		}
 	}
 }
