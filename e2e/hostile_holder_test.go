@@ -188,6 +188,12 @@ func (s *siege) run(t *testing.T, p *peer, a attack) {
 	if a.edit != nil {
 		a.edit(req)
 	}
+	if a.want == wire.CodeInputUnsigned {
+		plan := p.ask(http.MethodPost, wire.RoutePlan, document(t, wire.PlanRequest{Roots: req.Roots, Closure: req.Closure}))
+		if plan.code != a.want {
+			t.Errorf("planned as %q (%s), want %q", plan.code, plan.text, a.want)
+		}
+	}
 	id := newBuildID(t)
 	build, got := p.putBuild(id, req)
 	if got.code == "" {

@@ -390,7 +390,13 @@ func TestInputAddressedInputs(t *testing.T) {
 			built := bt.Built(path, "contents")
 			tt.prepare(e, &built)
 			objects := withSource(built)
-			b, err := c.Put(bt.ID(1), bt.Request(objects...))
+			req := bt.Request(objects...)
+			// A plan foresees it, also where nothing has been fetched yet.
+			err := c.JSON(http.MethodPost, "/v1/plan", wire.PlanRequest{Roots: req.Roots, Closure: req.Closure}, new(wire.Plan))
+			if wire.CodeOf(err) != tt.code {
+				t.Errorf("planned: %v", err)
+			}
+			b, err := c.Put(bt.ID(1), req)
 			if tt.code != "" {
 				wantCode(t, err, tt.code)
 				return

@@ -134,21 +134,56 @@ func wantedOf(c *closure, have []bool) (wanted []int, bytes uint64) {
 	return wanted, bytes
 }
 
-// acceptable tells whether every wanted path may be sent at all: it is
-// content-addressed, or a key that this builder's Nix trusts signed it. Only
-// signatures that verify are kept.
+// acceptable tells whether every wanted path may be sent at all.
 func (s *Service) acceptable(c *closure, wanted []int) error {
+	return refuseUnsigned(s.unsigned(c, wanted))
+}
+
+// unsigned returns those of the wanted paths that may not be sent: neither are they
+// content-addressed, nor has a key that this builder's Nix trusts signed them. Of the
+// others only signatures that verify are kept.
+func (s *Service) unsigned(c *closure, wanted []int) (paths []nix.Path) {
 	for _, i := range wanted {
 		if c.ca[i] {
 			continue
 		}
 		info := &c.infos[i]
 		if info.Sigs = validSigs(info, s.cfg.TrustedKeys); len(info.Sigs) == 0 {
-			return wire.Errorf(wire.CodeInputUnsigned, "%s", info.Path).WithHint(
-				"the evaluation refers to a built path directly; build it on the builder too, or sign it with a key in the builder's trusted-public-keys")
+			paths = append(paths, info.Path)
 		}
 	}
-	return nil
+	return paths
+}
+
+func refuseUnsigned(paths []nix.Path) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	return wire.Errorf(wire.CodeInputUnsigned, "%s", paths[0]).WithHint(
+		"the evaluation refers to a built path directly; build it on the builder too, or sign it with a key in the builder's trusted-public-keys")
+}
+
+// maxForeseen bounds the paths of a plan, which costs its client nothing, that the
+// substituters are asked for.
+const maxForeseen = 100
+
+// foreseeUnsigned is acceptable for a plan, which fetches nothing: what the store's
+// substituters have need not be sent.
+func (s *Service) foreseeUnsigned(ctx context.Context, group string, c *closure, wanted []int) error {
+	paths := s.unsigned(c, wanted)
+	if len(paths) == 0 {
+		return nil
+	}
+	paths = paths[:min(len(paths), maxForeseen)]
+	targets := make([]daemon.DerivedPath, len(paths))
+	for i, p := range paths {
+		targets[i].Path = p
+	}
+	m, err := s.missing(ctx, group, targets)
+	if err != nil {
+		return err
+	}
+	return refuseUnsigned(slices.DeleteFunc(paths, func(p nix.Path) bool { return slices.Contains(m.WillSubstitute, p) }))
 }
 
 func validSigs(info *nix.PathInfo, keys []nix.PublicKey) (valid []string) {
@@ -174,7 +209,7 @@ func (s *Service) plan(ctx context.Context, group string, req *wire.PlanRequest)
 	}
 	p := &wire.Plan{}
 	if p.Wanted, p.UploadBytes = wantedOf(c, have); len(p.Wanted) > 0 {
-		return p, nil
+		return p, s.foreseeUnsigned(ctx, group, c, p.Wanted)
 	}
 	m, err := s.missing(ctx, group, c.roots)
 	if err != nil {

@@ -160,6 +160,14 @@ func (s *Store) Missing(_ context.Context, targets []daemon.DerivedPath) (daemon
 	var m daemon.Missing
 	seen := make(map[nix.Path]bool)
 	for _, t := range targets {
+		if len(t.Outputs) == 0 {
+			if _, up := s.upstream[t.Path]; up {
+				m.WillSubstitute = append(m.WillSubstitute, t.Path)
+			} else if _, ok := s.objects[t.Path]; !ok {
+				m.Unknown = append(m.Unknown, t.Path)
+			}
+			continue
+		}
 		if err := s.missing(t.Path, t.Outputs, seen, &m); err != nil {
 			return m, err
 		}
