@@ -9,10 +9,12 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -327,6 +329,11 @@ func (rx *receiver) importError(err error) error {
 		return nil
 	}
 	rx.broken = true
+	// Nix alone checks the paths of outputs that come from the derivation itself.
+	var said *daemon.Error
+	if errors.As(err, &said) && strings.Contains(said.Error(), " has incorrect ") {
+		return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeInputDerivation, "%s", clipText(said.Error())), err)
+	}
 	return storeError(err)
 }
 
