@@ -142,6 +142,19 @@ func TestMountStale(t *testing.T) {
 	fails(t, c.Command(lab.RootUser, "drv-thru", "mount", "--ticket", ticket, mountDir), wire.ExitFailed)
 	says(t, c.Run(lab.RootUser, "cat", info), path)
 	stopMount(t, c, mount)
+	const hides = "the directory is not empty"
+	if strings.Contains(mount.Output(), hides) {
+		t.Errorf("nothing was there: %s", mount.Output())
+	}
+
+	// What is there already is hidden, not lost, and the user is told.
+	c.WriteFile(lab.RootUser, mountDir+"/precious", "mine")
+	mount = startMount(t, c, lab.RootUser, ticket)
+	says(t, mount.Output(), hides)
+	stopMount(t, c, mount)
+	if got, err := c.ReadFile(mountDir + "/precious"); err != nil || string(got) != "mine" {
+		t.Errorf("what was there: %q, %v", got, err)
+	}
 
 	text := fails(t, c.Command(lab.RootUser, "drv-thru", "mount", "--ticket", s.Builder.Ticket("--expires", "1s", "--name", "gone")[:60], mountDir), wire.ExitUsage)
 	says(t, text, "ticket")

@@ -82,11 +82,26 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	options.Options = []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"}
 	options.DirectMount = os.Geteuid() == 0
 	options.DirectMountFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	hides := occupied(full)
 	if err := m.serve(full, options); err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", full, err)
 	}
 	m.fsType, m.device = mountOn(full)
+	if hides {
+		m.logger.Warn("the directory is not empty; what is in it is hidden until this is unmounted", "dir", full)
+	}
 	return m, nil
+}
+
+// occupied reports whether there is anything in a directory.
+func occupied(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(1)
+	return len(names) > 0
 }
 
 // served is a View that is served to the kernel.
