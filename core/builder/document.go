@@ -126,7 +126,7 @@ func (d *documentReader) root(req *wire.BuildRequest) error {
 		return wire.Errorf(wire.CodeTooLarge, "more than %d roots", wire.MaxRoots)
 	}
 	if len(root.Outputs) > maxOutputs {
-		return badRequest("%d outputs of one root asked for; at most %d", len(root.Outputs), maxOutputs)
+		return wire.Errorf(wire.CodeTooLarge, "%d outputs of one root asked for; at most %d", len(root.Outputs), maxOutputs)
 	}
 	d.rootBytes += len(root.Drv) + len(root.Label)
 	for _, o := range root.Outputs {

@@ -76,6 +76,10 @@ func TestDecodeBuildRequestRefuses(t *testing.T) {
 	if err := d.input(&wire.BuildRequest{}); wire.CodeOf(err) != wire.CodeTooLarge {
 		t.Errorf("references of all paths: %v", err)
 	}
+	root := `{"roots":[{"outputs":[` + strings.Repeat(`"a",`, maxOutputs) + `"a"]}]}`
+	if err := decodeBuildRequest(strings.NewReader(root), &wire.BuildRequest{}); wire.CodeOf(err) != wire.CodeTooLarge {
+		t.Errorf("outputs of a root: %v", err)
+	}
 	for _, text := range []string{"", "null", "[]", "{", "{}{}", `{"roots":{}}`, `{"closure":3}`, `{"roots":[}`, `{"mode":[]}`} {
 		var req wire.BuildRequest
 		if err := decodeBuildRequest(strings.NewReader(text), &req); err == nil {
