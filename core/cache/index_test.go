@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
@@ -315,6 +317,43 @@ func TestPrepareYields(t *testing.T) {
 	if n := e.store.scans(info.Path); n != 1 {
 		t.Errorf("walked %d times", n)
 	}
+}
+
+// countedNar counts itself while it is open.
+type countedNar struct {
+	Nar
+	open *atomic.Int32
+}
+
+func (n countedNar) Skeleton() []byte { return nil }
+func (n countedNar) Close() error     { n.open.Add(-1); return nil }
+
+// A tree that was served does not stay open, and with it on the disk what garbage
+// collection has removed of it.
+func TestIdleTreesAreClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var all entries
+		var open atomic.Int32
+		serve := func(i int) {
+			e, _ := all.get(nix.PathInfo{Path: storePath(i), NarSize: smallNar + 1}, true)
+			if e.nar == nil {
+				e.nar = countedNar{open: &open}
+				open.Add(1)
+			}
+			all.put(e)
+		}
+		serve(1)
+		serve(2)
+		time.Sleep(keepOpen / 2)
+		serve(1) // in use again
+		for _, want := range []int32{2, 1, 0} {
+			synctest.Wait()
+			if n := open.Load(); n != want {
+				t.Errorf("%d trees are open, want %d", n, want)
+			}
+			time.Sleep(keepOpen / 2)
+		}
+	})
 }
 
 func TestEntriesAreBounded(t *testing.T) {

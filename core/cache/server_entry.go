@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -19,6 +20,9 @@ const (
 	keepEntries = 64
 	keepSmall   = 4096
 	keepBytes   = 32 << 20
+	// keepOpen is how long a tree stays open without a user: what garbage collection
+	// has removed of it keeps its room on the disk until then.
+	keepOpen = time.Minute
 	// noticeEvery is how much of a NAR is cut before those that wait for it are
 	// woken.
 	noticeEvery = 1 << 20
@@ -49,6 +53,7 @@ type entry struct {
 	dead   bool          // no longer in the table
 	idle   *list.Element // in one of the table's lists, while nobody uses it
 	weight int64         // in memory, when it became idle
+	since  time.Time     // when that was
 }
 
 // state is a moment of an entry.
@@ -150,7 +155,8 @@ type entries struct {
 	// small and open are those without a user, longest unused first: NARs that
 	// are in memory whole, and the others, which hold their tree open.
 	small, open list.List
-	weight      int64 // of both
+	weight      int64       // of both
+	expiry      *time.Timer // of the first in open, nil when there is none
 	closed      bool
 }
 
@@ -218,7 +224,7 @@ func (t *entries) put(e *entry) {
 		e.close()
 		return
 	}
-	e.weight = e.cost()
+	e.weight, e.since = e.cost(), time.Now()
 	e.idle = t.idle(e).PushBack(e)
 	t.weight += e.weight
 	for t.open.Len() > keepEntries || t.open.Len() > 0 && t.weight > keepBytes {
@@ -226,6 +232,24 @@ func (t *entries) put(e *entry) {
 	}
 	for t.small.Len() > keepSmall || t.weight > keepBytes {
 		t.forget(t.small.Front().Value.(*entry))
+	}
+	if t.expiry == nil && t.open.Len() > 0 {
+		t.expiry = time.AfterFunc(keepOpen, t.expire)
+	}
+}
+
+// expire forgets the trees that nobody has used for long.
+func (t *entries) expire() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.expiry = nil
+	for t.open.Len() > 0 {
+		e := t.open.Front().Value.(*entry)
+		if left := keepOpen - time.Since(e.since); left > 0 {
+			t.expiry = time.AfterFunc(left, t.expire)
+			return
+		}
+		t.forget(e)
 	}
 }
 
