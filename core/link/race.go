@@ -7,64 +7,33 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link/staggered"
 )
 
+// raced is a circuit and the path that it took.
 type raced struct {
-	conn *tls.Conn
+	*tls.Conn
 	path Path
-	err  error
 }
 
-// race opens a circuit by whichever path first leads to the builder. Paths are
-// tried in order, each beside the ones before it after a delay or at once when
-// the last has failed (RFC 8305 §5).
+// race opens a circuit by whichever path first leads to the builder.
 func race(ctx context.Context, identity key.Secret, builder key.ID, proto string, dialers []dialer) (*tls.Conn, Path, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	dialers = slices.Clone(dialers)
 	slices.SortStableFunc(dialers, func(a, b dialer) int { return cmp.Compare(unsteady(a), unsteady(b)) })
-	results := make(chan raced)
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var errs []error
-	started, running := 0, 0
-	for {
-		// With nothing left to start, only results count.
-		var start <-chan time.Time
-		if started < len(dialers) {
-			start = next.C
-		} else if running == 0 {
-			return nil, Path{}, &UnreachableError{builder, errs}
-		}
-		select {
-		case <-start:
-			go func(d dialer) {
-				conn, err := attempt(ctx, identity, builder, proto, d)
-				results <- raced{conn, d.path(), err}
-			}(dialers[started])
-			started++
-			running++
-			next.Reset(stagger)
-		case r := <-results:
-			running--
-			if r.err != nil {
-				errs = append(errs, r.err)
-				next.Reset(0)
-				continue
-			}
-			cancel()
-			// Late winners are not needed. They end soon: ctx did.
-			for range running {
-				if r := <-results; r.err == nil {
-					_ = r.conn.Close()
-				}
-			}
-			return r.conn, r.path, nil
+	ways := make([]func(context.Context) (raced, error), len(dialers))
+	for i, d := range dialers {
+		ways[i] = func(ctx context.Context) (raced, error) {
+			conn, err := attempt(ctx, identity, builder, proto, d)
+			return raced{conn, d.path()}, err
 		}
 	}
+	first, errs := staggered.First(ctx, ways)
+	if first.Conn == nil {
+		return nil, Path{}, &UnreachableError{builder, errs}
+	}
+	return first.Conn, first.path, nil
 }
 
 // unsteady is 1 for a path whose last circuit did not last, which goes behind

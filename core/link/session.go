@@ -13,13 +13,8 @@ import (
 	"github.com/drv-thru/drv-thru/core/key"
 )
 
-const (
-	// openTimeout bounds opening a circuit, all relays together.
-	openTimeout = 30 * time.Second
-	// stagger is how long a relay has before the next is tried beside it
-	// (RFC 8305 §5 suggests 250 ms).
-	stagger = 250 * time.Millisecond
-)
+// openTimeout bounds opening a circuit, all relays together.
+const openTimeout = 30 * time.Second
 
 // Config is what a session needs.
 type Config struct {

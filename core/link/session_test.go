@@ -16,6 +16,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/linktest"
+	"github.com/drv-thru/drv-thru/core/link/staggered"
 )
 
 // These tests put a session on connections in memory, without relays, so they
@@ -146,7 +147,7 @@ func TestRace(t *testing.T) {
 		errs int
 	}{
 		"first":        {[]*wayTo{{address: "b"}, {address: "c"}}, "b", 0, 0},
-		"slow first":   {[]*wayTo{{address: "b", delay: time.Minute}, {address: "c"}}, "c", stagger, 0},
+		"slow first":   {[]*wayTo{{address: "b", delay: time.Minute}, {address: "c"}}, "c", staggered.Delay, 0},
 		"a bit slow":   {[]*wayTo{{address: "b", delay: 300 * time.Millisecond}, {address: "c", delay: 100 * time.Millisecond}}, "b", 300 * time.Millisecond, 0},
 		"broken first": {[]*wayTo{{address: "b", err: broken}, {address: "c"}}, "c", 0, 0},
 		"wrong first":  {[]*wayTo{{address: "x"}, {address: "c"}}, "c", 0, 0},

@@ -1,6 +1,4 @@
-//go:build !js
-
-package wsconn
+package staggered
 
 import (
 	"context"
@@ -11,8 +9,8 @@ import (
 	"time"
 )
 
-// Of the addresses of a name the dead cost no more than a moment each.
-func TestDialAny(t *testing.T) {
+// Ways that are dead cost no more than a moment each.
+func TestFirst(t *testing.T) {
 	refused := errors.New("refused")
 	dead := func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }
 	refuses := func(context.Context) (net.Conn, error) { return nil, refused }
@@ -27,7 +25,7 @@ func TestDialAny(t *testing.T) {
 		took time.Duration
 	}{
 		"one":              {ways{answers}, nil, 0},
-		"nine dead":        {ways{dead, dead, dead, dead, dead, dead, dead, dead, dead, answers}, nil, 9 * nextAfter},
+		"nine dead":        {ways{dead, dead, dead, dead, dead, dead, dead, dead, dead, answers}, nil, 9 * Delay},
 		"refused at once":  {ways{refuses, refuses, answers}, nil, 0},
 		"none":             {ways{refuses, refuses}, refused, 0},
 		"none, and a dead": {ways{dead, refuses, refuses}, refused, 10 * time.Second},
@@ -37,13 +35,11 @@ func TestDialAny(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
 				begin := time.Now()
-				addresses := make([]string, len(c.ways))
-				for i := range c.ways {
-					addresses[i] = string(rune('a' + i))
+				conn, errs := First(ctx, c.ways)
+				var err error
+				if len(errs) > 0 {
+					err = errs[0]
 				}
-				conn, err := dialAny(ctx, "tcp", addresses, func(ctx context.Context, _, address string) (net.Conn, error) {
-					return c.ways[address[0]-'a'](ctx)
-				})
 				if !errors.Is(err, c.err) || (err == nil) != (conn != nil) || time.Since(begin) != c.took {
 					t.Errorf("%v, %v after %s", conn, err, time.Since(begin))
 				}
