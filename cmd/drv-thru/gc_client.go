@@ -39,10 +39,7 @@ func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, err
 // gcChunks removes the files of a chunk store. Those that other processes read
 // stay theirs until they close them.
 func gcChunks(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := entriesOf(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +72,7 @@ func gcChunks(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, 
 // gcMounted empties the directories in which drv-thru mount keeps what was read, one
 // for each builder, but for those of mounts that run.
 func gcMounted(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := entriesOf(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -103,27 +97,17 @@ func gcMounted(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage,
 // gcPolicies removes what was compiled of modules, of which an author makes another
 // with each change. Who loads one meanwhile compiles it.
 func gcPolicies(dir string, dryRun bool) ([]builder.Garbage, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := entriesOf(dir)
 	if err != nil {
 		return nil, err
 	}
 	var items []builder.Garbage
 	var failed []error
 	for _, e := range entries {
-		item := builder.Garbage{What: "policy", Name: filepath.Join(dir, e.Name())}
-		_ = filepath.WalkDir(item.Name, func(_ string, d fs.DirEntry, err error) error {
-			if err == nil && d.Type().IsRegular() {
-				if info, err := d.Info(); err == nil {
-					item.Bytes += info.Size()
-				}
-			}
-			return nil
-		})
+		path := filepath.Join(dir, e.Name())
+		item := builder.Garbage{What: "policy", Name: path, Bytes: builder.BytesBelow(path)}
 		if !dryRun {
-			if err := os.RemoveAll(item.Name); err != nil {
+			if err := os.RemoveAll(path); err != nil {
 				failed = append(failed, err)
 				continue
 			}
@@ -131,6 +115,15 @@ func gcPolicies(dir string, dryRun bool) ([]builder.Garbage, error) {
 		items = append(items, item)
 	}
 	return items, errors.Join(failed...)
+}
+
+// entriesOf reads a directory, which may not be there yet.
+func entriesOf(dir string) ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
 }
 
 // gcMounts takes away what killed clients left mounted.

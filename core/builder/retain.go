@@ -154,7 +154,7 @@ func (s *Service) leftOver(dryRun bool) ([]Garbage, error) {
 			continue
 		}
 		path := filepath.Join(s.cfg.Dir, e.Name())
-		g := Garbage{GarbageLeft, path, bytesBelow(path)}
+		g := Garbage{GarbageLeft, path, BytesBelow(path)}
 		if !dryRun {
 			if err := os.RemoveAll(path); err != nil {
 				failed = errors.Join(failed, err)
@@ -355,7 +355,9 @@ func (s *Service) outputBytes(ctx context.Context, b *build) int64 {
 	return n
 }
 
-func bytesBelow(root string) int64 {
+// BytesBelow is the size of the files in a directory, as far as they can be read, or of
+// the one file at root.
+func BytesBelow(root string) int64 {
 	var n int64
 	_ = filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
