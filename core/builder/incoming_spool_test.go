@@ -90,30 +90,24 @@ func TestChunksOutliveWhatBreaks(t *testing.T) {
 			t.Errorf("%d chunks were sent, %v", sent, err)
 		}
 	})
-	t.Run("spool damaged", func(t *testing.T) {
-		e, c := begun(t)
-		e.stop()
-		damage(t, e, ".spool", 1000)
-		e.run()
-		e.begin(c, 1, src)
-		rest(t, e, c, 1, [2]int{0, 1}, end)
-	})
-	t.Run("journal damaged", func(t *testing.T) {
-		e, c := begun(t)
-		e.stop()
-		damage(t, e, ".have", 1)
-		e.run()
-		e.begin(c, 1, src)
-		rest(t, e, c, 1, [2]int{0, 1}, end)
-	})
-	t.Run("manifest damaged", func(t *testing.T) {
-		e, c := begun(t)
-		e.stop()
-		damage(t, e, ".manifest", 200)
-		e.run()
-		e.begin(c, 1, src)
-		rest(t, e, c, 1, [2]int{0, len(cut.Chunks)})
-	})
+	for what, d := range map[string]struct {
+		file   string
+		at     int
+		wanted [][2]int
+	}{
+		"spool":    {".spool", 1000, [][2]int{{0, 1}, end}},
+		"journal":  {".have", 1, [][2]int{{0, 1}, end}},
+		"manifest": {".manifest", 200, [][2]int{{0, len(cut.Chunks)}}},
+	} {
+		t.Run(what+" damaged", func(t *testing.T) {
+			e, c := begun(t)
+			e.stop()
+			damage(t, e, d.file, d.at)
+			e.run()
+			e.begin(c, 1, src)
+			rest(t, e, c, 1, d.wanted...)
+		})
+	}
 	t.Run("time", func(t *testing.T) {
 		e, _ := begun(t)
 		e.stop()
