@@ -550,18 +550,20 @@ func TestFuseUnmountWhileInUse(t *testing.T) {
 // What somebody else has mounted in its place stays when it ends, and what was mounted
 // over it is not taken for it either.
 func TestFuseUnmountsItsOwn(t *testing.T) {
-	h := newFuseHost(t)
 	for name, before := range map[string]string{"place": "umount $DIR", "over": "true"} {
-		m := startFuse(t, h, lab.RootUser, fuseConfig{Dir: "/tmp/view-" + name, Sizes: []int64{100_000}})
-		h.Shell(lab.RootUser, "DIR="+m.c.Dir+"; "+before+" && mount -t tmpfs tmpfs $DIR && touch $DIR/here")
-		m.tell("unmount", "unmounted")
-		if err := m.Wait(patience); err != nil {
-			t.Errorf("%s: server: %v", name, err)
-		}
-		h.Shell(lab.RootUser, "test -e "+m.c.Dir+"/here && umount "+m.c.Dir)
-		if name == "place" {
-			m.gone()
-		}
+		t.Run(name, func(t *testing.T) {
+			h := newFuseHost(t) // below what lies over it, the mount stays
+			m := startFuse(t, h, lab.RootUser, fuseConfig{Dir: "/tmp/view-" + name, Sizes: []int64{100_000}})
+			h.Shell(lab.RootUser, "DIR="+m.c.Dir+"; "+before+" && mount -t tmpfs tmpfs $DIR && touch $DIR/here")
+			m.tell("unmount", "unmounted")
+			if err := m.Wait(patience); err != nil {
+				t.Errorf("server: %v", err)
+			}
+			h.Shell(lab.RootUser, "test -e "+m.c.Dir+"/here && umount "+m.c.Dir)
+			if name == "place" {
+				m.gone()
+			}
+		})
 	}
 }
 
