@@ -397,7 +397,8 @@ type store struct {
 	refs  map[nix.Path][]nix.Path
 	valid map[nix.Path]bool
 	subst map[nix.Path]bool
-	fail  error // of Substitute
+	fail  error         // of Substitute
+	slow  time.Duration // of Substitutable
 }
 
 func newStore() *store {
@@ -458,6 +459,7 @@ func (s *store) ValidPaths(_ context.Context, paths []nix.Path) ([]nix.Path, err
 }
 
 func (s *store) Substitutable(_ context.Context, paths []nix.Path) ([]nix.Path, error) {
+	time.Sleep(s.slow)
 	return slices.DeleteFunc(slices.Clone(paths), func(p nix.Path) bool { return !s.subst[p] }), nil
 }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -142,6 +144,23 @@ func TestFindMissing(t *testing.T) {
 	m, err = FindMissing(t.Context(), s, infos, true, note)
 	if err != nil || len(m.Fetch) != 0 || len(m.Tops) != 0 {
 		t.Errorf("with everything here: %+v, %v", m, err)
+	}
+}
+
+// Substituters that do not answer are named, others not.
+func TestFindMissingTellsOfSlowSubstituters(t *testing.T) {
+	for slow, want := range map[time.Duration]int{slowSubstituters - 1: 0, slowSubstituters + 1: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newStore()
+			s.slow = slow
+			var notes []string
+			_, err := FindMissing(t.Context(), s, []nix.PathInfo{{Path: path("app"), NarSize: 100}}, true, func(text string) { notes = append(notes, text) })
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if err != nil || len(notes) != want {
+				t.Errorf("after %v: %q, %v", slow, notes, err)
+			}
+		})
 	}
 }
 

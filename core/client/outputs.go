@@ -3,10 +3,15 @@ package client
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
+
+// slowSubstituters is after how long the local Nix's substituters are named as what is
+// waited for: of those that do not answer, Nix tries each several times.
+const slowSubstituters = 3 * time.Second
 
 // WantedOutputs maps what the builder says that it built to the roots that were
 // asked for. known are the output paths that the evaluation already told; a
@@ -166,6 +171,10 @@ func FindMissing(ctx context.Context, store Store, infos []nix.PathInfo, substit
 
 // substituted brings in what can be had elsewhere and returns what still lacks.
 func substituted(ctx context.Context, store Store, lacking []nix.PathInfo, note func(string)) ([]nix.PathInfo, error) {
+	slow := time.AfterFunc(slowSubstituters, func() {
+		note("waiting for this machine's own substituters, which may have the outputs (--no-substitute leaves them out)")
+	})
+	defer slow.Stop()
 	have, err := store.Substitutable(ctx, pathsOf(lacking))
 	if err == nil && len(have) > 0 {
 		err = store.Substitute(ctx, have)
