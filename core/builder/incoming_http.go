@@ -295,8 +295,21 @@ func (in *largeInput) inVain(n int) error {
 	return nil
 }
 
-// postInput verifies an input and adds it to the store.
+// postInput verifies an input and adds it to the store. When the connection ends
+// before the answer the request comes again, perhaps while the first one still
+// adds the input, and is answered as that would have been.
 func (s *Service) postInput(w http.ResponseWriter, r *http.Request, c *caller) error {
+	b, err := s.find(r.PathValue("id"), c)
+	if err != nil {
+		return err
+	}
+	if err := s.endInput(w, r, c); err != nil && !b.took(r.Context(), r.PathValue("index"), err) {
+		return err
+	}
+	return writeJSON(w, b.view())
+}
+
+func (s *Service) endInput(w http.ResponseWriter, r *http.Request, c *caller) error {
 	in, err := s.largeInput(r, c)
 	if err != nil {
 		return err
@@ -306,13 +319,34 @@ func (s *Service) postInput(w http.ResponseWriter, r *http.Request, c *caller) e
 		return err
 	}
 	defer a.release()
-	err = in.during(w, r, func(ctx context.Context, _ io.Reader) error {
+	return in.during(w, r, func(ctx context.Context, _ io.Reader) error {
 		return in.finish(ctx, a)
 	})
-	if err != nil {
-		return err
+}
+
+// took tells whether an input that cannot be ended, as err says, was taken
+// before. A request that is adding it is waited for.
+func (b *build) took(ctx context.Context, index string, err error) bool {
+	switch wire.CodeOf(err) {
+	case wire.CodeInputUnasked, wire.CodeInputIncomplete:
+	default:
+		return false
 	}
-	return writeJSON(w, in.b.view())
+	_, done, err := b.beginUpload(ctx, false)
+	if err != nil {
+		return false
+	}
+	defer done()
+	i, err := strconv.Atoi(index)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case err != nil || i < 0 || b.wanted[i]:
+		return false
+	case b.closure == nil: // it has all of them
+		return true
+	}
+	return i < len(b.closure.infos) && isChunked(&b.closure.infos[i])
 }
 
 // finish adds an input to the store once it is verified. Additions of a build

@@ -478,6 +478,52 @@ func TestTwoBuildsSendTheSameChunks(t *testing.T) {
 	}
 }
 
+// A connection that ends before the answer has the end of an input asked for
+// again: while it is being added, and when it was.
+func TestEndOfAnInputIsRepeated(t *testing.T) {
+	e := start(t)
+	adding, add := make(chan struct{}), make(chan struct{})
+	e.store.OnImport = func(info nix.PathInfo) error {
+		if info.Path.Name() == "src" {
+			close(adding)
+			<-add
+		}
+		return nil
+	}
+	c := e.holder(1)
+	src := bt.Source("src", noise(17, 1<<20))
+	id := e.begin(c, 1, src)
+	cut := bt.Cut(src)
+	missing, err := c.PutManifest(id, 0, cut.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, body := range cut.Requests(missing) {
+		if err := c.PutChunks(id, 0, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = c.Finish(id, 1)
+	wantCode(t, err, wire.CodeInputSize)
+	_, err = c.Finish(id, 2)
+	wantCode(t, err, wire.CodeInputUnasked)
+
+	end := func(when string) {
+		b, err := c.Finish(id, 0)
+		if err != nil || slices.Contains(b.Wanted, 0) {
+			t.Errorf("%s: %+v, %v", when, b, err)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { end("first") })
+	<-adding
+	wg.Go(func() { end("while it is added") })
+	close(add)
+	wg.Wait()
+	end("afterwards")
+	e.complete(c, 1, src)
+}
+
 // A client that vanishes in the middle of a chunk leaves what was whole, and
 // nothing of it beyond retention.
 func TestClientVanishesWithinAChunk(t *testing.T) {

@@ -117,8 +117,9 @@
 // POST …/{index} ends it: the builder verifies the NAR as a whole, as it does
 // with those that come in frames, and adds it to its store. Before that its
 // references must be there. While chunks are missing the answer is
-// [CodeInputIncomplete], and the manifest is to be sent again. A NAR that is not
-// what the closure states ends the build.
+// [CodeInputIncomplete], and the manifest is to be sent again. Of an input that
+// was taken it may be repeated. A NAR that is not what the closure states ends the
+// build.
 //
 // An upload limit counts what the paths weigh, as their NAR sizes, however many
 // of their chunks were there already; and beside that, chunks that were sent in
