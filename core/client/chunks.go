@@ -132,21 +132,7 @@ func (c *chunkSender) sendPath(ctx context.Context, i int, ended map[int]chan st
 		c.s.cuts.set(i, cut)
 	}
 	for again := 0; ; again++ {
-		if err := c.sendChunks(ctx, i, nar, cut, again > 0); err != nil {
-			return wire.Build{}, err
-		}
-		for _, r := range c.in.Wire[i].References {
-			first, ok := ended[r]
-			if !ok || r == i {
-				continue
-			}
-			select {
-			case <-first:
-			case <-ctx.Done():
-				return wire.Build{}, context.Cause(ctx)
-			}
-		}
-		build, err := c.s.API.FinishInput(ctx, c.id, i, len(c.in.Paths))
+		build, err := c.sendOnce(ctx, i, nar, cut, ended, again > 0)
 		if wire.CodeOf(err) == wire.CodeInputIncomplete && again < maxAgain {
 			continue // another build of this client may just have ended it
 		}
@@ -155,6 +141,25 @@ func (c *chunkSender) sendPath(ctx context.Context, i int, ended map[int]chan st
 		}
 		return build, err
 	}
+}
+
+// sendOnce states a path's manifest, sends what is missing and ends the path.
+func (c *chunkSender) sendOnce(ctx context.Context, i int, nar Nar, cut *cutting, ended map[int]chan struct{}, again bool) (wire.Build, error) {
+	if err := c.sendChunks(ctx, i, nar, cut, again); err != nil {
+		return wire.Build{}, err
+	}
+	for _, r := range c.in.Wire[i].References {
+		first, ok := ended[r]
+		if !ok || r == i {
+			continue
+		}
+		select {
+		case <-first:
+		case <-ctx.Done():
+			return wire.Build{}, context.Cause(ctx)
+		}
+	}
+	return c.s.API.FinishInput(ctx, c.id, i, len(c.in.Paths))
 }
 
 // cut makes the manifest of a path.

@@ -99,6 +99,31 @@ func TestRequestsAreLost(t *testing.T) {
 	})
 }
 
+// Another build of this client ends a source while this one sends it: the builder
+// has to be told of it again, and lacks nothing then.
+func TestAnotherBuildEndsTheSource(t *testing.T) {
+	for _, when := range []string{"PUT manifest", "PUT chunks", "POST input"} {
+		t.Run(when, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				ended := false
+				r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+					if ended || kind(req) != when {
+						return false
+					}
+					ended = true
+					_, _ = io.Copy(io.Discard, req.Body)
+					wire.WriteError(w, wire.CodeInputIncomplete.Err())
+					return true
+				}
+				r.mustBuild(t)
+				if !ended {
+					t.Error("it was not asked")
+				}
+			})
+		})
+	}
+}
+
 func TestRequestsAreBounded(t *testing.T) {
 	var chunks []chunk.Chunk
 	for i := range 1000 {
