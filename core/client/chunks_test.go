@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -122,6 +123,45 @@ func TestAnotherBuildEndsTheSource(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What was sent over a connection that was lost may be taken after the builder has
+// said what it lacks, and is not asked for when it comes again.
+func TestTakenSinceTheBuilderWasAsked(t *testing.T) {
+	for _, when := range []string{"PUT inputs", "POST input"} {
+		inBubble(t, func(t *testing.T, r *rig) {
+			again := false
+			r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+				if again || kind(req) != when {
+					return false
+				}
+				again = true
+				r.builder.ServeHTTP(httptest.NewRecorder(), req)
+				wire.WriteError(w, wire.CodeInputUnasked.Err())
+				return true
+			}
+			r.mustBuild(t)
+			if !again {
+				t.Errorf("%s was not asked", when)
+			}
+		})
+	}
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+			if kind(req) != "PUT inputs" {
+				return false
+			}
+			_, _ = io.Copy(io.Discard, req.Body)
+			wire.WriteError(w, wire.CodeInputUnasked.Err())
+			return true
+		}
+		if _, err := r.build(t); wire.CodeOf(err) != wire.CodeInputUnasked {
+			t.Errorf("error %v", err)
+		}
+		if n := r.wire.count("PUT inputs"); n != maxStuck {
+			t.Errorf("sent %d times", n)
+		}
+	})
 }
 
 func TestRequestsAreBounded(t *testing.T) {

@@ -194,14 +194,17 @@ func (s *Session) upload(ctx context.Context, r *Request, build wire.Build) erro
 			}
 			p.over()
 			continue
+		case wire.CodeOf(err) == wire.CodeInputUnasked && stuck+1 < maxStuck:
+			stuck++ // what a connection that was lost had carried has been taken since
 		case !mayPass(err):
 			return err
-		}
-		if t.moved()-moved > someProgress {
-			p.over()
-		}
-		if err := p.wait(ctx, err); err != nil {
-			return err
+		default:
+			if t.moved()-moved > someProgress {
+				p.over()
+			}
+			if err := p.wait(ctx, err); err != nil {
+				return err
+			}
 		}
 		// Not PutBuild: that would bring a build back that a restart of the
 		// builder interrupted, and whoever follows the events, who hears of the
