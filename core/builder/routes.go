@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -109,13 +108,13 @@ func (s *Service) handle(h handler) http.HandlerFunc {
 	}
 }
 
-// answeredCode is the code of an error for the metrics: "" for a client that has
-// gone, which is no error of anybody's.
+// answeredCode is the code of an error for the metrics: "" for what was cut off,
+// which is no error of anybody's.
 func answeredCode(err error) wire.Code {
 	switch code := wire.CodeOf(err); {
 	case code != "":
 		return code
-	case errors.Is(err, context.Canceled), errors.Is(err, errAfterHeaders):
+	case cutOff(err), errors.Is(err, errAfterHeaders):
 		return ""
 	}
 	return wire.CodeInternal
@@ -133,7 +132,7 @@ func brokenOff(err error) error {
 
 func (s *Service) logError(r *http.Request, err error) {
 	level := s.cfg.Log.Debug
-	if code := wire.CodeOf(err); !errors.Is(err, context.Canceled) && !errors.Is(err, errAfterHeaders) &&
+	if code := wire.CodeOf(err); !cutOff(err) && !errors.Is(err, errAfterHeaders) &&
 		(code == "" || code == wire.CodeInternal || code == wire.CodeStore) {
 		level = s.cfg.Log.Error
 	}

@@ -277,11 +277,15 @@ func (s *Service) Close() {
 // storeError wraps what the Nix daemon or store answered for the client.
 func storeError(err error) error {
 	var e *wire.Error
-	if errors.As(err, &e) || errors.Is(err, context.Canceled) {
+	if errors.As(err, &e) || cutOff(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeStore, "%s", clipText(err.Error())), err)
 }
+
+// cutOff tells whether work ended because its client had gone or the builder
+// stops, which is nobody's failure.
+func cutOff(err error) bool { return errors.Is(err, context.Canceled) || errors.Is(err, errShutdown) }
 
 // clipText bounds text of the daemon that is told to a client.
 func clipText(s string) string {

@@ -1,12 +1,17 @@
 package builder_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"testing"
 
+	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -47,5 +52,39 @@ func TestStoppingBuilderAnswersNothing(t *testing.T) {
 		if err == nil || wire.CodeOf(err) != "" || !errors.As(err, new(*url.Error)) {
 			t.Errorf("%s: %v, want the connection broken off", name, err)
 		}
+	}
+}
+
+// stoppedStore connects to nothing until whoever asks gives up.
+type stoppedStore struct {
+	*bt.Store
+	asked chan struct{}
+}
+
+func (s stoppedStore) Session(ctx context.Context) (builder.Session, error) {
+	close(s.asked)
+	<-ctx.Done()
+	return nil, fmt.Errorf("connect to the Nix daemon: %w", context.Cause(ctx))
+}
+
+// What a stop cuts off is not the Nix daemon's failure in the operator's log.
+func TestStopIsNoFailure(t *testing.T) {
+	var log bytes.Buffer
+	asked := make(chan struct{})
+	e := start(t, func(c *builder.Config) {
+		c.Store = stoppedStore{c.Store.(*bt.Store), asked}
+		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	})
+	c := e.holder(1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = c.Put(bt.ID(1), bt.Request(small("x")...)) // broken off
+	}()
+	<-asked
+	e.svc.Close()
+	<-done
+	if log.Len() > 0 {
+		t.Errorf("logged: %s", &log)
 	}
 }
