@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,10 +22,12 @@ const defaultEmbeddedRelay = ":7411"
 
 // embeddedRelay is the relay inside serve. Clients reach it at a public
 // listener, where no builder can register; the builder itself registers at a
-// loopback listener of its own, with a token, as every user of the machine and every
-// fixed-output build reaches that.
+// loopback listener of its own. Every user of the machine and every fixed-output build
+// reaches that too: so it takes this process's connections alone, which have a token
+// and are not counted among those of the machine's address.
 type embeddedRelay struct {
 	relay   *relay.Server
+	private *ownListener
 	own     string          // the builder's own URL of it
 	token   string          // and what it shows there
 	urls    func() []string // what tickets say; a machine's addresses change
@@ -37,13 +40,19 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 		return nil, &hintError{fmt.Errorf("embedded relay: %w", err),
 			"listen elsewhere with --embedded-relay=ADDR, or use a relay with --relay URL"}
 	}
-	private, err := net.Listen("tcp", "127.0.0.1:0")
+	private, err := listenOwn()
 	if err != nil {
 		l.Close()
 		return nil, fmt.Errorf("embedded relay: %w", err)
 	}
 	token := rand.Text()
-	config := relay.Config{Log: log, Access: relay.AllowTokens([]string{token})}
+	peer := relay.ForwardedBy(nil)
+	config := relay.Config{Log: log, Access: relay.AllowTokens([]string{token}), ClientAddr: func(r *http.Request) netip.Addr {
+		if r.Context().Value(http.LocalAddrContextKey).(net.Addr).String() == private.Addr().String() {
+			return netip.Addr{}
+		}
+		return peer(r)
+	}}
 	// STUN at the relay's own port; without it, direct paths are harder to find.
 	packets, err := net.ListenPacket("udp", l.Addr().String())
 	if err == nil {
@@ -51,7 +60,7 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 	} else {
 		log.Warn("the embedded relay answers no STUN", slog.Any("error", err))
 	}
-	e := &embeddedRelay{relay: relay.New(config), own: "http://" + private.Addr().String(), token: token, address: l.Addr().String()}
+	e := &embeddedRelay{relay: relay.New(config), private: private, own: "http://" + private.Addr().String(), token: token, address: l.Addr().String()}
 	if packets != nil {
 		go func() { _ = e.relay.ServeSTUN(packets.(*net.UDPConn)) }()
 	}
@@ -71,6 +80,12 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 	go func() { failed(e.relay.Serve(private)) }()
 	go func() { failed(e.relay.ServeClients(l)) }()
 	return e, nil
+}
+
+// network is n with the way to the builder's own listener.
+func (e *embeddedRelay) network(n link.Network) link.Network {
+	n.DialContext = e.private.dial
+	return n
 }
 
 // setRelayToken takes a --relay-token-file.

@@ -44,7 +44,7 @@ func TestEmbeddedRelay(t *testing.T) {
 		t.Fatalf("urls %v of %s", urls, e.address)
 	}
 	builder := newSecret(t)
-	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token})
+	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token, Network: e.network(link.Network{})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
 		token func(string) string
 		want  bool
 	}{{(&reloader{embedded: e}).token, true}, {nil, false}} {
-		circuits, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: []string{e.own}, Token: c.token})
+		circuits, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: []string{e.own}, Token: c.token, Network: e.network(link.Network{})})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,6 +143,54 @@ func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
 		if s.Connected != c.want || !c.want && wire.CodeOf(s.Err) != wire.CodeRelayAccess {
 			t.Errorf("builder %v: connected %v, %v", c.want, s.Connected, s.Err)
 		}
+	}
+}
+
+// Whoever has the network of the machine, as its users and fixed-output builds do, can take
+// neither the builder's place at its own listener nor its share of handshakes.
+func TestEmbeddedRelayIsNotCrowded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.stop()
+	var silent []net.Conn
+	defer func() {
+		for _, c := range silent {
+			_ = c.Close()
+		}
+	}()
+	const tooMany = 300 // one address may have 256 connections that ask for nothing
+	for range tooMany {
+		c, err := net.Dial("tcp", strings.TrimPrefix(e.own, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent = append(silent, c)
+	}
+	// Once the last one is closed, all have been seen.
+	if _, err := silent[tooMany-1].Read(make([]byte, 1)); err == nil {
+		t.Fatal("it says something")
+	}
+	for limited := false; !limited; {
+		resp, err := http.Get("http://" + e.address + "/v1/dial/somebody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		limited = resp.StatusCode == http.StatusTooManyRequests
+	}
+	circuits, err := link.Listen(link.ListenConfig{
+		Identity: newSecret(t), Relays: []string{e.own}, Token: (&reloader{embedded: e}).token, Network: e.network(link.Network{}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer circuits.Close()
+	if s := settled(t, ctx, circuits); !s.Connected {
+		t.Errorf("the builder: %v", s.Err)
 	}
 }
 

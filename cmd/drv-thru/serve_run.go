@@ -118,20 +118,20 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	}
 	defer metricsServer.Close()
 	reload := &reloader{cfg: cfg, reread: reread, svc: svc, policies: decider, cores: settings.cores, log: log}
+	network := link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()}
 	if cfg.EmbeddedRelay != "" {
 		embedded, err := startEmbeddedRelay(cfg, log, failed)
 		if err != nil {
 			return err
 		}
 		defer embedded.stop()
-		reload.embedded = embedded
+		reload.embedded, network = embedded, embedded.network(network)
 	}
 	if err := reload.readTokens(cfg); err != nil {
 		return err
 	}
 	circuits, err := link.Listen(link.ListenConfig{
-		Identity: identity, Relays: reload.relays(cfg), Token: reload.token, Log: log,
-		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
+		Identity: identity, Relays: reload.relays(cfg), Token: reload.token, Log: log, Network: network,
 	})
 	if err != nil {
 		return err
