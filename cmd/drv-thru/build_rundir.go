@@ -29,8 +29,11 @@ const lockSuffix = ".lock"
 // write to.
 func (a *app) runtimeDir() (string, error) {
 	dir := filepath.Join(os.TempDir(), "drv-thru-"+strconv.Itoa(os.Getuid()))
+	var st unix.Stat_t
 	if base := a.env("XDG_RUNTIME_DIR"); filepath.IsAbs(base) {
-		if info, err := os.Stat(base); err == nil && info.IsDir() {
+		// su and sudo -E leave root the user's, who could move what root makes there, and
+		// has no use for it.
+		if err := unix.Stat(base, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && int(st.Uid) == os.Getuid() {
 			dir = filepath.Join(base, "drv-thru")
 		}
 	}
@@ -41,7 +44,6 @@ func (a *app) runtimeDir() (string, error) {
 		return "", fmt.Errorf("make a place for mounts: %w", err)
 	}
 	// In a shared /tmp somebody else may have made it first.
-	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return "", fmt.Errorf("make a place for mounts: %w", err)
 	}

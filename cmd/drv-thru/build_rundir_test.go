@@ -158,6 +158,18 @@ func TestRuntimeDir(t *testing.T) {
 	if _, err := a.runtimeDir(); err == nil {
 		t.Error("followed a symlink")
 	}
+	// su and sudo -E leave it to root, who must not take the place of the user's own.
+	others := t.TempDir()
+	if os.Getuid() != 0 {
+		others = "/"
+	} else if err := os.Chown(others, 12345, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", base)
+	a = &app{environ: []string{"XDG_RUNTIME_DIR=" + others}}
+	if dir, err := a.runtimeDir(); err != nil || filepath.Dir(dir) != base {
+		t.Errorf("with somebody else's XDG_RUNTIME_DIR: %s, %v", dir, err)
+	}
 	for _, odd := range []string{"a b", "é", "a?b", "a%20b"} {
 		odd = filepath.Join(base, odd)
 		if err := os.Mkdir(odd, 0o700); err != nil {
