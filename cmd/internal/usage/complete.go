@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 )
@@ -90,7 +91,7 @@ func (c *Completion) Answer(ctx context.Context, w io.Writer, index string, args
 // oneLine keeps what others have named from looking like something else.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) { // those of C1, too: zsh prints them as they are
 			return -1
 		}
 		return r

@@ -159,7 +159,7 @@ func TestComplete(t *testing.T) {
 
 func TestAnswer(t *testing.T) {
 	completion := &Completion{Root: program(), Values: func(context.Context, *Line) (Candidates, bool) {
-		return Candidates{Normal, []Item{{"a\x1b[2Jb", "more\nlines\tof text"}}}, true
+		return Candidates{Normal, []Item{{"a\x1b[2Jb", "more\nlines\tof\u009b2J text"}}}, true
 	}}
 	for _, c := range []struct {
 		index string
@@ -169,7 +169,7 @@ func TestAnswer(t *testing.T) {
 		{"1", nil, "normal\ndo\tdo it\ngroup\ta group\n"},
 		{"1", []string{"d", "later"}, "normal\ndo\tdo it\n"},
 		// What others have named cannot steer the shell or the terminal.
-		{"2", []string{"do"}, "normal\na[2Jb\tmorelinesof text\n"},
+		{"2", []string{"do"}, "normal\na[2Jb\tmorelinesof2J text\n"},
 	} {
 		var out strings.Builder
 		if err := completion.Answer(t.Context(), &out, c.index, c.args); err != nil || out.String() != c.want {
