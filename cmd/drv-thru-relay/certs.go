@@ -123,7 +123,7 @@ func serverTLS(get func(*tls.ClientHelloInfo) (*tls.Certificate, error), protoco
 
 // acmeFlags say how certificates come from an authority (RFC 8555).
 type acmeFlags struct {
-	domains               usage.List
+	domains               usage.Names
 	dir, email, directory string
 }
 

@@ -31,7 +31,7 @@ type flags struct {
 	tlsCert        string
 	tlsKey         string
 	acme           acmeFlags
-	hosts          usage.List
+	hosts          usage.Names
 	trustedProxies prefixes
 	access         string
 	allowlists     usage.List
@@ -61,11 +61,11 @@ func (f *flags) set() *flag.FlagSet {
 	fs.StringVar(&f.metrics, "metrics", "", "`ADDRESS` to serve Prometheus metrics on; default: nowhere")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate chain in PEM, read again when it changes; without certificates the relay speaks plain HTTP")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with the certificate's key in PEM")
-	fs.Var(&f.acme.domains, "acme-domain", "`NAME` to get a certificate for by ACME; it has to lead to port 443 of this relay (repeatable)")
+	fs.Var(&f.acme.domains, "acme-domain", "`NAME` to get a certificate for by ACME; it has to lead to port 443 of this relay (repeatable, or separated by commas)")
 	fs.StringVar(&f.acme.dir, "acme-dir", "", "`DIRECTORY` where certificates by ACME are kept; default: $STATE_DIRECTORY")
 	fs.StringVar(&f.acme.email, "acme-email", "", "`ADDRESS` that the certificate authority may write to")
 	fs.StringVar(&f.acme.directory, "acme-directory", autocert.DefaultACMEDirectory, "`URL` of the certificate authority")
-	fs.Var(&f.hosts, "hostname", "`NAME` by which builders know this relay, with or without a port (repeatable); default: the certificate's names")
+	fs.Var(&f.hosts, "hostname", "`NAME` by which builders know this relay, with or without a port (repeatable, or separated by commas); default: the certificate's names")
 	fs.Var(&f.trustedProxies, "trusted-proxies", "`ADDRESSES` of proxies (CIDR, separated by commas) whose X-Forwarded-For is believed (repeatable)")
 	fs.StringVar(&f.access, "access", accessOpen, "`WHO` may register builders: open, allowlist or token")
 	fs.Var(&f.allowlists, "allowlist", "`FILE` with the endpoint IDs of --access allowlist, one a line (repeatable)")

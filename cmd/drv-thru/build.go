@@ -212,8 +212,8 @@ func (f *fetches) orAuto() int {
 
 // pairs is a flag that takes two words and may be repeated. The flag package
 // gives it the first; permute completes it with the second, which therefore
-// cannot begin with a dash. NAME=VALUE in one word works too where NAME cannot
-// have a "=", which is so for all of ours.
+// cannot begin with a dash. NAME=VALUE and "NAME VALUE" in one word, as the
+// environment has them, work too: no NAME of ours has a "=" or a space.
 type pairs struct {
 	list    [][2]string
 	pending bool
@@ -225,9 +225,13 @@ func (p *pairs) Set(value string) error {
 	if p.pending {
 		return fmt.Errorf("the flag takes two words")
 	}
-	name, rest, both := strings.Cut(value, "=")
-	p.list = append(p.list, [2]string{name, rest})
-	p.pending = !both
+	pair := [2]string{value}
+	end := strings.IndexAny(value, "= ")
+	if end >= 0 {
+		pair = [2]string{value[:end], value[end+1:]}
+	}
+	p.list = append(p.list, pair)
+	p.pending = end < 0
 	return nil
 }
 

@@ -51,6 +51,18 @@ func TestPermute(t *testing.T) {
 	}
 }
 
+// A variable of the environment has both words of a flag that takes two.
+func TestPairsInTheEnvironment(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"n 5": {"n", "5"}, "n a=b c": {"n", "a=b c"}, "n=a b": {"n", "a b"}, "n= b": {"n", " b"},
+	} {
+		var p pairs
+		if err := p.Set(text); err != nil || p.complete(".#hello") || !slices.Equal(p.list, [][2]string{want}) {
+			t.Errorf("%q: %v, %q", text, err, p.list)
+		}
+	}
+}
+
 func TestReplaceLink(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "result")

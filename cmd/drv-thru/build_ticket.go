@@ -24,18 +24,18 @@ import (
 type routeFlags struct {
 	ticket, builder, server, keyFile string
 	ticketFile                       string // of mount alone
-	relays                           usage.List
+	relays                           usage.Names
 	noDirect                         bool
-	stun                             usage.List
+	stun                             usage.Names
 }
 
 func (f *routeFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` for the builder; - reads it from standard input")
 	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
 	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
-	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable)")
+	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable, or separated by commas)")
 	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
-	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 }
 

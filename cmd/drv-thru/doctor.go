@@ -25,8 +25,8 @@ func newDoctorCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.ticket, "ticket", "", "also check the way to the builder of this `TICKET`; - reads it from standard input")
 	fs.StringVar(&f.builder, "builder", "", "also check the way to the builder of this `NAME` in builders.json")
 	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` for --builder (default ~/.config/drv-thru/secret.key)")
-	fs.Var(&f.relays, "relay-url", "also check the relay at `URL` (repeatable)")
-	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable; default: the relays)")
+	fs.Var(&f.relays, "relay-url", "also check the relay at `URL` (repeatable, or separated by commas)")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
 	fs.BoolVar(&f.json, "json", false, "print the findings as JSON")
 	return &ffcli.Command{
 		Name:       "doctor",

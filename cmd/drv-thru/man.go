@@ -41,7 +41,7 @@ func (a *app) manual() *usage.Manual {
 				{Name: "141", Text: "Nobody reads what it prints."},
 			}},
 			{Title: "ENVIRONMENT", Items: []usage.Item{
-				{Name: envPrefix + "_TICKET", Text: "The ticket, as --ticket gives it, without being in the list of processes. Every other flag of the commands that ask a builder can be set in the same way: " + envPrefix + "_KEY_FILE is --key-file."},
+				{Name: envPrefix + "_TICKET", Text: "The ticket, as --ticket gives it, without being in the list of processes. Every other flag of the commands that ask a builder can be set in the same way: " + envPrefix + "_KEY_FILE is --key-file. Several values are separated by commas where the flag's may be; a flag of two words has both: " + envPrefix + "_ARG='NAME EXPR'."},
 				{Name: buildersEnv, Text: "The builders.json to use in place of the two below."},
 				{Name: cacheSizeEnv, Text: "How many bytes of chunks a client keeps: 500M, 10G; 0 keeps none (default 10G). It is not --cache-size of mount."},
 				{Name: adminSocketEnv, Text: "The socket at which the builder of this machine is asked."},

@@ -34,3 +34,21 @@ func (l *List) Set(value string) error {
 	*l = append(*l, string(w))
 	return nil
 }
+
+// Names is a List whose values may also be separated by commas, which none of them
+// has: a variable of the environment, which is set but once, has room for several.
+type Names []string
+
+func (n *Names) String() string { return strings.Join(*n, ",") }
+
+// Set takes one or more values.
+func (n *Names) Set(value string) error {
+	for name := range strings.SplitSeq(value, ",") {
+		var w Word
+		if err := w.Set(strings.TrimSpace(name)); err != nil {
+			return err
+		}
+		*n = append(*n, string(w))
+	}
+	return nil
+}
