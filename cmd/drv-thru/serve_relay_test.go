@@ -60,6 +60,10 @@ func TestEmbeddedRelay(t *testing.T) {
 	if err := circuits.Registered(ctx); err != nil {
 		t.Fatal(err)
 	}
+	// status says where clients find it, not by which door the builder goes in.
+	if got := (&reloader{embedded: e}).relayStatus(circuits.Status()); len(got) != 1 || got[0] != (admin.Relay{URL: urls[0], Registered: true}) {
+		t.Errorf("status: %+v, clients come to %v", got, urls)
+	}
 	session, err := link.Dial(ctx, link.Config{Identity: newSecret(t), Peer: builder.ID(), Relays: urls})
 	if err != nil {
 		t.Fatal(err)
@@ -228,10 +232,7 @@ func TestRelayCannotSteerTerminal(t *testing.T) {
 			var out bytes.Buffer
 			a := &app{stdout: &out, stderr: &out}
 			a.warnOfRelays(circuits.Status())
-			st := &admin.Status{}
-			for _, r := range circuits.Status() {
-				st.Relays = append(st.Relays, relayStatus(r))
-			}
+			st := &admin.Status{Relays: new(reloader).relayStatus(circuits.Status())}
 			v := statusView{p: term.New(&out, a.env), now: time.Now()}
 			out.WriteString(v.text(st))
 			if text := out.String(); !strings.Contains(text, "gone") || strings.ContainsAny(text, "\x1b\x07\u009b") {

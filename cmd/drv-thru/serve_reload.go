@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -155,6 +156,26 @@ func (r *reloader) tickets() []string {
 		urls = append(urls, r.embedded.urls()...)
 	}
 	return urls
+}
+
+// relayStatus is how it is at each relay, by the URLs at which clients find it:
+// that by which the builder reaches the relay inside leads nobody else there.
+func (r *reloader) relayStatus(relays []link.RelayStatus) []admin.Relay {
+	var out []admin.Relay
+	for _, s := range relays {
+		urls := []string{s.URL}
+		if r.embedded != nil && s.URL == r.embedded.own {
+			urls = r.embedded.urls()
+		}
+		for _, u := range urls {
+			at := admin.Relay{URL: u, Registered: s.Connected}
+			if s.Err != nil {
+				at.Error = s.Err.Error()
+			}
+			out = append(out, at)
+		}
+	}
+	return out
 }
 
 // readTokens reads the tokens of relays.

@@ -164,9 +164,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 				st.Systems, _ = settings.offered()
 				st.SigningKey = signing.ToPublicKey().String()
 				st.Direct = paths.status()
-				for _, r := range circuits.Status() {
-					st.Relays = append(st.Relays, relayStatus(r))
-				}
+				st.Relays = reload.relayStatus(circuits.Status())
 			},
 			State: db,
 		}),
@@ -346,12 +344,4 @@ func (c *serveConfig) buildsDir() string { return filepath.Join(c.DataDir, "buil
 
 func freeDiskOf(cfg *serveConfig) func() (uint64, error) {
 	return func() (uint64, error) { return freeDisk(nix.StoreDir, cfg.buildsDir()) }
-}
-
-func relayStatus(r link.RelayStatus) admin.Relay {
-	out := admin.Relay{URL: r.URL, Registered: r.Connected}
-	if r.Err != nil {
-		out.Error = r.Err.Error()
-	}
-	return out
 }
