@@ -140,7 +140,11 @@ func (a *app) readRequest(f *policyRunFlags) (policy.Request, error) {
 		}
 	}
 	if f.event != "" {
-		r.Event = policy.Event(f.event)
+		switch r.Event = policy.Event(f.event); r.Event {
+		case policy.EventCreate, policy.EventBuild, policy.EventStart:
+		default:
+			return r, usagef("--event is create, build or start, not %q", f.event)
+		}
 	}
 	return r, nil
 }

@@ -19,3 +19,16 @@ func TestPolicyRunLongInput(t *testing.T) {
 		t.Errorf("exit code %d, %q; want %d, %q", code, &stderr, wire.ExitFailed, want)
 	}
 }
+
+// A flag that cannot be meant is wrong usage, not a policy that failed.
+func TestPolicyFlagsAreUsage(t *testing.T) {
+	for _, c := range []string{
+		"policy run limits --event begin", "policy run limits --settings {", "policy bench limits --settings {", "ticket create --policy-settings {",
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), strings.Fields(c), strings.NewReader(""), &stdout, &stderr, nil)
+		if code != wire.ExitUsage || stdout.Len() > 0 || !strings.Contains(stderr.String(), "\nhint: ") {
+			t.Errorf("%s: exit code %d, %q, %q", c, code, &stdout, &stderr)
+		}
+	}
+}

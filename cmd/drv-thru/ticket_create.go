@@ -160,7 +160,7 @@ func readSettings(text string) (json.RawMessage, error) {
 		}
 	}
 	if err := policy.CheckSettings(data); err != nil {
-		return nil, &hintError{err, "settings are one JSON value, such as: '{\"ticket\":{\"builds_hour\":3}}'"}
+		return nil, &usageError{text: err.Error(), hint: "settings are one JSON value, such as: '{\"ticket\":{\"builds_hour\":3}}'"}
 	}
 	return data, nil
 }
