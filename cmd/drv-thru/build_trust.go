@@ -46,16 +46,27 @@ type importHelp struct {
 func (a *app) trusted(ctx context.Context, trust client.LocalTrust, key, mode string, log *slog.Logger) (*importHelp, error) {
 	err := a.checkTrust(ctx, trust, key)
 	var distrust *client.TrustError
-	if !errors.As(err, &distrust) || mode != "auto" {
+	if !errors.As(err, &distrust) {
 		return nil, err
 	}
-	h := &importHelp{&helper.Client{Socket: a.importHelperSocket(), Log: log}, key}
-	herr := h.client.Check(ctx, key)
+	if h := a.helped(ctx, distrust, mode, log); h != nil {
+		return h, nil
+	}
+	return nil, err
+}
+
+// helped returns the import helper that takes the key of which distrust is, or nil,
+// and then distrust says why there is none.
+func (a *app) helped(ctx context.Context, distrust *client.TrustError, mode string, log *slog.Logger) *importHelp {
+	h := &importHelp{&helper.Client{Socket: a.importHelperSocket(), Log: log}, distrust.Key}
+	herr := h.client.Check(ctx, distrust.Key)
 	var refused *helper.RefusedError
 	switch {
+	case herr == nil && mode != "auto":
+		distrust.Helper = fmt.Sprintf("the import helper would take it, but --import %s does without one, unlike --import auto", mode)
 	case herr == nil:
 		log.Debug("the import helper takes the builder's key")
-		return h, nil
+		return h
 	case errors.As(herr, &refused) && refused.Code == helper.CodeKey:
 		distrust.Helper = "there is an import helper, but the key is not on its list"
 	case errors.As(herr, &refused):
@@ -63,7 +74,7 @@ func (a *app) trusted(ctx context.Context, trust client.LocalTrust, key, mode st
 	case !errors.Is(herr, helper.ErrNoHelper) || !missing(a.importHelperSocket()):
 		distrust.Helper = herr.Error()
 	}
-	return nil, err
+	return nil
 }
 
 // missing reports whether there is nothing where the helper's socket should be,
