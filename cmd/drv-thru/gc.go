@@ -49,8 +49,8 @@ func newGCCommand(a *app) *ffcli.Command {
 type gcResult struct {
 	DryRun bool              `json:"dry_run"`
 	Client []builder.Garbage `json:"client"`
-	// Builder is absent where none runs.
-	Builder []builder.Garbage `json:"builder,omitempty"`
+	// Builder is absent where none runs, and empty where one has nothing to remove.
+	Builder []builder.Garbage `json:"builder,omitzero"`
 }
 
 // gcBuilder asks the builder of this machine, if there is one. One that was
@@ -61,6 +61,9 @@ func (a *app) gcBuilder(ctx context.Context, f *adminFlags, result *gcResult) er
 		return err
 	}
 	result.Builder, err = client.CollectGarbage(ctx, result.DryRun)
+	if err == nil && result.Builder == nil {
+		result.Builder = []builder.Garbage{}
+	}
 	var missing *admin.SocketError
 	if errors.As(err, &missing) && f.socket == "" && f.dataDir == "" {
 		return nil
