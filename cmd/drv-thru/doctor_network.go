@@ -140,11 +140,12 @@ func (e *examination) builder(ctx context.Context) {
 	}
 	defer b.link.Close()
 	info, err := b.Info(ctx)
-	switch code := wire.CodeOf(err); {
+	code := wire.CodeOf(err)
+	switch {
 	case code == wire.CodeNoCredentials && e.route.ticket == nil:
 		e.add("builder", broken, trustMeHint(e.route), "%v", err)
-	case code != "":
-		e.add("ticket", broken, hintOf(err), "%v", err)
+	case strings.HasPrefix(string(code), "ticket."):
+		e.add("ticket", broken, cmp.Or(hintOf(err), ticketFix(code)), "%v", err)
 	case err != nil:
 		e.add("builder", broken, hintOf(err), "%v", err)
 		return
@@ -158,11 +159,20 @@ func (e *examination) builder(ctx context.Context) {
 	wctx, cancel := context.WithTimeout(ctx, pathWait)
 	defer cancel()
 	b.link.Settled(wctx)
-	if b.link.Path().Kind == link.PathRelay {
-		e.add("path", slow, "builds work, but all bytes go through the relay; see the lines on the network, here and in drv-thru status on the builder", "%s", b.link.Explain())
-	} else {
+	switch {
+	case b.link.Path().Kind != link.PathRelay:
 		e.add("path", fine, "", "%s", b.link.Explain())
+	case err == nil: // to whom it refuses, a builder does not say where it is
+		e.add("path", slow, "builds work, but all bytes go through the relay; see the lines on the network, here and in drv-thru status on the builder", "%s", b.link.Explain())
 	}
+}
+
+// ticketFix is what to do about a ticket that the builder does not take.
+func ticketFix(code wire.Code) string {
+	if code == wire.CodeTicketBound {
+		return "build with the key that it is bound to (--key-file), or ask the builder's owner for one that is bound to yours, which drv-thru key show prints"
+	}
+	return "ask the builder's owner for another ticket"
 }
 
 // signingKey checks whether what the builder signs can be imported.

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
 )
@@ -202,5 +206,46 @@ func TestDoctorFuseInContainer(t *testing.T) {
 func TestNATTextPromisesNothing(t *testing.T) {
 	if text := natText(wire.NATNone); strings.Contains(text, "reachable") || !strings.Contains(text, "firewall") {
 		t.Errorf("%q", text)
+	}
+}
+
+// Whoever is refused is told what to do about that, and not that builds work by the relay.
+func TestDoctorOfTheRefused(t *testing.T) {
+	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.stop()
+	identity := newSecret(t)
+	circuits, err := link.Listen(link.ListenConfig{Identity: identity, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token, Network: e.network(link.Network{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer circuits.Close()
+	codes := make(chan wire.Code, 1)
+	srv, err := link.NewServer(identity, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		code := <-codes
+		codes <- code
+		wire.WriteError(w, &wire.Error{Code: code})
+	}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go srv.ServeTLS(circuits, "", "")
+	defer srv.Close()
+	if err := circuits.Registered(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for code, check := range map[wire.Code]string{
+		wire.CodeTicketUnknown: "ticket", wire.CodeTicketRevoked: "ticket", wire.CodeTicketExpired: "ticket", wire.CodeTicketUsed: "ticket",
+		wire.CodeTicketBound: "ticket", wire.CodeInternal: "builder",
+	} {
+		codes <- code
+		x := &examination{route: &route{builder: identity.ID(), relays: e.urls(), identity: newSecret(t), ticket: new(ticket.Secret)}}
+		x.builder(t.Context())
+		<-codes
+		if len(x.findings) != 1 || x.findings[0].Check != check || x.findings[0].Verdict != broken || check == "ticket" && x.findings[0].Fix == "" {
+			t.Errorf("%s: %+v", code, x.findings)
+		}
 	}
 }
