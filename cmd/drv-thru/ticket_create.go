@@ -218,5 +218,5 @@ func expiresText(t admin.Ticket, now time.Time) string {
 	if !now.Before(t.Expires) {
 		return "expired " + when(t.Expires, now)
 	}
-	return "expires " + when(t.Expires.Round(time.Second).Add(time.Second-1), now)
+	return "expires " + when(t.Expires.Add(time.Second-1), now)
 }
