@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -65,5 +66,14 @@ func TestRemoteCommandInterrupted(t *testing.T) {
 		if code != exitInterrupted || stderr.String() != "error: interrupted\n" {
 			t.Errorf("%s: exit code %d, %q", command, code, stderr.String())
 		}
+	}
+}
+
+// What a builder says while it is waited for does not steer the terminal.
+func TestNotesArePlain(t *testing.T) {
+	var stderr bytes.Buffer
+	(&app{stderr: &stderr}).note("too many requests at once: \x1b[2Jgone\a; trying again")
+	if text := stderr.String(); strings.ContainsAny(text, "\x1b\a") || !strings.Contains(text, "gone") || !strings.HasSuffix(text, "again\n") {
+		t.Errorf("%q", text)
 	}
 }

@@ -45,7 +45,7 @@ func (a *app) env(name string) string {
 }
 
 // note tells something besides what was asked for.
-func (a *app) note(text string) { fmt.Fprintln(a.stderr, text) }
+func (a *app) note(text string) { fmt.Fprintln(a.stderr, plain(text)) }
 
 const rootHelp = `The client evaluates, sends what the builder lacks, and imports the outputs into
 this machine's Nix store. The builder is drv-thru serve on another machine; it lets

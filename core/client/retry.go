@@ -75,7 +75,7 @@ func (p *patience) wait(ctx context.Context, why error) error {
 			return fmt.Errorf("gave up after %s: %w", down.Round(time.Second), why)
 		}
 		// A hiccup that is over with the next attempt is not worth a line.
-		p.s.outage.tell(p.s.Observer)
+		p.s.outage.tell(p.s.Observer, why)
 	}
 	t := time.NewTimer(p.pause)
 	defer t.Stop()
@@ -89,26 +89,33 @@ func (p *patience) wait(ctx context.Context, why error) error {
 
 // outage makes one line of what several activities of a session notice.
 type outage struct {
-	mu   sync.Mutex
-	told bool
+	mu         sync.Mutex
+	told, lost bool // that something is wrong; that it is the connection
 }
 
-func (o *outage) tell(to Observer) {
+// tell says what is wrong: that the builder has too much of this client's already
+// lasts longer than a lost connection, and something else helps.
+func (o *outage) tell(to Observer, why error) {
+	lost := wire.CodeOf(why) != wire.CodeRate
 	o.mu.Lock()
-	told := o.told
-	o.told = true
+	told := o.told && (o.lost || !lost)
+	o.told, o.lost = true, o.lost || lost
 	o.mu.Unlock()
-	if !told {
+	switch {
+	case told:
+	case lost:
 		to.Note("lost the connection to the builder; trying to get it back")
+	default:
+		to.Note(why.Error() + "; trying again")
 	}
 }
 
 func (o *outage) over(to Observer) {
 	o.mu.Lock()
-	told := o.told
-	o.told = false
+	lost := o.lost
+	o.told, o.lost = false, false
 	o.mu.Unlock()
-	if told {
+	if lost {
 		to.Note("connected again")
 	}
 }

@@ -423,6 +423,33 @@ func TestRateLimitIsWaitedFor(t *testing.T) {
 			return true
 		}
 		r.mustBuild(t)
+		// It is told as what it is.
+		if want := []string{"too many requests at once: slow down; trying again"}; !slices.Equal(r.seen.notes, want) {
+			t.Errorf("notes %q", r.seen.notes)
+		}
+	})
+}
+
+// A connection that is lost while the builder is waited for is told, too.
+func TestRateLimitThenOutage(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		start := time.Now()
+		r.builder.override = func(w http.ResponseWriter, _ *http.Request) bool {
+			limited := time.Since(start) < time.Minute
+			if limited {
+				wire.WriteError(w, wire.Errorf(wire.CodeRate, "slow down"))
+			}
+			return limited
+		}
+		r.wire.cut = func(string, int) *cut {
+			since := time.Since(start)
+			return &cut{refuse: since > 30*time.Second && since < 90*time.Second}
+		}
+		r.mustBuild(t)
+		want := []string{"too many requests at once: slow down; trying again", "lost the connection to the builder; trying to get it back", "connected again"}
+		if !slices.Equal(r.seen.notes, want) {
+			t.Errorf("notes %q", r.seen.notes)
+		}
 	})
 }
 
