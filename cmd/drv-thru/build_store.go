@@ -33,7 +33,7 @@ func (a *app) dialStore(ctx context.Context) (*localStore, error) {
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, &hintError{err, needsNix}
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, daemon.ErrRefused):
 		return nil, &hintError{err, "may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return nil, &hintError{err, "is nix-daemon running? with systemd: systemctl start nix-daemon.socket"}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // Dialer opens a byte stream to a daemon. Closing the stream must make blocked
@@ -74,14 +75,11 @@ func (c *Conn) handshake() error {
 	c.enc.u64(magicClient)
 	c.enc.u64(MaxVersion.wire())
 	if err := c.enc.flush(); err != nil {
-		return err
+		return refused(err)
 	}
 	magic := c.dec.u64()
-	switch err := c.dec.err; {
-	case errors.Is(err, errHungUp):
-		return fmt.Errorf("%w (does it allow this user? see allowed-users in nix.conf)", err)
-	case err != nil:
-		return err
+	if err := c.dec.err; err != nil {
+		return refused(err)
 	}
 	if magic != magicDaemon {
 		return fmt.Errorf("%w: not a Nix daemon, it begins with %#x", ErrProtocol, magic)
@@ -119,6 +117,19 @@ func (c *Conn) handshake() error {
 		}
 	}
 	return c.dec.stderr(c.sink)
+}
+
+// ErrRefused is wrapped by the error of a daemon that hangs up before it has greeted:
+// it does not allow this user (allowed-users in nix.conf), and does not say so.
+var ErrRefused = errors.New("it hung up without a greeting")
+
+// refused tells a daemon that hangs up by what became of the socket: as it has not read
+// what was sent, the next write or read fails.
+func refused(err error) error {
+	if errors.Is(err, errHungUp) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return err
 }
 
 // Info returns what the daemon said of itself.

@@ -61,8 +61,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		}()
 		return client, nil
 	}
-	if _, err := Dial(t.Context(), Config{Dial: refuse}); !errors.Is(err, io.ErrUnexpectedEOF) ||
-		!strings.Contains(err.Error(), "allowed-users") {
+	if _, err := Dial(t.Context(), Config{Dial: refuse}); !errors.Is(err, io.ErrUnexpectedEOF) || !errors.Is(err, ErrRefused) {
 		t.Errorf("refused user: %v", err)
 	}
 }

@@ -95,3 +95,41 @@ func TestUnixDialer(t *testing.T) {
 		t.Errorf("no socket: %v", err)
 	}
 }
+
+// A daemon closes the socket of a user whom it does not allow before it has read
+// anything, so that the client's write fails, or its read.
+func TestRefusedUser(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	for name, unread := range map[string]func(net.Conn){
+		"before it was written to": func(net.Conn) {},
+		"with what was written":    func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) },
+	} {
+		dialed, closed := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(closed)
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			<-dialed
+			unread(c)
+			_ = c.Close()
+		}()
+		dial := func(ctx context.Context) (io.ReadWriteCloser, error) {
+			c, err := UnixDialer(socket)(ctx)
+			close(dialed)
+			if name == "before it was written to" {
+				<-closed
+			}
+			return c, err
+		}
+		if _, err := Dial(t.Context(), Config{Dial: dial}); !errors.Is(err, ErrRefused) {
+			t.Errorf("closed %s: %v", name, err)
+		}
+	}
+}
