@@ -208,10 +208,16 @@ type copyError struct {
 func (e *copyError) Unwrap() error { return e.err }
 
 func (e *copyError) Error() string {
-	if e.said == "" {
-		return fmt.Sprintf("the local Nix did not import the outputs: nix copy: %v", e.err)
+	const what = "the local Nix did not import the outputs"
+	// A nix that was killed, as where memory is short, has not said why.
+	var exit *exec.ExitError
+	switch killed := errors.As(e.err, &exit) && !exit.Exited(); {
+	case e.said == "":
+		return fmt.Sprintf("%s: nix copy: %v", what, e.err)
+	case killed:
+		return fmt.Sprintf("%s: nix copy: %v. It said:\n%s", what, e.err, e.said)
 	}
-	return "the local Nix did not import the outputs. It says:\n" + e.said
+	return what + ". It says:\n" + e.said
 }
 
 // nixEnv is what the local nix commands need to find their configuration and

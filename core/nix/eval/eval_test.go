@@ -36,6 +36,8 @@ type answer struct {
 	Code           int
 	// Hang makes nix wait for the interrupt.
 	Hang bool
+	// Killed makes it end as where the kernel has no more memory.
+	Killed bool
 }
 
 type call struct {
@@ -77,6 +79,11 @@ func fakeMain(file string) int {
 	signal.Notify(interrupted, os.Interrupt)
 	fmt.Print(p.Answers[n].Stdout)
 	fmt.Fprint(os.Stderr, p.Answers[n].Stderr)
+	if p.Answers[n].Killed {
+		if self, err := os.FindProcess(os.Getpid()); err == nil && self.Kill() == nil {
+			select {}
+		}
+	}
 	if p.Answers[n].Hang {
 		<-interrupted
 		fmt.Fprintln(os.Stderr, "interrupted")
@@ -380,6 +387,18 @@ func TestFailureAndMessages(t *testing.T) {
 		if !reflect.DeepEqual(progress, []string{"evaluating derivation '.#x'"}) {
 			t.Errorf("progress %q", progress)
 		}
+	}
+}
+
+func TestKilled(t *testing.T) {
+	cfg, asked := fake(t, answer{Killed: true}, answer{Killed: true})
+	const want = "nix build: signal: killed"
+	if _, err := Evaluate(t.Context(), cfg, Request{}); err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want …%s", err, want)
+	}
+	// That is no Nix that lacks the newer command.
+	if _, err := ShowConfig(t.Context(), cfg); err == nil || len(asked()) != 2 {
+		t.Errorf("configuration: %v after %d calls", err, len(asked()))
 	}
 }
 

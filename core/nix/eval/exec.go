@@ -56,7 +56,8 @@ func (cfg *Config) run(ctx context.Context, args []string) ([]byte, error) {
 		}
 	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	// A Nix that was killed, as where memory is short, has not said why.
+	if errors.As(err, &exit) && exit.Exited() {
 		return nil, &ExitError{Command: name, Code: exit.ExitCode(), Message: log.last}
 	}
 	return nil, fmt.Errorf("%s: %w", name, err)
