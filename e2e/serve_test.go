@@ -72,4 +72,10 @@ func TestServeProbesSandbox(t *testing.T) {
 	text := fails(t, h.Command(lab.BuilderUser, "drv-thru", "serve", "--data-dir", "/var/lib/drv-thru/probe"), wire.ExitFailed)
 	says(t, text, "sandbox", "--allow-unsandboxed")
 	saysNot(t, text, "ready")
+
+	// Where nothing can be built, a sandbox is not what is missing.
+	h.StartDaemon("post-build-hook = /bin/false")
+	text = fails(t, h.Command(lab.BuilderUser, "drv-thru", "serve", "--data-dir", "/var/lib/drv-thru/probe"), wire.ExitFailed)
+	says(t, text, "'/bin/false' failed", "has to build a derivation of one line")
+	saysNot(t, text, "ready", "to serve all the same")
 }

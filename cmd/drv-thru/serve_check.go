@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 
 	"github.com/drv-thru/drv-thru/core/builder/nixstore"
@@ -33,8 +34,14 @@ func (a *app) checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore
 	if settings.delegates() {
 		return info, nil // nothing is built here; whose the machines are sees to theirs
 	}
-	if err := store.ProbeSandbox(ctx, rand.Reader, settings.systems[0]); err != nil {
+	err = store.ProbeSandbox(ctx, rand.Reader, settings.systems[0])
+	switch {
+	case errors.Is(err, nixstore.ErrUnsandboxed):
 		return info, &hintError{err, "see sandbox in nix.conf; to serve all the same: --allow-unsandboxed"}
+	case err != nil:
+		// It may be a full disk, or a post-build-hook that fails: no reason to do
+		// without a sandbox.
+		return info, &hintError{err, "the Nix daemon has to build a derivation of one line before it is served: see what it says, and its log\nor, where all that it lacks is a sandbox: sandbox in nix.conf, or --allow-unsandboxed"}
 	}
 	return info, nil
 }
