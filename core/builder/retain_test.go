@@ -223,6 +223,26 @@ func TestUnrecordedEnd(t *testing.T) {
 	}
 }
 
+// It is recorded at the latest when the builder stops.
+func TestUnrecordedEndAtStop(t *testing.T) {
+	full := &fullRecords{}
+	e := start(t, func(c *builder.Config) {
+		full.Records = c.Records.(*bt.Records)
+		c.Records, c.Log = full, nil
+	})
+	c := e.holder(1)
+	full.full.Store(true)
+	if r := e.build(c, 1, e.one("x")); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	full.full.Store(false)
+	e.stop()
+	e.run()
+	if b, err := c.Get(bt.ID(1)); err != nil || b.State != wire.StateBuilt {
+		t.Errorf("after a restart: %q, %v", b.State, err)
+	}
+}
+
 // A clock that was years ahead keeps nothing for years: the time of what ended then
 // begins when the clock is set back, also for later processes.
 func TestRetentionClockSetBack(t *testing.T) {

@@ -271,6 +271,11 @@ func (s *Service) Close() {
 	s.Drain(true)
 	s.stop(errShutdown)
 	s.wg.Wait()
+	// The disk may have room again since ends could not be recorded: who has made some
+	// may well start the builder anew.
+	for _, b := range s.past() {
+		_ = s.amend(context.WithoutCancel(s.ctx), b, s.cfg.Now())
+	}
 	s.cache.Close()
 }
 
