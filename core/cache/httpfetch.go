@@ -49,6 +49,9 @@ func (c *httpClient) do(ctx context.Context, method, path string, body []byte) (
 		req.Header.Set("Content-Type", wire.TypeJSON)
 	}
 	resp, err := c.transport.RoundTrip(req)
+	if errors.Is(err, wire.CodeVersion.Err()) {
+		return nil, Permanent(err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,10 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
+type noTransport struct{ err error }
+
+func (n noTransport) RoundTrip(*http.Request) (*http.Response, error) { return nil, n.err }
+
 func TestChunkRequests(t *testing.T) {
 	n := newNar(0, 1, 100_000)
 	check := func(r *http.Request, route string, v any) {
@@ -97,6 +101,11 @@ func TestHTTPErrors(t *testing.T) {
 			t.Errorf("%v, permanent %v", err, isPermanent(err))
 		}
 		f.Close()
+	}
+	unspoken := NewChunkFetcher(ChunkConfig{Transport: noTransport{wire.CodeVersion.Err()}})
+	defer unspoken.Close()
+	if err := fetchAll(t, unspoken, []*testNar{n}, []NarRange{n.whole()}); !isPermanent(err) {
+		t.Errorf("a builder that does not speak the protocol: %v", err)
 	}
 	f := NewChunkFetcher(ChunkConfig{})
 	defer f.Close()

@@ -85,6 +85,9 @@ func transportError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if errors.Is(err, wire.CodeVersion.Err()) {
+		return err
+	}
 	return fmt.Errorf("%w: %w", ErrConnection, err)
 }
 

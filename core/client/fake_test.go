@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -44,6 +45,7 @@ type transport struct {
 
 type cut struct {
 	refuse    bool  // the request does not arrive
+	why       error // with refuse; nil: errWire
 	loseReply bool  // it arrives, the answer does not
 	sendBytes int64 // the request's body breaks after so many bytes; 0: no
 	readBytes int64 // the answer's body breaks after so many bytes; 0: no
@@ -82,7 +84,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if c.refuse {
 		closeBody()
-		return nil, errWire
+		return nil, cmp.Or(c.why, errWire)
 	}
 	ctx, cancel := context.WithCancel(req.Context())
 	in := req.Clone(ctx)

@@ -182,6 +182,22 @@ func TestGivesUp(t *testing.T) {
 	})
 }
 
+// A builder that was reached and does not speak the protocol will not do so later.
+func TestVersionIsNoOutage(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		start := time.Now()
+		r.wire.cut = func(kind string, _ int) *cut {
+			return &cut{refuse: kind == "PUT inputs", why: wire.CodeVersion.Err()}
+		}
+		if _, err := r.build(t); wire.CodeOf(err) != wire.CodeVersion || errors.Is(err, ErrConnection) {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("gave up after %s", took)
+		}
+	})
+}
+
 // A path that is dead without saying so shows by the keep-alives that stay out.
 func TestSilentEvents(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/staggered"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // raced is a circuit and the path that it took.
@@ -31,6 +32,11 @@ func race(ctx context.Context, identity key.Secret, builder key.ID, proto string
 	}
 	first, errs := staggered.First(ctx, ways)
 	if first.Conn == nil {
+		for _, err := range errs {
+			if _, ok := err.(*wire.Error); ok {
+				return nil, Path{}, err // the builder was reached
+			}
+		}
 		return nil, Path{}, &UnreachableError{builder, errs}
 	}
 	return first.Conn, first.path, nil
@@ -73,6 +79,13 @@ func attempt(ctx context.Context, identity key.Secret, builder key.ID, proto str
 			return nil, &RelayError{p.Via, err}
 		}
 		return nil, err
+	}
+	// Net/http takes a client that offers nothing that it speaks for one that knows
+	// no ALPN, and then closes the connection with the first request.
+	if conn.ConnectionState().NegotiatedProtocol != proto {
+		_ = conn.Close()
+		return nil, wire.Errorf(wire.CodeVersion, "this client needs %s", proto).
+			WithHint("update the older of client and builder")
 	}
 	return conn, nil
 }

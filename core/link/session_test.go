@@ -17,6 +17,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/linktest"
 	"github.com/drv-thru/drv-thru/core/link/staggered"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // These tests put a session on connections in memory, without relays, so they
@@ -135,6 +136,29 @@ func TestWrongPeerIsNamed(t *testing.T) {
 	}
 	if !strings.Contains(ue.Hint(), "endpoint ID") {
 		t.Errorf("hint is %q", ue.Hint())
+	}
+}
+
+// TestBuilderWithoutBulk is about a builder of before bulk went by HTTP/1.1: that
+// is no outage, which would be waited for.
+func TestBuilderWithoutBulk(t *testing.T) {
+	var network linktest.Network
+	srv, err := NewServer(secret(t, 2), http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.TLSConfig.NextProtos = []string{protoControl}
+	srv.Protocols.SetHTTP1(false)
+	go srv.ServeTLS(network.Listen("b"), "", "")
+	t.Cleanup(func() { _ = srv.Close() })
+	s := session(t, &wayTo{network: &network, address: "nowhere"}, &wayTo{network: &network, address: "b"})
+	if _, err := get(s.Control(), "x"); err != nil {
+		t.Errorf("a small request: %v", err)
+	}
+	_, err = get(s.Bulk(), "x")
+	told, ok := err.(*wire.Error)
+	if !ok || told.Code != wire.CodeVersion || told.Hint == "" {
+		t.Errorf("a large one: %v", err)
 	}
 }
 
