@@ -45,7 +45,8 @@ func (s *Server) admit(r *http.Request, addr netip.Addr) error {
 		return wire.CodeRelayRate.Err().WithHint("try again in a few seconds")
 	}
 	if !speaks(r) {
-		return wire.Errorf(wire.CodeRelayVersion, "this relay speaks %s", wire.RelayProtocol)
+		return wire.Errorf(wire.CodeRelayVersion, "this relay speaks %s", wire.RelayProtocol).
+			WithHint("update the older of builder, client and relay")
 	}
 	return nil
 }

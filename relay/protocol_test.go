@@ -426,6 +426,8 @@ func TestPlainHTTP(t *testing.T) {
 				}
 			} else if err := wire.ReadError(resp); wire.CodeOf(err) != c.code {
 				t.Errorf("%s: %v, want %s", c.path, err, c.code)
+			} else if told := (*wire.Error)(nil); c.status == http.StatusUpgradeRequired && (!errors.As(err, &told) || told.Hint == "") {
+				t.Errorf("%s: %v does not say what to do", c.path, err)
 			}
 			_ = resp.Body.Close()
 		}
