@@ -111,10 +111,24 @@ var migrations = []string{
 // known fails for a version that a later program has made.
 func known(version int) error {
 	if version > len(migrations) {
-		return fmt.Errorf("%w: it has version %d, this program knows %d", ErrNewer, version, len(migrations))
+		return newerError{version}
 	}
 	return nil
 }
+
+// newerError is ErrNewer with the file's version.
+type newerError struct{ version int }
+
+func (e newerError) Error() string {
+	return fmt.Sprintf("%v: it has version %d, this program knows %d", ErrNewer, e.version, len(migrations))
+}
+
+// Hint says what to do.
+func (newerError) Hint() string {
+	return "use that drv-thru or a later one, or put back a backup of before it (drv-thru state backup --help says how)"
+}
+
+func (newerError) Unwrap() error { return ErrNewer }
 
 func (d *DB) migrate(ctx context.Context) error {
 	return d.inTx(ctx, func(tx *sql.Tx) error {

@@ -395,6 +395,9 @@ func TestNewerVersionStops(t *testing.T) {
 		}
 		t.Errorf("got %v", err)
 	}
+	if h := (interface{ Hint() string })(nil); !errors.As(err, &h) || h.Hint() == "" {
+		t.Errorf("%v does not say what to do", err)
+	}
 }
 
 // TestOpensOlderVersions opens a file as each version wrote it. The files are
