@@ -73,7 +73,8 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serv
 var _ http.Handler = (*Service)(nil)
 
 func noRoute(_ http.ResponseWriter, r *http.Request, _ *caller) error {
-	return wire.Errorf(wire.CodeNotFound, "no route %.40s %.100q", r.Method, r.URL.Path)
+	return wire.Errorf(wire.CodeNotFound, "no route %.40s %.100q", r.Method, r.URL.Path).
+		WithHint("update the older of client and builder")
 }
 
 func (s *Service) handle(h handler) http.HandlerFunc {

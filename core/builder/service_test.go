@@ -326,6 +326,9 @@ func TestVersionIsChecked(t *testing.T) {
 	wantCode(t, err, wire.CodeVersion)
 	_, err = c.Do(http.MethodGet, "/nothing", nil)
 	wantCode(t, err, wire.CodeNotFound)
+	if told := (*wire.Error)(nil); !errors.As(err, &told) || !strings.Contains(told.Hint, "update") {
+		t.Errorf("a route that is not there: %v does not say what to do", err)
+	}
 }
 
 func TestRevokedTicketReadsNothing(t *testing.T) {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -178,6 +179,27 @@ func TestTickets(t *testing.T) {
 		if _, err := c.CreateTicket(ctx, bad); wire.CodeOf(err) != wire.CodeBadRequest {
 			t.Errorf("%+v: %v", bad, err)
 		}
+	}
+}
+
+// What a later command asks for is refused by a builder that has not been restarted
+// since, above all what a ticket is not to allow; and the owner is told why.
+func TestLaterCommand(t *testing.T) {
+	c, _, _ := start(t)
+	for path, in := range map[string]any{
+		"/v1/tickets":       map[string]any{"name": "x", "later": true},
+		"/v1/later":         nil,
+		"/v1/queue/explode": nil,
+	} {
+		var out json.RawMessage
+		err := c.call(t.Context(), http.MethodPost, path, in, &out)
+		var told *wire.Error
+		if !errors.As(err, &told) || told.Hint != otherVersion {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if all, err := c.Tickets(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("tickets %v, %v", all, err)
 	}
 }
 

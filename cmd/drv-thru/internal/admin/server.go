@@ -92,6 +92,10 @@ const (
 	recentDecisions = 50
 )
 
+// otherVersion is why a command of drv-thru asks what the builder does not know:
+// it was upgraded, and the builder has not been restarted since.
+const otherVersion = "the builder that runs is of another version than this command: restart it"
+
 // maxName bounds a ticket's name.
 const maxName = 200
 
@@ -117,7 +121,7 @@ func NewHandler(cfg Config) http.Handler {
 		"GET /v1/policies":           s.policies,
 		"GET /v1/decisions":          s.decisions,
 		"/": func(r *http.Request) (any, error) {
-			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path)
+			return nil, wire.Errorf(wire.CodeNotFound, "no route %s %s", r.Method, r.URL.Path).WithHint(otherVersion)
 		},
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -250,7 +254,7 @@ func (s *server) create(r *http.Request) (any, error) {
 	dec := json.NewDecoder(io.LimitReader(r.Body, maxNewTicket))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&n); err != nil {
-		return nil, wire.Errorf(wire.CodeBadRequest, "%s", err)
+		return nil, wire.Errorf(wire.CodeBadRequest, "%s", err).WithHint(otherVersion)
 	}
 	now := s.cfg.Now()
 	if n.Name == "" {
@@ -347,7 +351,7 @@ func (s *server) steer(r *http.Request) (any, error) {
 	case "drain", "undrain":
 		s.cfg.Service.Drain(action == "drain")
 	default:
-		return nil, wire.Errorf(wire.CodeNotFound, "no action %.40q", action)
+		return nil, wire.Errorf(wire.CodeNotFound, "no action %.40q", action).WithHint(otherVersion)
 	}
 	return s.status(r)
 }
