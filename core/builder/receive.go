@@ -329,12 +329,22 @@ func (rx *receiver) importError(err error) error {
 		return nil
 	}
 	rx.broken = true
-	// Nix alone checks the paths of outputs that come from the derivation itself.
 	var said *daemon.Error
-	if errors.As(err, &said) && strings.Contains(said.Error(), " has incorrect ") {
-		return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeInputDerivation, "%s", clipText(said.Error())), err)
+	if !errors.As(err, &said) {
+		return storeError(err)
 	}
-	return storeError(err)
+	var code wire.Code
+	switch text := said.Error(); {
+	// Nix alone checks the paths of outputs that come from the derivation itself.
+	case strings.Contains(text, " has incorrect "):
+		code = wire.CodeInputDerivation
+	// Nix 2.17 to 2.34 hash what refers to itself in another way (see core/nix).
+	case strings.Contains(text, "ca hash mismatch importing path"):
+		code = wire.CodeInputAddress
+	default:
+		return storeError(err)
+	}
+	return fmt.Errorf("%w: %w", wire.Errorf(code, "%s", clipText(said.Error())), err)
 }
 
 // newVerifier makes the verifier of a content-addressed path, or of one whose

@@ -19,13 +19,18 @@ const (
 // (libstore/references.cc, HashModuloSink): the SHA-256 of the bytes with each
 // occurrence of the path's own hash part replaced by NULs, followed by
 // "|<offset>" for each occurrence.
+//
+// Nix 2.17 to 2.34 forget the offsets (https://github.com/NixOS/nix/issues/15837). What they make is not
+// taken: the same objects with NULs in the place of some occurrences have that
+// address too.
 type moduloHash struct {
 	hash.Hash
 	needle  []byte
 	pending []byte // replaced already, but an occurrence may begin in it
 	pos     uint64 // of pending's first byte
 	matches []uint64
-	full    bool // more matches than allowed: the sum is worthless
+	full    bool   // more matches than allowed: the sum is worthless
+	bare    []byte // after Sum: the hash without the offsets
 }
 
 func newModuloHash(needle string) *moduloHash {
@@ -69,6 +74,7 @@ func (m *moduloHash) Write(p []byte) (int, error) {
 func (m *moduloHash) Sum(b []byte) []byte {
 	m.Hash.Write(m.pending)
 	m.pending = m.pending[:0]
+	m.bare = m.Hash.Sum(nil)
 	for _, pos := range m.matches {
 		m.Hash.Write(strconv.AppendUint([]byte{'|'}, pos, 10))
 	}

@@ -132,14 +132,18 @@ func (v *CAVerifier) verdict() error {
 	if v.addressed != nil {
 		digest = v.addressed.Sum(nil)
 	}
-	if m, ok := v.addressed.(*moduloHash); ok && m.full {
+	m, self := v.addressed.(*moduloHash)
+	switch {
+	case self && m.full:
 		return v.fail(fmt.Errorf("%w: it refers to itself more than %d times", ErrContentAddress, maxSelfReferences))
+	case bytes.Equal(digest, v.ca.Digest):
+		return nil
+	case self && bytes.Equal(m.bare, v.ca.Digest):
+		return v.fail(fmt.Errorf("%w: it is as Nix 2.17 to 2.34 make it of a path that refers to itself,"+
+			" which other contents have too", ErrContentAddress))
 	}
-	if !bytes.Equal(digest, v.ca.Digest) {
-		return v.fail(fmt.Errorf("%w: the contents make %s, declared %s",
-			ErrContentAddress, CA{v.ca.Method, v.ca.Algo, digest}, v.ca))
-	}
-	return nil
+	return v.fail(fmt.Errorf("%w: the contents make %s, declared %s",
+		ErrContentAddress, CA{v.ca.Method, v.ca.Algo, digest}, v.ca))
 }
 
 // Contents returns the file's bytes of a .drv (text: content address) once

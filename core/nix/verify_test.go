@@ -283,6 +283,44 @@ func TestVerifierSelfReferences(t *testing.T) {
 	}
 }
 
+// Nix 2.17 to 2.34 leave the places of the references out of the hash, so that
+// an archive with NULs instead of one of them has the same address. It is refused,
+// but not as damage.
+func TestVerifierSelfReferencesWithoutPlaces(t *testing.T) {
+	nuls := strings.Repeat("\x00", nix.HashPartLen)
+	masked := nix.SumHash(fileNar(nuls+" and "+nuls, false))
+	ca := nix.CA{Method: nix.CANar, Algo: nix.SHA256, Digest: masked[:]}
+	p, err := nix.PathFromCA("x", ca, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, contents := range []string{p.Hash() + " and " + p.Hash(), p.Hash() + " and " + nuls} {
+		data := fileNar(contents, false)
+		info := nix.PathInfo{
+			Path: p, CA: ca.String(), References: []nix.Path{p},
+			NarHash: nix.SumHash(data), NarSize: uint64(len(data)),
+		}
+		if _, err := verify(info, data, 0); !errors.Is(err, nix.ErrContentAddress) || !strings.Contains(err.Error(), "Nix 2.17 to 2.34") {
+			t.Errorf("%q: %v", contents, err)
+		}
+	}
+}
+
+// A reference to itself that is stated and stands nowhere has no place to be hashed.
+func TestVerifierSelfReferenceNowhere(t *testing.T) {
+	data := fileNar("hello\n", false)
+	sum := nix.SumHash(data)
+	ca := nix.CA{Method: nix.CANar, Algo: nix.SHA256, Digest: sum[:]}
+	p, err := nix.PathFromCA("x", ca, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := nix.PathInfo{Path: p, CA: ca.String(), References: []nix.Path{p}, NarHash: sum, NarSize: uint64(len(data))}
+	if _, err := verify(info, data, 0); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDrvSizeLimit(t *testing.T) {
 	info, err := nix.TextInfo("x.drv", []byte("x"), nil)
 	if err != nil {
