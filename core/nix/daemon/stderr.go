@@ -206,11 +206,16 @@ func (d *decoder) result(sink Sink) {
 		sink.LogLine(id, t, nil, false)
 		return
 	}
-	if kind := d.u64(); kind != fieldString {
+	switch kind := d.u64(); kind {
+	case fieldString:
+		d.pieces(func(piece []byte, more bool) { sink.LogLine(id, t, piece, more) })
+	case fieldInt:
+		// No line: a build can have its daemon say this, by "@nix" in its output.
+		d.u64()
+	default:
 		d.malformed("log line of type %d", kind)
 		return
 	}
-	d.pieces(func(piece []byte, more bool) { sink.LogLine(id, t, piece, more) })
 	for range n - 1 {
 		if d.err != nil {
 			return

@@ -76,6 +76,22 @@ func TestLogChannelCuts(t *testing.T) {
 	}
 }
 
+// A build writes what Nix takes for a result of any type with any fields:
+//
+//	@nix {"action":"start","id":7,"level":0,"type":101,"text":"","fields":[]}
+//	@nix {"action":"result","id":7,"type":101,"fields":[5,"x"]}
+func TestLogLineThatIsANumber(t *testing.T) {
+	var r record
+	d := newDecoder(strings.NewReader(u(0x52534c54) + u(1) + u(101) + u(2) + u(0) + u(5) + u(1) + s("x") +
+		u(0x52534c54) + u(1) + u(101) + u(1) + u(1) + s("line") + u(0x616c7473)))
+	if err := d.stderr(&r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.lines) != 1 || r.lines[0] != "line" {
+		t.Errorf("%q", r.lines)
+	}
+}
+
 func TestLogChannelMalformed(t *testing.T) {
 	for name, stream := range map[string]string{
 		"unknown message":     u(0x12345),
@@ -84,7 +100,7 @@ func TestLogChannelMalformed(t *testing.T) {
 		"padding":             u(0x6f6c6d67) + u(1) + "x\x00\x00\x00\x00\x00\x00\x01",
 		"absurd string":       u(0x6f6c6d67) + u(1<<63),
 		"field type":          u(0x52534c54) + u(1) + u(105) + u(1) + u(2) + u(0),
-		"numeric log line":    u(0x52534c54) + u(1) + u(101) + u(1) + u(0) + u(0),
+		"log line of no type": u(0x52534c54) + u(1) + u(101) + u(1) + u(2) + u(0),
 		"too many fields":     u(0x52534c54) + u(1) + u(105) + u(1<<60),
 		"position":            u(0x63787470) + s("Error") + u(0) + s("Error") + s("x") + u(1),
 		"position in a trace": u(0x63787470) + s("Error") + u(0) + s("Error") + s("x") + u(0) + u(1) + u(1),
