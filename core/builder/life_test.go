@@ -356,6 +356,7 @@ func TestFailures(t *testing.T) {
 		code wire.Code
 	}{
 		{"a 'x86_64-linux' with features {kvm} is required to build '" + string(objects[1].Info.Path) + "'", wire.CodeBuildFailed},
+		{"file '/nix/store/00000000000000000000000000000000-x/pipe' has an unsupported type", wire.CodeBuildFailed},
 		{"opening lock file '/nix/var/nix/db/big-lock': Permission denied", wire.CodeStore},
 	} {
 		e.store.OnBuild = func(context.Context, nix.Path, daemon.Sink) error { return &daemon.Error{Msg: tt.said} }

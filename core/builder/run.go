@@ -216,7 +216,8 @@ func (b *build) execute(roots []daemon.DerivedPath, result *wire.Result) error {
 // system feature that is missing, of outputs that refer to each other and of a FIFO.
 func buildError(err error) error {
 	var said *daemon.Error
-	if errors.As(err, &said) && strings.Contains(said.Msg, ".drv") {
+	// Without a sandbox, as on macOS, a FIFO's path has no .drv in it.
+	if errors.As(err, &said) && (strings.Contains(said.Msg, ".drv") || strings.Contains(said.Msg, "has an unsupported type")) {
 		return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeBuildFailed, "%s", clipText(said.Error())), err)
 	}
 	return storeError(err)
