@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io/fs"
+	"iter"
 	"os"
 	"strings"
 
@@ -31,7 +32,9 @@ const (
 const maxMachineFiles = 8
 
 // readMachines reads the value of Nix's setting "builders": lines, with a
-// semicolon as good as a line feed, of which @FILE stands for those of a file.
+// semicolon as good as a line feed, of which @FILE stands for those of a file. A
+// comment goes on to the end of its line, as in Nix 2.34; up to 2.26 it ends at a
+// semicolon, and what follows is a machine that nobody has meant.
 // native is the system of a machine that names none. It returns what it can read
 // along with an error for what it cannot.
 func readMachines(value, native string) ([]nixMachine, error) {
@@ -39,9 +42,7 @@ func readMachines(value, native string) ([]nixMachine, error) {
 }
 
 func machinesOf(value, native string, deep int) (all []nixMachine, failed error) {
-	for line := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == '\n' || r == ';' }) {
-		line, _, _ = strings.Cut(line, "#")
-		line = strings.TrimSpace(line)
+	for line := range uncommented(value) {
 		file, included := strings.CutPrefix(line, "@")
 		switch {
 		case line == "":
@@ -63,6 +64,20 @@ func machinesOf(value, native string, deep int) (all []nixMachine, failed error)
 		}
 	}
 	return all, failed
+}
+
+// uncommented are the entries of a list of machines, some of them empty.
+func uncommented(value string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for line := range strings.Lines(value) {
+			line, _, _ = strings.Cut(line, "#")
+			for entry := range strings.SplitSeq(line, ";") {
+				if !yield(strings.TrimSpace(entry)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func parseMachine(line, native string) nixMachine {

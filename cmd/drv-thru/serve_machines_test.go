@@ -16,7 +16,7 @@ func TestReadMachines(t *testing.T) {
 		}
 		return path
 	}
-	file := write("machines", `# a comment
+	file := write("machines", `# a comment; ssh://not.a.machine riscv64-linux
 ssh-ng://nix@arm.example:2222?ssh-key=/root/key aarch64-linux,armv7l-linux - 8 1 kvm,big-parallel benchmark - # another
 root@old.example
 `)
