@@ -503,3 +503,27 @@ func FuzzDryRun(f *testing.F) {
 		}
 	})
 }
+
+// FuzzLog: what evaluated code has Nix write comes in pieces of any size, and comes
+// out the same.
+func FuzzLog(f *testing.F) {
+	f.Add([]byte("@nix {\"action\":\"msg\",\"level\":0,\"msg\":\"error: \\u001b[31mx\"}\n\n@nix {\nfatal: git\r"), uint8(3))
+	f.Add([]byte("@nix {\"action\":\"msg\",\"level\":0,\"msg\":\"this derivation will be built:\"}\n"+
+		"@nix {\"action\":\"msg\",\"level\":0,\"msg\":\"  "+helloDrv+"\"}\n@nix {\"action\":\"start\",\"level\":4,\"text\":\"a\"}"), uint8(1))
+	f.Fuzz(func(t *testing.T, text []byte, size uint8) {
+		filter := func(size int) string {
+			var out strings.Builder
+			f := &logFilter{to: &out, progress: func(s string) { out.WriteString("<" + s + ">") }}
+			for piece := range slices.Chunk(text, max(1, size)) {
+				if n, err := f.Write(piece); n != len(piece) || err != nil {
+					t.Fatal(n, err)
+				}
+			}
+			f.flush()
+			return out.String() + "|" + f.last
+		}
+		if whole, pieces := filter(len(text)), filter(int(size)); whole != pieces {
+			t.Errorf("%q and %q", whole, pieces)
+		}
+	})
+}
