@@ -54,7 +54,7 @@ func TestOutputTrust(t *testing.T) {
 
 		for way, conf := range map[string]string{
 			"key":     "extra-trusted-public-keys = " + key,
-			"user":    "extra-trusted-users = alice",
+			"user":    "extra-trusted-users = alice\ntrusted-public-keys = " + name + ":" + strings.Repeat("A", 43) + "=",
 			"no sigs": "require-sigs = false",
 		} {
 			c.StartDaemon(conf)

@@ -153,7 +153,9 @@ func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error
 		args = append(args, "--no-recursive")
 	}
 	if i.trustKey != "" {
-		args = append(args, "--option", "extra-trusted-public-keys", i.trustKey)
+		// Not in addition: behind another key of its name Nix would not heed it, and
+		// all that is there has the builder's signature.
+		args = append(args, "--option", "trusted-public-keys", i.trustKey)
 	}
 	if strings.HasPrefix(url, "http:") {
 		// What Nix keeps of a URL is of no use for long, as the URL is new each time.

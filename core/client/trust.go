@@ -15,7 +15,8 @@ type LocalTrust struct {
 	// UserTrusted tells that the daemon trusts the user, who may then say which
 	// keys are to be trusted.
 	UserTrusted bool
-	// Keys are the trusted-public-keys of the machine's Nix, "name:base64".
+	// Keys are the trusted-public-keys of the machine's Nix, "name:base64", in its
+	// order.
 	Keys []string
 	// NoSigs tells that the machine's Nix requires no signatures.
 	NoSigs bool
@@ -25,7 +26,7 @@ type LocalTrust struct {
 type TrustError struct {
 	User string // who builds
 	Key  string // what the builder signs with, "name:base64"
-	// SameName tells that another key of that name is trusted.
+	// SameName tells that another key of that name is trusted, alone or before it.
 	SameName bool
 	// Helper is what is the matter with the import helper; "" when there is none.
 	Helper string
@@ -41,16 +42,16 @@ func CheckTrust(signingKey string, t LocalTrust) error {
 	if _, err := nix.ParsePublicKey(signingKey); err != nil {
 		return fmt.Errorf("what the builder signs with is no key: %w", err)
 	}
-	if t.UserTrusted || t.NoSigs || slices.Contains(t.Keys, signingKey) {
+	name, _, _ := strings.Cut(signingKey, ":")
+	// Of several keys of one name Nix heeds the first (getDefaultPublicKeys).
+	first := slices.IndexFunc(t.Keys, func(k string) bool { return strings.HasPrefix(k, name+":") })
+	if t.UserTrusted || t.NoSigs || first >= 0 && t.Keys[first] == signingKey {
 		return nil
 	}
-	name, _, _ := strings.Cut(signingKey, ":")
 	if strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(keyNameChars, r) }) {
 		return fmt.Errorf("the Nix of this machine trusts neither the user %s nor the key that the builder signs with, whose name %q is too odd to be added anywhere", t.User, name)
 	}
-	return &TrustError{User: t.User, Key: signingKey, SameName: slices.ContainsFunc(t.Keys, func(k string) bool {
-		return strings.HasPrefix(k, name+":")
-	})}
+	return &TrustError{User: t.User, Key: signingKey, SameName: first >= 0}
 }
 
 // Error implements [error].
@@ -67,10 +68,14 @@ func (e *TrustError) Error() string {
 
 // Hint says how to change it, with lines to paste.
 func (e *TrustError) Hint() string {
+	instead := ""
+	if e.SameName {
+		instead = "   in place of the other key of that name, as Nix heeds the first of a name only,\n"
+	}
 	return fmt.Sprintf(`One of these is enough.
 1. Trust the builder's key. In /etc/nix/nix.conf:
        extra-trusted-public-keys = %[2]s
-   then: sudo systemctl restart nix-daemon
+%[3]s   then: sudo systemctl restart nix-daemon
    NixOS: nix.settings.extra-trusted-public-keys = [ "%[2]s" ];
 2. Trust the user with everything that Nix can do as root. In /etc/nix/nix.conf:
        extra-trusted-users = %[1]s
@@ -84,5 +89,5 @@ func (e *TrustError) Hint() string {
    NixOS, for the group wheel or the one named by the option group:
        services.drv-thru.client.ticketHelper = {
          enable = true; trustedBuilderPublicKeys = [ "%[2]s" ];
-       };`, e.User, e.Key)
+       };`, e.User, e.Key, instead)
 }

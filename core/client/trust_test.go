@@ -17,6 +17,8 @@ func TestCheckTrust(t *testing.T) {
 		"no signatures":       {LocalTrust{NoSigs: true}, true, false},
 		"nothing":             {LocalTrust{}, false, false},
 		"same name":           {LocalTrust{Keys: []string{"builder-1:BBBB="}}, false, true},
+		"same name before it": {LocalTrust{Keys: []string{"builder-1:BBBB=", key}}, false, true},
+		"same name behind it": {LocalTrust{Keys: []string{key, "builder-1:BBBB="}}, true, false},
 		"key without padding": {LocalTrust{Keys: []string{strings.TrimRight(key, "=")}}, false, true},
 		"name is a prefix":    {LocalTrust{Keys: []string{"builder-10:AAAA="}}, false, false},
 	} {
@@ -32,6 +34,9 @@ func TestCheckTrust(t *testing.T) {
 		if !errors.As(err, &te) || te.SameName != c.same {
 			t.Errorf("%s: %#v", name, err)
 			continue
+		}
+		if instead := "in place of the other key"; strings.Contains(te.Hint(), instead) != c.same {
+			t.Errorf("%s: %q is to be in the hint: %v\n%s", name, instead, c.same, te.Hint())
 		}
 		for _, want := range []string{"alice", key} {
 			if !strings.Contains(te.Error(), want) || !strings.Contains(te.Hint(), want) {
