@@ -339,6 +339,26 @@ func TestSocket(t *testing.T) {
 	}
 }
 
+// While systemd has the socket, it can be connected to whether the builder comes up
+// or not.
+func TestSocketWithoutBuilder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := newClient(path, time.Millisecond)
+	_, status := c.Status(t.Context())
+	_, backup := c.Backup(t.Context(), io.Discard)
+	for what, err := range map[string]error{"status": status, "backup": backup} {
+		var silent *SilentError
+		if !errors.As(err, &silent) || silent.Exit() != wire.ExitUnreachable || silent.Hint() == "" {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // busySocket is a socket whose owner accepts nothing: Linux says EAGAIN to who connects.
 func busySocket(t *testing.T) string {
 	t.Helper()

@@ -30,17 +30,24 @@ type Client struct {
 	http http.Client
 }
 
+// answerWait is how long the builder has to answer, or ten times that to begin with
+// what may take as long as it likes.
+const answerWait = time.Minute
+
 // NewClient makes a client of the socket at path. It connects when asked.
-func NewClient(path string) *Client {
+func NewClient(path string) *Client { return newClient(path, answerWait) }
+
+func newClient(path string, wait time.Duration) *Client {
 	c := &Client{path: path}
 	c.http.Transport = &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", path)
 		},
-		DisableKeepAlives: true,
+		DisableKeepAlives:     true,
+		ResponseHeaderTimeout: 10 * wait,
 	}
-	c.http.Timeout = time.Minute
+	c.http.Timeout = wait
 	return c
 }
 
@@ -64,11 +71,32 @@ func (e *SocketError) Hint() string {
 	if errors.Is(e.Err, fs.ErrPermission) {
 		return "run this as root, or as a member of the socket's group"
 	}
-	return "start it with: drv-thru serve; or name its socket with --admin-socket or DRV_THRU_ADMIN_SOCKET"
+	return "start it with: drv-thru serve, or as a service: systemctl start drv-thru; or name its socket with --admin-socket or DRV_THRU_ADMIN_SOCKET"
 }
 
 // Exit is the exit code for an unreachable builder.
 func (e *SocketError) Exit() int { return wire.ExitUnreachable }
+
+// SilentError means that the socket is there, and nobody answers. systemd has it
+// open while the builder starts, again and again where that fails.
+type SilentError struct {
+	Path string
+	Err  error
+}
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("the builder does not answer at %s", e.Path)
+}
+
+func (e *SilentError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *SilentError) Hint() string {
+	return "it may not come up; see why: systemctl status drv-thru, journalctl -u drv-thru"
+}
+
+// Exit is the exit code for an unreachable builder.
+func (e *SilentError) Exit() int { return wire.ExitUnreachable }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
@@ -100,6 +128,9 @@ func (c *Client) do(client *http.Client, req *http.Request) (*http.Response, err
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ECONNREFUSED) {
 			return nil, &SocketError{c.path, err}
+		}
+		if slow := net.Error(nil); errors.As(err, &slow) && slow.Timeout() && req.Context().Err() == nil {
+			return nil, &SilentError{c.path, err}
 		}
 		return nil, fmt.Errorf("ask the builder: %w", err)
 	}
