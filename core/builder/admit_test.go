@@ -1,7 +1,9 @@
 package builder_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -71,6 +73,30 @@ func TestInputsAreRootedFirst(t *testing.T) {
 				t.Errorf("rooted %s", store.rooted)
 			}
 		})
+	}
+}
+
+// Of a disk that is too full the owner reads in the log, and not of what is the
+// client's own matter.
+func TestOwnerHearsOfFullDisk(t *testing.T) {
+	var log bytes.Buffer
+	e := start(t, func(c *builder.Config) {
+		c.MinFree = 1 << 30
+		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	})
+	c := e.holder(1, func(r *builder.TicketRecord) { r.Revoked = r.Created.Add(1) })
+	_, err := c.Put(bt.ID(1), bt.Request(small("a")...))
+	wantCode(t, err, wire.CodeTicketRevoked)
+	e.setFree(0)
+	for range 3 {
+		_, err = e.holder(2).Put(bt.ID(2), bt.Request(small("a")...))
+		wantCode(t, err, wire.CodeDisk)
+	}
+	e.stop()
+	for text, want := range map[string]int{"0 MiB are free, 1024 MiB are kept": 1, "revoked": 0} {
+		if n := strings.Count(log.String(), text); n != want {
+			t.Errorf("%q is in the log %d times, want %d\n%s", text, n, want, &log)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -131,11 +132,21 @@ func brokenOff(err error) error {
 	return fmt.Errorf("%w: %w", errAfterHeaders, err)
 }
 
+// tellOfDisk reports whether the log is to be told of a full disk: once a minute, as
+// those who are refused may ask as often as they like.
+func (s *Service) tellOfDisk() bool {
+	now, last := s.cfg.Now().UnixNano(), s.diskTold.Load()
+	return time.Duration(now-last).Abs() >= time.Minute && s.diskTold.CompareAndSwap(last, now)
+}
+
 func (s *Service) logError(r *http.Request, err error) {
 	level := s.cfg.Log.Debug
-	if code := wire.CodeOf(err); !cutOff(err) && !errors.Is(err, errAfterHeaders) &&
-		(code == "" || code == wire.CodeInternal || code == wire.CodeStore) {
+	switch code := wire.CodeOf(err); {
+	case cutOff(err), errors.Is(err, errAfterHeaders):
+	case code == "", code == wire.CodeInternal, code == wire.CodeStore:
 		level = s.cfg.Log.Error
+	case code == wire.CodeDisk && s.tellOfDisk(): // all are refused until the owner makes room
+		level = s.cfg.Log.Warn
 	}
 	level("request failed", append(s.trace(r), "method", r.Method, "url", r.URL.Path, "err", err)...)
 }

@@ -126,6 +126,7 @@ type Service struct {
 	questions turnstile
 	answers   turnstile
 	disk      reserved
+	diskTold  atomic.Int64 // when the log was told that it is full, in nanoseconds
 	incoming  *incoming
 	turns     turnstile // of requests with parts of large inputs
 	// admissions are decided one after another where they share a counter.
