@@ -221,6 +221,26 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// envPrefix begins the names of the variables that set flags.
+const envPrefix = "DRV_THRU_RELAY"
+
+// unknownVariables are the variables of the environment that are named as if they set
+// a flag, and set none.
+func unknownVariables(fs *flag.FlagSet, environ []string) (names []string) {
+	// drv-thru's --relay-url begins so as well.
+	known := map[string]bool{envPrefix + "_URL": true}
+	fs.VisitAll(func(f *flag.Flag) {
+		known[envPrefix+"_"+strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))] = true
+	})
+	for _, v := range environ {
+		name, value, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, envPrefix+"_") && value != "" && !known[name] {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // command makes the program's command.
 func command(f *flags, stdout, stderr io.Writer) *ffcli.Command {
 	return &ffcli.Command{
@@ -231,7 +251,7 @@ func command(f *flags, stdout, stderr io.Writer) *ffcli.Command {
 			"Give its URL to builders with \"drv-thru serve --relay URL\"; tickets then name it.\n" +
 			"Every flag can be set in the environment too, as DRV_THRU_RELAY_LISTEN for --listen.",
 		FlagSet:     f.set(),
-		Options:     []ff.Option{ff.WithEnvVarPrefix("DRV_THRU_RELAY")},
+		Options:     []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
 		Subcommands: []*ffcli.Command{newCompletionCommand(stdout), newManCommand()},
 		UsageFunc:   func(*ffcli.Command) string { return "" },
 		Exec: func(ctx context.Context, args []string) error {

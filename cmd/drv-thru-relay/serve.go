@@ -41,6 +41,9 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: f.logLevel}))
+	for _, name := range unknownVariables(new(flags).set(), os.Environ()) {
+		log.Warn("a variable of the environment sets no flag", "name", name)
+	}
 
 	access, err := f.readAccess()
 	if err != nil {
