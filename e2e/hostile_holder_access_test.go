@@ -164,7 +164,7 @@ func TestHostileHolderGuesses(t *testing.T) {
 		"the ID":       {&p, "Bearer " + id.String(), wire.CodeTicketUnknown},
 		"zeros":        {&p, "Bearer " + ticket.Secret{}.Text(), wire.CodeTicketUnknown},
 		"the ticket":   {&p, "Bearer " + tk.String(), wire.CodeTicketUnknown},
-		"long":         {&p, "Bearer " + strings.Repeat("a", 100_000), wire.CodeTicketUnknown},
+		"long":         {&p, "Bearer " + strings.Repeat("a", 10_000), wire.CodeTicketUnknown},
 		"SQL":          {&p, "Bearer ' OR 1=1 --", wire.CodeTicketUnknown},
 		"revoked":      {revoked, revoked.auth, wire.CodeTicketRevoked},
 		"another's":    {bound, bound.auth, wire.CodeTicketBound},

@@ -273,7 +273,7 @@ func (d *DirectListener) Handler(next http.Handler) http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST "+wire.RoutePath, func(w http.ResponseWriter, r *http.Request) {
-		answer, err := d.exchange(r)
+		answer, err := d.exchange(w, r)
 		if err != nil {
 			wire.WriteError(w, err)
 			return
@@ -300,7 +300,7 @@ func (d *DirectListener) authorize(r *http.Request) error {
 }
 
 // exchange answers POST /v1/path.
-func (d *DirectListener) exchange(r *http.Request) (*wire.PathAnswer, error) {
+func (d *DirectListener) exchange(w http.ResponseWriter, r *http.Request) (*wire.PathAnswer, error) {
 	if err := d.authorize(r); err != nil {
 		return nil, err
 	}
@@ -308,10 +308,13 @@ func (d *DirectListener) exchange(r *http.Request) (*wire.PathAnswer, error) {
 	if err != nil {
 		return nil, wire.CodeNoCredentials.Err()
 	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(handshakeTimeout)) // not every server has deadlines
 	text, err := io.ReadAll(io.LimitReader(r.Body, wire.MaxPathDocument+1))
 	if err != nil {
-		return nil, err
+		return nil, wire.Errorf(wire.CodeBadRequest, "the document breaks off: %v", err)
 	}
+	_ = rc.SetReadDeadline(time.Time{})
 	req, err := wire.ParsePathRequest(text)
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeBadRequest, "%v", err)
@@ -337,7 +340,7 @@ func (d *DirectListener) exchange(r *http.Request) (*wire.PathAnswer, error) {
 func (d *DirectListener) Serve(srv *http.Server) error {
 	h3 := &http3.Server{
 		Handler:        uploads(srv.Handler),
-		MaxHeaderBytes: 1 << 20, // net/http's
+		MaxHeaderBytes: maxHeader,
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
 			p := &quicPeer{conn: c}
 			d.limit(&p.arrived, c.ConnectionState().TLS, p.close)

@@ -54,6 +54,9 @@ const (
 	frameSize = 256 << 10
 	// maxStreams bounds the requests of one circuit that are under way.
 	maxStreams = 250
+	// maxHeader bounds what a request has besides its body, of which honest ones have
+	// below 1 KiB: it is kept for as long as the request is under way.
+	maxHeader = 16 << 10
 )
 
 // Liveness of a path. A client pings on the control circuit when it has heard

@@ -36,6 +36,7 @@ func NewServer(identity key.Secret, h http.Handler, logger *slog.Logger) (*http.
 		Protocols:         protocols,
 		HTTP2:             h2Config(serverPingAfter, serverPingTimeout),
 		ReadHeaderTimeout: handshakeTimeout,
+		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(errorLog{logger}, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
