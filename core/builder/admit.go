@@ -42,7 +42,7 @@ func (s *Service) putBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 		return err
 	}
 	b.touch()
-	return writeJSON(w, b.view())
+	return s.writeJSON(w, c, b.view())
 }
 
 func (s *Service) mayStart(c *caller, reuse bool) error {

@@ -293,7 +293,7 @@ func (s *Service) getBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 	if b.record().State.Ended() {
 		_, _ = b.events() // so that the view of an earlier process's build has its last event
 	}
-	return writeJSON(w, b.view())
+	return s.writeJSON(w, c, b.view())
 }
 
 // rootsWait bounds how long a client that wants to leave waits for awaitRoots.
@@ -327,7 +327,7 @@ func (s *Service) deleteBuild(w http.ResponseWriter, r *http.Request, c *caller)
 		return err
 	}
 	s.cancelBuild(r.Context(), b, wire.Errorf(wire.CodeBuildCancelled, "by its client"))
-	return writeJSON(w, b.view())
+	return s.writeJSON(w, c, b.view())
 }
 
 // cancelBuild cancels and waits for the end, within reason.

@@ -2,12 +2,13 @@ package builder
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -154,11 +155,22 @@ func (s *Service) getClosure(w http.ResponseWriter, r *http.Request, c *caller) 
 	if x == nil {
 		return wire.Errorf(wire.CodeNotFound, "the build has no outputs")
 	}
+	// The narinfos have about the size of the index. They are not made before there
+	// is room for them.
+	done, err := s.unreadOf(c, x.bytes)
+	if err != nil {
+		return err
+	}
+	defer done()
 	answer := wire.Closure{NarInfos: make([]string, len(x.infos)), Roots: texts(outputPaths(b.record().Result))}
 	for i, info := range x.infos {
 		answer.NarInfos[i] = string(s.cache.NarInfo(info))
 	}
-	return writeJSON(w, answer)
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	return writeWhole(w, wire.TypeJSON, body)
 }
 
 func (s *Service) getNarInfo(w http.ResponseWriter, r *http.Request, c *caller) error {
@@ -181,10 +193,12 @@ func (s *Service) getNarInfo(w http.ResponseWriter, r *http.Request, c *caller) 
 		return errNoPath
 	}
 	text := s.cache.NarInfo(*info)
-	w.Header().Set("Content-Type", wire.TypeNarInfo)
-	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-	_, err := w.Write(text)
-	return brokenOff(err)
+	done, err := s.unreadOf(c, len(text))
+	if err != nil {
+		return err
+	}
+	defer done()
+	return writeWhole(w, wire.TypeNarInfo, text)
 }
 
 var errNoPath = wire.Errorf(wire.CodeNotFound, "no such path")

@@ -122,7 +122,7 @@ func (s *Service) putManifest(w http.ResponseWriter, r *http.Request, c *caller)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, &answer)
+	return s.writeJSON(w, c, &answer)
 }
 
 func (in *largeInput) sender() sender {
@@ -306,7 +306,7 @@ func (s *Service) postInput(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err := s.endInput(w, r, c); err != nil && !b.took(r.Context(), r.PathValue("index"), err) {
 		return err
 	}
-	return writeJSON(w, b.view())
+	return s.writeJSON(w, c, b.view())
 }
 
 func (s *Service) endInput(w http.ResponseWriter, r *http.Request, c *caller) error {

@@ -46,7 +46,7 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, b.view())
+	return s.writeJSON(w, c, b.view())
 }
 
 var errNewerUpload = wire.Errorf(wire.CodeConflict, "another upload of this build has begun")

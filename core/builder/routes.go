@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -225,7 +224,7 @@ func (s *Service) getInfo(w http.ResponseWriter, r *http.Request, c *caller) err
 		}
 		info.Ticket = &wire.TicketUse{ID: t.ID, Name: t.Name, Expires: t.Expires, UsesLeft: t.UsesLeft(), Limits: t.Limits}
 	}
-	return writeJSON(w, info)
+	return s.writeJSON(w, c, info)
 }
 
 func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) error {
@@ -242,18 +241,7 @@ func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) er
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, plan)
-}
-
-func writeJSON(w http.ResponseWriter, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
-	}
-	w.Header().Set("Content-Type", wire.TypeJSON)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, err = w.Write(body)
-	return brokenOff(err)
+	return s.writeJSON(w, c, plan)
 }
 
 func queryNumber(r *http.Request, name string) (int64, error) {

@@ -122,6 +122,7 @@ type Service struct {
 	documents budget // bytes
 	decoders  budget
 	readers   budget
+	unread    budget // bytes
 	sessions  turnstile
 	questions turnstile
 	answers   turnstile
@@ -159,6 +160,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
 		readers:   budget{most: maxAllReaders, share: readersShare},
+		unread:    budget{most: maxUnread, share: unreadShare},
 		sessions:  turnstile{budget: budget{most: maxInputSessions, share: inputSessionsShare}},
 		questions: turnstile{budget: budget{most: maxQuestions, share: questionsShare}},
 		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
