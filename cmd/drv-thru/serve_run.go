@@ -150,6 +150,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	if err != nil {
 		return err
 	}
+	link.LimitStrangers(server, svc.Authorize)
 	go func() { failed(paths.serve(server)) }()
 	go func() { failed(server.ServeTLS(circuits, "", "")) }()
 	reload.setRelays(cfg.Relays)

@@ -15,7 +15,6 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
-	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
 )
@@ -28,9 +27,6 @@ const (
 	maxHandshakes      = 1024 // at once, by TCP: more than a few hosts hold up that never go on
 	handshakesEach     = 20   // a second from one host
 	handshakesAll      = 200  // a second
-	strangerTime       = 15 * time.Second
-	knownClientFor     = time.Hour
-	maxKnownClients    = 4096
 	acceptRetryPause   = 50 * time.Millisecond
 	handshakeBurstEach = 40
 )
@@ -77,64 +73,6 @@ func (l *limiter) enter(from netip.Addr, now time.Time) (leave func(), err error
 	}, nil
 }
 
-// arrival is a direct connection that has to prove itself useful.
-type arrival struct {
-	mu      sync.Mutex
-	welcome bool
-	timer   *time.Timer
-}
-
-// limit begins the time in which a connection has to prove itself. Its client may
-// do so on another one: the second of its connections may have nothing to ask for
-// a while.
-func (d *DirectListener) limit(a *arrival, state tls.ConnectionState, end func()) {
-	id, err := key.PeerID(state)
-	if err != nil {
-		end()
-		return
-	}
-	if d.knows(id) {
-		a.settle()
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.timer = time.AfterFunc(strangerTime, func() {
-		if !d.knows(id) {
-			a.expel(end)
-		}
-	})
-}
-
-// settle takes away the time limit.
-func (a *arrival) settle() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.welcome = true
-	if a.timer != nil {
-		a.timer.Stop()
-	}
-}
-
-func (a *arrival) settled() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.welcome
-}
-
-func (a *arrival) expel(end func()) {
-	if !a.settled() {
-		end()
-	}
-}
-
-func (d *DirectListener) knows(id key.ID) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	since, known := d.known[id]
-	return known && time.Since(since) < knownClientFor
-}
-
 // welcome reports whether a request may go on to the handlers: on a direct
 // connection the first has to be one that the builder allows.
 func (d *DirectListener) welcome(r *http.Request) bool {
@@ -152,21 +90,6 @@ func (d *DirectListener) welcome(r *http.Request) bool {
 		d.know(id, time.Now())
 	}
 	return true
-}
-
-func (d *DirectListener) know(id key.ID, now time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.known) >= maxKnownClients {
-		for id, since := range d.known {
-			if now.Sub(since) > knownClientFor {
-				delete(d.known, id)
-			}
-		}
-	}
-	if len(d.known) < maxKnownClients {
-		d.known[id] = now
-	}
 }
 
 func arrivalOf(ctx context.Context) *arrival {

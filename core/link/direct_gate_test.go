@@ -49,8 +49,8 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("%s: %s", path, resp.Status)
 		}
 	}
-	b.listen.mu.Lock()
-	defer b.listen.mu.Unlock()
+	b.listen.acquaintances.mu.Lock()
+	defer b.listen.acquaintances.mu.Unlock()
 	if len(b.listen.known) != 0 {
 		t.Error("the stranger is known")
 	}
@@ -66,7 +66,7 @@ func TestArrivals(t *testing.T) {
 	a.settle()
 	a.expel(func() { t.Error("one who may stay goes") })
 
-	d := &DirectListener{known: map[key.ID]time.Time{}}
+	d := &DirectListener{}
 	now := time.Now()
 	for i := range maxKnownClients + 10 {
 		d.know(key.ID{byte(i), byte(i >> 8), 1}, now)
@@ -183,7 +183,7 @@ func TestTimeForStrangers(t *testing.T) {
 		"a new client":         {state: client, soon: true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			d := &DirectListener{known: map[key.ID]time.Time{}}
+			d := &DirectListener{}
 			begin := time.Now()
 			if c.known != 0 {
 				d.know(secret(t, 1).ID(), begin.Add(-c.known))

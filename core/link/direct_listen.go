@@ -71,10 +71,11 @@ type DirectListener struct {
 	work   sync.WaitGroup
 	renew  chan struct{}
 
-	mu    sync.Mutex
-	nat   wire.NAT
-	seen  []netip.AddrPort
-	known map[key.ID]time.Time // clients whose requests were authorized
+	mu   sync.Mutex
+	nat  wire.NAT
+	seen []netip.AddrPort
+
+	acquaintances
 }
 
 // ListenDirect opens the sockets. Nothing is served before [DirectListener.Serve].
@@ -83,7 +84,7 @@ func ListenDirect(cfg DirectConfig) (*DirectListener, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &DirectListener{
-		cfg: cfg, log: cfg.Log, renew: make(chan struct{}, 1), nat: wire.NATUnknown, known: make(map[key.ID]time.Time),
+		cfg: cfg, log: cfg.Log, renew: make(chan struct{}, 1), nat: wire.NATUnknown,
 		quota: direct.Quota[key.ID]{
 			Each: direct.Bucket{PerSecond: 0.5, Burst: 8}, All: direct.Bucket{PerSecond: 20, Burst: 100},
 		},
