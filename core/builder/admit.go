@@ -27,9 +27,11 @@ func (s *Service) putBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 		}
 	}
 	var req wire.BuildRequest
-	if err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument); err != nil {
+	done, err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument)
+	if err != nil {
 		return err
 	}
+	defer done()
 	if req.Mode != wire.ModeNormal && req.Mode != wire.ModeCheck {
 		return badRequest("unknown mode %.40q", req.Mode)
 	}

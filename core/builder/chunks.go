@@ -58,9 +58,11 @@ func (s *stallWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 func (s *Service) postManifests(w http.ResponseWriter, r *http.Request, c *caller) error {
 	var req wire.ManifestsRequest
-	if err := s.readJSON(w, r, c, &req, wire.MaxDocument); err != nil {
+	done, err := s.readJSON(w, r, c, &req, wire.MaxDocument)
+	if err != nil {
 		return err
 	}
+	defer done()
 	if len(req.Nars) > wire.MaxNarsRequest {
 		return wire.Errorf(wire.CodeTooLarge, "%d NARs; at most %d", len(req.Nars), wire.MaxNarsRequest)
 	}
@@ -81,9 +83,11 @@ func (s *Service) postManifests(w http.ResponseWriter, r *http.Request, c *calle
 
 func (s *Service) postChunks(w http.ResponseWriter, r *http.Request, c *caller) error {
 	var req wire.ChunksRequest
-	if err := s.readJSON(w, r, c, &req, wire.MaxDocument); err != nil {
+	done, err := s.readJSON(w, r, c, &req, wire.MaxDocument)
+	if err != nil {
 		return err
 	}
+	defer done()
 	if err := checkChunks(&req); err != nil {
 		return err
 	}

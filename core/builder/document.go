@@ -18,16 +18,21 @@ import (
 const documentTimeout = 2 * time.Minute
 
 // readJSON reads a request's document of at most limit bytes, and no more of all
-// documents together than the budget allows.
-func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v any, limit int64) error {
+// documents together than the budget allows. Without an error, the document counts
+// until done is called: what waits for its turn has it in memory.
+func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v any, limit int64) (done func(), err error) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(documentTimeout))
 	body, err := s.requestBody(r, c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer body.Close()
 	bytes := &budgetReader{r: body, budget: &s.documents, group: c.group()}
-	defer bytes.release()
+	defer func() {
+		if err != nil {
+			bytes.release()
+		}
+	}()
 	limited := &io.LimitedReader{R: bytes, N: limit + 1}
 	switch v := v.(type) {
 	case *wire.BuildRequest:
@@ -44,14 +49,15 @@ func (s *Service) readJSON(w http.ResponseWriter, r *http.Request, c *caller, v 
 	}
 	switch {
 	case wire.CodeOf(err) != "":
-		return err
+		return nil, err
 	case limited.N <= 0:
-		return wire.Errorf(wire.CodeTooLarge, "the document is larger than %d bytes", limit)
+		return nil, wire.Errorf(wire.CodeTooLarge, "the document is larger than %d bytes", limit)
 	case err != nil:
-		return badRequest("document: %s", clipText(err.Error()))
+		return nil, badRequest("document: %s", clipText(err.Error()))
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	return nil
+	bytes.trim()
+	return bytes.release, nil
 }
 
 func end(dec *json.Decoder) error {
@@ -276,6 +282,12 @@ func (b *budgetReader) Read(p []byte) (int, error) {
 }
 
 func (b *budgetReader) release() { b.budget.release(b.group, b.taken) }
+
+// trim gives back what was taken beyond what was read.
+func (b *budgetReader) trim() {
+	b.budget.release(b.group, b.left)
+	b.taken, b.left = b.taken-b.left, 0
+}
 
 // zstdWindow bounds what decompression may keep in memory, by and large: the
 // first byte of a stream can ask for all of it.

@@ -178,3 +178,32 @@ func TestDecoders(t *testing.T) {
 		t.Errorf("after the first was closed: %v", err)
 	}
 }
+
+// A document counts for as long as its request is under way, by what it has and no
+// more; one that is refused does not.
+func TestDocumentCountsToTheEnd(t *testing.T) {
+	s := &Service{documents: budget{most: maxDocuments, share: documentShare}}
+	c := &caller{client: key.ID{1}, trusted: &TrustedClient{}}
+	read := func(text string) (func(), error) {
+		r := httptest.NewRequest(http.MethodPost, wire.RouteManifests, strings.NewReader(text))
+		return s.readJSON(httptest.NewRecorder(), r, c, &wire.ManifestsRequest{}, wire.MaxDocument)
+	}
+	text := `{"nars":["` + strings.Repeat("x", budgetStep) + `"]}`
+	done, err := read(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.documents.taken != int64(len(text)) {
+		t.Errorf("%d bytes are counted of %d", s.documents.taken, len(text))
+	}
+	if _, err := read(`{"nars":[`); wire.CodeOf(err) != wire.CodeBadRequest {
+		t.Errorf("half a document: %v", err)
+	}
+	if s.documents.taken != int64(len(text)) {
+		t.Errorf("with one that was refused, %d bytes are counted", s.documents.taken)
+	}
+	done()
+	if s.documents.taken != 0 || len(s.documents.by) != 0 {
+		t.Errorf("%d bytes stay counted", s.documents.taken)
+	}
+}

@@ -234,9 +234,11 @@ func (s *Service) postPlan(w http.ResponseWriter, r *http.Request, c *caller) er
 		}
 	}
 	var req wire.PlanRequest
-	if err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument); err != nil {
+	done, err := s.readJSON(w, r, c, &req, wire.MaxClosureDocument)
+	if err != nil {
 		return err
 	}
+	defer done()
 	plan, err := s.plan(r.Context(), c.group(), &req)
 	if err != nil {
 		return err
