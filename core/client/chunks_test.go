@@ -164,6 +164,32 @@ func TestTakenSinceTheBuilderWasAsked(t *testing.T) {
 	})
 }
 
+// What a lost connection had carried may be being added when the builder is asked what it
+// lacks, and be wanted again after that because it could not be.
+func TestAddingFailsAfterTheConnection(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		lost, asked := false, 0
+		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+			switch k := kind(req); {
+			case k == "PUT inputs" && !lost:
+				lost = true
+				_, _ = io.Copy(io.Discard, req.Body)
+				wire.WriteError(w, wire.Errorf(wire.CodeRate, "as good as lost"))
+				return true
+			case k == "GET build" && asked < 3:
+				asked++
+				answer(w, wire.Build{ID: testID, State: wire.StateUploading})
+				return true
+			}
+			return false
+		}
+		r.mustBuild(t)
+		if asked != 3 {
+			t.Errorf("asked %d times", asked)
+		}
+	})
+}
+
 func TestRequestsAreBounded(t *testing.T) {
 	var chunks []chunk.Chunk
 	for i := range 1000 {

@@ -206,25 +206,48 @@ func (s *Session) upload(ctx context.Context, r *Request, build wire.Build) erro
 				return err
 			}
 		}
-		// Not PutBuild: that would bring a build back that a restart of the
-		// builder interrupted, and whoever follows the events, who hears of the
-		// restart too, would end this upload and begin another.
-		err = s.repeat(ctx, func(ctx context.Context) (err error) {
-			build, err = s.API.GetBuild(ctx, r.ID, len(in.Paths))
+		if build, err = s.lacking(ctx, r); err != nil {
 			return err
-		})
-		if err != nil {
-			return err
-		}
-		if build.State == wire.StateInterrupted {
-			return wire.CodeRestarted.Err()
 		}
 	}
 	t.set(t.total)
 	return nil
 }
 
+// lacking asks what the builder still wants, after a connection that was lost. What that
+// had carried may still be being added, and is wanted again if that fails, which nobody
+// else is told: while all has come and the build does not go on, it is asked again.
+func (s *Session) lacking(ctx context.Context, r *Request) (build wire.Build, err error) {
+	for {
+		// Not PutBuild: that would bring a build back that a restart of the
+		// builder interrupted, and whoever follows the events, who hears of the
+		// restart too, would end this upload and begin another.
+		err = s.repeat(ctx, func(ctx context.Context) (err error) {
+			build, err = s.API.GetBuild(ctx, r.ID, len(r.Inputs.Paths))
+			return err
+		})
+		switch {
+		case err != nil:
+			return build, err
+		case build.State == wire.StateInterrupted:
+			return build, wire.CodeRestarted.Err()
+		case build.State != wire.StateUploading || len(build.Wanted) > 0:
+			return build, nil
+		}
+		t := time.NewTimer(addingPause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return build, context.Cause(ctx)
+		}
+	}
+}
+
 const (
+	// addingPause is how long a builder that has got everything may take to add it
+	// until it is asked again.
+	addingPause = time.Second
 	// maxStuck is how often a builder may want again what it has taken. A
 	// garbage collection may cause it, more than once is odd.
 	maxStuck = 3
