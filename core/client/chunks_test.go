@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
@@ -106,18 +107,17 @@ func TestAnotherBuildEndsTheSource(t *testing.T) {
 	for _, when := range []string{"PUT manifest", "PUT chunks", "POST input"} {
 		t.Run(when, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
-				ended := false
+				var ended atomic.Bool
 				r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
-					if ended || kind(req) != when {
+					if kind(req) != when || ended.Swap(true) {
 						return false
 					}
-					ended = true
 					_, _ = io.Copy(io.Discard, req.Body)
 					wire.WriteError(w, wire.CodeInputIncomplete.Err())
 					return true
 				}
 				r.mustBuild(t)
-				if !ended {
+				if !ended.Load() {
 					t.Error("it was not asked")
 				}
 			})
@@ -130,18 +130,17 @@ func TestAnotherBuildEndsTheSource(t *testing.T) {
 func TestTakenSinceTheBuilderWasAsked(t *testing.T) {
 	for _, when := range []string{"PUT inputs", "POST input"} {
 		inBubble(t, func(t *testing.T, r *rig) {
-			again := false
+			var again atomic.Bool
 			r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
-				if again || kind(req) != when {
+				if kind(req) != when || again.Swap(true) {
 					return false
 				}
-				again = true
 				r.builder.ServeHTTP(httptest.NewRecorder(), req)
 				wire.WriteError(w, wire.CodeInputUnasked.Err())
 				return true
 			}
 			r.mustBuild(t)
-			if !again {
+			if !again.Load() {
 				t.Errorf("%s was not asked", when)
 			}
 		})
@@ -168,24 +167,24 @@ func TestTakenSinceTheBuilderWasAsked(t *testing.T) {
 // lacks, and be wanted again after that because it could not be.
 func TestAddingFailsAfterTheConnection(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		lost, asked := false, 0
+		var lost atomic.Bool
+		var asked atomic.Int64
 		r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
 			switch k := kind(req); {
-			case k == "PUT inputs" && !lost:
-				lost = true
+			case k == "PUT inputs" && !lost.Swap(true):
 				_, _ = io.Copy(io.Discard, req.Body)
 				wire.WriteError(w, wire.Errorf(wire.CodeRate, "as good as lost"))
 				return true
-			case k == "GET build" && asked < 3:
-				asked++
+			case k == "GET build" && asked.Load() < 3:
+				asked.Add(1)
 				answer(w, wire.Build{ID: testID, State: wire.StateUploading})
 				return true
 			}
 			return false
 		}
 		r.mustBuild(t)
-		if asked != 3 {
-			t.Errorf("asked %d times", asked)
+		if n := asked.Load(); n != 3 {
+			t.Errorf("asked %d times", n)
 		}
 	})
 }
