@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -211,17 +210,8 @@ func TestNATTextPromisesNothing(t *testing.T) {
 
 // Whoever is refused is told what to do about that, and not that builds work by the relay.
 func TestDoctorOfTheRefused(t *testing.T) {
-	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.stop()
-	identity := newSecret(t)
-	circuits, err := link.Listen(link.ListenConfig{Identity: identity, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token, Network: e.network(link.Network{})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer circuits.Close()
+	e, identity := embedRelay(t), newSecret(t)
+	circuits := listenAt(t, e, identity, (&reloader{embedded: e}).token)
 	codes := make(chan wire.Code, 1)
 	srv, err := link.NewServer(identity, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		code := <-codes

@@ -31,24 +31,37 @@ func newSecret(t *testing.T) key.Secret {
 	return s
 }
 
-func TestEmbeddedRelay(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+func embedRelay(t *testing.T) *embeddedRelay {
+	t.Helper()
 	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.stop()
+	t.Cleanup(e.stop)
+	return e
+}
+
+// listenAt registers a builder at a relay that is inside it.
+func listenAt(t *testing.T, e *embeddedRelay, identity key.Secret, token func(string) string) *link.Listener {
+	t.Helper()
+	circuits, err := link.Listen(link.ListenConfig{Identity: identity, Relays: []string{e.own}, Token: token, Network: e.network(link.Network{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = circuits.Close() })
+	return circuits
+}
+
+func TestEmbeddedRelay(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	e := embedRelay(t)
 	urls := e.urls()
 	if len(urls) != 1 || urls[0] != "http://"+e.address {
 		t.Fatalf("urls %v of %s", urls, e.address)
 	}
 	builder := newSecret(t)
-	circuits, err := link.Listen(link.ListenConfig{Identity: builder, Relays: []string{e.own}, Token: (&reloader{embedded: e}).token, Network: e.network(link.Network{})})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer circuits.Close()
+	circuits := listenAt(t, e, builder, (&reloader{embedded: e}).token)
 	srv, err := link.NewServer(builder, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "hello")
 	}), nil)
@@ -129,21 +142,12 @@ func TestReachableURLs(t *testing.T) {
 func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.stop()
+	e := embedRelay(t)
 	for _, c := range []struct {
 		token func(string) string
 		want  bool
 	}{{(&reloader{embedded: e}).token, true}, {nil, false}} {
-		circuits, err := link.Listen(link.ListenConfig{Identity: newSecret(t), Relays: []string{e.own}, Token: c.token, Network: e.network(link.Network{})})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer circuits.Close()
-		s := settled(t, ctx, circuits)
+		s := settled(t, ctx, listenAt(t, e, newSecret(t), c.token))
 		if s.Connected != c.want || !c.want && wire.CodeOf(s.Err) != wire.CodeRelayAccess {
 			t.Errorf("builder %v: connected %v, %v", c.want, s.Connected, s.Err)
 		}
@@ -155,11 +159,7 @@ func TestEmbeddedRelayTakesNobodyElse(t *testing.T) {
 func TestEmbeddedRelayIsNotCrowded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	e, err := startEmbeddedRelay(&serveConfig{EmbeddedRelay: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.stop()
+	e := embedRelay(t)
 	var silent []net.Conn
 	defer func() {
 		for _, c := range silent {
@@ -186,14 +186,7 @@ func TestEmbeddedRelayIsNotCrowded(t *testing.T) {
 		_ = resp.Body.Close()
 		limited = resp.StatusCode == http.StatusTooManyRequests
 	}
-	circuits, err := link.Listen(link.ListenConfig{
-		Identity: newSecret(t), Relays: []string{e.own}, Token: (&reloader{embedded: e}).token, Network: e.network(link.Network{}),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer circuits.Close()
-	if s := settled(t, ctx, circuits); !s.Connected {
+	if s := settled(t, ctx, listenAt(t, e, newSecret(t), (&reloader{embedded: e}).token)); !s.Connected {
 		t.Errorf("the builder: %v", s.Err)
 	}
 }

@@ -186,9 +186,9 @@ func (r *fullRecords) UpdateBuild(ctx context.Context, b builder.BuildRecord) er
 	return r.Records.UpdateBuild(ctx, b)
 }
 
-// An end that could not be recorded is recorded later: nothing counts as under way for
-// ever, nor is built again after a restart.
-func TestUnrecordedEnd(t *testing.T) {
+// unrecorded is a builder whose disk was full when its holder's build 1 ended.
+func unrecorded(t *testing.T) (*env, *bt.Client, *fullRecords) {
+	t.Helper()
 	full := &fullRecords{}
 	e := start(t, func(c *builder.Config) {
 		full.Records = c.Records.(*bt.Records)
@@ -199,6 +199,13 @@ func TestUnrecordedEnd(t *testing.T) {
 	if r := e.build(c, 1, e.one("x")); r.Error != nil {
 		t.Fatal(r.Error)
 	}
+	return e, c, full
+}
+
+// An end that could not be recorded is recorded later: nothing counts as under way for
+// ever, nor is built again after a restart.
+func TestUnrecordedEnd(t *testing.T) {
+	e, c, full := unrecorded(t)
 	eventually(t, "it is tried again, and told that the disk is still full", func() bool {
 		_, err := e.svc.CollectGarbage(t.Context(), false)
 		return err != nil
@@ -225,16 +232,7 @@ func TestUnrecordedEnd(t *testing.T) {
 
 // It is recorded at the latest when the builder stops.
 func TestUnrecordedEndAtStop(t *testing.T) {
-	full := &fullRecords{}
-	e := start(t, func(c *builder.Config) {
-		full.Records = c.Records.(*bt.Records)
-		c.Records, c.Log = full, nil
-	})
-	c := e.holder(1)
-	full.full.Store(true)
-	if r := e.build(c, 1, e.one("x")); r.Error != nil {
-		t.Fatal(r.Error)
-	}
+	e, c, full := unrecorded(t)
 	full.full.Store(false)
 	e.stop()
 	e.run()
