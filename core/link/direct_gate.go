@@ -83,12 +83,7 @@ func (d *DirectListener) welcome(r *http.Request) bool {
 	if d.authorize(r) != nil {
 		return a == nil
 	}
-	if a != nil {
-		a.settle()
-	}
-	if id, err := PeerID(r); err == nil {
-		d.know(id, time.Now())
-	}
+	d.allowed(a, r)
 	return true
 }
 

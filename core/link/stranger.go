@@ -27,17 +27,14 @@ func LimitStrangers(srv *http.Server, authorize func(*http.Request) error) {
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if circuit := circuitBelow(c); circuit != nil && circuit.path.Kind == PathRelay {
 			if conn, ok := c.(*tls.Conn); ok {
-				k.await(&circuit.arrived, conn)
+				k.await(&circuit.arrived, conn.ConnectionState, func() { _ = conn.NetConn().Close() })
 			}
 		}
 		return connContext(ctx, c)
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c := circuitOf(r.Context()); c != nil && c.path.Kind == PathRelay && !c.arrived.settled() && authorize(r) == nil {
-			c.arrived.settle()
-			if id, err := PeerID(r); err == nil {
-				k.know(id, time.Now())
-			}
+			k.allowed(&c.arrived, r)
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -69,26 +66,30 @@ func (k *acquaintances) limit(a *arrival, state tls.ConnectionState, end func())
 		a.settle()
 		return
 	}
+	k.await(a, func() tls.ConnectionState { return state }, end)
+}
+
+// await is limit for a connection whose handshake is to come, for which a server has
+// less time.
+func (k *acquaintances) await(a *arrival, state func() tls.ConnectionState, end func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.timer = time.AfterFunc(strangerTime, func() {
-		if !k.knows(id) {
+		if id, err := key.PeerID(state()); err != nil || !k.knows(id) {
 			a.expel(end)
 		}
 	})
 }
 
-// await is limit for a connection whose handshake is to come, for which a server has
-// less time.
-func (k *acquaintances) await(a *arrival, conn *tls.Conn) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.timer = time.AfterFunc(strangerTime, func() {
-		id, err := key.PeerID(conn.ConnectionState())
-		if err != nil || !k.knows(id) {
-			a.expel(func() { _ = conn.NetConn().Close() })
-		}
-	})
+// allowed notes that a request was allowed which came by a connection; without a limit
+// that is nil.
+func (k *acquaintances) allowed(a *arrival, r *http.Request) {
+	if a != nil {
+		a.settle()
+	}
+	if id, err := PeerID(r); err == nil {
+		k.know(id, time.Now())
+	}
 }
 
 // settle takes away the time limit.
