@@ -208,7 +208,7 @@ var errNoPath = wire.Errorf(wire.CodeNotFound, "no such path")
 func (s *Service) inStore(ctx context.Context, hash string) (*nix.PathInfo, error) {
 	path, err := s.cfg.Store.PathOfHash(ctx, hash)
 	if err != nil || path == "" {
-		return nil, storeErrorOrNil(err)
+		return nil, storeError(err)
 	}
 	infos, err := s.cfg.Store.PathInfos(ctx, []nix.Path{path})
 	if err != nil {
@@ -220,13 +220,6 @@ func (s *Service) inStore(ctx context.Context, hash string) (*nix.PathInfo, erro
 	}
 	s.served.add(info.NarHash, path)
 	return &info, nil
-}
-
-func storeErrorOrNil(err error) error {
-	if err == nil {
-		return nil
-	}
-	return storeError(err)
 }
 
 // nars finds the paths of NARs that the caller may read, nil for those that it may not.

@@ -92,10 +92,7 @@ func (s *Service) missing(ctx context.Context, group string, targets []daemon.De
 	}
 	defer s.questions.leave(group)
 	m, err := s.cfg.Store.Missing(ctx, targets)
-	if err != nil {
-		return m, storeError(err)
-	}
-	return m, nil
+	return m, storeError(err)
 }
 
 // countedSession is a Session that is counted until it is closed.

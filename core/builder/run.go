@@ -162,10 +162,7 @@ func (b *build) addRoots(ctx context.Context, session Session, prefix string, ta
 			return fmt.Errorf("make root: %w", err)
 		}
 	}
-	if err := session.AddRoots(ctx, links); err != nil {
-		return storeError(err)
-	}
-	return nil
+	return storeError(session.AddRoots(ctx, links))
 }
 
 // execute builds.

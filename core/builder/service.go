@@ -282,10 +282,11 @@ func (s *Service) Close() {
 	s.cache.Close()
 }
 
-// storeError wraps what the Nix daemon or store answered for the client.
+// storeError wraps what the Nix daemon or store answered, if that is an error, for
+// the client.
 func storeError(err error) error {
 	var e *wire.Error
-	if errors.As(err, &e) || cutOff(err) {
+	if err == nil || errors.As(err, &e) || cutOff(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", wire.Errorf(wire.CodeStore, "%s", clipText(err.Error())), err)
