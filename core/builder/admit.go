@@ -363,15 +363,9 @@ func (s *Service) begin(b *build, cl *closure, wanted int) error {
 // stillWanted asks the substituters and returns what the client has to send.
 func (s *Service) stillWanted(ctx context.Context, b *build, cl *closure, have []bool) ([]int, error) {
 	// The sizes that a holder states bound nothing of what that fetches.
-	watchCtx, stop := context.WithCancel(ctx)
-	watch := make(chan struct{})
-	go func() {
-		defer close(watch)
-		b.watchDisk(watchCtx)
-	}()
+	stop := b.watchDisk(ctx)
 	err := s.substitute(ctx, cl, have)
 	stop()
-	<-watch
 	if err != nil {
 		return nil, preferCause(ctx, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -179,14 +180,7 @@ func (b *build) execute(roots []daemon.DerivedPath, result *wire.Result) error {
 		return preferCause(ctx, err)
 	}
 	defer session.Close()
-	watch := make(chan struct{})
-	defer func() { <-watch }()
-	watchCtx, stopWatch := context.WithCancel(ctx)
-	defer stopWatch()
-	go func() {
-		defer close(watch)
-		b.watchDisk(watchCtx)
-	}()
+	defer b.watchDisk(ctx)()
 	sink := &sink{b: b, log: b.log}
 	tuning := b.s.tuning()
 	opts := BuildOptions{KeepGoing: b.rec.KeepGoing, MaxSilentTime: tuning.MaxSilentTime, Cores: tuning.Cores}
@@ -246,19 +240,27 @@ func (b *build) buildSession(ctx context.Context) (Session, error) {
 	return session, nil
 }
 
-// watchDisk cancels the build when the disk gets too full.
-func (b *build) watchDisk(ctx context.Context) {
-	tick := time.NewTicker(b.s.cfg.DiskEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := b.s.enoughDisk(); wire.CodeOf(err) == wire.CodeDisk {
-				b.cancel(err)
+// watchDisk cancels the build when the disk gets too full, until stop is called.
+func (b *build) watchDisk(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		tick := time.NewTicker(b.s.cfg.DiskEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if err := b.s.enoughDisk(); wire.CodeOf(err) == wire.CodeDisk {
+					b.cancel(err)
+				}
 			}
 		}
+	})
+	return func() {
+		cancel()
+		watch.Wait()
 	}
 }
 
