@@ -87,15 +87,7 @@ func (in *largeInput) during(w http.ResponseWriter, r *http.Request, work func(c
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(b.ctx, func() { cancel(context.Cause(b.ctx)) })()
-	stalls := newStallReader(w, r)
-	stop := context.AfterFunc(ctx, stalls.abort)
-	err := work(ctx, stalls)
-	stop()
-	stalls.finish()
-	if cause := context.Cause(ctx); err != nil && cause != nil && cause != context.Cause(r.Context()) {
-		err = cause
-	}
-	return err
+	return reading(ctx, w, r, func(body *stallReader) error { return work(ctx, body) })
 }
 
 // putManifest takes an input's manifest and answers with what is missing.
@@ -372,18 +364,7 @@ func (in *largeInput) finish(ctx context.Context, a *intake) error {
 		return err
 	}
 	rx := &receiver{b: b, ctx: ctx, session: session, last: -1}
-	err = rx.whole(in.i, in.info.NarSize, spool)
-	if b.ctx.Err() != nil {
-		rx.drop()
-	}
-	for _, more := range []error{rx.flush(), rx.wait()} {
-		if err == nil {
-			err = more
-		}
-	}
-	if rx.broken {
-		b.dropSession()
-	}
+	err = rx.end(rx.whole(in.i, in.info.NarSize, spool))
 	switch {
 	case err == nil:
 		b.dropIntake(in.i, a)

@@ -27,20 +27,15 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	if err != nil {
 		return err
 	}
-	stalls := newStallReader(w, r)
-	body, err := s.requestBody(r, c)
-	if err == nil {
+	err = reading(ctx, w, r, func(stalls *stallReader) error {
+		body, err := s.requestBody(r, c)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
 		stalls.r = body
-		stop := context.AfterFunc(ctx, stalls.abort)
-		err = b.receive(ctx, stalls)
-		stop()
-		stalls.finish()
-		_ = body.Close()
-	}
-	// A deadline that passes also cancels the request, where that is HTTP/1.1's.
-	if cause := context.Cause(ctx); err != nil && cause != nil && cause != context.Cause(r.Context()) {
-		err = cause // why the build or this upload ended, not how reading failed
-	}
+		return b.receive(ctx, stalls)
+	})
 	done()
 	b.touch()
 	if err != nil {
@@ -97,6 +92,21 @@ func (b *build) beginUpload(parent context.Context, reads bool) (context.Context
 		b.mu.Unlock()
 		close(mine.done)
 	}, nil
+}
+
+// reading runs what reads a request's body, with a deadline that moves. The end of
+// ctx ends it.
+func reading(ctx context.Context, w http.ResponseWriter, r *http.Request, work func(*stallReader) error) error {
+	stalls := newStallReader(w, r)
+	stop := context.AfterFunc(ctx, stalls.abort)
+	err := work(stalls)
+	stop()
+	stalls.finish()
+	// A deadline that passes also cancels the request, where that is HTTP/1.1's.
+	if cause := context.Cause(ctx); err != nil && cause != nil && cause != context.Cause(r.Context()) {
+		return cause // why the build or this upload ended, not how reading failed
+	}
+	return err
 }
 
 // stallReader moves the stream's read deadline while bytes arrive. After the
@@ -177,21 +187,7 @@ func (b *build) receive(ctx context.Context, body io.Reader) error {
 		return err
 	}
 	rx := &receiver{b: b, ctx: ctx, session: session, body: body, last: -1}
-	err = rx.frames()
-	// What was verified before a failure stays, as long as somebody may ask for
-	// the rest.
-	if b.ctx.Err() != nil {
-		rx.drop()
-	}
-	for _, more := range []error{rx.flush(), rx.wait()} {
-		if err == nil {
-			err = more
-		}
-	}
-	if rx.broken {
-		b.dropSession()
-	}
-	return err
+	return rx.end(rx.frames())
 }
 
 // uploadSession returns the build's session, a new one after the old broke.

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -281,6 +282,20 @@ func (rx *receiver) flush() error {
 		adding <- err
 	}()
 	return nil
+}
+
+// end adds what was verified and returns the first failure, which err may be.
+func (rx *receiver) end(err error) error {
+	// What was verified before a failure stays, as long as somebody may ask for
+	// the rest.
+	if rx.b.ctx.Err() != nil {
+		rx.drop()
+	}
+	err = cmp.Or(err, rx.flush(), rx.wait())
+	if rx.broken {
+		rx.b.dropSession()
+	}
+	return err
 }
 
 // drop forgets the batch.
