@@ -128,13 +128,12 @@ func (t *TicketRecord) CheckHolder(client key.ID) error {
 // Check tells whether client may start a build with the ticket now. reuse says that
 // it was admitted before an interruption: then it has spent its use, in time.
 func (t *TicketRecord) Check(client key.ID, now time.Time, reuse bool) error {
+	if err := t.CheckHolder(client); err != nil {
+		return err
+	}
 	switch {
-	case !t.Revoked.IsZero():
-		return wire.CodeTicketRevoked.Err()
 	case !reuse && !t.Expires.IsZero() && !now.Before(t.Expires):
 		return wire.Errorf(wire.CodeTicketExpired, "at %s", t.Expires.UTC().Format(time.RFC3339))
-	case !t.Bind.IsZero() && t.Bind != client:
-		return wire.CodeTicketBound.Err()
 	case t.UsesLeft() == 0 && !reuse:
 		return wire.CodeTicketUsed.Err()
 	}

@@ -14,9 +14,6 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// levelNotice is Nix's verbosity level of what users should see (libutil/error.hh).
-const levelNotice = 2
-
 // lasting tells whether the build goes on by itself after a restart: it needs
 // neither its client nor anything that is not in the store. b.mu is held.
 func (b *build) lasting() bool { return b.rec.Detach && b.rooted }
@@ -137,7 +134,7 @@ func (b *build) heldRoots(ctx context.Context) ([]daemon.DerivedPath, error) {
 // goOn queues a build that resume has made.
 func (b *build) goOn() {
 	b.s.cfg.Log.Info("build goes on after a restart", "build", b.rec.ID)
-	b.log.log(wire.Log{Level: levelNotice}, []byte("the builder was restarted; the build begins again"))
+	b.log.log(wire.Log{Level: int(daemon.LevelNotice)}, []byte("the builder was restarted; the build begins again"))
 	b.s.queue.join(b.place)
 	b.s.wg.Add(1)
 	go b.live(true, false)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -210,19 +211,12 @@ func setDefaults(cfg *Config) {
 		cfg.Meter = noMeter{}
 	}
 	if cfg.Peer == nil {
-		cfg.Peer = tlsPeer
+		cfg.Peer = link.PeerID
 	}
 	cfg.Dir = filepath.Clean(cfg.Dir)
 	if cfg.UploadDir == "" {
 		cfg.UploadDir = filepath.Join(filepath.Dir(cfg.Dir), "uploads")
 	}
-}
-
-func tlsPeer(r *http.Request) (key.ID, error) {
-	if r.TLS == nil {
-		return key.ID{}, errors.New("request came without TLS")
-	}
-	return key.PeerID(*r.TLS)
 }
 
 // errShutdown is the cause of builds that end with the service: they are
