@@ -30,8 +30,6 @@ type Records interface {
 	// client and ticket is revived: the ticket is checked but for its uses, and
 	// nothing is spent. Any other record of that ID gives ErrBuildExists.
 	Admit(ctx context.Context, b BuildRecord) error
-	// Build returns the build's record, or ErrNoRecord.
-	Build(ctx context.Context, id wire.BuildID) (BuildRecord, error)
 	// UpdateBuild replaces the record of a build that exists.
 	UpdateBuild(ctx context.Context, b BuildRecord) error
 	// Builds returns every record, oldest first.

@@ -135,7 +135,7 @@ func add(u *builder.Usage, counts bool, b builder.BuildRecord, now time.Time) {
 	}
 }
 
-// Build implements builder.Records.
+// Build returns the build's record, or builder.ErrNoRecord.
 func (r *Records) Build(_ context.Context, id wire.BuildID) (builder.BuildRecord, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

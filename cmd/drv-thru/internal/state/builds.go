@@ -140,11 +140,6 @@ func spend(ctx context.Context, tx *sql.Tx, b *builder.BuildRecord, spent bool) 
 	return t.Name, nil
 }
 
-// Build implements builder.Records.
-func (d *DB) Build(ctx context.Context, id wire.BuildID) (builder.BuildRecord, error) {
-	return scanBuild(d.db.QueryRowContext(ctx, "SELECT "+buildColumns+" FROM builds WHERE id = ?", string(id)))
-}
-
 // UpdateBuild implements builder.Records.
 func (d *DB) UpdateBuild(ctx context.Context, b builder.BuildRecord) error {
 	values, err := buildValues(&b)

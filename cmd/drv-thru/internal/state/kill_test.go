@@ -160,7 +160,7 @@ func checkKept(t *testing.T, d *DB, what string, n uint32) {
 		t.Errorf("ticket %d is lost: %v", n, err)
 		return
 	}
-	b, err := d.Build(t.Context(), numberedBuild(n, tk).ID)
+	b, err := recorded(t, d, numberedBuild(n, tk).ID)
 	if recorded := err == nil; recorded != (tk.Used == 1) {
 		t.Errorf("ticket %d has %d uses spent, its build: %v", n, tk.Used, err)
 	}

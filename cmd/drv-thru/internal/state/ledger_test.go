@@ -210,7 +210,7 @@ func TestRecordsKeepPolicies(t *testing.T) {
 	if err := d.Admit(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := d.Build(t.Context(), b.ID); err != nil || got.Limits == nil || got.Limits.MaxUploadBytes != 5 {
+	if got, err := recorded(t, d, b.ID); err != nil || got.Limits == nil || got.Limits.MaxUploadBytes != 5 {
 		t.Errorf("%+v, %v", got.Limits, err)
 	}
 }
