@@ -218,7 +218,7 @@ func (s *Service) inStore(ctx context.Context, hash string) (*nix.PathInfo, erro
 	if !ok {
 		return nil, nil
 	}
-	s.served.add(info.NarHash, path)
+	s.served.Put(info.NarHash, path)
 	return &info, nil
 }
 
@@ -259,7 +259,7 @@ func (s *Service) nars(ctx context.Context, c *caller, narHashes []string) ([]*n
 
 // servedNar finds the path whose narinfo was served from the whole store.
 func (s *Service) servedNar(ctx context.Context, hash nix.Hash) (*nix.PathInfo, error) {
-	path, ok := s.served.get(hash)
+	path, ok := s.served.Get(hash)
 	if !ok {
 		return nil, nil
 	}

@@ -266,7 +266,7 @@ func (b *build) settled(indexes []int, ok bool) {
 		info := &b.closure.infos[i]
 		b.sent += info.NarSize
 		if info.CA != "" {
-			b.s.hashes.add(info.Path, info.NarHash)
+			b.s.hashes.Put(info.Path, info.NarHash)
 		}
 		if b.toAdd--; b.toAdd == 0 {
 			close(b.complete)

@@ -3,7 +3,6 @@ package builder
 import (
 	"context"
 	"slices"
-	"sync"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
@@ -15,41 +14,8 @@ import (
 // sooner than asked for, and most sources are nobody's but the client's.
 const askSubstituters = 1 << 20
 
-// recent remembers pairs that cost a question to find out again. Two
-// generations bound it.
-type recent[K comparable, V any] struct {
-	mu       sync.Mutex
-	now, old map[K]V
-}
-
-// maxRecent is the size of one generation: a few MiB of paths and hashes.
+// maxRecent bounds what is remembered of the store: a few MiB of paths and hashes.
 const maxRecent = 32 << 10
-
-func (c *recent[K, V]) get(k K) (V, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if v, ok := c.now[k]; ok {
-		return v, true
-	}
-	v, ok := c.old[k]
-	if ok {
-		c.put(k, v)
-	}
-	return v, ok
-}
-
-func (c *recent[K, V]) add(k K, v V) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.put(k, v)
-}
-
-func (c *recent[K, V]) put(k K, v V) {
-	if c.now == nil || len(c.now) >= maxRecent {
-		c.old, c.now = c.now, make(map[K]V)
-	}
-	c.now[k] = v
-}
 
 // present tells for every path of the closure whether the store has it with the
 // NAR hash and the references that the client stated.
@@ -72,7 +38,7 @@ func (s *Service) presentAmong(ctx context.Context, c *closure, paths []nix.Path
 		if !ok {
 			continue
 		}
-		if h, ok := s.hashes.get(p); ok && c.ca[i] {
+		if h, ok := s.hashes.Get(p); ok && c.ca[i] {
 			have[i] = h == c.infos[i].NarHash
 			continue
 		}
@@ -94,7 +60,7 @@ func (s *Service) presentAmong(ctx context.Context, c *closure, paths []nix.Path
 		// other could be stated without what it refers to, which nobody then asks for.
 		have[i] = info.NarHash == c.infos[i].NarHash && (c.ca[i] || slices.Equal(info.References, c.infos[i].References))
 		if info.CA != "" {
-			s.hashes.add(p, info.NarHash)
+			s.hashes.Put(p, info.NarHash)
 		}
 	}
 	return nil

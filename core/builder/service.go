@@ -116,10 +116,10 @@ type Service struct {
 	estimate estimate
 	// hashes are the NAR hashes of content-addressed paths, which cannot change
 	// as long as the path's name stays.
-	hashes recent[nix.Path, nix.Hash]
+	hashes cache.Recent[nix.Path, nix.Hash]
 	// served are the paths of NAR hashes that a client with access to the whole
 	// store was told.
-	served    recent[nix.Hash, nix.Path]
+	served    cache.Recent[nix.Hash, nix.Path]
 	documents budget // bytes
 	decoders  budget
 	readers   budget
@@ -158,6 +158,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{
 		cfg:       cfg,
 		queue:     newQueue(cfg.Slots),
+		hashes:    cache.Recent[nix.Path, nix.Hash]{Most: maxRecent},
+		served:    cache.Recent[nix.Hash, nix.Path]{Most: maxRecent},
 		documents: budget{most: maxDocuments, share: documentShare},
 		decoders:  budget{most: maxDecoders, share: decoderShare},
 		readers:   budget{most: maxAllReaders, share: readersShare},

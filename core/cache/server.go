@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -58,13 +59,13 @@ const defaultScans = 4
 // store's files, and the Index says only where they are.
 type Server struct {
 	cfg        ServerConfig
-	sigs       signatures
+	sigs       Recent[signedNar, string]
 	entries    entries
 	suspects   suspects
 	background background
-	paces      paces
-	busy       atomic.Int64  // requests that are being answered
-	scans      chan struct{} // holds one for each NAR that is cut for a request
+	paces      Recent[string, *chunk.Pace] // of the links to clients
+	busy       atomic.Int64                // requests that are being answered
+	scans      chan struct{}               // holds one for each NAR that is cut for a request
 
 	ctx    context.Context // ends with Close
 	stop   context.CancelFunc
@@ -81,7 +82,12 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, scans: make(chan struct{}, cfg.Scans)}
+	s := &Server{
+		cfg:   cfg,
+		sigs:  Recent[signedNar, string]{Most: maxSignatures},
+		paces: Recent[string, *chunk.Pace]{Most: maxPaces},
+		scans: make(chan struct{}, cfg.Scans),
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }

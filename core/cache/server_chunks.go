@@ -25,6 +25,8 @@ const (
 	// paysBelow is the goodput above which no chunk is ever compressed: zstd's
 	// fastest level does not reach it on one core.
 	paysBelow = 300 << 20
+	// maxPaces bounds the clients whose pace is remembered, in one generation.
+	maxPaces = 1024
 )
 
 // ChunkItem is a NAR for ServeChunks. Info is nil for one that the caller may
@@ -54,7 +56,7 @@ func (s *Server) ServeChunks(ctx context.Context, w http.ResponseWriter, a Chunk
 	out := &chunkWriter{w: w, rc: http.NewResponseController(w), check: a.Check, buf: chunkBuffers.Get().(*[writeFrom + frameRoom]byte), left: wire.MaxChunkBytesRequest}
 	defer chunkBuffers.Put(out.buf)
 	if a.Goodput < paysBelow {
-		out.pace = s.paces.of(a.Client)
+		out.pace = s.paces.Of(a.Client, new(chunk.Pace))
 		out.pace.Goodput(float64(a.Goodput))
 		out.scratch = chunkScratch.Get().(*[chunk.MaxSize]byte)
 		defer chunkScratch.Put(out.scratch)
@@ -247,30 +249,4 @@ func (c *chunkWriter) idle() error {
 		return err
 	}
 	return c.rc.Flush()
-}
-
-// paces are what is known of the links to clients. Two generations bound them.
-type paces struct {
-	mu       sync.Mutex
-	now, old map[string]*chunk.Pace
-}
-
-// maxPaces is the size of one generation.
-const maxPaces = 1024
-
-func (p *paces) of(client string) *chunk.Pace {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pace := p.now[client]
-	if pace == nil {
-		pace = p.old[client]
-	}
-	if pace == nil {
-		pace = new(chunk.Pace)
-	}
-	if p.now == nil || len(p.now) >= maxPaces {
-		p.old, p.now = p.now, make(map[string]*chunk.Pace)
-	}
-	p.now[client] = pace
-	return pace
 }
