@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,39 +138,10 @@ func (s *Server) Closure(ctx context.Context, roots []nix.Path) ([]nix.PathInfo,
 		}
 		next = more
 	}
-	return inOrder(infos, nix.SortedPaths(roots)), nil
-}
-
-// inOrder sorts a closure so that references come first, by an explicit stack: a
-// closure may be a chain of any length.
-func inOrder(infos map[nix.Path]nix.PathInfo, roots []nix.Path) []nix.PathInfo {
 	order := make([]nix.PathInfo, 0, len(infos))
-	type frame struct {
-		path nix.Path
-		next int
+	references := func(p nix.Path) []nix.Path { return infos[p].References }
+	for _, p := range importOrder(slices.Collect(maps.Keys(infos)), references) {
+		order = append(order, infos[p])
 	}
-	seen := make(map[nix.Path]bool, len(infos))
-	var stack []frame
-	for _, root := range roots {
-		if !seen[root] {
-			seen[root] = true
-			stack = append(stack, frame{path: root})
-		}
-		for len(stack) > 0 {
-			top := &stack[len(stack)-1]
-			refs := infos[top.path].References
-			if top.next == len(refs) {
-				order = append(order, infos[top.path])
-				stack = stack[:len(stack)-1]
-				continue
-			}
-			ref := refs[top.next]
-			top.next++
-			if !seen[ref] {
-				seen[ref] = true
-				stack = append(stack, frame{path: ref})
-			}
-		}
-	}
-	return order
+	return order, nil
 }
