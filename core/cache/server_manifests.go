@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +20,14 @@ import (
 // turn to be sent, for each that is cut at once.
 const ahead = 2
 
+// ErrAborted is wrapped by errors after the answer's headers were sent: the
+// handler can only break the stream off.
+var ErrAborted = errors.New("answer broken off")
+
+// manifestBuffers collect small writes: each is a TLS record and may wake up the
+// peer.
+var manifestBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 256<<10) }}
+
 // ServeManifests answers with the manifests of NARs in the order given (see
 // package wire); nil stands for one that the caller may not read or that is not
 // there. What is not known yet is sent while it is found out. compress allows to
@@ -26,14 +36,18 @@ func (s *Server) ServeManifests(ctx context.Context, w http.ResponseWriter, info
 	s.busy.Add(1)
 	defer s.busy.Add(-1)
 	w.Header().Set("Content-Type", wire.TypeFrames)
-	out := &manifestWriter{gather: newGather(w), rc: http.NewResponseController(w)}
-	defer out.gather.free()
-	out.w = out.gather
+	gather := manifestBuffers.Get().(*bufio.Writer)
+	gather.Reset(w)
+	defer func() {
+		gather.Reset(nil)
+		manifestBuffers.Put(gather)
+	}()
+	out := &manifestWriter{gather: gather, rc: http.NewResponseController(w), w: gather}
 	if compress {
 		w.Header().Set("Content-Encoding", "zstd")
 		z := manifestEncoders.Get().(*zstd.Encoder)
 		defer manifestEncoders.Put(z)
-		z.Reset(out.gather)
+		z.Reset(gather)
 		out.w, out.z = z, z
 	}
 	w.WriteHeader(http.StatusOK)
@@ -110,7 +124,7 @@ func (s *Server) manifest(ctx context.Context, out *manifestWriter, e *entry) er
 // manifestWriter gathers what is sent, compressed or not, until there is nothing
 // to add for a while.
 type manifestWriter struct {
-	gather *gather
+	gather *bufio.Writer
 	rc     *http.ResponseController
 	w      io.Writer // into gather
 	z      *zstd.Encoder
@@ -127,7 +141,7 @@ func (m *manifestWriter) flush() error {
 			return err
 		}
 	}
-	if err := m.gather.flush(); err != nil {
+	if err := m.gather.Flush(); err != nil {
 		return err
 	}
 	return m.rc.Flush()
@@ -139,7 +153,7 @@ func (m *manifestWriter) finish() error {
 			return err
 		}
 	}
-	return m.gather.flush()
+	return m.gather.Flush()
 }
 
 // manifestEncoders are small: most of a manifest are hashes, and what else there
