@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
@@ -89,7 +90,7 @@ func (f *ChunkFetcher) newBlock(must bool) *chunkBlock {
 	switch {
 	case k >= 0:
 		b := f.free[k]
-		f.free = append(f.free[:k], f.free[k+1:]...)
+		f.free = slices.Delete(f.free, k, k+1)
 		f.empty(b)
 		return b
 	case f.blocks < limit || must:

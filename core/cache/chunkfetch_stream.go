@@ -271,12 +271,7 @@ func (s *chunkStream) enqueue(m *gotManifest, ordinal int) bool {
 			b.owner.dispatch(b) // its owner may be held up
 		}
 		if b.holds == 0 && !b.open {
-			for i, x := range f.free {
-				if x == b {
-					f.free = append(f.free[:i], f.free[i+1:]...)
-					break
-				}
-			}
+			f.free = remove(f.free, b)
 		}
 	} else if place, ok = s.assign(m, ordinal, must); !ok {
 		return false

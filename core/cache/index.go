@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -194,10 +194,7 @@ func (x *Index) shrink() {
 	if x.bytes <= x.max {
 		return
 	}
-	paths := make([]nix.Path, 0, len(x.files))
-	for p := range x.files {
-		paths = append(paths, p)
-	}
+	paths := slices.Collect(maps.Keys(x.files))
 	slices.SortFunc(paths, func(a, b nix.Path) int { return x.files[a].used.Compare(x.files[b].used) })
 	for _, p := range paths {
 		if x.bytes <= x.max-x.max/10 {
@@ -207,24 +204,23 @@ func (x *Index) shrink() {
 	}
 }
 
-// drop forgets a path and returns what its file took.
-func (x *Index) drop(path nix.Path) int64 {
+// drop forgets a path.
+func (x *Index) drop(path nix.Path) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.remove(path)
+	x.remove(path)
 }
 
-func (x *Index) remove(path nix.Path) int64 {
+func (x *Index) remove(path nix.Path) {
 	f := x.files[path]
 	if f == nil {
-		return 0
+		return
 	}
 	delete(x.files, path)
 	x.bytes -= f.size
 	if err := removeIfThere(x.file(path)); err != nil {
 		x.log.Warn("remove index entry", "path", path, "err", err)
 	}
-	return f.size
 }
 
 func removeIfThere(name string) error {
@@ -247,12 +243,9 @@ type Swept struct {
 // unless dryRun is set.
 func (x *Index) Sweep(ctx context.Context, valid func(context.Context, []nix.Path) ([]nix.Path, error), dryRun bool) ([]Swept, error) {
 	x.mu.Lock()
-	paths := make([]nix.Path, 0, len(x.files))
-	for p := range x.files {
-		paths = append(paths, p)
-	}
+	paths := slices.Collect(maps.Keys(x.files))
 	x.mu.Unlock()
-	slices.SortFunc(paths, func(a, b nix.Path) int { return strings.Compare(string(a), string(b)) })
+	slices.Sort(paths)
 	var gone []Swept
 	for batch := range slices.Chunk(paths, sweepBatch) {
 		alive, err := valid(ctx, batch)

@@ -81,7 +81,7 @@ func (c *logCache) put(drv string, text []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.kept) == keptLogs {
-		c.kept = append(c.kept[:0], c.kept[1:]...)
+		c.kept = slices.Delete(c.kept, 0, 1)
 	}
 	c.kept = append(c.kept, keptLog{drv, text})
 }

@@ -82,13 +82,6 @@ type run struct {
 	seen    uint64
 }
 
-func (r *run) poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
-
 // start begins a run; v.mu is held.
 func (v *View) start(ahead bool, n *narState, at int64) *run {
 	r := &run{

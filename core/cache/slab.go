@@ -2,6 +2,7 @@ package cache
 
 import (
 	"math"
+	"slices"
 	"sort"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -75,7 +76,7 @@ func (v *View) release(s *slab) {
 	r.slabs--
 	for o := range v.runs {
 		if o.blocked && (o.waiting > 0 || o.slabs <= o.window-o.window/8) {
-			o.poke()
+			wakeUp(o.wake)
 		}
 	}
 }
@@ -116,8 +117,7 @@ func (v *View) evict(pastOnly bool) bool {
 	}
 	// The last drop frees the slab and clears its list.
 	v.stats.Evicted += uint64(victim.fill)
-	segs := append([]*segment(nil), victim.segs...)
-	for _, g := range segs {
+	for _, g := range slices.Clone(victim.segs) {
 		if g.nar.remove(g) {
 			v.drop(g)
 		}
@@ -134,7 +134,7 @@ func (v *View) fronts() []int64 {
 	if len(fronts) == 0 {
 		fronts = append(fronts, v.front)
 	}
-	sort.Slice(fronts, func(i, k int) bool { return fronts[i] < fronts[k] })
+	slices.Sort(fronts)
 	return fronts
 }
 
@@ -153,8 +153,7 @@ func (s *slab) distance(fronts []int64) int64 {
 			}
 		}
 		end := g.nar.start + g.end()
-		k := sort.Search(len(fronts), func(i int) bool { return fronts[i] >= end })
-		if k > 0 {
+		if k, _ := slices.BinarySearch(fronts, end); k > 0 {
 			least = min(least, max(0, g.nar.start+g.off-fronts[k-1]))
 		}
 	}
@@ -203,9 +202,7 @@ func (n *narState) insert(s *segment) {
 	for k > 0 && n.segs[k-1].off > s.off {
 		k--
 	}
-	n.segs = append(n.segs, nil)
-	copy(n.segs[k+1:], n.segs[k:])
-	n.segs[k] = s
+	n.segs = slices.Insert(n.segs, k, s)
 }
 
 // has reports whether the segment is still in the list.
@@ -216,13 +213,11 @@ func (n *narState) has(s *segment) bool {
 
 // remove takes a segment out of the list; false when it is not in it.
 func (n *narState) remove(s *segment) bool {
-	for i, g := range n.segs {
-		if g == s {
-			n.segs = append(n.segs[:i], n.segs[i+1:]...)
-			return true
-		}
+	i := slices.Index(n.segs, s)
+	if i >= 0 {
+		n.segs = slices.Delete(n.segs, i, i+1)
 	}
-	return false
+	return i >= 0
 }
 
 // low is the lowest offset that an open reader may still want.
@@ -252,7 +247,7 @@ func (v *View) trim(n *narState) {
 	}
 	passed := append(v.scratch[:0], n.segs[:k]...)
 	v.scratch = passed
-	n.segs = append(n.segs[:0], n.segs[k:]...)
+	n.segs = slices.Delete(n.segs, 0, k)
 	for _, s := range passed {
 		v.drop(s)
 	}

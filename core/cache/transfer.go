@@ -187,7 +187,7 @@ func (v *View) publish(ctx context.Context, r *run, n int) {
 	progress := Progress{Path: w.nar.path, Fetched: w.nar.fetched, Size: uint64(w.nar.size), Total: v.stats.Fetched}
 	for _, t := range w.nar.waiters {
 		if w.off >= t.end && w.nar.covered(t.off) >= t.end {
-			t.signal()
+			wakeUp(t.ready)
 		}
 	}
 	if r.unmarked += n; r.unmarked >= progressUnit {

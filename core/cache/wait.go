@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,18 +26,11 @@ type waiter struct {
 	timer *time.Timer
 }
 
-func (w *waiter) signal() {
-	select {
-	case w.ready <- struct{}{}:
-	default:
-	}
-}
-
 func (w *waiter) fail(err error) {
 	if w.err == nil {
 		w.err = err
 	}
-	w.signal()
+	wakeUp(w.ready)
 }
 
 // Span is data of a View that stays in place until Release.
@@ -83,7 +77,7 @@ func (v *View) nudge() {
 	}
 	for r := range v.runs {
 		if r.blocked && r.waiting > 0 {
-			r.poke()
+			wakeUp(r.wake)
 		}
 	}
 }
@@ -197,10 +191,8 @@ func (v *View) newWaiter() *waiter {
 }
 
 func remove[T comparable](list []T, x T) []T {
-	for i, y := range list {
-		if x == y {
-			return append(list[:i], list[i+1:]...)
-		}
+	if i := slices.Index(list, x); i >= 0 {
+		return slices.Delete(list, i, i+1)
 	}
 	return list
 }
@@ -233,7 +225,7 @@ func (v *View) assign(w *waiter) {
 		w.fail(w.nar.err)
 		return
 	case off >= w.end:
-		w.signal()
+		wakeUp(w.ready)
 		return
 	}
 	var best *run
@@ -314,7 +306,7 @@ func (v *View) attach(r *run, w *waiter) {
 		r.window = min(2*r.window, v.lastWindow)
 	}
 	if r.blocked {
-		r.poke()
+		wakeUp(r.wake)
 	}
 }
 

@@ -1,6 +1,9 @@
 package pack
 
-import "os"
+import (
+	"os"
+	"slices"
+)
 
 // Reserve is what a file system is left with at least: 256 MiB, and a
 // hundredth of it.
@@ -40,7 +43,7 @@ func (s *Store) makeRoom() error {
 				s.drop(p)
 			}
 			total -= onDisk(f)
-			listed = append(listed[:i], listed[i+1:]...)
+			listed = slices.Delete(listed, i, i+1)
 			removed = true
 		}
 		if !removed {

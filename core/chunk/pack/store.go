@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -145,21 +146,13 @@ func (s *Store) Get(id chunk.ID, dst []byte) ([]byte, bool) {
 		return dst, true
 	}
 	s.mu.RUnlock()
-	dst = grow(dst, int(at.size))
+	dst = slices.Grow(dst, int(at.size))[:n+int(at.size)]
 	if _, err := p.file.ReadAt(dst[n:], int64(at.off)); err != nil || chunk.Sum(dst[n:]) != id {
 		s.forget(id, at, p)
 		return dst[:n], false
 	}
 	s.use(p)
 	return dst, true
-}
-
-// grow lengthens p by n bytes, whatever is in them.
-func grow(p []byte, n int) []byte {
-	if cap(p)-len(p) < n {
-		p = append(make([]byte, 0, len(p)+n), p...)
-	}
-	return p[:len(p)+n]
 }
 
 // use records that a pack was of use.

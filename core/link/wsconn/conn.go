@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -197,7 +198,7 @@ func (c *Conn) take(p []byte) (n int, err error) {
 // popLocked gives the first segment's buffer back.
 func (c *Conn) popLocked() {
 	PutBuffer(c.in[0].buf)
-	c.in = append(c.in[:0], c.in[1:]...)
+	c.in = slices.Delete(c.in, 0, 1)
 	notify(c.room)
 }
 

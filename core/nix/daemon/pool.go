@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -132,13 +133,12 @@ func (p *Pool) put(c *Conn) {
 
 func (p *Pool) expire(i *idleConn) {
 	p.mu.Lock()
-	for k, other := range p.idle {
-		if other == i {
-			p.idle = append(p.idle[:k], p.idle[k+1:]...)
-			p.mu.Unlock()
-			_ = i.Close()
-			return
-		}
+	k := slices.Index(p.idle, i)
+	if k >= 0 {
+		p.idle = slices.Delete(p.idle, k, k+1)
 	}
-	p.mu.Unlock() // in use again
+	p.mu.Unlock()
+	if k >= 0 { // else it is in use again
+		_ = i.Close()
+	}
 }
