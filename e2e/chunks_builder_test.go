@@ -70,7 +70,7 @@ func (p *peer) chunks(n builtNar, m *chunk.Manifest, first, count int) (right, u
 	}))
 	r := chunk.NewFrameReader(bytes.NewReader(a.body))
 	for _, c := range m.Chunks[first : first+count] {
-		data, _, err := r.Next(nil, c.Size)
+		data, err := r.Next(nil, c.Size)
 		switch {
 		case errors.Is(err, chunk.ErrUnavailable):
 			unavailable++

@@ -39,22 +39,14 @@ func (e entry) cut() (manifest []byte, m *chunk.Manifest) {
 
 // chunkFrames is the body of a request with chunks of the entry.
 func (e entry) chunkFrames(m *chunk.Manifest, ordinals ...int) []byte {
-	var b bytes.Buffer
-	w := chunk.NewFrameWriter(&b)
+	var b []byte
 	for _, i := range ordinals {
 		c := m.Chunks[i]
 		p := bytes.Clone(e.nar[c.Offset : c.Offset+int64(c.Size)])
 		m.Mask(i, p)
-		b.Write(binary.BigEndian.AppendUint32(nil, uint32(i)))
-		_, err := w.Zstd(p)
-		if err == nil {
-			err = w.Flush()
-		}
-		if err != nil {
-			panic(err)
-		}
+		b = chunk.AppendFrame(binary.BigEndian.AppendUint32(b, uint32(i)), p, true)
 	}
-	return b.Bytes()
+	return b
 }
 
 func inputPath(id wire.BuildID, index int) string {

@@ -56,7 +56,7 @@ func narOf(t *testing.T, c *bt.Client, hash string, m *chunk.Manifest) []byte {
 	r := chunk.NewFrameReader(bytes.NewReader(fetch(t, c, http.MethodPost, wire.RouteChunks, body)))
 	data := make([]byte, 0, m.Size)
 	for i, ch := range m.Chunks {
-		p, _, err := r.Next(nil, ch.Size)
+		p, err := r.Next(nil, ch.Size)
 		if errors.Is(err, chunk.ErrUnavailable) {
 			return nil
 		}

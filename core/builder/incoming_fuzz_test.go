@@ -38,18 +38,13 @@ func seedLarge(tb testing.TB) (info nix.PathInfo, archive, manifest, body []byte
 		tb.Fatal(err)
 	}
 	info = nix.PathInfo{Path: path, NarHash: sum, NarSize: uint64(len(archive)), CA: ca.String()}
-	var stated, frames bytes.Buffer
-	enc, w := chunk.NewEncoder(&stated, refsOf(&info)), chunk.NewFrameWriter(&frames)
+	var stated bytes.Buffer
+	var frames []byte
+	enc := chunk.NewEncoder(&stated, refsOf(&info))
 	i := uint32(0)
 	_, err = chunk.Cut(tb.Context(), bytes.NewReader(archive), refsOf(&info), func(c chunk.Chunk, masked []byte) error {
-		frames.Write(binary.BigEndian.AppendUint32(nil, i))
+		frames = chunk.AppendFrame(binary.BigEndian.AppendUint32(frames, i), masked, true)
 		i++
-		if _, err := w.Zstd(masked); err != nil {
-			return err
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
 		return enc.Chunk(c)
 	})
 	if err == nil {
@@ -58,7 +53,7 @@ func seedLarge(tb testing.TB) (info nix.PathInfo, archive, manifest, body []byte
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return info, archive, stated.Bytes(), frames.Bytes()
+	return info, archive, stated.Bytes(), frames
 }
 
 func fuzzIncoming(t *testing.T) *incoming {

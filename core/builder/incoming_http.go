@@ -247,7 +247,7 @@ func (in *largeInput) receive(ctx context.Context, to *writer, body io.Reader) e
 		if sum += size; sum > wire.MaxInputChunkBytes {
 			return wire.Errorf(wire.CodeTooLarge, "more than %d bytes of chunks in one request", wire.MaxInputChunkBytes)
 		}
-		p, _, err := frames.Next(buf[:0], uint32(size))
+		p, err := frames.Next(buf[:0], uint32(size))
 		switch {
 		case errors.Is(err, chunk.ErrFrame) || errors.Is(err, chunk.ErrUnavailable):
 			return wire.Errorf(wire.CodeInputChunk, "chunk %d of %s: %s", i, in.info.Path, clipText(err.Error()))

@@ -125,7 +125,7 @@ func (f *ChunkFetcher) request(ctx context.Context, b *chunkBlock, due []int) (g
 	defer shown.done()
 	for _, i := range due {
 		p := &b.parts[i]
-		data, _, err := fr.Next(p.bytes(b)[:0], uint32(p.size))
+		data, err := fr.Next(p.bytes(b)[:0], uint32(p.size))
 		switch {
 		case err == nil && chunk.Sum(data) == p.id:
 			got++
@@ -149,7 +149,7 @@ func (f *ChunkFetcher) request(ctx context.Context, b *chunkBlock, due []int) (g
 	}
 	shown.done()
 	// To have seen the end spares the connection a reset.
-	_, _, _ = fr.Next(nil, 0)
+	_, _ = fr.Next(nil, 0)
 	return got, nil
 }
 

@@ -195,8 +195,8 @@ func (s *chunkServer) writeManifests(w io.Writer, hashes []string) error {
 }
 
 func (s *chunkServer) writeChunks(ctx context.Context, w io.Writer, req *wire.ChunksRequest) error {
-	fw := chunk.NewFrameWriter(w)
-	defer fw.Flush()
+	var frames []byte
+	defer func() { _, _ = w.Write(frames) }()
 	for _, asked := range req.Nars {
 		n := s.nars[asked.NarHash]
 		for _, r := range asked.Chunks {
@@ -208,27 +208,18 @@ func (s *chunkServer) writeChunks(ctx context.Context, w io.Writer, req *wire.Ch
 				if s.onChunk != nil && data != nil {
 					var err error
 					if data, err = s.onChunk(ctx, n, i, data); err != nil {
-						fw.Flush()
 						return err
 					}
 				}
 				s.mu.Lock()
 				s.sent++
 				s.mu.Unlock()
-				var err error
-				switch {
-				case data == nil:
-					err = fw.Unavailable()
-				case s.zstd:
-					_, err = fw.Zstd(data)
-				default:
-					err = fw.Raw(data)
-				}
-				if err == nil && i%3 == 0 {
-					err = fw.Flush()
-				}
-				if err != nil {
-					return err
+				frames = chunk.AppendFrame(frames, data, s.zstd)
+				if i%3 == 0 {
+					if _, err := w.Write(frames); err != nil {
+						return err
+					}
+					frames = frames[:0]
 				}
 			}
 		}

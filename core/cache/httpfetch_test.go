@@ -61,11 +61,9 @@ func TestChunkRequests(t *testing.T) {
 			if len(req.Nars) != 1 || req.Nars[0].NarHash != n.hash() || len(req.Nars[0].Chunks) != 1 {
 				t.Error(req)
 			}
-			w := chunk.NewFrameWriter(&b)
 			for i := range req.Nars[0].Chunks[0][1] {
-				_ = w.Raw(n.masked[req.Nars[0].Chunks[0][0]+i])
+				b.Write(chunk.AppendFrame(nil, n.masked[req.Nars[0].Chunks[0][0]+i], false))
 			}
-			_ = w.Flush()
 			return 200, wire.TypeFrames, b.Bytes()
 		}),
 	})
@@ -145,11 +143,9 @@ func FuzzChunkAnswers(f *testing.F) {
 	if err := m.Write(&man); err != nil {
 		f.Fatal(err)
 	}
-	w := chunk.NewFrameWriter(&frames)
 	for _, data := range n.masked {
-		_ = w.Raw(data)
+		frames.Write(chunk.AppendFrame(nil, data, false))
 	}
-	_ = w.Flush()
 	f.Add(man.Bytes(), frames.Bytes())
 	f.Add([]byte{wire.ManifestUnavailable}, []byte{})
 	f.Add(man.Bytes(), []byte{0, 0, 0, 0, 0x80, 0, 0, 5, 1, 2, 3, 4, 5})

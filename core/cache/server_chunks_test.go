@@ -275,7 +275,7 @@ func (e *chunkEnv) chunks(info nix.PathInfo, m *chunk.Manifest, goodput uint64) 
 	}
 	r := chunk.NewFrameReader(rec.Body)
 	for i, c := range m.Chunks {
-		p, _, err := r.Next(nil, c.Size)
+		p, err := r.Next(nil, c.Size)
 		if errors.Is(err, chunk.ErrUnavailable) {
 			unavailable++
 			continue
@@ -289,7 +289,7 @@ func (e *chunkEnv) chunks(info nix.PathInfo, m *chunk.Manifest, goodput uint64) 
 		m.Unmask(i, p)
 		data = append(data, p...)
 	}
-	if _, _, err := r.Next(nil, 1); err != io.EOF {
+	if _, err := r.Next(nil, 1); err != io.EOF {
 		e.t.Errorf("more frames than asked for: %v", err)
 	}
 	return data, unavailable
@@ -384,14 +384,14 @@ func TestServeChunksHostile(t *testing.T) {
 				if ord := uint64(rg[0]) + uint64(i); ord < uint64(n) {
 					size = m.Chunks[ord].Size
 				}
-				_, _, err := r.Next(nil, size)
+				_, err := r.Next(nil, size)
 				if tt.want[k] != (err == nil) || !tt.want[k] && !errors.Is(err, chunk.ErrUnavailable) {
 					t.Errorf("%s: frame %d: %v", name, k, err)
 				}
 				k++
 			}
 		}
-		if _, _, err := r.Next(nil, 1); err != io.EOF {
+		if _, err := r.Next(nil, 1); err != io.EOF {
 			t.Errorf("%s: more frames than asked for: %v", name, err)
 		}
 	}
@@ -444,7 +444,7 @@ func TestManifestWhileCutting(t *testing.T) {
 	if err := e.s.ServeChunks(t.Context(), rec, ChunkAnswer{Items: []ChunkItem{{Info: &info, Ranges: []wire.ChunkRange{{0, 1}}}}, Goodput: 1 << 40}); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := chunk.NewFrameReader(rec.Body).Next(nil, chunk.MaxSize); errors.Is(err, chunk.ErrUnavailable) {
+	if _, err := chunk.NewFrameReader(rec.Body).Next(nil, chunk.MaxSize); errors.Is(err, chunk.ErrUnavailable) {
 		t.Error(err)
 	}
 	leaver.Close()

@@ -27,9 +27,6 @@ func PutFrameHeader(dst []byte, n int, compressed bool) {
 
 const (
 	frameZstd = 1 << 31
-	// gather is how much a FrameWriter collects before it writes: small writes
-	// cost a packet, a TLS record and two wake-ups each.
-	gather = 256 << 10
 	// headRoom is what a FrameReader reads at once to find a header. What is
 	// larger goes past that buffer, straight to where the chunk is wanted.
 	headRoom = 4 << 10
@@ -91,82 +88,19 @@ func Decompress(dst, compressed []byte, size uint32) ([]byte, error) {
 	return out, nil
 }
 
-// FrameWriter writes chunks in frames, gathered into large writes.
-type FrameWriter struct {
-	w   io.Writer
-	buf []byte
-	err error
-}
-
-// NewFrameWriter returns a FrameWriter; it must be flushed after the last frame.
-func NewFrameWriter(w io.Writer) *FrameWriter { return &FrameWriter{w: w} }
-
-// Raw writes a chunk as it is.
-func (w *FrameWriter) Raw(masked []byte) error {
-	if w.err == nil && (len(masked) == 0 || len(masked) > MaxSize) {
-		w.err = fmt.Errorf("write frame: a chunk of %d bytes", len(masked))
+// AppendFrame appends a chunk in a frame to dst, with pack compressed if that makes
+// it smaller. No bytes stand for a chunk that cannot be had.
+func AppendFrame(dst, masked []byte, pack bool) []byte {
+	at := len(dst)
+	dst = append(dst, make([]byte, FrameHeader)...)
+	if pack && len(masked) > 0 {
+		if out, smaller := Compress(dst, masked); smaller {
+			PutFrameHeader(out[at:], len(out)-at-FrameHeader, true)
+			return out
+		}
 	}
-	if w.err != nil {
-		return w.err
-	}
-	w.buf = binary.BigEndian.AppendUint32(w.grown(), uint32(len(masked)))
-	w.buf = append(w.buf, masked...)
-	return w.full()
-}
-
-// Zstd writes a chunk compressed, if that makes it smaller, and returns the
-// number of bytes of its payload.
-func (w *FrameWriter) Zstd(masked []byte) (int, error) {
-	if w.err == nil && (len(masked) == 0 || len(masked) > MaxSize) {
-		w.err = fmt.Errorf("write frame: a chunk of %d bytes", len(masked))
-	}
-	if w.err != nil {
-		return 0, w.err
-	}
-	at := len(w.buf)
-	buf, smaller := Compress(append(w.grown(), 0, 0, 0, 0), masked)
-	w.buf = buf[:at]
-	if !smaller {
-		return len(masked), w.Raw(masked)
-	}
-	n := len(buf) - at - FrameHeader
-	w.buf = buf
-	PutFrameHeader(buf[at:], n, true)
-	return n, w.full()
-}
-
-// Unavailable writes that a chunk cannot be had.
-func (w *FrameWriter) Unavailable() error {
-	if w.err != nil {
-		return w.err
-	}
-	w.buf = append(w.grown(), 0, 0, 0, 0)
-	return w.full()
-}
-
-// Flush writes what has gathered.
-func (w *FrameWriter) Flush() error {
-	if w.err == nil && len(w.buf) > 0 {
-		_, w.err = w.w.Write(w.buf)
-		w.buf = w.buf[:0]
-	}
-	return w.err
-}
-
-// grown is the buffer, which has room for the largest frame at once so that
-// appending never moves it.
-func (w *FrameWriter) grown() []byte {
-	if w.buf == nil {
-		w.buf = make([]byte, 0, gather+2*(FrameHeader+MaxSize))
-	}
-	return w.buf
-}
-
-func (w *FrameWriter) full() error {
-	if len(w.buf) < gather {
-		return nil
-	}
-	return w.Flush()
+	PutFrameHeader(dst[at:], len(masked), false)
+	return append(dst, masked...)
 }
 
 // FrameReader reads frames.
@@ -185,43 +119,42 @@ func NewFrameReader(r io.Reader) *FrameReader {
 func (r *FrameReader) Reset(rd io.Reader) { r.r.Reset(rd) }
 
 // Next appends the next chunk, which has this size, to dst. The chunk has not
-// been compared with its ID. Wire is the number of bytes of the frame. The
-// error is ErrUnavailable when the sender does not have the chunk, after which
-// reading can go on; io.EOF at the end; any other ends the stream.
-func (r *FrameReader) Next(dst []byte, size uint32) (p []byte, wire int, err error) {
+// been compared with its ID. The error is ErrUnavailable when the sender does not
+// have the chunk, after which reading can go on; io.EOF at the end; any other ends
+// the stream.
+func (r *FrameReader) Next(dst []byte, size uint32) ([]byte, error) {
 	var head [FrameHeader]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {
 		if err == io.EOF {
-			return dst, 0, err
+			return dst, err
 		}
-		return dst, 0, fmt.Errorf("read frame: %w", err)
+		return dst, fmt.Errorf("read frame: %w", err)
 	}
 	h := binary.BigEndian.Uint32(head[:])
 	n := int(h &^ frameZstd)
 	switch {
 	case h == 0:
-		return dst, FrameHeader, ErrUnavailable
+		return dst, ErrUnavailable
 	case size == 0 || size > MaxSize:
-		return dst, 0, fmt.Errorf("read frame: a chunk of %d bytes", size)
+		return dst, fmt.Errorf("read frame: a chunk of %d bytes", size)
 	case n == 0 || n > int(size) || h&frameZstd == 0 && n != int(size):
-		return dst, 0, fmt.Errorf("%w: %d bytes for a chunk of %d", ErrFrame, n, size)
+		return dst, fmt.Errorf("%w: %d bytes for a chunk of %d", ErrFrame, n, size)
 	}
 	at := len(dst)
 	if h&frameZstd == 0 {
 		dst = slices.Grow(dst, n)[:at+n]
 		if err := r.full(dst[at:]); err != nil {
-			return dst[:at], 0, err
+			return dst[:at], err
 		}
-		return dst, FrameHeader + n, nil
+		return dst, nil
 	}
 	if cap(r.payload) < n {
 		r.payload = make([]byte, MaxSize)
 	}
 	if err := r.full(r.payload[:n]); err != nil {
-		return dst, 0, err
+		return dst, err
 	}
-	dst, err = Decompress(dst, r.payload[:n], size)
-	return dst, FrameHeader + n, err
+	return Decompress(dst, r.payload[:n], size)
 }
 
 func (r *FrameReader) full(p []byte) error {

@@ -30,16 +30,15 @@ type chunkBody struct {
 
 // scratch is what a request needs to make frames: a megabyte, so it is kept.
 type scratch struct {
-	raw    [chunk.MaxSize]byte
-	buf    bytes.Buffer
-	frames *chunk.FrameWriter // into buf
+	raw [chunk.MaxSize]byte
+	buf bytes.Buffer
 }
 
-var scratches = sync.Pool{New: func() any {
-	s := new(scratch)
-	s.frames = chunk.NewFrameWriter(&s.buf)
-	return s
-}}
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// frameRoom is what one more frame may take, and what zstd adds at most to what it
+// cannot compress.
+const frameRoom = wire.ChunkOrdinal + chunk.FrameHeader + chunk.MaxSize + 4<<10
 
 var errChanged = errors.New("it is not what it was a moment ago")
 
@@ -54,10 +53,8 @@ func (b *chunkBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.scratch != nil {
-		if b.err == nil { // else a frame may be left in the writer
-			b.scratch.buf.Reset()
-			scratches.Put(b.scratch)
-		}
+		b.scratch.buf.Reset()
+		scratches.Put(b.scratch)
 		b.scratch = nil
 	}
 	return nil
@@ -102,21 +99,17 @@ func (b *chunkBody) next(i int) error {
 	if chunk.Sum(p) != c.ID {
 		return errChanged
 	}
-	var head [wire.ChunkOrdinal]byte
-	binary.BigEndian.PutUint32(head[:], uint32(i))
-	b.scratch.buf.Write(head[:])
-	if b.s.pace.Pays() {
-		start := b.s.Now()
-		n, err := b.scratch.frames.Zstd(p)
-		if err != nil {
-			return err
-		}
-		b.s.pace.Compressed(len(p), n, b.s.Now().Sub(start))
-	} else if err := b.scratch.frames.Raw(p); err != nil {
-		return err
+	buf := &b.scratch.buf
+	buf.Grow(frameRoom)
+	pack, start := b.s.pace.Pays(), b.s.Now()
+	frame := binary.BigEndian.AppendUint32(buf.AvailableBuffer(), uint32(i))
+	frame = chunk.AppendFrame(frame, p, pack)
+	if pack {
+		b.s.pace.Compressed(len(p), len(frame)-wire.ChunkOrdinal-chunk.FrameHeader, b.s.Now().Sub(start))
 	}
+	buf.Write(frame)
 	b.t.add(int64(len(p)))
-	return b.scratch.frames.Flush()
+	return nil
 }
 
 // pace decides about compression by how fast the transport takes what it is

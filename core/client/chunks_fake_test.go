@@ -85,7 +85,7 @@ func (b *builder) chunks(w http.ResponseWriter, r *http.Request) {
 		}
 		n := int(binary.BigEndian.Uint32(head[:]))
 		size := c.manifest.Chunks[n].Size
-		p, _, err := frames.Next(nil, size)
+		p, err := frames.Next(nil, size)
 		if err != nil || chunk.Sum(p) != c.manifest.Chunks[n].ID {
 			wire.WriteError(w, wire.Errorf(wire.CodeBadRequest, "%v", err))
 			return

@@ -44,21 +44,11 @@ func Cut(o Object) *Cutting {
 
 // Frames is the body of a request with these chunks.
 func (c *Cutting) Frames(ordinals ...int) []byte {
-	var b bytes.Buffer
-	w := chunk.NewFrameWriter(&b)
+	var b []byte
 	for _, i := range ordinals {
-		var n [wire.ChunkOrdinal]byte
-		binary.BigEndian.PutUint32(n[:], uint32(i))
-		b.Write(n[:])
-		_, err := w.Zstd(c.Chunks[i])
-		if err == nil {
-			err = w.Flush()
-		}
-		if err != nil {
-			panic(err)
-		}
+		b = chunk.AppendFrame(binary.BigEndian.AppendUint32(b, uint32(i)), c.Chunks[i], true)
 	}
-	return b.Bytes()
+	return b
 }
 
 // Requests are the bodies of requests with these ranges of chunks, each as large
