@@ -128,10 +128,3 @@ func (l *chunkList) find(id chunk.ID) []uint32 {
 	}
 	return l.order[from:to]
 }
-
-// within returns the substitutions that reach into a stretch of the NAR.
-func (l *chunkList) within(off int64, size int) []chunk.Subst {
-	from := sort.Search(len(l.substs), func(i int) bool { return l.substs[i].Offset+chunk.RefLen > off })
-	rest := l.substs[from:]
-	return rest[:sort.Search(len(rest), func(i int) bool { return rest[i].Offset >= off+int64(size) })]
-}

@@ -137,7 +137,7 @@ func (a *intake) resume(ctx context.Context) error {
 		if _, err := spool.ReadAt(p, off); err != nil {
 			return a.failed(err)
 		}
-		chunk.Mask(p, off, a.list.within(off, size))
+		chunk.Mask(p, off, a.list.substs)
 		if chunk.Sum(p) == a.list.ids[i] {
 			a.got(uint32(i))
 		}
@@ -254,7 +254,7 @@ func (w *writer) keep(ctx context.Context, id chunk.ID, masked []byte) (bool, er
 
 func (w *writer) put(i int, masked []byte) error {
 	off, size := w.a.list.span(i)
-	if substs := w.a.list.within(off, size); len(substs) > 0 {
+	if substs := chunk.Within(w.a.list.substs, off, size); len(substs) > 0 {
 		buf := chunkBuffers.Get().(*chunkBuffer)
 		defer chunkBuffers.Put(buf)
 		masked = append(buf[:0], masked...)

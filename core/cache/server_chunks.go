@@ -192,12 +192,7 @@ func readChunk(st *state, k int, p []byte, check bool) error {
 	if _, err := st.nar.ReadAt(p, ch.Offset); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if k > 0 {
-		if before := st.chunks[k-1].Substs; len(before) > 0 {
-			chunk.Mask(p, ch.Offset, before[len(before)-1:]) // it may reach into this one
-		}
-	}
-	chunk.Mask(p, ch.Offset, ch.Substs)
+	(&chunk.Manifest{Chunks: st.chunks}).Mask(k, p)
 	if check && chunk.Sum(p) != ch.ID {
 		return errMismatch
 	}

@@ -1,27 +1,25 @@
 package chunk
 
-import (
-	"sort"
-)
+import "sort"
 
 // Mask puts the filler wherever substs say that a reference stands in p, bytes
 // of a NAR that begin at off. Substs may lie outside of p or only partly in it.
 func Mask(p []byte, off int64, substs []Subst) {
-	for _, s := range within(substs, off, len(p)) {
+	for _, s := range Within(substs, off, len(p)) {
 		place(p, s.Offset-off, filler)
 	}
 }
 
 // Unmask is the inverse of Mask: it puts the references back.
 func Unmask(p []byte, off int64, refs []Ref, substs []Subst) {
-	for _, s := range within(substs, off, len(p)) {
+	for _, s := range Within(substs, off, len(p)) {
 		r := &refs[s.Ref]
 		place(p, s.Offset-off, string(r[:]))
 	}
 }
 
-// within narrows ascending substs to those that touch [off, off+n).
-func within(substs []Subst, off int64, n int) []Subst {
+// Within narrows ascending substs to those that touch [off, off+n).
+func Within(substs []Subst, off int64, n int) []Subst {
 	first := sort.Search(len(substs), func(i int) bool { return substs[i].Offset+RefLen > off })
 	substs = substs[first:]
 	return substs[:sort.Search(len(substs), func(i int) bool { return substs[i].Offset >= off+int64(n) })]
