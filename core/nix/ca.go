@@ -160,7 +160,13 @@ func PathFromCA(name string, ca CA, refs []Path, self bool) (Path, error) {
 	}
 	prefix := strings.TrimPrefix(string(ca.Method), "fixed:")
 	inner := sha256.Sum256([]byte("fixed:out:" + prefix + digest + ":"))
-	return makePath("output:out", "sha256:"+hex.EncodeToString(inner[:]), name), nil
+	return OutputPath(inner, name), nil
+}
+
+// OutputPath returns the path of the output "out" that is not content-addressed,
+// from what Nix calls hashDerivationModulo.
+func OutputPath(modulo Hash, name string) Path {
+	return makePath("output:out", "sha256:"+hex.EncodeToString(modulo[:]), name)
 }
 
 // makePath is Nix's makeStorePath: the fingerprint's SHA-256 folded to 20 bytes.

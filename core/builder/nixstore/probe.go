@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nix-community/go-nix/pkg/nixbase32"
-
 	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
@@ -50,10 +48,7 @@ func (s *Store) ProbeSandbox(ctx context.Context, random io.Reader, system strin
 	if err != nil {
 		return fmt.Errorf("probe the sandbox: %w", err)
 	}
-	drvText, err := probeDerivation(system, canary.Path)
-	if err != nil {
-		return fmt.Errorf("probe the sandbox: %w", err)
-	}
+	drvText := probeDerivation(system, canary.Path)
 	drv, err := nix.TextInfo("drv-thru-probe.drv", drvText, nil)
 	if err != nil {
 		return fmt.Errorf("probe the sandbox: %w", err)
@@ -105,7 +100,7 @@ func fileNar(contents []byte) io.Reader {
 // probeDerivation is an input-addressed derivation without inputs, as Nix writes
 // it (libstore/derivations.cc, Derivation::unparse). Its canary is named in the
 // environment only, so it is not an input.
-func probeDerivation(system string, canary nix.Path) ([]byte, error) {
+func probeDerivation(system string, canary nix.Path) []byte {
 	// It is this machine that is asked, not one that Nix sends builds to.
 	const script = `if [ -e "$canary" ]; then echo "` + probeSaw + `"; exit 1; fi; echo sandboxed > $out`
 	write := func(out nix.Path) []byte {
@@ -114,19 +109,8 @@ func probeDerivation(system string, canary nix.Path) ([]byte, error) {
 			aterm(string(out)), aterm(system), aterm(probeSh), aterm(script), aterm(string(canary)), aterm(string(out)))
 		return []byte(b.String())
 	}
-	// The output's path comes from the hash of the derivation without it
-	// (hashDerivationModulo, makeOutputPath).
-	modulo := sha256.Sum256(write(""))
-	sum := sha256.Sum256([]byte("output:out:sha256:" + hex.EncodeToString(modulo[:]) + ":" + nix.StoreDir + ":drv-thru-probe"))
-	var folded [20]byte
-	for i, c := range sum {
-		folded[i%len(folded)] ^= c
-	}
-	out, err := nix.ParseBase(nixbase32.EncodeToString(folded[:]) + "-drv-thru-probe")
-	if err != nil {
-		return nil, err
-	}
-	return write(out), nil
+	// The output's path comes from the hash of the derivation without it.
+	return write(nix.OutputPath(sha256.Sum256(write("")), "drv-thru-probe"))
 }
 
 var atermEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`)

@@ -175,11 +175,7 @@ func fileExists(name string) bool {
 
 func TestProbeDerivation(t *testing.T) {
 	canary := path("canary")
-	text, err := probeDerivation("x86_64-linux", canary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := nix.ParseDerivation("drv-thru-probe.drv", text)
+	d, err := nix.ParseDerivation("drv-thru-probe.drv", probeDerivation("x86_64-linux", canary))
 	if err != nil {
 		t.Fatal(err)
 	}
