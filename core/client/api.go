@@ -91,11 +91,6 @@ func transportError(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrConnection, err)
 }
 
-// get decodes the JSON answer of a request into out, reading at most limit bytes.
-func (a *API) get(req *http.Request, limit int64, out any) error {
-	return a.read(req, limit, func(dec *json.Decoder, _ *answerReader) error { return dec.Decode(out) })
-}
-
 // read has the answer of a request read, at most limit bytes of it. What GET asks
 // for takes the builder no time, so that one that does not tell it has gone silent.
 func (a *API) read(req *http.Request, limit int64, fn func(*json.Decoder, *answerReader) error) error {
@@ -135,24 +130,21 @@ func (p *pacer) Write(b []byte) (int, error) {
 }
 
 // Info asks what the builder is; it also checks the ticket without spending it.
-func (a *API) Info(ctx context.Context) (wire.Info, error) {
-	var out wire.Info
-	req, err := a.request(ctx, http.MethodGet, "v1/info", nil)
-	if err != nil {
-		return out, err
-	}
-	return out, a.get(req, wire.MaxDocument, &out)
-}
+func (a *API) Info(ctx context.Context) (wire.Info, error) { return a.info(ctx, "v1/info") }
 
 // InfoOf is Info for who comes back to a build: the ticket that has paid for it
 // need not pay for another.
 func (a *API) InfoOf(ctx context.Context, id wire.BuildID) (wire.Info, error) {
+	return a.info(ctx, "v1/info?build="+url.QueryEscape(string(id)))
+}
+
+func (a *API) info(ctx context.Context, path string) (wire.Info, error) {
 	var out wire.Info
-	req, err := a.request(ctx, http.MethodGet, "v1/info?build="+url.QueryEscape(string(id)), nil)
+	req, err := a.request(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return out, err
 	}
-	return out, a.get(req, wire.MaxDocument, &out)
+	return out, a.read(req, wire.MaxDocument, func(dec *json.Decoder, _ *answerReader) error { return dec.Decode(&out) })
 }
 
 // Plan asks what a build would move.

@@ -23,13 +23,13 @@ func compress(data []byte) []byte {
 	return e.EncodeAll(data, make([]byte, 0, len(data)/4))
 }
 
-// compressTo runs write on a writer whose compressed form goes to w.
-func compressTo(w io.Writer, write func(io.Writer) error) error {
+// compressTo writes the compressed form of src to w.
+func compressTo(w io.Writer, src io.Reader) error {
 	e := encoders.Get().(*zstd.Encoder)
 	defer encoders.Put(e)
 	e.Reset(w)
 	defer e.Reset(nil)
-	if err := write(e); err != nil {
+	if _, err := e.ReadFrom(src); err != nil {
 		return err
 	}
 	return e.Close()

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -487,11 +488,11 @@ func (s *store) OpenNar(_ context.Context, p nix.Path) (Nar, error) {
 	if !ok {
 		return nil, os.ErrNotExist
 	}
-	w := appendWriter{}
+	var w bytes.Buffer
 	if err := nar.WriteFile(&w, contents, false); err != nil {
 		return nil, err
 	}
-	return memoryNar(w.b), nil
+	return memoryNar(w.Bytes()), nil
 }
 
 type memoryNar []byte

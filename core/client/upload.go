@@ -2,6 +2,7 @@ package client
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -71,10 +72,7 @@ func packFrames(src *frames, t *tally) io.ReadCloser {
 	go func() {
 		defer close(done)
 		buf := bufio.NewWriterSize(pw, sendBuf)
-		err := compressTo(buf, func(w io.Writer) error {
-			_, err := io.CopyBuffer(w, src, make([]byte, sendBuf))
-			return err
-		})
+		err := compressTo(buf, src)
 		if err == nil {
 			err = buf.Flush()
 		}
@@ -180,9 +178,9 @@ func (f *frames) open(i int) error {
 		if err != nil {
 			return fmt.Errorf("read derivation: %w", err)
 		}
-		w := appendWriter{head}
-		_ = nar.WriteFile(&w, text, false) // memory takes everything
-		head, has = w.b, uint64(len(w.b)-wire.InputFrameHeader)
+		w := bytes.NewBuffer(head)
+		_ = nar.WriteFile(w, text, false) // memory takes everything
+		head, has = w.Bytes(), uint64(w.Len()-wire.InputFrameHeader)
 		f.sent(int64(has))
 	} else {
 		n, err := f.files.OpenNar(f.ctx, path)
@@ -213,11 +211,4 @@ func (f *frames) Close() error {
 	err := f.nar.Close()
 	f.nar = nil
 	return err
-}
-
-type appendWriter struct{ b []byte }
-
-func (w *appendWriter) Write(p []byte) (int, error) {
-	w.b = append(w.b, p...)
-	return len(p), nil
 }
