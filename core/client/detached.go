@@ -28,9 +28,8 @@ func (s *Session) Start(ctx context.Context, r *Request) (wire.Build, error) {
 }
 
 func (s *Session) startOnce(ctx context.Context, r *Request, doc []byte) (build wire.Build, err error) {
-	err = s.repeat(ctx, func(ctx context.Context) (err error) {
-		build, err = s.API.PutBuild(ctx, r.ID, doc, len(r.Inputs.Paths))
-		return err
+	build, err = repeat(ctx, s, func(ctx context.Context) (wire.Build, error) {
+		return s.API.PutBuild(ctx, r.ID, doc, len(r.Inputs.Paths))
 	})
 	if err == nil {
 		err = s.upload(ctx, r, build)
@@ -45,12 +44,10 @@ func (s *Session) startOnce(ctx context.Context, r *Request, doc []byte) (build 
 }
 
 // State asks how a build is.
-func (s *Session) State(ctx context.Context, id wire.BuildID) (build wire.Build, err error) {
-	err = s.repeat(ctx, func(ctx context.Context) (err error) {
-		build, err = s.API.GetBuild(ctx, id, wire.MaxClosurePaths)
-		return err
+func (s *Session) State(ctx context.Context, id wire.BuildID) (wire.Build, error) {
+	return repeat(ctx, s, func(ctx context.Context) (wire.Build, error) {
+		return s.API.GetBuild(ctx, id, wire.MaxClosurePaths)
 	})
-	return build, err
 }
 
 // Attach follows a build that was started before, by whomever, from its first

@@ -30,19 +30,19 @@ func mayPass(err error) bool {
 
 // repeat runs op until it succeeds, fails for another reason than the
 // connection, or has not worked for too long.
-func (s *Session) repeat(ctx context.Context, op func(context.Context) error) error {
+func repeat[T any](ctx context.Context, s *Session, op func(context.Context) (T, error)) (T, error) {
 	p := patience{s: s}
 	for {
-		err := op(ctx)
+		out, err := op(ctx)
 		switch {
 		case err == nil:
 			p.over()
-			return nil
+			return out, nil
 		case !mayPass(err):
-			return err
+			return out, err
 		}
 		if err := p.wait(ctx, err); err != nil {
-			return err
+			return out, err
 		}
 	}
 }

@@ -111,10 +111,8 @@ func (s *Session) run(ctx context.Context, r *Request) (*wire.Result, error) {
 	}
 	var last int64
 	for attempt := 0; ; attempt++ {
-		var build wire.Build
-		err := s.repeat(ctx, func(ctx context.Context) (err error) {
-			build, err = s.API.PutBuild(ctx, r.ID, doc, len(r.Inputs.Paths))
-			return err
+		build, err := repeat(ctx, s, func(ctx context.Context) (wire.Build, error) {
+			return s.API.PutBuild(ctx, r.ID, doc, len(r.Inputs.Paths))
 		})
 		if err != nil {
 			return nil, err
@@ -222,9 +220,8 @@ func (s *Session) lacking(ctx context.Context, r *Request) (build wire.Build, er
 		// Not PutBuild: that would bring a build back that a restart of the
 		// builder interrupted, and whoever follows the events, who hears of the
 		// restart too, would end this upload and begin another.
-		err = s.repeat(ctx, func(ctx context.Context) (err error) {
-			build, err = s.API.GetBuild(ctx, r.ID, len(r.Inputs.Paths))
-			return err
+		build, err = repeat(ctx, s, func(ctx context.Context) (wire.Build, error) {
+			return s.API.GetBuild(ctx, r.ID, len(r.Inputs.Paths))
 		})
 		switch {
 		case err != nil:
@@ -326,10 +323,5 @@ func (t *tally) report() {
 
 // Closure asks for the closure of the build's outputs.
 func (s *Session) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error) {
-	var out wire.Closure
-	err := s.repeat(ctx, func(ctx context.Context) (err error) {
-		out, err = s.API.Closure(ctx, id)
-		return err
-	})
-	return out, err
+	return repeat(ctx, s, func(ctx context.Context) (wire.Closure, error) { return s.API.Closure(ctx, id) })
 }
