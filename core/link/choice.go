@@ -399,11 +399,7 @@ type flight struct {
 // judge breaks the request off when its way turns out to be much slower than
 // another.
 func (f *flight) judge(ctx context.Context) {
-	if !f.s.begin() {
-		return
-	}
-	go func() {
-		defer f.s.work.Done()
+	f.s.start(func() {
 		every := judgeAfter
 		if f.up {
 			every = judgeUploadAfter
@@ -425,7 +421,7 @@ func (f *flight) judge(ctx context.Context) {
 				}
 			}
 		}
-	}()
+	})
 }
 
 func (f *flight) end() {

@@ -206,15 +206,9 @@ func (l *lane) openLocked() *opening {
 	if l.opening != nil {
 		return l.opening
 	}
-	if !l.s.begin() {
-		return nil
-	}
 	old := l.cc
-	l.cc = nil
 	o := &opening{done: make(chan struct{})}
-	l.opening = o
-	go func() {
-		defer l.s.work.Done()
+	started := l.s.start(func() {
 		if old != nil {
 			retire(old)
 		}
@@ -236,7 +230,11 @@ func (l *lane) openLocked() *opening {
 		if cc != nil {
 			_ = cc.Close()
 		}
-	}()
+	})
+	if !started {
+		return nil
+	}
+	l.cc, l.opening = nil, o
 	return o
 }
 

@@ -172,14 +172,10 @@ func (p *pool) growLocked() {
 
 // openLocked begins to open a connection; false after the end.
 func (p *pool) openLocked() bool {
-	if p.closed || !p.s.begin() {
+	if p.closed || !p.s.start(p.grow) {
 		return false
 	}
 	p.opening++
-	go func() {
-		defer p.s.work.Done()
-		p.grow()
-	}()
 	return true
 }
 
@@ -215,12 +211,8 @@ func (p *pool) grow() {
 	if len(p.waiting) > 0 && time.Since(p.waiting[0].since) >= growAfter {
 		p.growLocked()
 	}
-	if !p.watching && p.s.begin() {
-		p.watching = true
-		go func() {
-			defer p.s.work.Done()
-			p.watch()
-		}()
+	if !p.watching {
+		p.watching = p.s.start(p.watch)
 	}
 	p.mu.Unlock()
 }
@@ -296,14 +288,10 @@ func (p *pool) discard(conns []*pooled, well bool) {
 		if well {
 			c.circuit.well.Store(true)
 		}
-		if !p.s.begin() {
-			work.Go(func() { _ = c.cc.Close() })
-			continue
+		closing := func() { _ = c.cc.Close() }
+		if !p.s.start(closing) {
+			work.Go(closing)
 		}
-		go func() {
-			defer p.s.work.Done()
-			_ = c.cc.Close()
-		}()
 	}
 }
 

@@ -64,14 +64,10 @@ func (s *Session) lookForDirect() <-chan struct{} {
 		f.off = "direct paths are switched off"
 		return nil
 	}
-	if !s.begin() {
+	looked := make(chan struct{})
+	if !s.start(func() { f.run(looked) }) {
 		return nil
 	}
-	looked := make(chan struct{})
-	go func() {
-		defer s.work.Done()
-		f.run(looked)
-	}()
 	return looked
 }
 

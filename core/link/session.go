@@ -64,10 +64,10 @@ type Session struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	// beginning guards closed. It is apart from mu, under which lanes and pools are
-	// asked and set to work, which then call begin.
-	beginning sync.Mutex
-	closed    bool
+	// starting guards closed. It is apart from mu, under which lanes and pools are
+	// asked and set to work, which then call start.
+	starting sync.Mutex
+	closed   bool
 
 	mu      sync.Mutex
 	dialers []dialer // the one that worked last is first
@@ -214,9 +214,9 @@ func (s *Session) Explain() string {
 
 // Close ends the session and whatever is under way.
 func (s *Session) Close() error {
-	s.beginning.Lock()
+	s.starting.Lock()
 	s.closed = true
-	s.beginning.Unlock()
+	s.starting.Unlock()
 	s.cancel()
 	var work sync.WaitGroup
 	work.Go(s.control.close)
@@ -226,14 +226,14 @@ func (s *Session) Close() error {
 	return nil
 }
 
-// begin counts a goroutine that Close waits for; false after Close.
-func (s *Session) begin() bool {
-	s.beginning.Lock()
-	defer s.beginning.Unlock()
+// start runs f in a goroutine that Close waits for; false after Close.
+func (s *Session) start(f func()) bool {
+	s.starting.Lock()
+	defer s.starting.Unlock()
 	if s.closed {
 		return false
 	}
-	s.work.Add(1)
+	s.work.Go(f)
 	return true
 }
 
