@@ -88,13 +88,11 @@ func (d *DirectListener) welcome(r *http.Request) bool {
 }
 
 func arrivalOf(ctx context.Context) *arrival {
-	switch c := ctx.Value(connKey{}).(type) {
-	case *quicPeer:
+	if p, ok := ctx.Value(connKey{}).(*quicPeer); ok {
+		return &p.arrived
+	}
+	if c := circuitOf(ctx); c != nil && c.path.Kind == PathDirectTCP {
 		return &c.arrived
-	case *tls.Conn:
-		if g, ok := c.NetConn().(*gated); ok {
-			return &g.arrived
-		}
 	}
 	return nil
 }
@@ -130,22 +128,6 @@ func newGate(l net.Listener, cfg *tls.Config, limit *limiter) *gate {
 		conns: make(chan net.Conn), slots: make(chan struct{}, maxHandshakes), done: make(chan struct{}),
 	}
 }
-
-// gated is a raw connection that came in through a gate.
-type gated struct {
-	*circuit
-	arrived arrival
-	once    sync.Once
-	leave   func()
-}
-
-func (g *gated) Close() error {
-	g.once.Do(g.leave)
-	return g.circuit.Close()
-}
-
-// NetConn returns what knows the path.
-func (g *gated) NetConn() net.Conn { return g.circuit }
 
 func (g *gate) Accept() (net.Conn, error) {
 	select {
@@ -206,7 +188,11 @@ func remote(c net.Conn) netip.AddrPort {
 // shake does a handshake and hands the connection over.
 func (g *gate) shake(ctx context.Context, c net.Conn, at netip.AddrPort, leave func()) {
 	wsconn.Tune(c)
-	raw := &gated{circuit: &circuit{Conn: &gathering{Conn: c}, path: Path{Kind: PathDirectTCP, Via: at.String()}}, leave: leave}
+	left := sync.OnceFunc(leave)
+	raw := &circuit{
+		Conn: &gathering{Conn: c}, path: Path{Kind: PathDirectTCP, Via: at.String()},
+		ended: func(bool) { left() },
+	}
 	conn := tls.Server(raw, g.tls)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()

@@ -75,7 +75,7 @@ type circuit struct {
 	// ended is told when it is closed, and whether that is well; may be nil.
 	ended func(well bool)
 	well  atomic.Bool
-	// arrived is heeded by builders, see LimitStrangers.
+	// arrived is heeded by builders, see LimitStrangers and DirectListener.
 	arrived arrival
 	// moved counts bytes, both ways.
 	moved atomic.Uint64
