@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/core/client"
@@ -30,7 +29,7 @@ func newAttachCommand(a *app) *ffcli.Command {
 		ShortHelp:  "follow a build that was started before",
 		LongHelp:   attachHelp,
 		FlagSet:    fs,
-		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
 			text, err := a.oneOperand(fs, args, "one build ID")
 			if err != nil {

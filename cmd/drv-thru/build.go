@@ -21,6 +21,9 @@ import (
 // is --ticket.
 const envPrefix = "DRV_THRU"
 
+// fromEnvironment is the option of commands whose flags the environment sets, too.
+var fromEnvironment = []ff.Option{ff.WithEnvVarPrefix(envPrefix)}
+
 // buildFlags are the flags of build, which are those of `nix build` and ours.
 type buildFlags struct {
 	routeFlags
@@ -100,7 +103,7 @@ func newBuildCommand(a *app) *ffcli.Command {
 		ShortHelp:  "build derivations on another machine",
 		LongHelp:   buildHelp,
 		FlagSet:    fs,
-		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
 			installables, err := f.permute(a, fs, args)
 			if err != nil {

@@ -47,8 +47,8 @@ func newBuildersListCommand(a *app) *ffcli.Command {
 		ShortHelp:  "list the builders that have names",
 		FlagSet:    fs,
 		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("builders list takes no arguments, got %q", args[0])
+			if err := noOperands(fs, args); err != nil {
+				return err
 			}
 			all, err := a.builders()
 			if err != nil {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -49,7 +48,7 @@ func newBuildersTestCommand(a *app) *ffcli.Command {
 		ShortHelp:  "ask builders whether they would build for this client",
 		LongHelp:   "Connects to the builders, all of them without a NAME, and asks who they are.\nNothing is built. The exit code is that of the first that failed.",
 		FlagSet:    fs,
-		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
 			names, err := a.operands(fs, args)
 			if err != nil {

@@ -34,41 +34,28 @@ func newBuildsCommand(a *app) *ffcli.Command {
 }
 
 func newBuildsListCommand(a *app) *ffcli.Command {
-	var f adminFlags
-	fs := a.flags("drv-thru builds list")
-	f.register(fs, true)
-	return &ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "list",
 		ShortUsage: "drv-thru builds list [flags]",
 		ShortHelp:  "list the builds that are remembered",
 		LongHelp:   "Lists the builds under way, then the ended ones that are still remembered, the\nnewest first.",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("builds list takes no arguments, got %q", args[0])
-			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			all, err := client.Builds(ctx)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, all)
-			}
-			now := time.Now()
-			rows := [][]string{{"ID", "CLIENT", "STATE", "BEGUN", "TOOK", "WHAT"}}
-			for _, b := range all {
-				rows = append(rows, []string{
-					string(b.ID), clientText(&b), phaseText(&b), when(b.Created, now), roughly(elapsed(&b, now)), strings.Join(b.Labels, " "),
-				})
-			}
-			return table(a.stdout, rows...)
-		},
-	}
+	}, a.flags("drv-thru builds list"), "", func(ctx context.Context, client *admin.Client, _ string, asJSON bool) error {
+		all, err := client.Builds(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, all)
+		}
+		now := time.Now()
+		rows := [][]string{{"ID", "CLIENT", "STATE", "BEGUN", "TOOK", "WHAT"}}
+		for _, b := range all {
+			rows = append(rows, []string{
+				string(b.ID), clientText(&b), phaseText(&b), when(b.Created, now), roughly(elapsed(&b, now)), strings.Join(b.Labels, " "),
+			})
+		}
+		return table(a.stdout, rows...)
+	})
 }
 
 // clientText names who builds.
@@ -107,7 +94,7 @@ func (a *app) oneBuild(name, short, long string, more func(*flag.FlagSet), do fu
 	if more != nil {
 		more(fs)
 	}
-	return a.aboutOne(&ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       name,
 		ShortUsage: "drv-thru builds " + name + " [flags] ID",
 		ShortHelp:  short,

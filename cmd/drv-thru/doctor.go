@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -36,10 +35,10 @@ func newDoctorCommand(a *app) *ffcli.Command {
 			"builder, and says what to do about what it finds. It builds nothing and spends no use of the\n" +
 			"ticket. The exit code is 1 when something is broken.",
 		FlagSet: fs,
-		Options: []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options: fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("doctor takes no arguments, got %q", args[0])
+			if err := noOperands(fs, args); err != nil {
+				return err
 			}
 			return a.doctor(ctx, &f)
 		},

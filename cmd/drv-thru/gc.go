@@ -26,10 +26,10 @@ func newGCCommand(a *app) *ffcli.Command {
 			"was compiled of policies, and where a builder runs its old builds, their roots and logs, and\n" +
 			"what it knows of store paths that are gone. Nix's own store is left to nix-collect-garbage.",
 		FlagSet: fs,
-		Options: adminOptions(),
+		Options: fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("gc takes no arguments, got %q", args[0])
+			if err := noOperands(fs, args); err != nil {
+				return err
 			}
 			result := gcResult{DryRun: *dryRun}
 			err := a.gcBuilder(ctx, &f, &result)

@@ -60,7 +60,10 @@ func newImportHelperServeCommand(a *app) *ffcli.Command {
 		LongHelp:   importHelperHelp,
 		FlagSet:    fs,
 		Exec: func(ctx context.Context, args []string) error {
-			if err := f.check(args); err != nil {
+			if err := noOperands(fs, args); err != nil {
+				return err
+			}
+			if err := f.check(); err != nil {
 				return err
 			}
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -70,10 +73,8 @@ func newImportHelperServeCommand(a *app) *ffcli.Command {
 	}
 }
 
-func (f *importHelperFlags) check(args []string) error {
+func (f *importHelperFlags) check() error {
 	switch {
-	case len(args) > 0:
-		return usagef("import-helper serve takes no arguments, got %q", args[0])
 	case len(f.keyFiles) == 0:
 		return &usageError{
 			text: "import-helper serve needs to know whose signatures count",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -31,10 +30,10 @@ func newKeyShowCommand(a *app) *ffcli.Command {
 		ShortHelp:  "print this client's endpoint ID",
 		LongHelp:   "Prints the endpoint ID of this client's key: what a builder's owner puts into\ntrusted_clients, or binds a ticket to. The secret half is never printed.",
 		FlagSet:    fs,
-		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options:    fromEnvironment,
 		Exec: func(_ context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("key show takes no arguments, got %q", args[0])
+			if err := noOperands(fs, args); err != nil {
+				return err
 			}
 			secret, err := a.identity(*file)
 			if err != nil {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
@@ -62,7 +61,7 @@ func newMountCommand(a *app) *ffcli.Command {
 		ShortHelp:  "mount a builder's cache as a substituter",
 		LongHelp:   mountHelp,
 		FlagSet:    fs,
-		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
 			dir, err := a.oneOperand(fs, args, "one directory")
 			if err != nil {

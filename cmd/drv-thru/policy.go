@@ -12,6 +12,7 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -98,75 +99,50 @@ func costRows(c policy.Cost, wall time.Duration) [][]string {
 }
 
 func newPolicyListCommand(a *app) *ffcli.Command {
-	var f adminFlags
-	fs := a.flags("drv-thru policy list")
-	f.register(fs, true)
-	return &ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "list",
 		ShortUsage: "drv-thru policy list [flags]",
 		ShortHelp:  "list the builder's policies",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("policy list takes no arguments, got %q", args[0])
+	}, a.flags("drv-thru policy list"), "", func(ctx context.Context, client *admin.Client, _ string, asJSON bool) error {
+		all, err := client.Policies(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, all)
+		}
+		rows := [][]string{{"NAME", "MODE", "HASH", "MODULE"}}
+		for _, p := range all {
+			rows = append(rows, []string{p.Name, string(p.Mode), cmp.Or(p.Hash[:min(8, len(p.Hash))], "-"), cmp.Or(p.Module, "built in")})
+			if p.Error != "" {
+				rows = append(rows, []string{"", "denies: " + p.Error})
 			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			all, err := client.Policies(ctx)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, all)
-			}
-			rows := [][]string{{"NAME", "MODE", "HASH", "MODULE"}}
-			for _, p := range all {
-				rows = append(rows, []string{p.Name, string(p.Mode), cmp.Or(p.Hash[:min(8, len(p.Hash))], "-"), cmp.Or(p.Module, "built in")})
-				if p.Error != "" {
-					rows = append(rows, []string{"", "denies: " + p.Error})
-				}
-			}
-			return table(a.stdout, rows...)
-		},
-	}
+		}
+		return table(a.stdout, rows...)
+	})
 }
 
 func newPolicyLogCommand(a *app) *ffcli.Command {
-	var f adminFlags
 	fs := a.flags("drv-thru policy log")
-	f.register(fs, true)
 	n := fs.Int("n", 20, "`NUMBER` of decisions")
-	return &ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "log",
 		ShortUsage: "drv-thru policy log [flags]",
 		ShortHelp:  "show what the builder's policies have decided",
 		LongHelp:   "Shows the newest decisions, with all that the ticket's holder is not told.\nWhat the built-in policy allows is not recorded.",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("policy log takes no arguments, got %q", args[0])
-			}
-			if *n < 1 {
-				return usagef("policy log: -n must be at least 1")
-			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			all, err := client.Decisions(ctx, *n)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, all)
-			}
-			return table(a.stdout, decisionRows(all, time.Now())...)
-		},
-	}
+	}, fs, "", func(ctx context.Context, client *admin.Client, _ string, asJSON bool) error {
+		if *n < 1 {
+			return usagef("policy log: -n must be at least 1")
+		}
+		all, err := client.Decisions(ctx, *n)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, all)
+		}
+		return table(a.stdout, decisionRows(all, time.Now())...)
+	})
 }
 
 // decisionRows are decisions for the builder's owner.

@@ -31,56 +31,44 @@ func newDrainCommand(a *app) *ffcli.Command {
 
 // steering makes a command that steers the queue.
 func (a *app) steering(name, short, long string, canWait bool) *ffcli.Command {
-	var f adminFlags
 	var wait bool
 	fs := a.flags("drv-thru " + name)
-	f.register(fs, true)
 	if canWait {
 		fs.BoolVar(&wait, "wait", false, "return when no build runs or waits any more")
 	}
-	return &ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       name,
 		ShortUsage: "drv-thru " + name + " [flags]",
 		ShortHelp:  short,
 		LongHelp:   long,
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("%s takes no arguments, got %q", name, args[0])
+	}, fs, "", func(ctx context.Context, client *admin.Client, _ string, asJSON bool) error {
+		st, err := client.Steer(ctx, name)
+		if err == nil && name == "resume" {
+			st, err = client.Steer(ctx, "undrain")
+		}
+		for err == nil && wait && len(st.Active) > 0 {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(drainPoll):
+				st, err = client.Status(ctx)
 			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			st, err := client.Steer(ctx, name)
-			if err == nil && name == "resume" {
-				st, err = client.Steer(ctx, "undrain")
-			}
-			for err == nil && wait && len(st.Active) > 0 {
-				select {
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				case <-time.After(drainPoll):
-					st, err = client.Status(ctx)
-				}
-			}
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, struct {
-					Paused   bool `json:"paused"`
-					Draining bool `json:"draining"`
-					Slots    int  `json:"slots"`
-					Running  int  `json:"running"`
-					Waiting  int  `json:"waiting"`
-				}{st.Paused, st.Draining, st.Slots, st.Running, st.Waiting})
-			}
-			_, err = fmt.Fprintln(a.stdout, capacityText(st))
+		}
+		if err != nil {
 			return err
-		},
-	}
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, struct {
+				Paused   bool `json:"paused"`
+				Draining bool `json:"draining"`
+				Slots    int  `json:"slots"`
+				Running  int  `json:"running"`
+				Waiting  int  `json:"waiting"`
+			}{st.Paused, st.Draining, st.Slots, st.Running, st.Waiting})
+		}
+		_, err = fmt.Fprintln(a.stdout, capacityText(st))
+		return err
+	})
 }
 
 // capacityText says how busy a builder is and whether it goes on.

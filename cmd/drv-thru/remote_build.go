@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os/signal"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -58,7 +57,7 @@ func (a *app) remoteCommand(name, short, long string, withJSON bool, do func(con
 		ShortHelp:  short,
 		LongHelp:   long,
 		FlagSet:    fs,
-		Options:    []ff.Option{ff.WithEnvVarPrefix(envPrefix)},
+		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
 			text, err := a.oneOperand(fs, args, "one build ID")
 			if err != nil {

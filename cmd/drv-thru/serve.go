@@ -93,8 +93,8 @@ func newServeCommand(a *app) *ffcli.Command {
 			"nothing, and detached builds begin again by themselves. A second signal ends the wait.",
 		FlagSet: fs,
 		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("serve takes no arguments, got %q", args[0])
+			if err := noOperands(fs, args); err != nil {
+				return err
 			}
 			cfg, err := f.configure(a)
 			if err != nil {

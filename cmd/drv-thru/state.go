@@ -24,7 +24,7 @@ func newStateCommand(a *app) *ffcli.Command {
 }
 
 func newStateBackupCommand(a *app) *ffcli.Command {
-	return a.aboutOne(&ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "backup",
 		ShortUsage: "drv-thru state backup [flags] FILE",
 		ShortHelp:  "copy the state of the running builder",

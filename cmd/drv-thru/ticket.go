@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
@@ -53,9 +52,6 @@ func (f *adminFlags) register(fs *flag.FlagSet, withJSON bool) {
 	}
 }
 
-// adminOptions let the environment set the flags: DRV_THRU_ADMIN_SOCKET and so on.
-func adminOptions() []ff.Option { return []ff.Option{ff.WithEnvVarPrefix(envPrefix)} }
-
 // admin makes the client of the builder's socket.
 func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	if f.socket != "" {
@@ -74,14 +70,20 @@ func (a *app) admin(f *adminFlags) (*admin.Client, error) {
 	return admin.NewClient(filepath.Join(dir, adminSocketName)), nil
 }
 
-// aboutOne makes c a command that asks the running builder about the one thing that its
-// operand names. Flags of its own are in fs.
-func (a *app) aboutOne(c *ffcli.Command, fs *flag.FlagSet, operand string, do func(ctx context.Context, client *admin.Client, operand string, asJSON bool) error) *ffcli.Command {
+// asking makes c a command that asks the running builder, about the one thing that its
+// operand names or, where operand is "", without one. Flags of its own are in fs.
+func (a *app) asking(c *ffcli.Command, fs *flag.FlagSet, operand string, do func(ctx context.Context, client *admin.Client, operand string, asJSON bool) error) *ffcli.Command {
 	var f adminFlags
-	f.register(fs, c.Name != "log")
-	c.FlagSet, c.Options = fs, adminOptions()
+	f.register(fs, fs.Name() != "drv-thru builds log")
+	c.FlagSet, c.Options = fs, fromEnvironment
 	c.Exec = func(ctx context.Context, args []string) error {
-		text, err := a.oneOperand(fs, args, operand)
+		var text string
+		var err error
+		if operand == "" {
+			err = noOperands(fs, args)
+		} else {
+			text, err = a.oneOperand(fs, args, operand)
+		}
 		if err != nil {
 			return err
 		}
@@ -163,6 +165,14 @@ func (a *app) operands(fs *flag.FlagSet, args []string) ([]string, error) {
 func endsFlags(args, rest []string) bool {
 	i := len(args) - len(rest) - 1
 	return i >= 0 && args[i] == "--"
+}
+
+// noOperands refuses the arguments of a command that takes none.
+func noOperands(fs *flag.FlagSet, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments, got %q", strings.TrimPrefix(fs.Name(), "drv-thru "), args[0])
+	}
+	return nil
 }
 
 // oneOperand returns the only operand of a command. One that is empty would be part of

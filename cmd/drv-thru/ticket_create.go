@@ -67,12 +67,12 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 		ShortHelp:  "make a ticket",
 		LongHelp:   "Makes a ticket and prints it. Whoever has the text may use it: send it like a password.",
 		FlagSet:    fs,
-		Options:    adminOptions(),
+		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
-			switch {
-			case len(args) > 0:
-				return usagef("ticket create takes no arguments, got %q", args[0])
-			case f.qr && f.json:
+			if err := noOperands(fs, args); err != nil {
+				return err
+			}
+			if f.qr && f.json {
 				return usagef("--qr and --json exclude each other")
 			}
 			return a.ticketCreate(ctx, &f)

@@ -26,7 +26,7 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 			"is for and how to reach it. Asks nobody; the secret is not printed.\n" +
 			"With a ticket's ID or name, asks this machine's builder for its limits and policy.",
 		FlagSet: fs,
-		Options: adminOptions(),
+		Options: fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
 			text, err := a.oneOperand(fs, args, "one ticket or its ID, or - to read the ticket from standard input")
 			if err != nil {

@@ -13,42 +13,29 @@ import (
 )
 
 func newTicketListCommand(a *app) *ffcli.Command {
-	var f adminFlags
-	fs := a.flags("drv-thru ticket list")
-	f.register(fs, true)
-	return &ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "list",
 		ShortUsage: "drv-thru ticket list [flags]",
 		ShortHelp:  "list the tickets, without their secrets",
-		FlagSet:    fs,
-		Options:    adminOptions(),
-		Exec: func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("ticket list takes no arguments, got %q", args[0])
+	}, a.flags("drv-thru ticket list"), "", func(ctx context.Context, client *admin.Client, _ string, asJSON bool) error {
+		tickets, err := client.Tickets(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return term.WriteJSON(a.stdout, tickets)
+		}
+		now := time.Now()
+		rows := [][]string{{"ID", "NAME", "STATE", "USES", "EXPIRES", "POLICY"}}
+		for _, t := range tickets {
+			uses := fmt.Sprintf("%d/%d", t.Used, t.MaxUses)
+			if t.MaxUses == 0 {
+				uses = fmt.Sprintf("%d/unlimited", t.Used)
 			}
-			client, err := a.admin(&f)
-			if err != nil {
-				return err
-			}
-			tickets, err := client.Tickets(ctx)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return term.WriteJSON(a.stdout, tickets)
-			}
-			now := time.Now()
-			rows := [][]string{{"ID", "NAME", "STATE", "USES", "EXPIRES", "POLICY"}}
-			for _, t := range tickets {
-				uses := fmt.Sprintf("%d/%d", t.Used, t.MaxUses)
-				if t.MaxUses == 0 {
-					uses = fmt.Sprintf("%d/unlimited", t.Used)
-				}
-				rows = append(rows, []string{t.ID.String(), t.Name, t.State, uses, cmp.Or(when(t.Expires, now), "never"), policyText(t.Policy)})
-			}
-			return table(a.stdout, rows...)
-		},
-	}
+			rows = append(rows, []string{t.ID.String(), t.Name, t.State, uses, cmp.Or(when(t.Expires, now), "never"), policyText(t.Policy)})
+		}
+		return table(a.stdout, rows...)
+	})
 }
 
 // policyText is a policy's name with the beginning of its module's hash.

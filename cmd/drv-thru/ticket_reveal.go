@@ -11,7 +11,7 @@ import (
 )
 
 func newTicketRevealCommand(a *app) *ffcli.Command {
-	return a.aboutOne(&ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "reveal",
 		ShortUsage: "drv-thru ticket reveal ID",
 		ShortHelp:  "print a ticket's text again",

@@ -13,7 +13,7 @@ import (
 func newTicketRevokeCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru ticket revoke")
 	cancel := fs.Bool("cancel", false, "also cancel its builds that are under way")
-	return a.aboutOne(&ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "revoke",
 		ShortUsage: "drv-thru ticket revoke [--cancel] ID",
 		ShortHelp:  "end a ticket",

@@ -12,7 +12,7 @@ import (
 )
 
 func newTicketUsageCommand(a *app) *ffcli.Command {
-	return a.aboutOne(&ffcli.Command{
+	return a.asking(&ffcli.Command{
 		Name:       "usage",
 		ShortUsage: "drv-thru ticket usage ID",
 		ShortHelp:  "show what has been built with a ticket",
