@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -105,8 +104,8 @@ func (h *importHelp) copy(ctx context.Context, view *cache.View, paths []nix.Pat
 func (a *app) checkTrust(ctx context.Context, trust client.LocalTrust, key string) error {
 	// Running nix takes longer than all the rest of an import that has little to
 	// do, and the key mostly stands in the file.
-	if text, err := readConfig(daemonConfig); err == nil {
-		trust.Keys = configKeys(text)
+	if text, err := readBounded(daemonConfig, maxDaemonConfig); err == nil {
+		trust.Keys = configKeys(string(text))
 		if client.CheckTrust(key, trust) == nil {
 			return nil
 		}
@@ -120,16 +119,6 @@ func (a *app) checkTrust(ctx context.Context, trust client.LocalTrust, key strin
 	trust.Keys = strings.Fields(config["trusted-public-keys"])
 	trust.NoSigs = config["require-sigs"] == "false"
 	return client.CheckTrust(key, trust)
-}
-
-func readConfig(name string) (string, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxDaemonConfig))
-	return string(text), err
 }
 
 // configKeys returns the trusted keys that a nix.conf(5) names itself, without

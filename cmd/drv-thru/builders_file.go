@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -92,12 +91,7 @@ func (e *builderEntry) id() (key.ID, error) {
 	if e.EndpointIDFile == "" {
 		return key.ParseID(e.EndpointID)
 	}
-	f, err := os.Open(e.EndpointIDFile)
-	if err != nil {
-		return key.ID{}, fmt.Errorf("read endpoint_id_file: %w", err)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxEndpointFile))
+	text, err := readBounded(e.EndpointIDFile, maxEndpointFile)
 	if err != nil {
 		return key.ID{}, fmt.Errorf("read endpoint_id_file: %w", err)
 	}
