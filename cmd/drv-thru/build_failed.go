@@ -70,12 +70,10 @@ var (
 // that it points to is the builder's.
 func plainMessage(text string) string {
 	var out []string
-	for _, line := range strings.Split(daemon.StripANSI(text), "\n") {
-		switch {
-		case lastLines.MatchString(line), fullLogs.MatchString(line), logLine.MatchString(line), nixLog.MatchString(line):
-			continue
+	for line := range strings.SplitSeq(daemon.StripANSI(text), "\n") {
+		if !lastLines.MatchString(line) && !fullLogs.MatchString(line) && !logLine.MatchString(line) && !nixLog.MatchString(line) {
+			out = append(out, line)
 		}
-		out = append(out, line)
 	}
 	text = strings.TrimPrefix(strings.TrimSpace(strings.Join(out, "\n")), "error: ")
 	return strings.TrimRight(strings.ReplaceAll(text, ";\n", "\n"), "; ")

@@ -241,7 +241,7 @@ func (r *buildRun) roots() []nix.Path {
 
 // valid reports whether every wanted output is here already.
 func (r *buildRun) valid(ctx context.Context) (bool, error) {
-	want := make(map[nix.Path]bool)
+	var want []nix.Path
 	known := true
 	for _, t := range r.targets {
 		for _, o := range t.outputs {
@@ -249,14 +249,11 @@ func (r *buildRun) valid(ctx context.Context) (bool, error) {
 				known = false
 				continue
 			}
-			want[o.path] = true
+			want = append(want, o.path)
 		}
 	}
-	paths := make([]nix.Path, 0, len(want))
-	for p := range want {
-		paths = append(paths, p)
-	}
-	has, err := r.store.ValidPaths(ctx, paths)
+	want = nix.SortedPaths(want)
+	has, err := r.store.ValidPaths(ctx, want)
 	if err != nil {
 		return false, err
 	}
@@ -428,13 +425,7 @@ func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, err
 		for _, o := range built.Outputs {
 			done[o.Drv] = true
 		}
-		var some []wire.Root
-		for _, root := range roots {
-			if done[root.Drv] {
-				some = append(some, root)
-			}
-		}
-		roots = some
+		roots = slices.DeleteFunc(slices.Clone(roots), func(root wire.Root) bool { return !done[root.Drv] })
 	}
 	paths, err := client.WantedOutputs(roots, known, built)
 	if err != nil {

@@ -108,12 +108,10 @@ func (r *remote) keep(ctx context.Context) {
 			}
 			continue
 		}
-		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-		case <-timer.C:
+		case <-time.After(pause):
 		}
-		timer.Stop()
 		pause = min(2*pause, longestPause)
 	}
 }
@@ -241,9 +239,7 @@ func (r *remote) reach(ctx context.Context, patience time.Duration) *client.API 
 			return api
 		}
 		if over == nil {
-			timer := time.NewTimer(left)
-			defer timer.Stop()
-			over = timer.C
+			over = time.After(left)
 		}
 		select {
 		case <-changed:
@@ -335,12 +331,10 @@ func (r *remote) askAhead(text string) {
 		default:
 			return
 		}
-		r.wg.Add(1)
-		go func() {
-			defer r.wg.Done()
+		r.wg.Go(func() {
 			defer func() { <-r.ahead }()
 			_, _ = r.ask(r.ctx, hash) // who needs it asks again
-		}()
+		})
 	}
 }
 

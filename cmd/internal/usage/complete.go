@@ -2,6 +2,7 @@ package usage
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -234,10 +235,7 @@ func Files(home, word string, dirsOnly bool) Candidates {
 	if rest, ok := strings.CutPrefix(dir, "~/"); ok && home != "" {
 		at = filepath.Join(home, rest)
 	}
-	entries, err := os.ReadDir(filepath.Join(".", at))
-	if filepath.IsAbs(at) {
-		entries, err = os.ReadDir(at)
-	}
+	entries, err := os.ReadDir(cmp.Or(at, "."))
 	got := Candidates{Kind: Filenames}
 	if err != nil {
 		return got

@@ -58,7 +58,7 @@ func item(b *strings.Builder, name, text string) {
 func wrap(text string, width int) []string {
 	var lines []string
 	var line string
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		switch {
 		case line == "":
 			line = word

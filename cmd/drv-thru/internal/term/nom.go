@@ -126,13 +126,11 @@ func (n *nom) finish() {
 	n.ended = true
 	close(n.pieces)
 	n.mu.Unlock()
-	timer := time.NewTimer(n.patience)
-	defer timer.Stop()
 	if !full {
 		select {
 		case <-n.gone:
 			return
-		case <-timer.C:
+		case <-time.After(n.patience):
 		}
 	}
 	_ = n.cmd.Process.Kill() // it has just ended if this fails
