@@ -4,49 +4,17 @@ package e2e
 
 import (
 	"bytes"
-	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
 
-	"github.com/drv-thru/drv-thru/core/chunk"
+	"github.com/drv-thru/drv-thru/core/builder/buildertest"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // cut is an entry's NAR in chunks.
-func (e entry) cut() (manifest []byte, m *chunk.Manifest) {
-	refs := []chunk.Ref{chunk.Ref([]byte(e.Path.Hash()))}
-	for _, p := range e.References {
-		refs = append(refs, chunk.Ref([]byte(p.Hash())))
-	}
-	m = &chunk.Manifest{Refs: chunk.SortRefs(refs)}
-	var b bytes.Buffer
-	enc := chunk.NewEncoder(&b, m.Refs)
-	var err error
-	m.Size, err = chunk.Cut(context.Background(), bytes.NewReader(e.nar), m.Refs, func(c chunk.Chunk, _ []byte) error {
-		m.Chunks = append(m.Chunks, c)
-		return enc.Chunk(c)
-	})
-	if err == nil {
-		err = enc.Close()
-	}
-	if err != nil {
-		panic(err)
-	}
-	return b.Bytes(), m
-}
-
-// chunkFrames is the body of a request with chunks of the entry.
-func (e entry) chunkFrames(m *chunk.Manifest, ordinals ...int) []byte {
-	var b []byte
-	for _, i := range ordinals {
-		c := m.Chunks[i]
-		p := bytes.Clone(e.nar[c.Offset : c.Offset+int64(c.Size)])
-		m.Mask(i, p)
-		b = chunk.AppendFrame(binary.BigEndian.AppendUint32(b, uint32(i)), p, true)
-	}
-	return b
+func (e entry) cut() *buildertest.Cutting {
+	return buildertest.Cut(buildertest.Object{Info: e.PathInfo, Nar: e.nar})
 }
 
 func inputPath(id wire.BuildID, index int) string {
@@ -74,33 +42,15 @@ func (p *peer) putChunks(id wire.BuildID, index int, body []byte) answer {
 // sendLarge sends an entry in chunks.
 func (p *peer) sendLarge(id wire.BuildID, index int, e entry) answer {
 	p.t.Helper()
-	manifest, m := e.cut()
-	missing, a := p.putManifest(id, index, manifest)
+	cut := e.cut()
+	missing, a := p.putManifest(id, index, cut.Manifest)
 	if a.code != "" {
 		return a
 	}
-	var ordinals []int
-	size := 0
-	send := func() answer {
-		if len(ordinals) == 0 {
-			return answer{}
+	for _, body := range cut.Requests(missing) {
+		if a := p.putChunks(id, index, body); a.code != "" {
+			return a
 		}
-		a := p.putChunks(id, index, e.chunkFrames(m, ordinals...))
-		ordinals, size = nil, 0
-		return a
-	}
-	for _, r := range missing {
-		for i := r[0]; i < r[0]+r[1]; i++ {
-			if n := int(m.Chunks[i].Size); size+n > wire.MaxInputChunkBytes {
-				if a := send(); a.code != "" {
-					return a
-				}
-			}
-			ordinals, size = append(ordinals, i), size+int(m.Chunks[i].Size)
-		}
-	}
-	if a := send(); a.code != "" {
-		return a
 	}
 	return p.ask(http.MethodPost, inputPath(id, index), nil)
 }

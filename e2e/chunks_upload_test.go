@@ -131,7 +131,7 @@ func TestChunkedUpload(t *testing.T) {
 
 		guess := addressed("piece", fileNar(secret[:1<<20]+"?"+secret[1<<20:]))
 		in := with("guess", guess)
-		manifest, m := guess.cut()
+		cut := guess.cut()
 		for who, c := range map[string]struct {
 			ticket string
 			all    bool
@@ -141,13 +141,13 @@ func TestChunkedUpload(t *testing.T) {
 			if _, a := p.putBuild(id, in.request()); a.code != "" {
 				t.Fatal(a.text)
 			}
-			missing, a := p.putManifest(id, 0, manifest)
+			missing, a := p.putManifest(id, 0, cut.Manifest)
 			n := 0
 			for _, r := range missing {
 				n += r[1]
 			}
-			if a.code != "" || (n == len(m.Chunks)) != c.all || n == 0 {
-				t.Errorf("%s: %d of %d chunks are asked for (%s)", who, n, len(m.Chunks), a.text)
+			if a.code != "" || (n == len(cut.Chunks)) != c.all || n == 0 {
+				t.Errorf("%s: %d of %d chunks are asked for (%s)", who, n, len(cut.Chunks), a.text)
 			}
 			if a := p.ask("DELETE", "/v1/builds/"+string(id), nil); a.code != "" {
 				t.Error(a.text)
@@ -193,7 +193,7 @@ func TestHostileHolderChunks(t *testing.T) {
 	s.startHonest(t, lab.Sid)
 	e := addressed("chunked", fileNar(noise("chunked", 1<<20)))
 	in := with("chunked", e)
-	manifest, m := e.cut()
+	cut := e.cut()
 	for name, c := range map[string]struct {
 		want wire.Code
 		do   func(id wire.BuildID) answer
@@ -203,35 +203,34 @@ func TestHostileHolderChunks(t *testing.T) {
 			return a
 		}},
 		"endless": {wire.CodeInputManifest, func(id wire.BuildID) answer {
-			_, a := s.attacker.putManifest(id, 0, append(manifest[:len(manifest)-3:len(manifest)-3], []byte(strings.Repeat("\xff", 16<<20))...))
+			_, a := s.attacker.putManifest(id, 0, append(cut.Manifest[:len(cut.Manifest)-3:len(cut.Manifest)-3], []byte(strings.Repeat("\xff", 16<<20))...))
 			return a
 		}},
 		"of another": {wire.CodeInputManifest, func(id wire.BuildID) answer {
-			other, _ := addressed("other", fileNar(noise("other", 1<<20))).cut()
-			_, a := s.attacker.putManifest(id, 0, other)
+			_, a := s.attacker.putManifest(id, 0, addressed("other", fileNar(noise("other", 1<<20))).cut().Manifest)
 			return a
 		}},
 		"early end": {wire.CodeInputIncomplete, func(id wire.BuildID) answer {
-			s.attacker.putManifest(id, 0, manifest)
+			s.attacker.putManifest(id, 0, cut.Manifest)
 			return s.attacker.ask("POST", inputPath(id, 0), nil)
 		}},
 		"never asked": {wire.CodeInputIncomplete, func(id wire.BuildID) answer {
-			return s.attacker.putChunks(id, 0, e.chunkFrames(m, 0))
+			return s.attacker.putChunks(id, 0, cut.Frames(0))
 		}},
 		"wrong chunk": {wire.CodeInputChunk, func(id wire.BuildID) answer {
-			s.attacker.putManifest(id, 0, manifest)
-			body := e.chunkFrames(m, 0)
+			s.attacker.putManifest(id, 0, cut.Manifest)
+			body := cut.Frames(0)
 			body[len(body)-1] ^= 1
 			return s.attacker.putChunks(id, 0, body)
 		}},
 		"ordinal": {wire.CodeInputChunk, func(id wire.BuildID) answer {
-			s.attacker.putManifest(id, 0, manifest)
-			body := e.chunkFrames(m, 0)
+			s.attacker.putManifest(id, 0, cut.Manifest)
+			body := cut.Frames(0)
 			body[0] = 0x7f
 			return s.attacker.putChunks(id, 0, body)
 		}},
 		"victim's build": {wire.CodeNotFound, func(wire.BuildID) answer {
-			_, a := s.attacker.putManifest(s.victimBuild, 0, manifest)
+			_, a := s.attacker.putManifest(s.victimBuild, 0, cut.Manifest)
 			return a
 		}},
 	} {

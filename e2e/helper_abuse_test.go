@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -14,8 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/e2e/lab"
@@ -38,29 +35,15 @@ func newSignedPath(t *testing.T, k int, contents string, keys ...nix.SecretKey) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	var nar bytes.Buffer
-	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", contents, ")"} {
-		nar.Write(binary.LittleEndian.AppendUint64(nil, uint64(len(s))))
-		nar.WriteString(s)
-		nar.Write(make([]byte, (8-len(s)%8)%8))
-	}
-	info := nix.PathInfo{Path: p, NarHash: nix.SumHash(nar.Bytes()), NarSize: uint64(nar.Len())}
+	nar := fileNar(contents)
+	info := nix.PathInfo{Path: p, NarHash: nix.SumHash(nar), NarSize: uint64(len(nar))}
 	for _, key := range keys {
 		info.Sigs = append(info.Sigs, info.Sign(key))
 	}
-	return signedPath{string(p), p.Hash(), info.NarHash.Nix32(), nar.Bytes(), info}
+	return signedPath{string(p), p.Hash(), info.NarHash.Nix32(), nar, info}
 }
 
 func (p signedPath) text() string { return string(p.info.MarshalNarInfo()) }
-
-func newNixKey(t *testing.T, name string) nix.SecretKey {
-	t.Helper()
-	secret, _, err := signature.GenerateKeypair(name, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return secret
-}
 
 // What a user could try on the import helper. Each is refused or fails, is logged
 // with the user's ID, and leaves nothing.
@@ -71,7 +54,7 @@ func TestImportHelperAbuse(t *testing.T) {
 	}
 	lab.Programs(t)
 	h := lab.NewHost(t, lab.Trixie, lab.WithBind(filepath.Dir(exe), "/opt/test"))
-	listed, trusted, namesake := newNixKey(t, "listed-1"), newNixKey(t, "trusted-1"), newNixKey(t, "listed-1")
+	listed, trusted, namesake := newSigningKey(t, "listed-1"), newSigningKey(t, "trusted-1"), newSigningKey(t, "listed-1")
 	key := listed.ToPublicKey().String()
 	// The daemon trusts a key that is not on the helper's list.
 	h.StartDaemon("trusted-public-keys = " + trusted.ToPublicKey().String())

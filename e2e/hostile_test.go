@@ -363,7 +363,7 @@ func bomb(t *testing.T, head, pattern string, size int, tail string) []byte {
 }
 
 // peak is the most memory that a host's process of these arguments ever had.
-func peak(t *testing.T, h *lab.Host, args ...string) int64 {
+func peak(t testing.TB, h *lab.Host, args ...string) int64 {
 	t.Helper()
 	for _, p := range h.Processes() {
 		if len(p.Args) >= len(args) && slices.Equal(p.Args[:len(args)], args) {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,19 +102,10 @@ func peaks(t *testing.T, p *lab.Pair, builder, client int64) {
 		args  []string
 		limit int64
 	}{{p.Builder.Host, []string{"drv-thru", "serve"}, builder}, {p.Client.Host, []string{"drv-thru", "build"}, client}} {
-		found := false
-		for _, info := range x.host.Processes() {
-			if len(info.Args) < 2 || !slices.Equal(info.Args[:2], x.args) {
-				continue
-			}
-			found = true
-			t.Logf("%s: at most %d MiB resident", strings.Join(x.args, " "), info.Peak>>20)
-			if info.Peak > x.limit {
-				t.Errorf("%s had %d MiB resident, more than %d", strings.Join(x.args, " "), info.Peak>>20, x.limit>>20)
-			}
-		}
-		if !found {
-			t.Errorf("no process %s on %s", strings.Join(x.args, " "), x.host.Name())
+		most := peak(t, x.host, x.args...)
+		t.Logf("%s: at most %d MiB resident", strings.Join(x.args, " "), most>>20)
+		if most > x.limit {
+			t.Errorf("%s had %d MiB resident, more than %d", strings.Join(x.args, " "), most>>20, x.limit>>20)
 		}
 	}
 }

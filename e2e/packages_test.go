@@ -48,8 +48,8 @@ func TestPackages(t *testing.T) {
 	systemctl(t, server, "start", "drv-thru-relay")
 	mainPID(t, server, "drv-thru-relay")
 	systemctl(t, server, "stop", "drv-thru-relay")
-	if ticket := docs.follow(t, server, "builder"); !ticketWord.MatchString(ticket) {
-		t.Errorf("no ticket in %q", ticket)
+	if printed := docs.follow(t, server, "builder"); !strings.HasPrefix(printed, "drvthru") {
+		t.Errorf("no ticket in %q", printed)
 	}
 	// With nobody to certify its name it runs, and goes on asking.
 	docs.follow(t, server, "relay")
@@ -258,18 +258,11 @@ func as(m *lab.Machine, user string, argv ...string) *lab.Cmd {
 		AddEnv("HOME="+home, "USER="+user, "LOGNAME="+user, "NIX_REMOTE=daemon").In(home)
 }
 
-var ticketWord = regexp.MustCompile(`\bdrvthru[a-z2-7]+\b`)
-
 // machineTicket makes a ticket as root does, with nothing said about where the
 // builder is.
 func machineTicket(t *testing.T, m *lab.Machine, args ...string) string {
 	t.Helper()
-	out := must(t, m.Command(lab.RootUser, append([]string{"drv-thru", "ticket", "create", "--uses", "unlimited"}, args...)...))
-	ticket := ticketWord.FindString(out)
-	if ticket == "" {
-		t.Fatalf("no ticket in %q", out)
-	}
-	return ticket
+	return must(t, m.Command(lab.RootUser, append([]string{"drv-thru", "ticket", "create", "--uses", "unlimited"}, args...)...))
 }
 
 // buildOnMachine builds as alice, over there, and returns the path. It comes in

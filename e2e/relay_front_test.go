@@ -54,8 +54,8 @@ func TestRelayBehindProxies(t *testing.T) {
 	fronts := []front{
 		frontNginx(t, dir, b, here),
 		frontCaddy(t, dir, b, here),
-		frontProxied(t, dir, b, cert, startTinyproxy(t, dir, here)),
-		frontProxied(t, dir, b, cert, startSquid(t, dir, here)),
+		frontProxied(t, dir, b, cert, startTinyproxy(t, dir, b, here)),
+		frontProxied(t, dir, b, cert, startSquid(t, dir, b, here)),
 		frontIPv6(t, b),
 	}
 	client := someKey(t)
@@ -103,17 +103,6 @@ func TestRelayBehindProxies(t *testing.T) {
 	}
 }
 
-// freePort is a port of the machine that nobody has.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // listening waits until somebody listens on an address of the machine.
 func listening(t *testing.T, address string) {
 	t.Helper()
@@ -133,7 +122,7 @@ func hidden(t *testing.T, h *lab.Host) *lab.Relay {
 
 // frontNginx has the relay below a path, as docs/relay.md shows it.
 func frontNginx(t *testing.T, dir string, h *lab.Host, hosts string) front {
-	address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	address := fmt.Sprintf("127.0.0.1:%d", h.FreePort())
 	conf := filepath.Join(dir, "nginx.conf")
 	write(t, conf, `
 		daemon off; master_process off; pid `+dir+`/nginx.pid; error_log stderr;
@@ -165,7 +154,7 @@ func frontNginx(t *testing.T, dir string, h *lab.Host, hosts string) front {
 }
 
 func frontCaddy(t *testing.T, dir string, h *lab.Host, hosts string) front {
-	port := freePort(t)
+	port := h.FreePort()
 	conf := filepath.Join(dir, "Caddyfile")
 	write(t, conf, fmt.Sprintf(`{
 	admin off
@@ -186,16 +175,16 @@ https://relay.test:%d {
 type proxy struct{ name, address string }
 
 // startTinyproxy and startSquid run proxies that let clients connect anywhere.
-func startTinyproxy(t *testing.T, dir, hosts string) proxy {
-	port := freePort(t)
+func startTinyproxy(t *testing.T, dir string, h *lab.Host, hosts string) proxy {
+	port := h.FreePort()
 	conf := filepath.Join(dir, "tinyproxy.conf")
 	write(t, conf, fmt.Sprintf("Port %d\nListen 127.0.0.1\nAllow 127.0.0.1\nTimeout 600\nMaxClients 20\nLogLevel Info\n", port))
 	lab.StartProxy(t, hosts, "tinyproxy", "-d", "-c", conf)
 	return proxy{"tinyproxy", fmt.Sprintf("127.0.0.1:%d", port)}
 }
 
-func startSquid(t *testing.T, dir, hosts string) proxy {
-	port := freePort(t)
+func startSquid(t *testing.T, dir string, h *lab.Host, hosts string) proxy {
+	port := h.FreePort()
 	conf := filepath.Join(dir, "squid.conf")
 	write(t, conf, fmt.Sprintf(`
 		http_port 127.0.0.1:%d
@@ -228,7 +217,7 @@ func frontProxied(t *testing.T, dir string, h *lab.Host, cert string, through pr
 }
 
 func frontIPv6(t *testing.T, h *lab.Host) front {
-	address := fmt.Sprintf("[::1]:%d", freePort(t))
+	address := fmt.Sprintf("[::1]:%d", h.FreePort())
 	h.Start(lab.BuilderUser, "drv-thru-relay", "--listen", address, "--hostname", address)
 	listening(t, address)
 	return front{name: "IPv6", url: "http://" + address}

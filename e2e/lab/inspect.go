@@ -34,26 +34,29 @@ func (p ProcessInfo) String() string {
 func (h *Host) Processes() []ProcessInfo {
 	h.t.Helper()
 	var found []ProcessInfo
+	h.eachProcess(func(pid int) {
+		if p, ok := readProcess(pid); ok {
+			found = append(found, p)
+		}
+	})
+	return found
+}
+
+// eachProcess calls fn in the host for the ID of every process but the host's own init.
+func (h *Host) eachProcess(fn func(pid int)) {
+	h.t.Helper()
 	err := h.Do(func() error {
 		entries, err := os.ReadDir("/proc")
-		if err != nil {
-			return err
-		}
 		for _, e := range entries {
-			pid, err := strconv.Atoi(e.Name())
-			if err != nil || pid == 1 {
-				continue
-			}
-			if p, ok := readProcess(pid); ok {
-				found = append(found, p)
+			if pid, err := strconv.Atoi(e.Name()); err == nil && pid != 1 {
+				fn(pid)
 			}
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		h.t.Fatalf("lab: list the processes of %s: %v", h.name, err)
 	}
-	return found
 }
 
 // CPU is how much time the processes of the host have spent, in their own code and
@@ -62,21 +65,7 @@ func (h *Host) Processes() []ProcessInfo {
 func (h *Host) CPU() time.Duration {
 	h.t.Helper()
 	var ticks int64
-	err := h.Do(func() error {
-		entries, err := os.ReadDir("/proc")
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if pid, err := strconv.Atoi(e.Name()); err == nil && pid != 1 {
-				ticks += cpuTicks(pid)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		h.t.Fatalf("lab: read the CPU time of %s: %v", h.name, err)
-	}
+	h.eachProcess(func(pid int) { ticks += cpuTicks(pid) })
 	return time.Duration(ticks) * time.Second / ticksPerSecond
 }
 

@@ -44,7 +44,6 @@ const (
 // and on it one machine with a relay, two STUN servers and an HTTP proxy.
 type Internet struct {
 	*Host
-	t     T
 	mu    sync.Mutex
 	sites int
 }
@@ -52,7 +51,7 @@ type Internet struct {
 // NewInternet makes one. It needs ip and nft.
 func NewInternet(t T, root Root) *Internet {
 	t.Helper()
-	in := &Internet{Host: NewHost(t, root, WithName("internet"), WithNetns()), t: t}
+	in := &Internet{Host: NewHost(t, root, WithName("internet"), WithNetns())}
 	// A bridge without an address of its own takes that of a port, and changes it
 	// when ports come and go: neighbours would send to the old one for a while.
 	in.script(in.pid, `

@@ -289,14 +289,7 @@ func runDirectBuilder(relayURL string, ready func(string)) error {
 	}
 	go func() { _ = srv.ServeTLS(circuits, "", "") }()
 	go func() { _ = l.Serve(srv) }()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := circuits.Registered(ctx); err != nil {
-		return err
-	}
-	ready("ok")
-	untilParentExits()
-	return nil
+	return registered(circuits, ready)
 }
 
 // serveLog prints the time every tick.

@@ -146,6 +146,11 @@ func runBuilder(relayURL string, ready func(string)) error {
 		return err
 	}
 	go func() { _ = srv.ServeTLS(l, "", "") }()
+	return registered(l, ready)
+}
+
+// registered says that a builder is ready once the relay knows it.
+func registered(l *link.Listener, ready func(string)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := l.Registered(ctx); err != nil {
@@ -171,14 +176,7 @@ func runRawBuilder(relayURL string, ready func(string)) error {
 			go sendForever(c)
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := l.Registered(ctx); err != nil {
-		return err
-	}
-	ready("ok")
-	untilParentExits()
-	return nil
+	return registered(l, ready)
 }
 
 var zeros [chunk]byte
