@@ -64,44 +64,40 @@ func benchmarkImport(b *testing.B, direct bool) {
 	}
 }
 
-// TestMemoryOfLargeOutput moves an output of 1 GiB in one file: neither end may
-// hold more of it than its buffers.
+// TestMemoryOfLargeOutput builds and moves an output of 1 GiB in one file: neither end
+// may hold more of it than its buffers.
 func TestMemoryOfLargeOutput(t *testing.T) {
-	p := newImportPair(t, false)
 	const mib = 1 << 10
-	p.build(lab.Blob(mib, "memory"))
-	p.client.Host.Delete(p.outputs...)
-	build := p.client.Host.StartCmd(p.again())
-	client := watchMemory(build)
-	if err := build.Wait(longest); err != nil {
-		t.Fatalf("%v\n%s", err, build.Output())
-	}
-	builder := peakMemory(t, p.builder.PID())
-	t.Logf("peak resident memory while %d MiB moved: builder %d MiB, client %d MiB", mib, builder>>20, client.Load()>>20)
+	builder, client := memoryOf(t, lab.NewPair(t, lab.Trixie, lab.Trixie), mib, "memory")
+	t.Logf("peak resident memory while %d MiB moved: builder %d MiB, client %d MiB", mib, builder>>20, client>>20)
 	if builder > 150<<20 {
 		t.Errorf("the builder took %d MiB, at most 150", builder>>20)
 	}
-	if client.Load() > 200<<20 {
-		t.Errorf("the client took %d MiB, at most 200", client.Load()>>20)
+	if client > 200<<20 {
+		t.Errorf("the client took %d MiB, at most 200", client>>20)
 	}
 }
 
 // BenchmarkMemory reports the most that builder and client hold while an output
 // of 5 GiB in one file is built and moved, with chunks of the last GiB kept.
 func BenchmarkMemory(b *testing.B) {
-	const mib = 5 << 10
 	for k := 0; b.Loop(); k++ {
-		s := lab.NewPair(b, lab.Trixie, lab.Trixie)
-		build := s.Client.Host.StartCmd(s.Client.BuildCmd(s.Builder.Ticket(), "--no-link", "--impure", "--expr", string(lab.Blob(mib, fmt.Sprint(k)))).
-			AddEnv("DRV_THRU_CACHE_SIZE=1G"))
-		client := watchMemory(build)
-		if err := build.Wait(longest); err != nil {
-			b.Fatalf("%v\n%s", err, build.Output())
-		}
-		b.ReportMetric(float64(peakMemory(b, s.Builder.PID())>>20), "builder-MiB")
-		b.ReportMetric(float64(client.Load()>>20), "client-MiB")
+		builder, client := memoryOf(b, lab.NewPair(b, lab.Trixie, lab.Trixie), 5<<10, fmt.Sprint(k), "DRV_THRU_CACHE_SIZE=1G")
+		b.ReportMetric(float64(builder>>20), "builder-MiB")
+		b.ReportMetric(float64(client>>20), "client-MiB")
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// memoryOf is the most that builder and client hold while a blob is built and moved.
+func memoryOf(t testing.TB, p *lab.Pair, mib int, salt string, env ...string) (builder, client int64) {
+	t.Helper()
+	build := p.Client.Host.StartCmd(p.Client.BuildCmd(p.Builder.Ticket(), "--no-link", "--impure", "--expr", string(lab.Blob(mib, salt))).AddEnv(env...))
+	most := watchMemory(build)
+	if err := build.Wait(longest); err != nil {
+		t.Fatalf("%v\n%s", err, build.Output())
+	}
+	return peak(t, p.Builder.Host, "drv-thru", "serve"), most.Load()
 }
 
 // An importPair is a builder and a client that trusts it, with the two other
@@ -265,15 +261,6 @@ func watchMemory(p *lab.Process) *atomic.Int64 {
 		}
 	}()
 	return peak
-}
-
-func peakMemory(t testing.TB, pid int) int64 {
-	t.Helper()
-	n, err := residentPeak(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 // residentPeak reads VmHWM of proc_pid_status(5).
