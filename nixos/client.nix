@@ -3,6 +3,7 @@
 let
   inherit (lib) mkOption types;
   own = import ./types.nix lib;
+  inherit (own) flag quote;
 
   cfg = config.services.drv-thru.client;
   package = config.services.drv-thru.package;
@@ -11,10 +12,6 @@ let
   helperKeys = lib.unique (helper.trustedBuilderPublicKeys ++ keys);
   helperKeyFile = pkgs.writeText "drv-thru-import-helper.keys"
     (lib.concatStringsSep "" (map (key: key + "\n") helperKeys));
-
-  # For ExecStart=, where % and $ have a meaning.
-  quote = flag: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON flag);
-  flag = name: value: lib.optional (value != null) (quote "--${name}=${value}");
 
   mounts = lib.mapAttrsToList (name: mount: mount // { inherit name; }) cfg.mounts;
   # An assertion about each mount, which names those that it is not true of.

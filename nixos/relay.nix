@@ -3,6 +3,7 @@
 let
   inherit (lib) mkOption types;
   own = import ./types.nix lib;
+  inherit (own) flag quote;
 
   cfg = config.services.drv-thru.relay;
   package = config.services.drv-thru.package;
@@ -24,10 +25,6 @@ let
   credentials = lib.optionals tls [ "cert.pem:${cfg.tlsCert}" "key.pem:${cfg.tlsKey}" ]
     ++ lib.mapAttrsToList (name: file: "${name}:${file}") tokens;
 
-  # For ExecStart=, where % and $ have a meaning.
-  quote = flag: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON flag);
-
-  flag = name: value: lib.optional (value != null) (quote "--${name}=${toString value}");
   flags = lib.concatLists [
     (flag "listen" cfg.listen)
     (lib.optionals tls [ "--tls-cert=%d/cert.pem" "--tls-key=%d/key.pem" ])

@@ -101,6 +101,10 @@ rec {
   words = x: if builtins.isList x then x else
   lib.filter (word: builtins.isString word && word != "") (builtins.split "[[:space:]]+" x);
 
+  # For ExecStart=, where % and $ have a meaning.
+  quote = text: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON text);
+  flag = name: value: lib.optional (value != null) (quote "--${name}=${toString value}");
+
   # "[::1]:443" -> 443
   portOf = x: builtins.fromJSON (builtins.head (builtins.match ".*:([0-9]+)" x));
 
