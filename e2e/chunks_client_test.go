@@ -22,12 +22,10 @@ func TestChunkStore(t *testing.T) {
 
 	bh := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
 	bh.StartDaemon()
-	relay := lab.StartRelay(t, bh)
-	b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
 	ch := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
-	ch.StartDaemon("trusted-public-keys = "+b.PublicKey(), "substituters = "+web.URL, "narinfo-cache-negative-ttl = 0")
-	c := lab.NewClient(t, ch)
-	ticket := b.Ticket("--uses", "unlimited")
+	p := lab.Join(t, bh, ch, lab.BuilderConfig{}, "substituters = "+web.URL, "narinfo-cache-negative-ttl = 0")
+	c := p.Client
+	ticket := p.Builder.Ticket("--uses", "unlimited")
 
 	const mib = 5
 	args := []string{"--no-link", "--impure", "--expr", string(lab.Blob(mib, "chunks"))}
@@ -106,7 +104,7 @@ func TestChunkStore(t *testing.T) {
 			t.Error("nobody asked the substituter for the NAR")
 		}
 	})
-	(&lab.Pair{Builder: b, Client: c}).Verify(t)
+	p.Verify(t)
 }
 
 // secondCache serves a binary cache in a host's /nix/second, once there is one,

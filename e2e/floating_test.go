@@ -62,13 +62,10 @@ func TestFloatingCA(t *testing.T) {
 func TestFloatingCAWithoutFeature(t *testing.T) {
 	b := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
 	b.StartDaemon()
-	builder := lab.StartBuilder(t, b, lab.BuilderConfig{Relays: []string{lab.StartRelay(t, b).URL}})
-	c := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
-	c.StartDaemon(lab.CADerivations, "trusted-public-keys = "+builder.PublicKey())
-	client := lab.NewClient(t, c)
-	ticket := builder.Ticket("--name", "one")
-	text := fails(t, client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.FloatingCA("a"))), 1)
+	p := lab.Join(t, b, lab.NewHost(t, lab.Trixie, lab.WithName("client")), lab.BuilderConfig{}, lab.CADerivations)
+	ticket := p.Builder.Ticket("--name", "one")
+	text := fails(t, p.Client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.FloatingCA("a"))), 1)
 	t.Log(text)
 	says(t, text, "ca-derivations")
-	spent(t, builder, "one", 0)
+	spent(t, p.Builder, "one", 0)
 }

@@ -133,16 +133,13 @@ func TestNoFixedOutput(t *testing.T) {
 func TestMinFree(t *testing.T) {
 	h := lab.NewHost(t, lab.Trixie, lab.WithName("builder"))
 	h.StartDaemon()
-	relay := lab.StartRelay(t, h)
 	const config = "/var/lib/drv-thru/serve.json"
 	h.WriteFile(lab.BuilderUser, config, `{"min_free": "1000T"}`)
-	b := lab.StartBuilder(t, h, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--config", config}})
-	c := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
-	c.StartDaemon("trusted-public-keys = " + b.PublicKey())
-	ticket := b.Ticket("--name", "full")
-	build := lab.NewClient(t, c).BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.Hello("full")))
+	p := lab.Join(t, h, lab.NewHost(t, lab.Trixie, lab.WithName("client")), lab.BuilderConfig{Args: []string{"--config", config}})
+	ticket := p.Builder.Ticket("--name", "full")
+	build := p.Client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.Hello("full")))
 	says(t, fails(t, build, wire.ExitFailed), "error: the builder's disk is too full", fmt.Sprintf("%d MiB are kept in reserve", 1000<<20))
-	spent(t, b, "full", 0)
+	spent(t, p.Builder, "full", 0)
 	for _, path := range h.Paths() {
 		if strings.Contains(filepath.Base(path), "hello") {
 			t.Errorf("%s was taken", path)

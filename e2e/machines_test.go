@@ -27,12 +27,10 @@ func TestRemoteBuilders(t *testing.T) {
 		// Nix's default for its setting "builders" names this file.
 		bh.WriteFile(lab.RootUser, "/etc/nix/machines", "ssh-ng://root@fleet-1 "+foreign+","+lab.System+" /root/.ssh/fleet-1 2 1 fleet\n")
 		bh.StartDaemon("system-features = ")
-		relay := lab.StartRelay(t, bh)
 		metrics := fmt.Sprintf("127.0.0.1:%d", bh.FreePort())
-		b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--metrics", metrics}})
 		ch := lab.NewHost(t, root, lab.WithName("client"))
-		ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
-		c := lab.NewClient(t, ch)
+		p := lab.Join(t, bh, ch, lab.BuilderConfig{Args: []string{"--metrics", metrics}})
+		b, c := p.Builder, p.Client
 		says(t, b.Admin("status"), foreign)
 
 		gate := lab.NewGate(t, machine, "remote")

@@ -73,19 +73,14 @@ func BenchmarkMount(b *testing.B) {
 	})
 	b.Run("line", func(b *testing.B) {
 		const readers, mib = 8, 24
-		bh := lab.NewHost(b, lab.Trixie, lab.WithName("builder"))
-		bh.StartDaemon()
-		relay := lab.StartRelay(b, bh)
-		builder := lab.StartBuilder(b, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
-		ch := lab.NewHost(b, lab.Trixie, lab.WithName("client"))
-		ch.StartDaemon("trusted-public-keys = " + builder.PublicKey())
-		text := builder.Ticket("--uses", "unlimited")
-		client := lab.NewClient(b, ch)
-		files := []string{narFile(client.BuildExpr(text, lab.Blob(readers*mib, "one"))[0])}
+		p := lab.NewPair(b, lab.Trixie, lab.Trixie)
+		ch := p.Client.Host
+		text := p.Builder.Ticket("--uses", "unlimited")
+		files := []string{narFile(p.Client.BuildExpr(text, lab.Blob(readers*mib, "one"))[0])}
 		for k := range readers {
-			files = append(files, narFile(client.BuildExpr(text, lab.Blob(mib, fmt.Sprint("eight", k)))[0]))
+			files = append(files, narFile(p.Client.BuildExpr(text, lab.Blob(mib, fmt.Sprint("eight", k)))[0]))
 		}
-		slow := newLine(b, strings.TrimPrefix(relay.URL, "http://"))
+		slow := newLine(b, strings.TrimPrefix(p.Relay.URL, "http://"))
 		tk, err := ticket.Parse(text)
 		if err != nil {
 			b.Fatal(err)

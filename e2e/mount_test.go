@@ -51,11 +51,10 @@ func TestMount(t *testing.T) {
 	forEachRoot(t, func(t *testing.T, root lab.Root) {
 		b := lab.NewHost(t, root, lab.WithName("builder"))
 		b.StartDaemon()
-		builder := lab.StartBuilder(t, b, lab.BuilderConfig{Relays: []string{lab.StartRelay(t, b).URL}})
 		// alice builds there, and what she has built others substitute.
 		c := lab.NewHost(t, root, lab.WithName("client"))
-		c.StartDaemon("trusted-public-keys = "+builder.PublicKey(), "trusted-substituters = file://"+mountDir)
-		client := lab.NewClient(t, c)
+		p := lab.Join(t, b, c, lab.BuilderConfig{}, "trusted-substituters = file://"+mountDir)
+		builder, client := p.Builder, p.Client
 		ticket := builder.Ticket("--uses", "unlimited")
 		built := client.BuildExpr(ticket, lab.Wide(20, "first"))
 		first := built[len(built)-1]

@@ -45,11 +45,8 @@ func newPolicyLab(t *testing.T, modules ...string) *policyLab {
 	}
 	const path = "/var/lib/drv-thru/serve.json"
 	h.WriteFile(lab.BuilderUser, path, string(config))
-	relay := lab.StartRelay(t, h)
-	p.builder = lab.StartBuilder(t, h, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--config", path}})
-	c := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
-	c.StartDaemon("trusted-public-keys = " + p.builder.PublicKey())
-	p.client = lab.NewClient(t, c)
+	pair := lab.Join(t, h, lab.NewHost(t, lab.Trixie, lab.WithName("client")), lab.BuilderConfig{Args: []string{"--config", path}})
+	p.builder, p.client = pair.Builder, pair.Client
 	return p
 }
 

@@ -91,12 +91,8 @@ func TestBuildersDay(t *testing.T) {
 	forEachRoot(t, func(t *testing.T, root lab.Root) {
 		h := lab.NewHost(t, root, lab.WithName("builder"))
 		h.StartDaemon()
-		relay := lab.StartRelay(t, h)
-		b := lab.StartBuilder(t, h, lab.BuilderConfig{Relays: []string{relay.URL}, Args: []string{"--drain-timeout", "2m"}})
-		ch := lab.NewHost(t, root, lab.WithName("client"))
-		ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
-		c := lab.NewClient(t, ch)
-		p := &lab.Pair{Relay: relay, Builder: b, Client: c}
+		p := lab.Join(t, h, lab.NewHost(t, root, lab.WithName("client")), lab.BuilderConfig{Args: []string{"--drain-timeout", "2m"}})
+		b, c := p.Builder, p.Client
 		expr := func(e lab.Expr) []string { return []string{"--no-link", "--impure", "--expr", string(e)} }
 		drvThru := func(args ...string) *lab.Cmd { return c.Host.Command(c.User, append([]string{"drv-thru"}, args...)...) }
 

@@ -72,13 +72,10 @@ func newRebuilder(b *testing.B) *rebuilder {
 	bh := lab.NewHost(b, lab.Trixie, lab.WithName("builder"))
 	ch := lab.NewHost(b, lab.Trixie, lab.WithName("client"), see)
 	bh.StartDaemon()
-	relay := lab.StartRelay(b, bh)
-	serve := lab.StartBuilder(b, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
-	ch.StartDaemon("trusted-public-keys = " + serve.PublicKey())
+	r.pair = lab.Join(b, bh, ch, lab.BuilderConfig{})
 	ch.Run(lab.RootUser, "install", "-d", "-o", lab.Alice, clientCache)
-	r.pair = &lab.Pair{Relay: relay, Builder: serve, Client: lab.NewClient(b, ch)}
-	r.valve = newValve(b, relay)
-	r.ticket = r.valve.ticket(b, serve.Ticket("--uses", "unlimited"))
+	r.valve = newValve(b, r.pair.Relay)
+	r.ticket = r.valve.ticket(b, r.pair.Builder.Ticket("--uses", "unlimited"))
 	return r
 }
 

@@ -192,8 +192,16 @@ func NewPair(t T, client, builder Root, conf ...string) *Pair {
 	b := NewHost(t, builder, WithName("builder"))
 	c := NewHost(t, client, WithName("client"))
 	b.StartDaemon(conf...)
+	return Join(t, b, c, BuilderConfig{}, conf...)
+}
+
+// Join makes a pair of two hosts: of the builder's, whose daemon runs, and of the
+// client's, whose nix.conf gets further lines.
+func Join(t T, b, c *Host, config BuilderConfig, conf ...string) *Pair {
+	t.Helper()
 	p := &Pair{Relay: StartRelay(t, b)}
-	p.Builder = StartBuilder(t, b, BuilderConfig{Relays: []string{p.Relay.URL}})
+	config.Relays = []string{p.Relay.URL}
+	p.Builder = StartBuilder(t, b, config)
 	c.StartDaemon(append(conf, "trusted-public-keys = "+p.Builder.PublicKey())...)
 	p.Client = NewClient(t, c)
 	return p
