@@ -1,6 +1,7 @@
 package term
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"slices"
@@ -97,7 +98,7 @@ func (p *Printer) line(text string) {
 		p.divert(text)
 		return
 	}
-	b := append(p.safe(nil, []byte(text)), '\n')
+	b := append(p.safe([]byte(text)), '\n')
 	if p.open != nil && len(p.held)+len(b) <= maxHeld {
 		p.held = append(p.held, b...)
 		return
@@ -116,7 +117,7 @@ func (p *Printer) Piece(owner any, prefix string, piece []byte, more bool) {
 		p.breakLine()
 		p.write([]byte(prefix))
 	}
-	p.write(p.safe(nil, piece))
+	p.write(p.safe(piece))
 	p.open = owner
 	if !more {
 		p.breakLine()
@@ -134,15 +135,15 @@ func (p *Printer) breakLine() {
 	p.held = p.held[:0]
 }
 
-// safe appends what a terminal may get of text, and everything elsewhere.
-func (p *Printer) safe(dst, text []byte) []byte {
+// safe returns a copy of what a terminal may get of text, and of everything elsewhere.
+func (p *Printer) safe(text []byte) []byte {
 	if !p.Terminal && !p.tty {
-		return append(dst, text...)
+		return bytes.Clone(text)
 	}
 	if !p.Colour {
-		return appendPlain(dst, text)
+		return plain(text)
 	}
-	return AppendSafe(dst, text)
+	return Safe(text)
 }
 
 // Block replaces the rows below the lines; none removes them. Rows that are too

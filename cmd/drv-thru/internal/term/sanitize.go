@@ -13,11 +13,12 @@ import (
 
 const esc = 0x1b
 
-// AppendSafe appends text to dst without what a terminal would obey: every
-// escape sequence but colours and the like (SGR, ECMA-48 8.3.117) and every
-// control character but line feed and tab, as Nix does (libutil/terminal.cc,
-// filterANSIEscapes). Colours that the text leaves on are switched off at its end.
-func AppendSafe[S string | []byte](dst []byte, text S) []byte {
+// Safe is text without what a terminal would obey: every escape sequence but colours
+// and the like (SGR, ECMA-48 8.3.117) and every control character but line feed and
+// tab, as Nix does (libutil/terminal.cc, filterANSIEscapes). Colours that the text
+// leaves on are switched off at its end.
+func Safe[S string | []byte](text S) S {
+	var dst []byte
 	coloured := false
 	for i := 0; i < len(text); {
 		c := text[i]
@@ -46,11 +47,8 @@ func AppendSafe[S string | []byte](dst []byte, text S) []byte {
 	if coloured {
 		dst = append(dst, "\x1b[0m"...)
 	}
-	return dst
+	return S(dst)
 }
-
-// Safe is AppendSafe for texts.
-func Safe(text string) string { return string(AppendSafe(nil, text)) }
 
 // WriteJSON writes v as a line of JSON. What a terminal would obey and JSON lets
 // strings have, DEL and the control characters C1, is written as \u0080 is.
@@ -73,11 +71,9 @@ func WriteJSON(w io.Writer, v any) error {
 
 // plain is text without any escape sequence or control character but line feed
 // and tab.
-func plain(text string) string { return string(appendPlain(nil, []byte(text))) }
-
-// appendPlain is AppendSafe without colours.
-func appendPlain(dst, text []byte) []byte {
-	for safe := AppendSafe(nil, text); len(safe) > 0; {
+func plain[S string | []byte](text S) S {
+	var dst []byte
+	for safe := []byte(Safe(text)); len(safe) > 0; {
 		if safe[0] == esc {
 			n, _ := escape(safe)
 			safe = safe[n:]
@@ -90,7 +86,7 @@ func appendPlain(dst, text []byte) []byte {
 		dst = append(dst, safe[:i]...)
 		safe = safe[i:]
 	}
-	return dst
+	return S(dst)
 }
 
 // oneLine replaces what moves the cursor in safe text.
