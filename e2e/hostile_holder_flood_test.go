@@ -90,7 +90,7 @@ func TestHostileHolderSlow(t *testing.T) {
 		if _, a := s.attacker.putBuild(id, in.request()); a.code != "" {
 			t.Fatal(a.text)
 		}
-		s.stall(ctx, &streams, s.attacker.session, http.MethodPut, "/v1/builds/"+string(id)+"/inputs", in.frames(0)[:13])
+		s.stall(ctx, &streams, s.attacker.session, "/v1/builds/"+string(id)+"/inputs", in.frames(0)[:13])
 	}
 	// A thousand event streams, and as many documents that go on for ever:
 	// compressed, so that each is large at once.
@@ -100,7 +100,7 @@ func TestHostileHolderSlow(t *testing.T) {
 		events, documents := s.attacker.dial(), s.attacker.dial()
 		for i := range 200 {
 			s.follow(ctx, &streams, events, builds[i%len(builds)])
-			s.stall(ctx, &streams, documents, http.MethodPut, "/v1/builds/"+string(newBuildID(t)), spaces, "Content-Encoding", "zstd")
+			s.stall(ctx, &streams, documents, "/v1/builds/"+string(newBuildID(t)), spaces, "Content-Encoding", "zstd")
 		}
 	}
 	// An upload of the same build on another connection takes the place of
@@ -136,11 +136,11 @@ func TestHostileHolderSlow(t *testing.T) {
 	s.finishHonest(t)
 }
 
-// stall begins a request whose body never ends, and returns once the beginning
+// stall begins a PUT whose body never ends, and returns once the beginning
 // is sent or the builder has refused it.
-func (s *siege) stall(ctx context.Context, streams *sync.WaitGroup, session *link.Session, method, path string, begin []byte, headers ...string) {
+func (s *siege) stall(ctx context.Context, streams *sync.WaitGroup, session *link.Session, path string, begin []byte, headers ...string) {
 	r, w := io.Pipe()
-	req := s.attacker.request(ctx, method, path, r, headers...)
+	req := s.attacker.request(ctx, http.MethodPut, path, r, headers...)
 	stop := context.AfterFunc(ctx, func() { w.CloseWithError(context.Canceled) })
 	streams.Go(func() {
 		defer stop()

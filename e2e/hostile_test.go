@@ -234,15 +234,15 @@ func frame(b []byte, index uint32, size uint64, nar []byte) []byte {
 
 // addressed is a source with these bytes as its NAR, whatever they are: path,
 // hash and content address fit.
-func addressed(name string, nar []byte, refs ...nix.Path) entry {
+func addressed(name string, nar []byte) entry {
 	sum := sha256.Sum256(nar)
 	ca := nix.CA{Method: nix.CANar, Algo: nix.SHA256, Digest: sum[:]}
-	path, err := nix.PathFromCA(name, ca, refs, false)
+	path, err := nix.PathFromCA(name, ca, nil, false)
 	if err != nil {
 		panic(err)
 	}
 	return entry{nix.PathInfo{
-		Path: path, NarHash: sum, NarSize: uint64(len(nar)), References: nix.SortedPaths(refs), CA: ca.String(),
+		Path: path, NarHash: sum, NarSize: uint64(len(nar)), CA: ca.String(),
 	}, nar}
 }
 

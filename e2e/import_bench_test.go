@@ -141,7 +141,7 @@ func newImportPair(t testing.TB, direct bool) *importPair {
 		ticket = append(ticket, "--direct")
 	}
 	p.ticket = p.builder.Ticket(ticket...)
-	p.sshStore, p.sshEnv = bh.SSHD(lab.BuilderUser).Allow(ch, lab.Alice)
+	p.sshStore, p.sshEnv = bh.SSHD(lab.BuilderUser).Allow(ch)
 	return p
 }
 

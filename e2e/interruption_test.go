@@ -29,7 +29,7 @@ func TestInterrupted(t *testing.T) {
 			if mounts := s.pair.Client.Host.FuseMounts(); len(mounts) > 0 {
 				t.Errorf("mounted on the client: %v", mounts)
 			}
-			w.endedAs(t, "cancelled", "build.cancelled")
+			w.cancelled(t, "build.cancelled")
 			w.runAgain(t)
 		})
 		t.Run("twice", s.interruptTwice)
@@ -43,7 +43,7 @@ func TestInterrupted(t *testing.T) {
 			eventually(t, "nothing is mounted", func() bool { return len(s.pair.Client.Host.FuseMounts()) == 0 })
 			// Bytes that were under way still arrive.
 			s.valve.open()
-			w.endedAs(t, "cancelled", "build.abandoned")
+			w.cancelled(t, "build.abandoned")
 			w.runAgain(t)
 		})
 	})

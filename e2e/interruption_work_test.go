@@ -196,11 +196,12 @@ func (w *work) record(t *testing.T) buildState {
 	return buildState{}
 }
 
-// endedAs checks how the builder has ended a build whose client is gone. One
+// cancelled checks how the builder has ended a build whose client is gone. One
 // that was being imported had ended before.
-func (w *work) endedAs(t *testing.T, state, code string) {
+func (w *work) cancelled(t *testing.T, code string) {
 	t.Helper()
 	w.stage.idle(t)
+	state := "cancelled"
 	if w.phase == midImport {
 		state, code = "built", ""
 	}

@@ -147,7 +147,7 @@ func TestLabCopy(t *testing.T) {
 		if to.Has(hello) {
 			t.Fatalf("%s is still there", hello)
 		}
-		url, env := from.SSHD(lab.BuilderUser).Allow(to, lab.Alice)
+		url, env := from.SSHD(lab.BuilderUser).Allow(to)
 		// The signature went to the cache's copy only.
 		from.Run(lab.RootUser, "nix", "store", "sign", "--key-file", secret, hello)
 		to.Must(to.Command(lab.Alice, "nix", "copy", "--from", url, hello).AddEnv(env...))

@@ -16,11 +16,11 @@ import (
 // mountDir is where a client mounts.
 const mountDir = "/run/drv-thru-cache"
 
-// startMount runs drv-thru mount with a ticket and waits until it is mounted.
-func startMount(t *testing.T, h *lab.Host, user, ticket string, args ...string) *lab.Process {
+// startMount runs drv-thru mount as root with a ticket and waits until it is mounted.
+func startMount(t *testing.T, h *lab.Host, ticket string, args ...string) *lab.Process {
 	t.Helper()
 	argv := append([]string{"drv-thru", "mount", "-v"}, args...)
-	p := h.StartCmd(h.Command(user, append(argv, mountDir)...).AddEnv("DRV_THRU_TICKET=" + ticket))
+	p := h.StartCmd(h.Command(lab.RootUser, append(argv, mountDir)...).AddEnv("DRV_THRU_TICKET=" + ticket))
 	p.WaitFor("(?m)^mounted on "+mountDir, longest)
 	return p
 }
@@ -60,7 +60,7 @@ func TestMount(t *testing.T) {
 		first := built[len(built)-1]
 		c.Delete(c.Closure(built...)...)
 
-		mount := startMount(t, c, lab.RootUser, ticket, "--allow-other")
+		mount := startMount(t, c, ticket, "--allow-other")
 		substitute := func(user, path string, args ...string) {
 			t.Helper()
 			args = append([]string{"nix", "build", "--no-link", "-L", "--substituters", "file://" + mountDir, path}, args...)
@@ -125,7 +125,7 @@ func TestMountStale(t *testing.T) {
 	ticket := s.Builder.Ticket("--uses", "unlimited")
 	path := s.Client.BuildExpr(ticket, lab.Hello("stale"))[0]
 
-	mount := startMount(t, c, lab.RootUser, ticket)
+	mount := startMount(t, c, ticket)
 	info := mountDir + "/" + narFile(path)
 	says(t, c.Run(lab.RootUser, "cat", info), path)
 	busy := c.Start(lab.RootUser, "sh", "-c", "cd "+mountDir+"/nar && echo holding && cat")
@@ -134,7 +134,7 @@ func TestMountStale(t *testing.T) {
 	if out, err := c.Command(lab.RootUser, "ls", mountDir).CombinedOutput(); err == nil || !strings.Contains(string(out), "not connected") {
 		t.Errorf("after kill -9: %v\n%s", err, out)
 	}
-	mount = startMount(t, c, lab.RootUser, ticket)
+	mount = startMount(t, c, ticket)
 	says(t, c.Run(lab.RootUser, "cat", info), path)
 
 	// A second one in the same place is refused, and does no harm.
@@ -148,7 +148,7 @@ func TestMountStale(t *testing.T) {
 
 	// What is there already is hidden, not lost, and the user is told.
 	c.WriteFile(lab.RootUser, mountDir+"/precious", "mine")
-	mount = startMount(t, c, lab.RootUser, ticket)
+	mount = startMount(t, c, ticket)
 	says(t, mount.Output(), hides)
 	stopMount(t, c, mount)
 	if got, err := c.ReadFile(mountDir + "/precious"); err != nil || string(got) != "mine" {
@@ -166,7 +166,7 @@ func TestMountFrozenBuilder(t *testing.T) {
 	c := s.Client.Host
 	ticket := s.Builder.Ticket("--uses", "unlimited")
 	path := s.Client.BuildExpr(ticket, lab.Blob(160, "frozen"))[0]
-	mount := startMount(t, c, lab.RootUser, ticket, "--read-timeout", "3s", "--cache-size", "0")
+	mount := startMount(t, c, ticket, "--read-timeout", "3s", "--cache-size", "0")
 	nar := mountDir + "/" + mountedNar(c, path)
 
 	// More than fits into the mount's memory is still to come.

@@ -86,7 +86,7 @@ func TestNATDirectTicket(t *testing.T) {
 func (n *natLab) mountBy(t *testing.T, name, path string) {
 	t.Helper()
 	blob := must(t, n.build(false, lab.Blob(4, "mounted by "+name), "--print-out-paths"))
-	mount := startMount(t, n.client.Host, lab.RootUser, n.ticket, append(n.in.STUN(false), "--cache-size", "0")...)
+	mount := startMount(t, n.client.Host, n.ticket, append(n.in.STUN(false), "--cache-size", "0")...)
 	mount.WaitFor(path, longest)
 	must(t, n.client.Host.Command(lab.RootUser, "sh", "-euc",
 		"cd "+mountDir+" && nar=$(sed -n 's/^URL: //p' "+narFile(blob)+") && cat $nar > /dev/null"))

@@ -68,7 +68,7 @@ func TestPackages(t *testing.T) {
 	decode(t, server.Run(lab.RootUser, "drv-thru", "status", "--json"), &identity)
 	docs.id = identity.Endpoint
 	ticket := machineTicket(t, server, "--policy", "few")
-	if out, err := as(server, lab.Alice, "drv-thru", "ticket", "list").CombinedOutput(); err == nil {
+	if out, err := asAlice(server, "drv-thru", "ticket", "list").CombinedOutput(); err == nil {
 		t.Errorf("alice may list tickets:\n%s", out)
 	}
 
@@ -251,11 +251,10 @@ func imageRuns(t *testing.T, m *lab.Machine) {
 	must(t, m.Command(lab.RootUser, "systemctl", "stop", "image"))
 }
 
-// as prepares a command of a user with all of the user's groups.
-func as(m *lab.Machine, user string, argv ...string) *lab.Cmd {
-	home := "/home/" + user
-	return m.Command(lab.RootUser, append([]string{"runuser", "-u", user, "--"}, argv...)...).
-		AddEnv("HOME="+home, "USER="+user, "LOGNAME="+user, "NIX_REMOTE=daemon").In(home)
+// asAlice prepares a command of alice's, with all of her groups.
+func asAlice(m *lab.Machine, argv ...string) *lab.Cmd {
+	return m.Command(lab.RootUser, append([]string{"runuser", "-u", lab.Alice, "--"}, argv...)...).
+		AddEnv("HOME=/home/alice", "USER=alice", "LOGNAME=alice", "NIX_REMOTE=daemon").In("/home/alice")
 }
 
 // machineTicket makes a ticket as root does, with nothing said about where the
@@ -274,7 +273,7 @@ func buildOnMachine(t *testing.T, m *lab.Machine, ticket, salt string) string {
 		journal, _ := m.Command(lab.RootUser, "journalctl", "--no-pager", "-n", "60").Output()
 		t.Fatalf("%s: %v\n%s", m.Name(), err, journal)
 	}
-	if got := must(t, as(m, lab.Alice, path+"/bin/hello")); got != "hello "+salt {
+	if got := must(t, asAlice(m, path+"/bin/hello")); got != "hello "+salt {
 		t.Errorf("%s: bin/hello prints %q", m.Name(), got)
 	}
 	says(t, must(t, m.Command(lab.RootUser, "journalctl", "--no-pager", "-u", "drv-thru-import-helper")), "msg=imported")
@@ -282,7 +281,7 @@ func buildOnMachine(t *testing.T, m *lab.Machine, ticket, salt string) string {
 }
 
 func tryBuildOnMachine(m *lab.Machine, ticket, salt string) (string, error) {
-	c := as(m, lab.Alice, "drv-thru", "build", "--no-link", "--print-out-paths", "--impure", "--expr", string(lab.Hello(salt))).
+	c := asAlice(m, "drv-thru", "build", "--no-link", "--print-out-paths", "--impure", "--expr", string(lab.Hello(salt))).
 		AddEnv("DRV_THRU_TICKET=" + ticket)
 	var stderr strings.Builder
 	c.Stderr = &stderr

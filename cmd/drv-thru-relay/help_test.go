@@ -8,6 +8,6 @@ import (
 )
 
 func TestHelp(t *testing.T) {
-	usagetest.Golden(t, command(new(flags), io.Discard, io.Discard), "testdata/help")
+	usagetest.Golden(t, command(new(flags), io.Discard, io.Discard))
 	usagetest.Everywhere(t, manual())
 }

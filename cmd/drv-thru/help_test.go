@@ -8,6 +8,6 @@ import (
 
 func TestHelp(t *testing.T) {
 	a := new(app)
-	usagetest.Golden(t, a.root(), "testdata/help")
+	usagetest.Golden(t, a.root())
 	usagetest.Everywhere(t, a.manual())
 }

@@ -95,10 +95,10 @@ func (in *Internet) ProxyEnv(v6 bool) []string {
 }
 
 // StartRelay runs a relay on the internet's machine.
-func (in *Internet) StartRelay(v6 bool, args ...string) *Relay {
+func (in *Internet) StartRelay(v6 bool) *Relay {
 	in.t.Helper()
 	addr := net.JoinHostPort(in.Address(1, v6), strconv.Itoa(in.FreePort()))
-	r := &Relay{URL: "http://" + addr, host: in.Host, args: append([]string{"drv-thru-relay", "--listen", addr, "--hostname", addr}, args...)}
+	r := &Relay{URL: "http://" + addr, host: in.Host, args: []string{"drv-thru-relay", "--listen", addr, "--hostname", addr}}
 	Programs(in.t)
 	r.Start()
 	return r

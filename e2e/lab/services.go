@@ -172,9 +172,9 @@ func (c *Client) Build(ticket string, args ...string) []string {
 }
 
 // BuildExpr is [Client.Build] of an expression.
-func (c *Client) BuildExpr(ticket string, expr Expr, args ...string) []string {
+func (c *Client) BuildExpr(ticket string, expr Expr) []string {
 	c.Host.t.Helper()
-	return c.Build(ticket, append(args, "--impure", "--expr", string(expr))...)
+	return c.Build(ticket, "--impure", "--expr", string(expr))
 }
 
 // A Pair is the usual set-up: a builder behind a relay and a client whose Nix
@@ -185,14 +185,13 @@ type Pair struct {
 	Client  *Client
 }
 
-// NewPair starts a relay, a builder and a client, each Nix daemon with further
-// lines of nix.conf.
-func NewPair(t T, client, builder Root, conf ...string) *Pair {
+// NewPair starts a relay, a builder and a client.
+func NewPair(t T, client, builder Root) *Pair {
 	t.Helper()
 	b := NewHost(t, builder, WithName("builder"))
 	c := NewHost(t, client, WithName("client"))
-	b.StartDaemon(conf...)
-	return Join(t, b, c, BuilderConfig{}, conf...)
+	b.StartDaemon()
+	return Join(t, b, c, BuilderConfig{})
 }
 
 // Join makes a pair of two hosts: of the builder's, whose daemon runs, and of the

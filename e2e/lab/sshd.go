@@ -41,14 +41,14 @@ func (h *Host) SSHD(user string) *SSHD {
 	return s
 }
 
-// Allow gives a user of another host (or the same) what it takes to log in, and
+// Allow gives alice of another host (or the same) what it takes to log in, and
 // returns the store URL and the environment for that.
-func (s *SSHD) Allow(client *Host, user string) (storeURL string, env []string) {
+func (s *SSHD) Allow(client *Host) (storeURL string, env []string) {
 	client.t.Helper()
-	dir := filepath.Join(client.users[user].home, ".ssh")
+	dir := filepath.Join(client.users[Alice].home, ".ssh")
 	name := "lab-" + strconv.Itoa(s.port)
-	client.WriteSecret(user, filepath.Join(dir, name), s.key)
-	client.WriteFile(user, filepath.Join(dir, name+".hosts"), fmt.Sprintf("[127.0.0.1]:%d %s", s.port, s.pub))
+	client.WriteSecret(Alice, filepath.Join(dir, name), s.key)
+	client.WriteFile(Alice, filepath.Join(dir, name+".hosts"), fmt.Sprintf("[127.0.0.1]:%d %s", s.port, s.pub))
 	opts := []string{
 		"-p", strconv.Itoa(s.port), "-i", filepath.Join(dir, name),
 		"-o", "UserKnownHostsFile=" + filepath.Join(dir, name+".hosts"), "-o", "BatchMode=yes",

@@ -66,7 +66,7 @@ func BenchmarkFair(b *testing.B) {
 				least = moved[i]
 			}
 		}
-		peak := resident(b, "relay")
+		peak := resident(b)
 		for _, c := range conns {
 			wg.Go(func() { _ = c.Close() })
 		}

@@ -29,20 +29,20 @@ func BenchmarkIdle(b *testing.B) {
 	relayURL := spawn(b, "relay", "")
 	spawn(b, "rawbuilder", relayURL)
 	for b.Loop() {
-		empty := settled(b, "relay")
+		empty := settled(b)
 		// Without HTTP/2, which pings.
 		conns := make([]*wsconn.Conn, circuits)
 		for i := range conns {
 			conns[i] = dialRaw(b, ctx, relayURL)
 		}
-		open := settled(b, "relay")
+		open := settled(b)
 		var wg sync.WaitGroup
 		for _, c := range conns {
 			wg.Go(func() { _ = c.Close() })
 		}
 		wg.Wait()
 
-		before := settled(b, "relay")
+		before := settled(b)
 		listeners := make([]*link.Listener, registrations)
 		for i := range listeners {
 			l, err := link.Listen(link.ListenConfig{Identity: secret("idle" + strconv.Itoa(i)), Relays: []string{relayURL}})
@@ -55,7 +55,7 @@ func BenchmarkIdle(b *testing.B) {
 			}
 			listeners[i] = l
 		}
-		registered := settled(b, "relay")
+		registered := settled(b)
 		busy := -processTime(b, "relay")
 		time.Sleep(lasts)
 		busy += processTime(b, "relay")
@@ -67,21 +67,21 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// settled is what a process holds once it has collected its garbage twice
+// settled is what the relay's process holds once it has collected its garbage twice
 // (stacks shrink by half each time).
-func settled(b *testing.B, role string) int {
+func settled(b *testing.B) int {
 	b.Helper()
-	if err := syscall.Kill(processes[role], syscall.SIGUSR1); err != nil {
+	if err := syscall.Kill(processes["relay"], syscall.SIGUSR1); err != nil {
 		b.Fatal(err)
 	}
 	time.Sleep(3 * time.Second)
-	return resident(b, role)
+	return resident(b)
 }
 
-// resident is a process' VmRSS of proc_pid_status(5), KiB.
-func resident(b *testing.B, role string) int {
+// resident is its VmRSS of proc_pid_status(5), KiB.
+func resident(b *testing.B) int {
 	b.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", processes[role]))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", processes["relay"]))
 	if err != nil {
 		b.Fatal(err)
 	}

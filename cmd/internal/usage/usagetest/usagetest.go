@@ -17,9 +17,12 @@ import (
 
 var update = flag.Bool("update", false, "write the golden texts of --help")
 
+// dir has the texts of --help.
+const dir = "testdata/help"
+
 // Golden compares the --help of every command with the files in dir, named after
 // the commands; with -update it writes them.
-func Golden(t *testing.T, root *ffcli.Command, dir string) {
+func Golden(t *testing.T, root *ffcli.Command) {
 	want := make(map[string]bool)
 	each(root, func(c *ffcli.Command) {
 		name := strings.ReplaceAll(c.FlagSet.Name(), " ", "-") + ".txt"
