@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -105,7 +103,7 @@ func newBuildCommand(a *app) *ffcli.Command {
 		FlagSet:    fs,
 		Options:    fromEnvironment,
 		Exec: func(ctx context.Context, args []string) error {
-			installables, err := f.permute(a, fs, args)
+			installables, err := a.operands(fs, args, &f.args, &f.argstrs, &f.overrides)
 			if err != nil {
 				return err
 			}
@@ -115,33 +113,6 @@ func newBuildCommand(a *app) *ffcli.Command {
 			return a.build(ctx, &f, installables)
 		},
 	}
-}
-
-// permute reads the flags between and after the installables, as nix does; the
-// flag package stops at the first argument that is none. The second word of a
-// flag that takes two is such an argument too.
-func (f *buildFlags) permute(a *app, fs *flag.FlagSet, args []string) ([]string, error) {
-	if endsFlags(a.args, args) {
-		return args, nil
-	}
-	var out []string
-	for len(args) > 0 {
-		if !slices.ContainsFunc([]*pairs{&f.args, &f.argstrs, &f.overrides}, func(p *pairs) bool { return p.complete(args[0]) }) {
-			out = append(out, args[0])
-		}
-		args = args[1:]
-		if err := fs.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				return nil, err
-			}
-			return nil, parseError(fs, err)
-		}
-		if endsFlags(args, fs.Args()) {
-			return append(out, fs.Args()...), nil
-		}
-		args = fs.Args()
-	}
-	return out, nil
 }
 
 func (f *buildFlags) check(a *app) error {
@@ -214,7 +185,7 @@ func (f *fetches) orAuto() int {
 }
 
 // pairs is a flag that takes two words and may be repeated. The flag package
-// gives it the first; permute completes it with the second, which therefore
+// gives it the first; operands completes it with the second, which therefore
 // cannot begin with a dash. NAME=VALUE and "NAME VALUE" in one word, as the
 // environment has them, work too: no NAME of ours has a "=" or a space.
 type pairs struct {

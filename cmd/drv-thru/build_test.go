@@ -11,7 +11,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-func TestPermute(t *testing.T) {
+func TestFlagsAfterOperands(t *testing.T) {
 	for _, c := range []struct {
 		args  string
 		want  string // installables
@@ -44,7 +44,7 @@ func TestPermute(t *testing.T) {
 		if err := fs.Parse(a.args); err != nil {
 			t.Fatal(err)
 		}
-		got, err := f.permute(a, fs, fs.Args())
+		got, err := a.operands(fs, fs.Args(), &f.args, &f.argstrs, &f.overrides)
 		if err != nil || strings.Join(got, " ") != c.want || c.check != nil && !c.check(&f) {
 			t.Errorf("%s: %q, %v, %+v", c.args, got, err, f)
 		}

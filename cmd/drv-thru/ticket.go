@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,29 +135,28 @@ func roughly(d time.Duration) string {
 
 // operands returns a command's arguments, of which flags may also follow others:
 // "ticket revoke ID --cancel". The first is none: package flag stops at an operand, or
-// behind --, which it does not tell.
-func (a *app) operands(fs *flag.FlagSet, args []string) ([]string, error) {
-	if len(args) == 0 || endsFlags(a.args, args) {
+// behind --, which it does not tell. The second word of a flag of two words, of which
+// the command may have some, is such an argument too.
+func (a *app) operands(fs *flag.FlagSet, args []string, two ...*pairs) ([]string, error) {
+	if endsFlags(a.args, args) {
 		return args, nil
 	}
-	all := []string{args[0]}
-	args = args[1:]
+	var all []string
 	for len(args) > 0 {
-		if strings.HasPrefix(args[0], "-") && args[0] != "-" {
-			if err := fs.Parse(args); err != nil {
-				if errors.Is(err, flag.ErrHelp) {
-					return nil, err
-				}
-				return nil, parseError(fs, err)
-			}
-			if endsFlags(args, fs.Args()) {
-				return append(all, fs.Args()...), nil
-			}
-			args = fs.Args()
-			continue
+		if !slices.ContainsFunc(two, func(p *pairs) bool { return p.complete(args[0]) }) {
+			all = append(all, args[0])
 		}
-		all = append(all, args[0])
 		args = args[1:]
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, parseError(fs, err)
+		}
+		if endsFlags(args, fs.Args()) {
+			return append(all, fs.Args()...), nil
+		}
+		args = fs.Args()
 	}
 	return all, nil
 }
