@@ -191,8 +191,7 @@ func TestLaterCommand(t *testing.T) {
 		"/v1/later":         nil,
 		"/v1/queue/explode": nil,
 	} {
-		var out json.RawMessage
-		err := c.call(t.Context(), http.MethodPost, path, in, &out)
+		_, err := call[json.RawMessage](t.Context(), c, http.MethodPost, path, in)
 		var told *wire.Error
 		if !errors.As(err, &told) || told.Hint != otherVersion {
 			t.Errorf("%s: %v", path, err)

@@ -126,30 +126,23 @@ type TicketUsage struct {
 
 // Builds lists the builds that are remembered: those under way, then the ended
 // ones, the newest first.
-func (c *Client) Builds(ctx context.Context) (all []builder.BuildStatus, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/builds", nil, &all)
-	return all, err
+func (c *Client) Builds(ctx context.Context) ([]builder.BuildStatus, error) {
+	return list[builder.BuildStatus](ctx, c, http.MethodGet, "/v1/builds")
 }
 
 // Build finds a build by its ID or a beginning of it.
 func (c *Client) Build(ctx context.Context, id string) (*builder.BuildStatus, error) {
-	b := new(builder.BuildStatus)
-	err := c.call(ctx, http.MethodGet, "/v1/builds/"+url.PathEscape(id), nil, b)
-	return b, err
+	return call[builder.BuildStatus](ctx, c, http.MethodGet, "/v1/builds/"+url.PathEscape(id), nil)
 }
 
 // Cancel ends a build.
 func (c *Client) Cancel(ctx context.Context, id string) (*builder.BuildStatus, error) {
-	b := new(builder.BuildStatus)
-	err := c.call(ctx, http.MethodDelete, "/v1/builds/"+url.PathEscape(id), nil, b)
-	return b, err
+	return call[builder.BuildStatus](ctx, c, http.MethodDelete, "/v1/builds/"+url.PathEscape(id), nil)
 }
 
 // Usage asks what the builds of a ticket have used.
 func (c *Client) Usage(ctx context.Context, id string) (*TicketUsage, error) {
-	u := new(TicketUsage)
-	err := c.call(ctx, http.MethodGet, "/v1/tickets/"+url.PathEscape(id)+"/usage", nil, u)
-	return u, err
+	return call[TicketUsage](ctx, c, http.MethodGet, "/v1/tickets/"+url.PathEscape(id)+"/usage", nil)
 }
 
 // Events hands the events of a build to fn, in order: those that there are or,

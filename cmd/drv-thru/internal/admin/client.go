@@ -98,28 +98,37 @@ func (e *SilentError) Hint() string {
 // Exit is the exit code for an unreachable builder.
 func (e *SilentError) Exit() int { return wire.ExitUnreachable }
 
-func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+// call makes a request, with in as its document unless that is nil. What it returns is
+// never nil.
+func call[T any](ctx context.Context, c *Client, method, path string, in any) (*T, error) {
+	out := new(T)
 	var body io.Reader
 	if in != nil {
 		text, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("ask the builder: %w", err)
+			return out, fmt.Errorf("ask the builder: %w", err)
 		}
 		body = bytes.NewReader(text)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://builder"+path, body)
 	if err != nil {
-		return fmt.Errorf("ask the builder: %w", err)
+		return out, fmt.Errorf("ask the builder: %w", err)
 	}
 	resp, err := c.do(&c.http, req)
 	if err != nil {
-		return err
+		return out, err
 	}
 	defer resp.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
-		return fmt.Errorf("read the builder's answer: %w", err)
+		return out, fmt.Errorf("read the builder's answer: %w", err)
 	}
-	return nil
+	return out, nil
+}
+
+// list is call for several.
+func list[T any](ctx context.Context, c *Client, method, path string) ([]T, error) {
+	all, err := call[[]T](ctx, c, method, path, nil)
+	return *all, err
 }
 
 // do sends a request and turns a refusal into an error.
@@ -169,36 +178,27 @@ func (c *Client) stream(ctx context.Context, path string) (io.ReadCloser, error)
 
 // Status asks how the builder is.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
-	st := new(Status)
-	err := c.call(ctx, http.MethodGet, "/v1/status", nil, st)
-	return st, err
+	return call[Status](ctx, c, http.MethodGet, "/v1/status", nil)
 }
 
 // Tickets lists the tickets, oldest first.
-func (c *Client) Tickets(ctx context.Context) (all []Ticket, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/tickets", nil, &all)
-	return all, err
+func (c *Client) Tickets(ctx context.Context) ([]Ticket, error) {
+	return list[Ticket](ctx, c, http.MethodGet, "/v1/tickets")
 }
 
 // CreateTicket makes a ticket.
 func (c *Client) CreateTicket(ctx context.Context, n NewTicket) (*TicketText, error) {
-	t := new(TicketText)
-	err := c.call(ctx, http.MethodPost, "/v1/tickets", n, t)
-	return t, err
+	return call[TicketText](ctx, c, http.MethodPost, "/v1/tickets", n)
 }
 
 // Ticket finds one by its ID, a beginning of it, or its name.
 func (c *Client) Ticket(ctx context.Context, id string) (*Ticket, error) {
-	t := new(Ticket)
-	err := c.call(ctx, http.MethodGet, "/v1/tickets/"+url.PathEscape(id), nil, t)
-	return t, err
+	return call[Ticket](ctx, c, http.MethodGet, "/v1/tickets/"+url.PathEscape(id), nil)
 }
 
 // Reveal returns a ticket's text again.
 func (c *Client) Reveal(ctx context.Context, id string) (*TicketText, error) {
-	t := new(TicketText)
-	err := c.call(ctx, http.MethodGet, "/v1/tickets/"+url.PathEscape(id)+"/text", nil, t)
-	return t, err
+	return call[TicketText](ctx, c, http.MethodGet, "/v1/tickets/"+url.PathEscape(id)+"/text", nil)
 }
 
 // Revoke ends a ticket, and with cancel the builds that it pays for.
@@ -207,36 +207,29 @@ func (c *Client) Revoke(ctx context.Context, id string, cancel bool) (*Revoked, 
 	if cancel {
 		path += "?cancel=true"
 	}
-	r := new(Revoked)
-	err := c.call(ctx, http.MethodDelete, path, nil, r)
-	return r, err
+	return call[Revoked](ctx, c, http.MethodDelete, path, nil)
 }
 
 // CollectGarbage removes what has had its time, or with dryRun only tells.
-func (c *Client) CollectGarbage(ctx context.Context, dryRun bool) (gone []builder.Garbage, err error) {
+func (c *Client) CollectGarbage(ctx context.Context, dryRun bool) ([]builder.Garbage, error) {
 	path := "/v1/gc"
 	if dryRun {
 		path += "?dry_run=true"
 	}
-	err = c.call(ctx, http.MethodPost, path, nil, &gone)
-	return gone, err
+	return list[builder.Garbage](ctx, c, http.MethodPost, path)
 }
 
 // Steer pauses, resumes, drains or undrains.
 func (c *Client) Steer(ctx context.Context, action string) (*Status, error) {
-	st := new(Status)
-	err := c.call(ctx, http.MethodPost, "/v1/queue/"+url.PathEscape(action), nil, st)
-	return st, err
+	return call[Status](ctx, c, http.MethodPost, "/v1/queue/"+url.PathEscape(action), nil)
 }
 
 // Policies lists the builder's policies by name.
-func (c *Client) Policies(ctx context.Context) (all []policies.Info, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/policies", nil, &all)
-	return all, err
+func (c *Client) Policies(ctx context.Context) ([]policies.Info, error) {
+	return list[policies.Info](ctx, c, http.MethodGet, "/v1/policies")
 }
 
 // Decisions returns the newest n decisions of policies, the newest first.
-func (c *Client) Decisions(ctx context.Context, n int) (all []state.Decision, err error) {
-	err = c.call(ctx, http.MethodGet, "/v1/decisions?n="+strconv.Itoa(n), nil, &all)
-	return all, err
+func (c *Client) Decisions(ctx context.Context, n int) ([]state.Decision, error) {
+	return list[state.Decision](ctx, c, http.MethodGet, "/v1/decisions?n="+strconv.Itoa(n))
 }
