@@ -161,20 +161,7 @@ func (d *DB) UpdateBuild(ctx context.Context, b builder.BuildRecord) error {
 
 // Builds implements builder.Records.
 func (d *DB) Builds(ctx context.Context) ([]builder.BuildRecord, error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT "+buildColumns+" FROM builds ORDER BY created, id")
-	if err != nil {
-		return nil, fmt.Errorf("read builds: %w", err)
-	}
-	defer rows.Close()
-	var all []builder.BuildRecord
-	for rows.Next() {
-		b, err := scanBuild(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, b)
-	}
-	return all, rows.Err()
+	return readAll(ctx, d, "builds", scanBuild, "SELECT "+buildColumns+" FROM builds ORDER BY created, id")
 }
 
 // DeleteBuild implements builder.Records.

@@ -199,6 +199,24 @@ func (d *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
 	return nil
 }
 
+// readAll reads what a query finds.
+func readAll[T any](ctx context.Context, d *DB, what string, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := d.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", what, err)
+	}
+	defer rows.Close()
+	all := []T{}
+	for rows.Next() {
+		x, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, x)
+	}
+	return all, rows.Err()
+}
+
 // Times are stored as nanoseconds since 1970; 0 is "not".
 func toNanos(t time.Time) int64 {
 	switch {

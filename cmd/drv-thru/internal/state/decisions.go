@@ -62,26 +62,20 @@ func (d *DB) AddDecision(ctx context.Context, x Decision) error {
 
 // Decisions returns at most n decisions, the newest first.
 func (d *DB) Decisions(ctx context.Context, n int) ([]Decision, error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT "+decisionColumns+" FROM decisions ORDER BY seq DESC LIMIT ?", n)
+	return readAll(ctx, d, "decisions", scanDecision, "SELECT "+decisionColumns+" FROM decisions ORDER BY seq DESC LIMIT ?", n)
+}
+
+func scanDecision(row scanner) (x Decision, err error) {
+	var at int64
+	var limits string
+	err = row.Scan(&at, &x.Policy, &x.Hash, &x.Event, &x.Ticket, &x.TicketName, &x.Client, &x.Build, &x.Monitor, &x.Verdict,
+		&x.Code, &x.Reason, &x.Detail, &x.Stderr, &limits, (*int64)(&x.Wall), &x.Memory)
+	if err == nil {
+		err = json.Unmarshal([]byte(limits), &x.Limits)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read decisions: %w", err)
+		return x, fmt.Errorf("read decisions: %w", err)
 	}
-	defer rows.Close()
-	all := []Decision{}
-	for rows.Next() {
-		var x Decision
-		var at int64
-		var limits string
-		err := rows.Scan(&at, &x.Policy, &x.Hash, &x.Event, &x.Ticket, &x.TicketName, &x.Client, &x.Build, &x.Monitor, &x.Verdict,
-			&x.Code, &x.Reason, &x.Detail, &x.Stderr, &limits, (*int64)(&x.Wall), &x.Memory)
-		if err == nil {
-			err = json.Unmarshal([]byte(limits), &x.Limits)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read decisions: %w", err)
-		}
-		x.At = fromNanos(at)
-		all = append(all, x)
-	}
-	return all, rows.Err()
+	x.At = fromNanos(at)
+	return x, nil
 }

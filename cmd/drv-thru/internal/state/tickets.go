@@ -126,20 +126,7 @@ func (d *DB) Ticket(ctx context.Context, id ticket.ID) (builder.TicketRecord, er
 
 // Tickets returns every ticket, oldest first.
 func (d *DB) Tickets(ctx context.Context) ([]builder.TicketRecord, error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT "+ticketColumns+" FROM tickets ORDER BY created, id")
-	if err != nil {
-		return nil, fmt.Errorf("read tickets: %w", err)
-	}
-	defer rows.Close()
-	var all []builder.TicketRecord
-	for rows.Next() {
-		t, err := scanTicket(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, t)
-	}
-	return all, rows.Err()
+	return readAll(ctx, d, "tickets", scanTicket, "SELECT "+ticketColumns+" FROM tickets ORDER BY created, id")
 }
 
 // RevokeTicket revokes a ticket; one that is revoked already keeps its time.
