@@ -26,7 +26,7 @@ func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, err
 		items, failed = append(items, chunks...), append(failed, err)
 		kept, err := gcMounted(ctx, filepath.Join(base, mountCacheDir), dryRun)
 		items, failed = append(items, kept...), append(failed, err)
-		compiled, err := gcPolicies(a.policyCache(), dryRun)
+		compiled, err := gcPolicies(ctx, a.policyCache(), dryRun)
 		items, failed = append(items, compiled...), append(failed, err)
 	}
 	// Asking for the directory makes it.
@@ -36,94 +36,76 @@ func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, err
 	return items, errors.Join(append(failed, ctx.Err())...)
 }
 
-// gcChunks removes the files of a chunk store. Those that other processes read
-// stay theirs until they close them.
-func gcChunks(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
-	entries, err := entriesOf(dir)
-	if err != nil {
+// gcBelow has gc look at what is in a directory, which may not be there yet, and
+// returns what that tells of. An item without a What is none.
+func gcBelow(ctx context.Context, dir string, gc func(e os.DirEntry, path string) (builder.Garbage, error)) ([]builder.Garbage, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var items []builder.Garbage
 	var failed []error
-	busy := make(map[string]bool) // names without their ending
 	for _, e := range entries {
-		if name, ok := strings.CutSuffix(e.Name(), ".pack"); ok && locked(filepath.Join(dir, e.Name())) {
-			busy[name] = true
+		if ctx.Err() != nil {
+			break
 		}
-	}
-	for _, e := range entries {
-		info, err := e.Info()
-		base, _, _ := strings.Cut(e.Name(), ".")
-		if ctx.Err() != nil || err != nil || !info.Mode().IsRegular() || busy[base] {
-			continue
+		item, err := gc(e, filepath.Join(dir, e.Name()))
+		failed = append(failed, err)
+		if item.What != "" {
+			items = append(items, item)
 		}
-		path := filepath.Join(dir, e.Name())
-		if !dryRun {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				failed = append(failed, err)
-				continue
-			}
-		}
-		items = append(items, builder.Garbage{What: "chunks", Name: path, Bytes: info.Size()})
 	}
 	return items, errors.Join(failed...)
+}
+
+// gcChunks removes the files of a chunk store. Those that other processes read
+// stay theirs until they close them.
+func gcChunks(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
+	return gcBelow(ctx, dir, func(e os.DirEntry, path string) (builder.Garbage, error) {
+		info, err := e.Info()
+		base, _, _ := strings.Cut(e.Name(), ".")
+		if err != nil || !info.Mode().IsRegular() || locked(filepath.Join(dir, base+".pack")) {
+			return builder.Garbage{}, nil
+		}
+		if !dryRun {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return builder.Garbage{}, err
+			}
+		}
+		return builder.Garbage{What: "chunks", Name: path, Bytes: info.Size()}, nil
+	})
 }
 
 // gcMounted empties the directories in which drv-thru mount keeps what was read, one
 // for each builder, but for those of mounts that run.
 func gcMounted(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
-	entries, err := entriesOf(dir)
-	if err != nil {
-		return nil, err
-	}
-	var items []builder.Garbage
-	var failed []error
-	for _, e := range entries {
-		if ctx.Err() != nil || !e.IsDir() {
-			continue
+	return gcBelow(ctx, dir, func(e os.DirEntry, path string) (item builder.Garbage, err error) {
+		if !e.IsDir() {
+			return item, nil
 		}
-		path := filepath.Join(dir, e.Name())
 		bytes, err := fusecache.EmptyDisk(path, dryRun)
-		if err != nil && !errors.Is(err, fusecache.ErrDiskInUse) {
-			failed = append(failed, err)
-		}
 		if bytes > 0 {
-			items = append(items, builder.Garbage{What: "mounted", Name: path, Bytes: bytes})
+			item = builder.Garbage{What: "mounted", Name: path, Bytes: bytes}
 		}
-	}
-	return items, errors.Join(failed...)
+		if errors.Is(err, fusecache.ErrDiskInUse) {
+			err = nil
+		}
+		return item, err
+	})
 }
 
 // gcPolicies removes what was compiled of modules, of which an author makes another
 // with each change. Who loads one meanwhile compiles it.
-func gcPolicies(dir string, dryRun bool) ([]builder.Garbage, error) {
-	entries, err := entriesOf(dir)
-	if err != nil {
-		return nil, err
-	}
-	var items []builder.Garbage
-	var failed []error
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
+func gcPolicies(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
+	return gcBelow(ctx, dir, func(_ os.DirEntry, path string) (builder.Garbage, error) {
 		item := builder.Garbage{What: "policy", Name: path, Bytes: builder.BytesBelow(path)}
 		if !dryRun {
 			if err := os.RemoveAll(path); err != nil {
-				failed = append(failed, err)
-				continue
+				return builder.Garbage{}, err
 			}
 		}
-		items = append(items, item)
-	}
-	return items, errors.Join(failed...)
-}
-
-// entriesOf reads a directory, which may not be there yet.
-func entriesOf(dir string) ([]os.DirEntry, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return entries, err
+		return item, nil
+	})
 }
 
 // gcMounts takes away what killed clients left mounted.
