@@ -95,6 +95,7 @@ func TestDoctorProxy(t *testing.T) {
 
 // One server, such as that of the only relay, does not tell what translates addresses.
 func TestDoctorOneSTUNServer(t *testing.T) {
+	t.Parallel() // it waits for a router that does not answer
 	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
