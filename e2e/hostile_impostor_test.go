@@ -27,7 +27,6 @@ import (
 // it: it ends the client's sessions with a key of its own, which its ticket
 // names, and passes requests on with a real ticket.
 type impostor struct {
-	t       *testing.T
 	honest  *peer
 	ticket  string
 	tamper  func(*exchange) bool
@@ -39,7 +38,7 @@ type impostor struct {
 // it has answered; those that it has not are passed on.
 func newImpostor(t *testing.T, honest *peer, tamper func(*exchange) bool) *impostor {
 	t.Helper()
-	im := &impostor{t: t, honest: honest, tamper: tamper, circuit: make(map[net.Conn]bool)}
+	im := &impostor{honest: honest, tamper: tamper, circuit: make(map[net.Conn]bool)}
 	id := someKey(t)
 	listener, err := link.Listen(link.ListenConfig{Identity: id, Relays: honest.ticket.Relays})
 	if err != nil {

@@ -205,7 +205,7 @@ func unpackImage(t *testing.T, from, to string) {
 	}
 	type descriptor struct {
 		Digest   string
-		Platform struct{ OS, Architecture string }
+		Platform struct{ Architecture string }
 	}
 	type document struct {
 		Manifests, Layers []descriptor

@@ -173,12 +173,9 @@ type builderState struct {
 }
 
 type buildState struct {
-	ID       string
-	State    string
-	Position int
-	Ticket   string // its ID
-	Labels   []string
-	Result   *struct {
+	ID     string
+	State  string
+	Result *struct {
 		Error *struct {
 			Code string
 		}

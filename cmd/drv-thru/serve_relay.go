@@ -31,7 +31,6 @@ type embeddedRelay struct {
 	own     string          // the builder's own URL of it
 	token   string          // and what it shows there
 	urls    func() []string // what tickets say; a machine's addresses change
-	address string
 }
 
 func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) (*embeddedRelay, error) {
@@ -60,7 +59,7 @@ func startEmbeddedRelay(cfg *serveConfig, log *slog.Logger, failed func(error)) 
 	} else {
 		log.Warn("the embedded relay answers no STUN", slog.Any("error", err))
 	}
-	e := &embeddedRelay{relay: relay.New(config), private: private, own: "http://" + private.Addr().String(), token: token, address: l.Addr().String()}
+	e := &embeddedRelay{relay: relay.New(config), private: private, own: "http://" + private.Addr().String(), token: token}
 	if packets != nil {
 		go func() { _ = e.relay.ServeSTUN(packets.(*net.UDPConn)) }()
 	}

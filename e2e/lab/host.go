@@ -230,7 +230,6 @@ func (h *Host) Do(fn func() error) error { return h.enter.do(fn) }
 
 // An account is a line of the host's passwd(5).
 type account struct {
-	name     string
 	uid, gid uint32
 	home     string
 }
@@ -255,7 +254,7 @@ func (h *Host) readUsers() error {
 		if err := errors.Join(errUID, errGID); err != nil {
 			return fmt.Errorf("passwd entry of %s: %w", f[0], err)
 		}
-		h.users[f[0]] = account{name: f[0], uid: uint32(uid), gid: uint32(gid), home: f[5]}
+		h.users[f[0]] = account{uid: uint32(uid), gid: uint32(gid), home: f[5]}
 	}
 	return nil
 }

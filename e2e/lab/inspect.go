@@ -21,8 +21,7 @@ type ProcessInfo struct {
 	PID  int // inside the host
 	UID  uint32
 	Args []string // empty for a zombie
-	RSS  int64    // resident memory, bytes
-	Peak int64    // the most it ever was, bytes
+	Peak int64    // the most resident memory that it ever had, bytes
 }
 
 func (p ProcessInfo) String() string {
@@ -119,8 +118,6 @@ func readProcess(pid int) (ProcessInfo, bool) {
 		switch key {
 		case "Uid":
 			p.UID = uint32(n)
-		case "VmRSS":
-			p.RSS = n << 10
 		case "VmHWM":
 			p.Peak = n << 10
 		}

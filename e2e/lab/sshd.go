@@ -13,7 +13,6 @@ import (
 
 // An SSHD is a real sshd on a host that lets one user of it in.
 type SSHD struct {
-	host *Host
 	user string
 	port int
 	key  string // the secret key that is let in
@@ -30,7 +29,7 @@ func (h *Host) SSHD(user string) *SSHD {
 		usermod -p '*' `+user+` # an account without a password counts as locked
 		ssh-keygen -q -t ed25519 -N '' -f `+dir+`/host
 		ssh-keygen -q -t ed25519 -N '' -f `+dir+`/login`)
-	s := &SSHD{host: h, user: user, port: h.FreePort()}
+	s := &SSHD{user: user, port: h.FreePort()}
 	s.key, s.pub = h.mustRead(dir+"/login"), h.mustRead(dir+"/host.pub")
 	h.WriteSecret(user, filepath.Join(home, ".ssh/authorized_keys"), h.mustRead(dir+"/login.pub"))
 	p := h.Start(RootUser, "/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null",

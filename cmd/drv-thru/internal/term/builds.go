@@ -46,10 +46,11 @@ type builds struct {
 	built, fetched counts
 }
 
-// counts are the fields of Nix's resProgress, kept for one activity.
+// counts are those of the fields of Nix's resProgress (done, expected, running, failed)
+// that are shown, kept for one activity.
 type counts struct {
-	activity                        uint64
-	done, expected, running, failed uint64
+	activity               uint64
+	done, expected, failed uint64
 }
 
 func (c *counts) set(fields []wire.Field) {
@@ -58,7 +59,7 @@ func (c *counts) set(fields []wire.Field) {
 	for i := range min(len(n), len(fields)) {
 		n[i] = min(fields[i].Int, most)
 	}
-	c.done, c.expected, c.running, c.failed = n[0], n[1], n[2], n[3]
+	c.done, c.expected, c.failed = n[0], n[1], n[3]
 }
 
 // begin forgets what runs: a builder that was restarted tells no ends of it.

@@ -24,11 +24,11 @@ const mark = 7774
 
 // Screen is a terminal.
 type Screen struct {
-	t        *testing.T
-	tty, pty *os.File
-	vt       *vt.Emulator
-	marks    chan struct{}
-	done     chan struct{}
+	t     *testing.T
+	tty   *os.File
+	vt    *vt.Emulator
+	marks chan struct{}
+	done  chan struct{}
 }
 
 // New returns a terminal of a size. It is closed at the test's end.
@@ -38,7 +38,7 @@ func New(t *testing.T, columns, rows int) *Screen {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Screen{t: t, tty: tty, pty: master, vt: vt.NewEmulator(columns, rows), marks: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &Screen{t: t, tty: tty, vt: vt.NewEmulator(columns, rows), marks: make(chan struct{}, 1), done: make(chan struct{})}
 	s.vt.RegisterOscHandler(mark, func([]byte) bool {
 		s.marks <- struct{}{}
 		return true
