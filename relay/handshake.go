@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net"
@@ -44,9 +45,13 @@ func (s *Server) admit(r *http.Request, addr netip.Addr) error {
 	if !s.calledFor(r) && !s.rate.allow(addr) {
 		return wire.CodeRelayRate.Err().WithHint("try again in a few seconds")
 	}
-	if !speaks(r) {
+	if !lists(r, "Sec-WebSocket-Protocol", wire.RelayProtocol) {
 		return wire.Errorf(wire.CodeRelayVersion, "this relay speaks %s", wire.RelayProtocol).
 			WithHint("update the older of builder, client and relay")
+	}
+	if !asksForSocket(r) {
+		return wire.Errorf(wire.CodeRelayRequest, "it asks for no WebSocket").
+			WithHint("a proxy in front of the relay has to pass on HTTP/1.1 with Upgrade and Connection")
 	}
 	return nil
 }
@@ -63,11 +68,24 @@ func closingError() error {
 	return wire.CodeRelayClosing.Err().WithHint("try again in a few seconds, or use another relay")
 }
 
-// speaks reports whether the handshake offers our version.
-func speaks(r *http.Request) bool {
-	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
-		for offer := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.TrimSpace(offer), wire.RelayProtocol) {
+// asksForSocket reports whether a handshake can be completed (RFC 6455 §4.2.1). That is
+// asked before anything else is done for it: a dial's is completed only once the builder
+// has come.
+func asksForSocket(r *http.Request) bool {
+	keys := r.Header.Values("Sec-WebSocket-Key")
+	if len(keys) != 1 || r.Method != http.MethodGet || !r.ProtoAtLeast(1, 1) {
+		return false
+	}
+	nonce, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
+	return err == nil && len(nonce) == 16 && lists(r, "Connection", "Upgrade") &&
+		lists(r, "Upgrade", "websocket") && r.Header.Get("Sec-WebSocket-Version") == "13"
+}
+
+// lists reports whether a header that is a list has an element.
+func lists(r *http.Request, header, element string) bool {
+	for _, line := range r.Header.Values(header) {
+		for e := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(e), element) {
 				return true
 			}
 		}

@@ -407,6 +407,8 @@ func TestPlainHTTP(t *testing.T) {
 			{"/v1/accept/x", wire.RelayProtocol, 404, wire.CodeRelayNoCircuit},
 		} {
 			req, _ := http.NewRequest(http.MethodGet, relayURL+c.path, nil)
+			socketHeader(req.Header)
+			req.Header.Del("Sec-WebSocket-Protocol")
 			if c.protocol != "" {
 				req.Header.Set("Sec-WebSocket-Protocol", c.protocol)
 			}
@@ -431,6 +433,66 @@ func TestPlainHTTP(t *testing.T) {
 			}
 			_ = resp.Body.Close()
 		}
+	})
+}
+
+// socketHeader sets what asks for a WebSocket.
+func socketHeader(h http.Header) {
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	h.Set("Sec-WebSocket-Version", "13")
+	h.Set("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg==")
+	h.Set("Sec-WebSocket-Protocol", wire.RelayProtocol)
+}
+
+// What asks for no WebSocket, such as what a proxy makes of a handshake that it does not
+// know, is told so and counted, and no builder is called for it.
+func TestHandshakesThatAreNone(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		listen := register(t, w, secret(2))
+		go answerPings(listen)
+		tr := &http.Transport{DialContext: w.network.DialContext, DisableKeepAlives: true}
+		begin := time.Now()
+		cases := map[string]func(*http.Request){
+			"Upgrade and Connection left out": func(r *http.Request) {
+				r.Header.Del("Upgrade")
+				r.Header.Set("Connection", "close")
+			},
+			"Upgrade left out":    func(r *http.Request) { r.Header.Del("Upgrade") },
+			"Connection left out": func(r *http.Request) { r.Header.Del("Connection") },
+			"another upgrade":     func(r *http.Request) { r.Header.Set("Upgrade", "h2c") },
+			"no key":              func(r *http.Request) { r.Header.Del("Sec-WebSocket-Key") },
+			"two keys":            func(r *http.Request) { r.Header.Add("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg==") },
+			"a short key":         func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "MDEyMw==") },
+			"another version":     func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") },
+			"HEAD":                func(r *http.Request) { r.Method = http.MethodHead },
+		}
+		routes := map[string]string{"dial": dialRoute(secret(2)), "listen": wire.RouteRelayListen}
+		for name, change := range cases {
+			for route, path := range routes {
+				req, _ := http.NewRequest(http.MethodGet, relayURL+path, nil)
+				socketHeader(req.Header)
+				change(req)
+				resp, err := tr.RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := wire.ReadError(resp); req.Method == http.MethodGet && wire.CodeOf(err) != wire.CodeRelayRequest {
+					t.Errorf("%s, %s: %s, %v", name, route, resp.Status, err)
+				}
+				if resp.StatusCode != http.StatusBadRequest {
+					t.Errorf("%s, %s: %s", name, route, resp.Status)
+				}
+				_ = resp.Body.Close()
+			}
+		}
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("a builder was waited for, %s", waited)
+		}
+		for route := range routes {
+			counted(t, w.relay, float64(len(cases)), "refused_total", string(wire.CodeRelayRequest), route)
+		}
+		_ = listen.CloseNow()
 	})
 }
 
