@@ -157,6 +157,37 @@ func TestRequestsThatDoNotEnd(t *testing.T) {
 	}
 }
 
+// A proxy in front passes on requests whose bodies do not come, any number for one
+// address: they are answered all the same, so that it gives up their connections.
+func TestBodiesAreNotWaitedFor(t *testing.T) {
+	for name, length := range map[string]string{
+		"of a length":   "Content-Length: 1",
+		"of any length": "Transfer-Encoding: chunked",
+	} {
+		for _, target := range []string{"POST /", "GET /healthz", "GET " + wire.RouteRelayListen} {
+			t.Run(target+" "+name, func(t *testing.T) {
+				inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+					c, err := w.network.DialContext(t.Context(), "tcp", relayAddress)
+					if err != nil {
+						t.Fatal(err)
+					}
+					begin := time.Now()
+					fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: relay.example\r\n%s\r\n\r\n", target, length)
+					resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+					if err != nil || !resp.Close {
+						t.Errorf("got %v, %v, want an answer that is the last", resp, err)
+					}
+					if took := time.Since(begin); took != 0 {
+						t.Errorf("answered after %s", took)
+					}
+					_ = c.Close()
+					counted(t, w.relay, 0, "connections_pending")
+				})
+			})
+		}
+	}
+}
+
 // Who asks to see refusals on a WebSocket gets no more of those than of
 // connections.
 func TestRefusalsThatAreNotRead(t *testing.T) {

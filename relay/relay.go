@@ -158,6 +158,18 @@ func clientsOnly(h http.Handler) http.Handler {
 	})
 }
 
+// withoutBodies answers without a look at a request's body, which none here has.
+// net/http would read it first, and a connection of a proxy, which no limit for an
+// address counts, would last for as long as whoever is behind it sends nothing.
+func withoutBodies(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 func (s *Server) serve(l net.Listener, h http.Handler, conns *pendingConns) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // WebSockets are HTTP/1.1
@@ -166,7 +178,7 @@ func (s *Server) serve(l net.Listener, h http.Handler, conns *pendingConns) erro
 	// WebSocket is not bound by it.
 	longest := headerTimeout + sendTimeout + s.limits.HalfOpen + sendTimeout
 	srv := &http.Server{
-		Handler:           h,
+		Handler:           withoutBodies(h),
 		Protocols:         protocols,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       longest,
