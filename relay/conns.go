@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // pendingConns bounds connections that have not become a WebSocket: whoever
@@ -78,4 +80,25 @@ func abort(c net.Conn) error {
 		return t.NetConn().Close()
 	}
 	return c.Close()
+}
+
+// tellEvery is how often it is said that connections cannot be accepted.
+const tellEvery = time.Minute
+
+// toldListener says that connections cannot be accepted, such as for want of
+// descriptors. net/http goes on trying, and tells only a log that would name addresses.
+// It is for one goroutine.
+type toldListener struct {
+	net.Listener
+	s    *Server
+	told time.Time
+}
+
+func (l *toldListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if now := time.Now(); err != nil && l.s.closing.Err() == nil && now.Sub(l.told) >= tellEvery {
+		l.told = now
+		l.s.log.Error("connections are not accepted", slog.Any("error", withoutAddresses(err)))
+	}
+	return c, err
 }

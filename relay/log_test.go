@@ -1,17 +1,24 @@
 package relay_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/link/linktest"
 	"github.com/drv-thru/drv-thru/relay"
 )
 
@@ -75,4 +82,31 @@ func TestLogHoldsNoAddressesInErrors(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// withoutDescriptors accepts nothing.
+type withoutDescriptors struct{ net.Listener }
+
+func (l withoutDescriptors) Accept() (net.Conn, error) {
+	return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.Addr(), Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+}
+
+// That no connection is accepted for want of descriptors is told, and not at each try.
+func TestConnectionsThatAreNotAcceptedAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network linktest.Network
+		var log bytes.Buffer
+		s := relay.New(relay.Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(withoutDescriptors{network.Listen(relayAddress)}) }()
+		time.Sleep(90 * time.Second)
+		synctest.Wait()
+		if n := strings.Count(log.String(), "accept4: too many open files"); n != 2 || strings.Contains(log.String(), relayAddress) {
+			t.Errorf("told %d times, want twice:\n%s", n, &log)
+		}
+		_ = s.Shutdown(t.Context())
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
 }

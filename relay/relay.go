@@ -199,7 +199,7 @@ func (s *Server) serve(l net.Listener, h http.Handler, conns *pendingConns) erro
 	}
 	s.servers = append(s.servers, srv)
 	s.mu.Unlock()
-	return srv.Serve(l)
+	return srv.Serve(&toldListener{Listener: l, s: s})
 }
 
 // Shutdown takes no new work, tells every builder that the relay goes, and
