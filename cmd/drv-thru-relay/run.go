@@ -203,6 +203,10 @@ func (p *prefixes) Set(text string) error {
 			}
 			prefix = netip.PrefixFrom(a, a.BitLen())
 		}
+		if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {
+			// Peers are compared by their IPv4 addresses.
+			prefix = netip.PrefixFrom(a.Unmap(), prefix.Bits()-96)
+		}
 		*p = append(*p, prefix.Masked())
 	}
 	return nil
