@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"log/slog"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -22,5 +26,45 @@ func TestPrefixes(t *testing.T) {
 	}
 	if want := "10.0.0.0/8,::1/128,192.0.2.1/32,198.51.100.0/24,fe80::1/128"; p.String() != want {
 		t.Errorf("got %s, want %s", &p, want)
+	}
+}
+
+// Whoever puts a proxy in front and forgets half of it is told, and nobody else.
+func TestProxyThatIsHalfSetUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		trusted, peer, forwarded string
+		want                     string // in the log
+	}{
+		"no proxy":                       {"", "192.0.2.1:1", "", ""},
+		"no proxy, on this machine":      {"", "127.0.0.1:1", "", ""},
+		"who makes the header up":        {"", "192.0.2.1:1", "198.51.100.1", ""},
+		"not trusted":                    {"", "127.0.0.1:1", "198.51.100.1", "name it in --trusted-proxies"},
+		"not trusted, on another":        {"", "[fd00::2]:1", "198.51.100.1", "name it in --trusted-proxies"},
+		"trusted":                        {"127.0.0.1", "127.0.0.1:1", "198.51.100.1", ""},
+		"trusted, its client is private": {"127.0.0.1", "127.0.0.1:1", "10.0.0.1", ""},
+		"beside the proxy":               {"127.0.0.1", "10.0.0.1:1", "198.51.100.1", ""},
+		"trusted, its client is here":    {"127.0.0.1", "127.0.0.1:1", "127.0.0.1", ""},
+		"trusted, without the header":    {"127.0.0.1", "127.0.0.1:1", "", "asks without X-Forwarded-For"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f flags
+			if c.trusted != "" {
+				if err := f.trustedProxies.Set(c.trusted); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var log bytes.Buffer
+			addr := f.clientAddr(slog.New(slog.NewTextHandler(&log, nil)))
+			r := &http.Request{RemoteAddr: c.peer, Header: http.Header{}}
+			if c.forwarded != "" {
+				r.Header.Set("X-Forwarded-For", c.forwarded)
+			}
+			for range 2 {
+				addr(r)
+			}
+			if got := log.String(); (got != "") != (c.want != "") || !strings.Contains(got, c.want) || strings.Count(got, "\n") > 1 {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
 	}
 }

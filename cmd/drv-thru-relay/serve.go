@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -87,9 +89,12 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		_ = l.Close()
 		return err
 	}
-	cfg := relay.Config{Hosts: f.hosts, Limits: f.limits, Log: log, LogAddresses: f.logAddresses, Access: access}
+	cfg := relay.Config{
+		Hosts: f.hosts, Limits: f.limits, Log: log, LogAddresses: f.logAddresses, Access: access,
+		ClientAddr: f.clientAddr(log),
+	}
 	if len(f.trustedProxies) > 0 {
-		cfg.ClientAddr, cfg.Proxy = relay.ForwardedBy(f.trustedProxies), f.trustedProxies.contains
+		cfg.Proxy = f.trustedProxies.contains
 	}
 	if packets != nil {
 		cfg.STUN = stunPlace(packets.LocalAddr())
@@ -154,6 +159,28 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
+}
+
+// clientAddr tells who sent a request. It says once what is missing between the relay and
+// a proxy in front: nothing fails without, but all who come through it share the limits
+// of one address.
+func (f *flags) clientAddr(log *slog.Logger) func(*http.Request) netip.Addr {
+	addr := relay.ForwardedBy(f.trustedProxies)
+	var once sync.Once
+	return func(r *http.Request) netip.Addr {
+		a, forwarded := addr(r), r.Header.Get("X-Forwarded-For") != ""
+		switch {
+		case !forwarded && f.trustedProxies.contains(a):
+			once.Do(func() {
+				log.Warn("an address of --trusted-proxies asks without X-Forwarded-For; all who come through it count as one address")
+			})
+		case forwarded && len(f.trustedProxies) == 0 && (a.IsLoopback() || a.IsPrivate()):
+			once.Do(func() {
+				log.Warn("a proxy asks, as X-Forwarded-For says; name it in --trusted-proxies, or all who come through it count as one address")
+			})
+		}
+		return a
+	}
 }
 
 // closeWait is what closing circuits that are left may take.
