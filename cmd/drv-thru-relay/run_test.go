@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -66,5 +67,25 @@ func TestProxyThatIsHalfSetUp(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+func TestSTUNPlace(t *testing.T) {
+	for _, c := range []struct{ flag, bound, want string }{
+		{"", "[::]:443", ":443"},
+		{"", "198.51.100.7:443", ":443"}, // the relay has other addresses by its name
+		{":3478", "[::]:3478", ":3478"},
+		{"127.0.0.1:3478", "127.0.0.1:3478", ":3478"},
+		{"10.0.0.5:3478", "10.0.0.5:3478", ":3478"}, // others see it translated
+		{"198.51.100.7:3478", "198.51.100.7:3478", "198.51.100.7:3478"},
+		{"stun.example.org:3478", "[2001:db8::7]:3478", "[2001:db8::7]:3478"},
+	} {
+		bound, err := net.ResolveUDPAddr("udp", c.bound)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&flags{stunListen: c.flag}).stunPlace(bound); got != c.want {
+			t.Errorf("--stun-listen=%s: %s, want %s", c.flag, got, c.want)
+		}
 	}
 }

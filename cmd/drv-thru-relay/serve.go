@@ -97,7 +97,7 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		cfg.Proxy = f.trustedProxies.contains
 	}
 	if packets != nil {
-		cfg.STUN = stunPlace(packets.LocalAddr())
+		cfg.STUN = f.stunPlace(packets.LocalAddr())
 	}
 	s := relay.New(cfg)
 	if named {
@@ -219,9 +219,14 @@ func (f *flags) listenSTUN(bound net.Addr) (*net.UDPConn, error) {
 	return c.(*net.UDPConn), nil
 }
 
-// stunPlace is what peers are told: the port. The host is the relay's.
-func stunPlace(a net.Addr) string {
-	return ":" + strconv.Itoa(a.(*net.UDPAddr).Port)
+// stunPlace is what peers are told: the port, of the relay's own host. That is the
+// proxy's if there is one in front, so a public address of --stun-listen is told too.
+func (f *flags) stunPlace(bound net.Addr) string {
+	at := bound.(*net.UDPAddr).AddrPort()
+	if a := at.Addr().Unmap(); f.stunListen != "" && a.IsGlobalUnicast() && !a.IsPrivate() {
+		return netip.AddrPortFrom(a, at.Port()).String()
+	}
+	return ":" + strconv.Itoa(int(at.Port()))
 }
 
 // listenMetrics serves metrics, and the health pages too, which the relay's own
