@@ -62,14 +62,20 @@ func (e *RelayError) Hint() string {
 		return "what answers there speaks no TLS: check the URL's port, and whether it begins with http://"
 	case errors.As(e.Err, new(*net.DNSError)):
 		return "check the relay's name, and this machine's DNS"
+	case errors.Is(e.Err, errRelayDown):
+		return "try again in a few seconds, as the relay may be being restarted; else ask its owner whether it runs"
 	case errors.Is(e.Err, errNoRelay):
 		return "check the URL; log in first where the network has a login page; a proxy on the way has to let WebSockets through"
 	}
 	return ""
 }
 
-// errNoRelay is what is wrong with a page.
-var errNoRelay = errors.New("what answers there is not a drv-thru relay")
+var (
+	// errNoRelay is what is wrong with a page.
+	errNoRelay = errors.New("what answers there is not a drv-thru relay")
+	// errRelayDown is what a proxy says, most often the one in front of the relay.
+	errRelayDown = errors.New("a proxy answers there, and does not reach the relay")
+)
 
 // UnreachableError means that no path led to the builder. Its chain holds the
 // error of every path that was tried.

@@ -67,6 +67,8 @@ func TestRelayHints(t *testing.T) {
 		"no TLS":            {"https", nil, false, page, false, "HTTPS client", "http://"},
 		"a page":            {"http", nil, false, page, false, "200 OK", "log in"},
 		"a redirect":        {"http", nil, false, redirect, false, "302 Found, see https://login.example", "URL"},
+		"a proxy without":   {"http", nil, false, answers(502), false, "does not reach the relay: it says 502", "try again"},
+		"a proxy in vain":   {"http", nil, false, answers(504), false, "does not reach the relay: it says 504", "try again"},
 		"a login at proxy":  {"https", nil, false, answers(407), true, "the proxy says 407", "USER:PASSWORD"},
 		"the same, plainly": {"http", nil, false, answers(407), true, "the proxy says 407", "USER:PASSWORD"},
 		"a proxy's refusal": {"https", nil, false, answers(403), true, "the proxy says 403", "NO_PROXY"},

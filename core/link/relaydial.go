@@ -110,6 +110,8 @@ func handshakeError(ctx context.Context, resp *http.Response, err error) error {
 		return wire.ReadError(resp)
 	case resp.StatusCode == http.StatusProxyAuthRequired:
 		return &wsconn.ProxyError{Status: resp.Status}
+	case resp.StatusCode == http.StatusBadGateway, resp.StatusCode == http.StatusServiceUnavailable, resp.StatusCode == http.StatusGatewayTimeout:
+		return fmt.Errorf("%w: it says %s", errRelayDown, resp.Status)
 	}
 	says := resp.Status
 	if to, err := resp.Location(); err == nil {
