@@ -144,6 +144,8 @@ func frontNginx(t *testing.T, dir string, h *lab.Host, hosts string) front {
 					proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 					proxy_read_timeout 1h;
 					proxy_send_timeout 1h;
+					proxy_buffer_size 64k;
+					proxy_buffers 8 64k;
 				}
 			}
 		}`)
