@@ -63,6 +63,9 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		certs = serverTLS(files.get)
 		if f.hosts == nil {
 			f.hosts, named = certNames(files.pair), true
+		} else {
+			files.changed = func(pair *tls.Certificate) { f.compareNames(pair, log) }
+			files.changed(files.pair)
 		}
 	case len(f.acme.domains) > 0:
 		authority = newACME(f.acme, log)
@@ -159,6 +162,20 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
+}
+
+// compareNames says for which of the relay's names a certificate is not: who uses one
+// meets an error of TLS, of which the relay learns nothing.
+func (f *flags) compareNames(pair *tls.Certificate, log *slog.Logger) {
+	for _, name := range f.hosts {
+		host, _, err := net.SplitHostPort(name)
+		if err != nil {
+			host = name
+		}
+		if err := pair.Leaf.VerifyHostname(host); err != nil {
+			log.Warn("the certificate is for another name than --hostname", slog.Any("error", err))
+		}
+	}
 }
 
 // clientAddr tells who sent a request. It says once what is missing between the relay and
