@@ -17,6 +17,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -28,6 +29,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
 
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -308,5 +310,66 @@ func TestACME(t *testing.T) {
 	}
 	if a.orders != 1 {
 		t.Errorf("%d orders, want 1", a.orders)
+	}
+}
+
+// certCache is an autocert.Cache with a certificate and its key, which keeps nothing else.
+type certCache []byte
+
+func (c certCache) Get(_ context.Context, name string) ([]byte, error) {
+	if name != "relay.example" {
+		return nil, autocert.ErrCacheMiss
+	}
+	return c, nil
+}
+
+func (certCache) Put(context.Context, string, []byte) error { return nil }
+func (certCache) Delete(context.Context, string) error      { return nil }
+
+// Package autocert goes on showing a certificate that it cannot renew, also when it has
+// expired, and says nothing.
+func TestACMERenewalThatFails(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, c := range map[string]struct {
+		lasts, left time.Duration
+		told        bool
+	}{
+		"young":                     {90 * day, 80 * day, false},
+		"renewed just now":          {90 * day, 29 * day, false},
+		"late":                      {90 * day, 20 * day, true},
+		"of a year, late":           {365 * day, 20 * day, true},
+		"of a year":                 {365 * day, 29 * day, false},
+		"of a day":                  {day, 7 * time.Hour, false},
+		"of a day, late":            {day, 5 * time.Hour, true},
+		"of a day, all but expired": {day, time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			until := time.Now().Add(c.left)
+			template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay.example"}, NotBefore: until.Add(-c.lasts), NotAfter: until}
+			cert, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keyDER, err := x509.MarshalECPrivateKey(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := acmeFlags{domains: []string{"relay.example"}, directory: "http://127.0.0.1:1"} // nobody
+			var log bytes.Buffer
+			a := newACME(f, slog.New(slog.NewTextHandler(&log, nil)))
+			a.manager.Cache = certCache(slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}),
+				pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+			for range 2 {
+				a.prepare(f.domains)
+			}
+			want := map[bool]int{true: 1}[c.told]
+			if n := strings.Count(log.String(), `level=WARN msg="the certificate should have been renewed by now"`); n != want {
+				t.Errorf("told %d times, want %d:\n%s", n, want, &log)
+			}
+		})
 	}
 }

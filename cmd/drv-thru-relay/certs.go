@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -151,15 +152,29 @@ func (a *acmeCerts) config() *tls.Config { return serverTLS(a.get, acme.ALPNProt
 
 func (a *acmeCerts) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cert, err := a.manager.GetCertificate(hello)
-	if err != nil && a.manager.HostPolicy(context.Background(), hello.ServerName) == nil {
-		a.mu.Lock()
-		if now := time.Now(); now.Sub(a.warned) > warnEvery {
-			a.warned = now
-			a.log.Warn("no certificate", slog.String("domain", hello.ServerName), slog.Any("error", err))
-		}
-		a.mu.Unlock()
+	switch {
+	case err == nil && cert.Leaf != nil && overdue(cert.Leaf, time.Now()): // a challenge's has none
+		a.warn("the certificate should have been renewed by now", hello, slog.Time("valid_until", cert.Leaf.NotAfter))
+	case err != nil && a.manager.HostPolicy(context.Background(), hello.ServerName) == nil:
+		a.warn("no certificate", hello, slog.Any("error", err))
 	}
 	return cert, err
+}
+
+func (a *acmeCerts) warn(message string, hello *tls.ClientHelloInfo, why slog.Attr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now := time.Now(); now.Sub(a.warned) > warnEvery {
+		a.warned = now
+		a.log.Warn(message, slog.String("domain", hello.ServerName), why)
+	}
+}
+
+// overdue reports whether a certificate is left that should be no more. Package autocert
+// renews it when a third of its time is left, 30 days at most; if that fails it tries every
+// hour, tells nobody, and shows the old one for ever.
+func overdue(leaf *x509.Certificate, now time.Time) bool {
+	return leaf.NotAfter.Sub(now) < min(leaf.NotAfter.Sub(leaf.NotBefore)/4, 3*7*24*time.Hour)
 }
 
 // prepare gets the certificates before the first peer needs them.
