@@ -84,6 +84,48 @@ func TestConnectionsThatSayNothing(t *testing.T) {
 	})
 }
 
+// A few addresses, each with as many connections as it may have, do not keep out others.
+func TestConnectionsOfFewThatSayNothing(t *testing.T) {
+	const perAddress, addresses = 20, 5
+	proxy := netip.MustParseAddr("192.0.2.0")
+	limits := relay.Limits{Connections: perAddress * addresses, ConnectionsPerAddress: perAddress}
+	cfg := relay.Config{Limits: limits, Proxy: func(a netip.Addr) bool { return a == proxy }}
+	inWorld(t, cfg, func(t *testing.T, w *world) {
+		w.builder(secret(102), echo)
+		from := func(i int) net.Conn {
+			c, err := w.network.DialContext(linktest.From(t.Context(), fmt.Sprintf("192.0.2.%d:1", i)), "tcp", relayAddress)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return c
+		}
+		var proxied []net.Conn
+		fill := func() {
+			for range perAddress {
+				for i := range addresses {
+					from(1 + i)
+				}
+			}
+			counted(t, w.relay, perAddress*addresses, "connections_pending")
+		}
+		for range 3 {
+			proxied = append(proxied, from(0))
+		}
+		fill()
+		works(t, w)
+		fill()
+		// A proxy's stand for many, so they are not too many, and the next gets in.
+		for _, c := range append(proxied, from(0)) {
+			fmt.Fprint(c, "GET /healthz HTTP/1.1\r\nHost: relay.example\r\n\r\n")
+			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+				t.Errorf("of the proxy: %v", err)
+			}
+		}
+		counted(t, w.relay, perAddress*addresses, "connections_pending")
+		w.listener.Cut()
+	})
+}
+
 // Clients of the relay inside a builder do not keep it from coming for others.
 func TestClientsThatSayNothing(t *testing.T) {
 	const clients, perAddress, total = "clients.example:80", 20, 100

@@ -11,22 +11,33 @@ import (
 
 // pendingConns bounds connections that have not become a WebSocket: whoever
 // opens them and says nothing holds a descriptor and a goroutine until
-// net/http gives up on the header. Beyond a limit new ones are closed at once.
+// net/http gives up on the header. Beyond a limit new ones are closed at once, or for
+// one of an address that has few, one of an address that has more.
 type pendingConns struct {
 	total, perAddress int
 	exempt            func(netip.Addr) bool // addresses of proxies, which stand for many
 	refused           func(limit string)
 
 	mu      sync.Mutex
-	conn    map[net.Conn]netip.Addr
+	conn    map[net.Conn]pendingConn
 	counted counter
 }
+
+type pendingConn struct {
+	addr   netip.Addr
+	exempt bool
+}
+
+// maxCompared is how many connections are looked at for one that makes room. In a flood
+// of few addresses nearly all are theirs; in one of many there is none, and to look at
+// them all would cost more than to refuse.
+const maxCompared = 256
 
 func (s *Server) newPendingConns() *pendingConns {
 	return &pendingConns{
 		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: s.cfg.Proxy,
 		refused: func(limit string) { s.metrics.conns.WithLabelValues(limit).Inc() },
-		conn:    map[net.Conn]netip.Addr{},
+		conn:    map[net.Conn]pendingConn{},
 	}
 }
 
@@ -40,10 +51,7 @@ func (p *pendingConns) state(c net.Conn, st http.ConnState) {
 		}
 	case http.StateHijacked, http.StateClosed:
 		p.mu.Lock()
-		if a, ok := p.conn[c]; ok {
-			delete(p.conn, c)
-			p.counted.drop(a)
-		}
+		p.drop(c)
 		p.mu.Unlock()
 	}
 }
@@ -55,17 +63,53 @@ func (p *pendingConns) add(c net.Conn) (limit string) {
 		peer = ap.Addr().Unmap().WithZone("")
 		addr = group(peer)
 	}
+	exempt := p.exempt != nil && p.exempt(peer)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.counted.all >= p.total {
-		return connsTotal
-	}
-	if p.counted.by[addr] >= p.perAddress && !(p.exempt != nil && p.exempt(peer)) {
+	if p.counted.by[addr] >= p.perAddress && !exempt {
 		return connsAddress
 	}
-	p.conn[c] = addr
+	if p.counted.all >= p.total {
+		has := p.counted.by[addr]
+		if exempt {
+			has = 0
+		}
+		if !p.makeRoom(has) {
+			return connsTotal
+		}
+	}
+	p.conn[c] = pendingConn{addr, exempt}
 	p.counted.add(addr)
 	return ""
+}
+
+// makeRoom closes a connection for an address that has so many, of one that has more and
+// would still have as many then.
+func (p *pendingConns) makeRoom(has int) bool {
+	var found net.Conn
+	compared, most := 0, has+1  // what the newcomer makes of it
+	for c, of := range p.conn { // begins anywhere
+		if n := p.counted.by[of.addr]; n > most && !of.exempt {
+			found, most = c, n
+		}
+		if compared++; compared == maxCompared {
+			break
+		}
+	}
+	if found == nil {
+		return false
+	}
+	p.drop(found)
+	p.refused(connsTotal)
+	_ = abort(found)
+	return true
+}
+
+func (p *pendingConns) drop(c net.Conn) {
+	if of, ok := p.conn[c]; ok {
+		delete(p.conn, c)
+		p.counted.drop(of.addr)
+	}
 }
 
 func (p *pendingConns) count() int {

@@ -28,6 +28,7 @@ type Limits struct {
 	HandshakeBurst int
 	// Connections is how many connections may have asked for nothing yet, and how
 	// many may wait on a WebSocket to be told why they are refused: 4,096 each.
+	// Of the former, an address that has more makes room for one that has fewer.
 	Connections int
 	// ConnectionsPerAddress is how many of them may come from one address: 256.
 	ConnectionsPerAddress int
