@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"time"
 )
 
 // pendingConns bounds connections that have not become a WebSocket: whoever
@@ -36,8 +35,13 @@ const maxCompared = 256
 func (s *Server) newPendingConns() *pendingConns {
 	return &pendingConns{
 		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: s.cfg.Proxy,
-		refused: func(limit string) { s.metrics.conns.WithLabelValues(limit).Inc() },
-		conn:    map[net.Conn]pendingConn{},
+		refused: func(limit string) {
+			s.metrics.conns.WithLabelValues(limit).Inc()
+			if limit == connsTotal && s.full.due() {
+				s.log.Warn("refused", slog.String("error", "the relay has as many connections that ask for nothing as it takes"))
+			}
+		},
+		conn: map[net.Conn]pendingConn{},
 	}
 }
 
@@ -124,25 +128,4 @@ func abort(c net.Conn) error {
 		return t.NetConn().Close()
 	}
 	return c.Close()
-}
-
-// tellEvery is how often it is said that connections cannot be accepted.
-const tellEvery = time.Minute
-
-// toldListener says that connections cannot be accepted, such as for want of
-// descriptors. net/http goes on trying, and tells only a log that would name addresses.
-// It is for one goroutine.
-type toldListener struct {
-	net.Listener
-	s    *Server
-	told time.Time
-}
-
-func (l *toldListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if now := time.Now(); err != nil && l.s.closing.Err() == nil && now.Sub(l.told) >= tellEvery {
-		l.told = now
-		l.s.log.Error("connections are not accepted", slog.Any("error", withoutAddresses(err)))
-	}
-	return c, err
 }

@@ -31,7 +31,11 @@ func (s *Server) handshake(name string, route func(http.ResponseWriter, *http.Re
 			err = route(w, r, addr)
 		}
 		if err != nil {
-			s.logFor(r).Debug("refused", slog.String("route", r.Pattern), slog.String("code", string(wire.CodeOf(err))))
+			if code := wire.CodeOf(err); code == wire.CodeRelayFull && s.full.due() {
+				s.logFor(r).Warn("refused", slog.String("route", r.Pattern), slog.Any("error", err))
+			} else {
+				s.logFor(r).Debug("refused", slog.String("route", r.Pattern), slog.String("code", string(code)))
+			}
 			s.metrics.refusal(name, err)
 			s.refuse(w, r, addr, err)
 		}

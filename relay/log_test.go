@@ -19,6 +19,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/link/linktest"
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/relay"
 )
 
@@ -108,5 +109,47 @@ func TestConnectionsThatAreNotAcceptedAreTold(t *testing.T) {
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
+	})
+}
+
+// Whoever runs a relay that is full hears of it, though not of each that it refuses.
+func TestLimitsAreTold(t *testing.T) {
+	var log bytes.Buffer
+	cfg := relay.Config{
+		Log:    slog.New(slog.NewTextHandler(&log, nil)),
+		Limits: relay.Limits{Registrations: 1, CircuitsPerAddress: 1, Connections: 5, Idle: time.Hour},
+	}
+	inWorld(t, cfg, func(t *testing.T, w *world) {
+		listen := register(t, w, secret(2))
+		go answerPings(listen)
+		told := func(what string, want int) {
+			t.Helper()
+			synctest.Wait()
+			if n := strings.Count(log.String(), "level=WARN"); n != want || !strings.Contains(log.String(), what) {
+				t.Errorf("told %d times, want %d and %q:\n%s", n, want, what, &log)
+			}
+		}
+		told("", 0)
+		for range 3 {
+			_, _ = open(t.Context(), w, wire.RouteRelayListen)
+		}
+		told("as many builders as it takes", 1)
+		time.Sleep(time.Minute)
+		here := linktest.From(t.Context(), "192.0.2.1:1")
+		for range 2 {
+			go func() { _, _ = open(here, w, dialRoute(secret(2))) }()
+		}
+		told("as many circuits of your address as it takes", 2)
+		time.Sleep(time.Minute)
+		for range 7 {
+			if _, err := w.network.DialContext(t.Context(), "tcp", relayAddress); err != nil {
+				t.Fatal(err)
+			}
+		}
+		told("as many connections that ask for nothing as it takes", 3)
+		if strings.Contains(log.String(), "192.0.2.1") {
+			t.Errorf("it names an address:\n%s", &log)
+		}
+		w.listener.Cut()
 	})
 }

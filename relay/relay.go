@@ -75,6 +75,7 @@ type Server struct {
 	clients  *pendingConns // of ServeClients
 	speed    *rate.Limiter // of all circuits; nil is no limit
 	buffers  atomic.Int64  // of circuits, in use
+	full     seldom        // that a limit is reached
 	// work counts the goroutines of registrations and circuits.
 	work sync.WaitGroup
 	// closing ends when Shutdown begins, aborted when its patience is over.
