@@ -52,12 +52,33 @@ func (s *Service) mayStart(c *caller, reuse bool) error {
 	draining := s.draining
 	s.mu.Unlock()
 	if draining {
-		return wire.CodeDraining.Err().WithHint("try again later, or use another builder")
+		return errDraining
 	}
 	if c.ticket != nil {
 		return c.ticket.Check(c.client, s.cfg.Now(), reuse)
 	}
 	return nil
+}
+
+var errDraining = wire.CodeDraining.Err().WithHint("try again later, or use another builder")
+
+// stillMayStart is c by the configuration of now, unless that lets it start nothing any
+// more: its document may have taken minutes to come. A ticket is looked at when its use
+// is spent. s.mu is held.
+func (s *Service) stillMayStart(c *caller) (*caller, error) {
+	if s.draining {
+		return nil, errDraining
+	}
+	if c.trusted == nil {
+		return c, nil
+	}
+	trusted, ok := s.clients[c.client]
+	if !ok {
+		return nil, errUntrusted(c.client)
+	}
+	now := *c
+	now.trusted = &trusted
+	return &now, nil
 }
 
 // attachOrAdmit finds the build of this ID or makes it. Of several requests with
@@ -77,7 +98,11 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 			continue // it may be gone
 		}
 		if b == nil || b.revivable(c, content) {
-			if err := s.roomFor(c); err != nil {
+			c, err := s.stillMayStart(c)
+			if err == nil {
+				err = s.roomFor(c)
+			}
+			if err != nil {
 				s.mu.Unlock()
 				return nil, err
 			}

@@ -175,8 +175,7 @@ func (s *Service) identify(r *http.Request) (*caller, error) {
 	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
-		return nil, wire.Errorf(wire.CodeNoCredentials, "client %s is not trusted by the builder", id).
-			WithHint("use a ticket, or ask the builder's owner to add this client to trusted_clients")
+		return nil, errUntrusted(id)
 	}
 	secret, err := ticket.ParseSecret(token)
 	if err != nil {
@@ -193,6 +192,11 @@ func (s *Service) identify(r *http.Request) (*caller, error) {
 		return nil, err
 	}
 	return &caller{client: id, ticket: &t}, nil
+}
+
+func errUntrusted(id key.ID) error {
+	return wire.Errorf(wire.CodeNoCredentials, "client %s is not trusted by the builder", id).
+		WithHint("use a ticket, or ask the builder's owner to add this client to trusted_clients")
 }
 
 // Authorize tells why whoever sends a request may send none to this builder.

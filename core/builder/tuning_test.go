@@ -1,10 +1,18 @@
 package builder_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -36,4 +44,56 @@ func TestTuning(t *testing.T) {
 		}
 	}
 	eventually(t, "one is shown", func() bool { st := e.svc.Status(); return len(st.Active) == 0 && len(st.Recent) == 1 })
+}
+
+// atRead is a body that does something when it is read.
+type atRead struct {
+	do func()
+	io.Reader
+}
+
+func (b *atRead) Read(p []byte) (int, error) {
+	if b.do != nil {
+		b.do()
+		b.do = nil
+	}
+	return b.Reader.Read(p)
+}
+
+// What the owner changes holds for a build whose document is still on its way: nobody
+// counts it among those that are under way.
+func TestChangedWhileDocumentComes(t *testing.T) {
+	client := key.ID{70}
+	trusted := func(limits ticket.Limits) map[key.ID]builder.TrustedClient {
+		return map[key.ID]builder.TrustedClient{client: {Name: "trusted", Limits: limits}}
+	}
+	for name, tt := range map[string]struct {
+		change func(*builder.Service)
+		want   wire.Code
+	}{
+		"nothing":     {func(*builder.Service) {}, ""},
+		"drained":     {func(s *builder.Service) { s.Drain(true) }, wire.CodeDraining},
+		"not trusted": {func(s *builder.Service) { s.SetClients(nil) }, wire.CodeNoCredentials},
+		"limited": {func(s *builder.Service) {
+			s.SetClients(trusted(ticket.Limits{Systems: []string{"none"}}))
+		}, wire.CodeSystemDenied},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, func(c *builder.Config) { c.Clients = trusted(ticket.Limits{}) })
+			text, err := json.Marshal(bt.Request(e.one("1")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := httptest.NewRequest(http.MethodPut, "/v1/builds/"+string(bt.ID(1)),
+				&atRead{func() { tt.change(e.svc) }, bytes.NewReader(text)})
+			r.Header.Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
+			bt.SetPeer(r, client)
+			w := httptest.NewRecorder()
+			e.svc.ServeHTTP(w, r)
+			var answer wire.Error
+			if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || answer.Code != tt.want {
+				t.Errorf("%s, %v", w.Body, err)
+			}
+		})
+	}
 }

@@ -26,6 +26,9 @@ const peerHeader = "Test-Peer"
 // are, instead of proving it.
 func Peer(r *http.Request) (key.ID, error) { return key.ParseID(r.Header.Get(peerHeader)) }
 
+// SetPeer says who sends a request.
+func SetPeer(r *http.Request, id key.ID) { r.Header.Set(peerHeader, id.String()) }
+
 // NewServer serves h as the builder is served: HTTP/2 and HTTP/1.1 in TLS.
 func NewServer(h http.Handler) *httptest.Server {
 	s := httptest.NewUnstartedServer(link.Handler(h))
@@ -93,7 +96,7 @@ func (c *Client) Raw(method, path string, body io.Reader, header http.Header) (*
 		return nil, err
 	}
 	req.Header.Set(wire.HeaderVersion, strconv.Itoa(wire.Version))
-	req.Header.Set(peerHeader, c.ID.String())
+	SetPeer(req, c.ID)
 	if c.Secret != nil {
 		req.Header.Set("Authorization", "Bearer "+c.Secret.Text())
 	}
