@@ -223,11 +223,7 @@ func (s *Service) newBuild(c *caller, id wire.BuildID, req *wire.BuildRequest, c
 }
 
 func newPlaceOf(c *caller) *place {
-	p := &place{group: c.group(), client: c.client.String(), granted: make(chan struct{}), present: true}
-	if c.trusted != nil {
-		p.priority = c.trusted.Priority
-	}
-	return p
+	return &place{group: c.group(), client: c.client.String(), granted: make(chan struct{}), present: true}
 }
 
 // admitOrForget admits the build, which is registered already, or puts back

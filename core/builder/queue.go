@@ -19,6 +19,8 @@ type queue struct {
 	waiting []*place          // in order of arrival
 	served  map[string]uint64 // when a group or client was last served
 	turns   uint64
+	// priorities are those of groups that have another than 0.
+	priorities map[string]int
 }
 
 // place is one build's place in the queue.
@@ -33,7 +35,6 @@ type place struct {
 	// Guarded by queue.mu.
 	ready    bool // its inputs are complete
 	present  bool // its client is there to take it
-	priority int  // of the group
 	position int
 	told     int // the position that moved was last told
 }
@@ -86,14 +87,8 @@ func (q *queue) setPresent(p *place, present bool) {
 
 func (q *queue) setPaused(paused bool) { q.change(func() { q.paused = paused }) }
 
-// setPriorities changes the priority of every group that has something waiting.
-func (q *queue) setPriorities(of func(group string) int) {
-	q.change(func() {
-		for _, p := range q.waiting {
-			p.priority = of(p.group)
-		}
-	})
-}
+// setPriorities replaces the priorities of groups, also for who waits already.
+func (q *queue) setPriorities(of map[string]int) { q.change(func() { q.priorities = of }) }
 
 func (q *queue) setSlots(slots int) { q.change(func() { q.slots = slots }) }
 
@@ -192,7 +187,7 @@ func (q *queue) order(fit func(*place) bool, most int) []*place {
 		n++
 		g := groups[p.group]
 		if g == nil {
-			g = &line{priority: p.priority, served: q.served[p.group], arrived: i}
+			g = &line{priority: q.priorities[p.group], served: q.served[p.group], arrived: i}
 			groups[p.group] = g
 			all = append(all, g)
 		}

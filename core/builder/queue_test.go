@@ -215,11 +215,11 @@ func TestQueueIsFairUnderLoad(t *testing.T) {
 
 func TestQueuePriorities(t *testing.T) {
 	q := newQueue(1)
+	q.setPriorities(map[string]int{"low": -1, "high": 5})
 	q.join(newPlace("x", "blocker"))
 	var places []*place
 	for _, who := range []string{"low", "mid", "mid", "other", "high", "high", "low"} {
 		p := newPlace(who, who)
-		p.priority = map[string]int{"low": -1, "high": 5}[who]
 		places = append(places, p)
 		q.join(p)
 	}
@@ -227,7 +227,7 @@ func TestQueuePriorities(t *testing.T) {
 		t.Errorf("positions %v", got)
 	}
 	// A new configuration counts for who waits already.
-	q.setPriorities(func(group string) int { return map[string]int{"low": 9, "high": 5}[group] })
+	q.setPriorities(map[string]int{"low": 9, "high": 5})
 	q.release()
 	if got, want := fmt.Sprint(serve(t, q, places)), "[low low high high mid other mid]"; got != want {
 		t.Errorf("served %s, want %s", got, want)

@@ -169,10 +169,10 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
 		answers:   turnstile{budget: budget{most: maxAnswers, share: answerShare}},
 		builds:    make(map[wire.BuildID]*build),
-		clients:   cfg.Clients,
 		indexes:   make(map[wire.BuildID]*index),
 	}
 	s.tuned.Store(&cfg.Tuning)
+	s.SetClients(cfg.Clients)
 	s.cache = cache.NewServer(cache.ServerConfig{
 		Infos: cfg.Store, Nars: cfg.Store, Key: cfg.SigningKey, Scans: cfg.ParallelFills,
 		Index: cfg.Index, Now: cfg.Now, Log: cfg.Log,
@@ -244,7 +244,7 @@ func (s *Service) SetClients(clients map[key.ID]TrustedClient) {
 	for id, c := range clients {
 		priorities[(&caller{client: id}).group()] = c.Priority
 	}
-	s.queue.setPriorities(func(group string) int { return priorities[group] })
+	s.queue.setPriorities(priorities)
 }
 
 // Settle takes and begins no more builds and waits until those that run have

@@ -97,3 +97,30 @@ func TestChangedWhileDocumentComes(t *testing.T) {
 		})
 	}
 }
+
+// A priority that changes while a build is admitted is that of its place.
+func TestPriorityOfWhoIsAdmitted(t *testing.T) {
+	urgent := key.ID{70}
+	clients := func(priority int) map[key.ID]builder.TrustedClient {
+		return map[key.ID]builder.TrustedClient{urgent: {Name: "urgent", Priority: priority}}
+	}
+	var e *env
+	e = start(t, func(c *builder.Config) {
+		c.Clients = clients(50)
+		c.Policy = policyFunc(func(r *builder.PolicyRequest) (ticket.Limits, error) {
+			if r.Client == urgent {
+				e.svc.SetClients(clients(-50))
+			}
+			return r.Limits, nil
+		})
+	})
+	e.svc.Pause(true)
+	e.put(&bt.Client{Server: e.server, ID: urgent}, 1, e.one("1"))
+	e.put(e.holder(1), 2, e.one("2"))
+	eventually(t, "positions", func() bool { return e.svc.Status().Waiting == 2 })
+	for _, b := range e.svc.Status().Active {
+		if (b.Client == urgent) != (b.Position == 2) {
+			t.Errorf("%s is in place %d", b.Client, b.Position)
+		}
+	}
+}
