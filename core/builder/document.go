@@ -254,6 +254,13 @@ func (b *budget) release(group string, n int64) {
 	}
 }
 
+// of is what a group has taken.
+func (b *budget) of(group string) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.by[group]
+}
+
 var errBusy = wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")
 
 // budgetReader takes from the budget what passes through it, and refuses to go

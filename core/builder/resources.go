@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,42 +26,62 @@ var errCrowded = wire.Errorf(wire.CodeRate, "the builder is taking the inputs of
 // sessionWait is how long a build waits for one.
 const sessionWait = 10 * time.Second
 
-// turnstile is a budget that can be waited for.
+// turnstile is a budget that can be waited for. What becomes free goes to the waiting
+// group that has least, and to who came first among those: who asks for much at once
+// waits behind who asks for little.
 type turnstile struct {
 	budget
-	mu    sync.Mutex
-	freed chan struct{} // closed at the next release
+	mu      sync.Mutex
+	waiting []*waiter // in order of arrival
+}
+
+type waiter struct {
+	group string
+	in    chan struct{} // closed when it has entered
 }
 
 // enter takes one, waiting for it until ctx ends.
 func (t *turnstile) enter(ctx context.Context, group string) bool {
-	for {
-		t.mu.Lock()
-		if t.take(group, 1) {
-			t.mu.Unlock()
-			return true
-		}
-		if t.freed == nil {
-			t.freed = make(chan struct{})
-		}
-		freed := t.freed
+	t.mu.Lock()
+	if t.take(group, 1) {
 		t.mu.Unlock()
-		select {
-		case <-freed:
-		case <-ctx.Done():
-			return false
-		}
+		return true
 	}
+	w := &waiter{group, make(chan struct{})}
+	t.waiting = append(t.waiting, w)
+	t.mu.Unlock()
+	select {
+	case <-w.in:
+		return true
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.waiting, w)
+	if i < 0 {
+		return true // it has entered just now
+	}
+	t.waiting = slices.Delete(t.waiting, i, i+1)
+	return false
 }
 
 func (t *turnstile) leave(group string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.release(group, 1)
-	if t.freed != nil {
-		close(t.freed)
-		t.freed = nil
+	next, least := -1, t.share
+	for i, w := range t.waiting {
+		if n := t.of(w.group); n < least {
+			next, least = i, n
+		}
 	}
+	if next < 0 {
+		return // nobody waits, or only for what their own group gives back
+	}
+	w := t.waiting[next]
+	t.waiting = slices.Delete(t.waiting, next, next+1)
+	t.take(w.group, 1)
+	close(w.in)
 }
 
 // inputSession opens a connection to the daemon for inputs and their roots.

@@ -2,6 +2,8 @@ package builder
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -43,5 +45,50 @@ func TestTurnstile(t *testing.T) {
 		if len(entered) != 3 {
 			t.Errorf("%d entered after the end", len(entered))
 		}
+	})
+}
+
+// What becomes free goes to who has least of it, and not to those who ask most; among
+// the same it goes by arrival.
+func TestTurnstileIsFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const greedy, each = 4, 8
+		ts := turnstile{budget: budget{most: greedy * each, share: each}}
+		ctx, cancel := context.WithCancel(t.Context())
+		entered := make(chan string, 100)
+		var wg sync.WaitGroup
+		enter := func(group, name string) {
+			wg.Go(func() {
+				if ts.enter(ctx, group) {
+					entered <- name
+				}
+			})
+			synctest.Wait()
+		}
+		for range each {
+			for _, group := range []string{"a", "b", "c", "d"} {
+				enter(group, "")
+				<-entered
+			}
+		}
+		for i := range 5 {
+			for _, group := range []string{"a", "b", "c", "d"} {
+				enter(group, fmt.Sprint(group, i))
+			}
+		}
+		enter("late", "late0")
+		enter("late", "late1")
+		enter("later", "later0")
+		var order []string
+		for _, group := range []string{"a", "b", "c", "d", "a", "late"} {
+			ts.leave(group)
+			synctest.Wait()
+			order = append(order, <-entered)
+		}
+		if want := []string{"late0", "later0", "late1", "a0", "b0", "c0"}; !slices.Equal(order, want) {
+			t.Errorf("%v entered, want %v", order, want)
+		}
+		cancel()
+		wg.Wait()
 	})
 }
