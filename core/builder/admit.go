@@ -374,11 +374,19 @@ func (s *Service) begin(b *build, cl *closure, wanted int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.log, b.closure, b.toAdd = log, cl, wanted
+	b.followPlace(log)
+	return nil
+}
+
+// followPlace has log told where the build is in the queue, and the estimate when it
+// has a slot.
+func (b *build) followPlace(log *eventLog) {
+	s := b.s
+	b.place.got = func() { s.estimate.begin(b.place, s.cfg.Now()) }
 	b.place.moved = func(position int) {
 		wait := s.estimate.wait(position, s.tuning().Slots, s.cfg.Now())
 		log.add(&wire.Event{Type: wire.EventQueued, Position: position, WaitSeconds: wait.Seconds()})
 	}
-	return nil
 }
 
 // stillWanted asks the substituters and returns what the client has to send.

@@ -34,8 +34,9 @@ func TestPlanOfWhatIsBuilt(t *testing.T) {
 	}
 }
 
-// Who waits is told for how long, once there is a history to tell by.
-func TestWaitIsForetold(t *testing.T) {
+// startWithHistory is start, and its holder has built something that took a minute.
+func startWithHistory(t *testing.T) (*env, *bt.Client) {
+	t.Helper()
 	e := start(t)
 	c := e.holder(1)
 	g := e.gate()
@@ -46,7 +47,13 @@ func TestWaitIsForetold(t *testing.T) {
 	if r, err := history.Finish(); err != nil || r.Error != nil {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	g = e.gate()
+	return e, c
+}
+
+// Who waits is told for how long, once there is a history to tell by.
+func TestWaitIsForetold(t *testing.T) {
+	e, c := startWithHistory(t)
+	g := e.gate()
 	first := e.put(c, 2, e.one("running"))
 	<-g.begun
 	e.advance(10 * time.Second)
@@ -81,4 +88,66 @@ func TestWaitIsForetold(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 	}
+}
+
+// awaitPosition reads events until the build has come to a place.
+func awaitPosition(t *testing.T, ev *bt.Events, position int) wire.Event {
+	t.Helper()
+	for {
+		x, err := ev.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Type == wire.EventQueued && x.Position == position {
+			return x
+		}
+	}
+}
+
+// Who moves up because somebody has got the slot waits for that one, too.
+func TestWaitAfterMovingUp(t *testing.T) {
+	e, c := startWithHistory(t)
+	g := e.gate()
+	e.put(c, 2, e.one("running"))
+	<-g.begun
+	e.put(c, 3, e.one("next"))
+	last := e.put(c, 4, e.one("last"))
+	if x := awaitPosition(t, last, 2); x.Wait() != 2*time.Minute {
+		t.Errorf("at first it is told %+v", x)
+	}
+	if _, err := c.Cancel(bt.ID(2)); err != nil {
+		t.Fatal(err)
+	}
+	<-g.begun
+	if x := awaitPosition(t, last, 1); x.Wait() != time.Minute {
+		t.Errorf("then it is told %+v", x)
+	}
+	close(g.open)
+}
+
+// Nor is a build told less that waits again after a restart.
+func TestWaitAfterRestart(t *testing.T) {
+	e, c := startWithHistory(t)
+	g := e.gate()
+	e.detach(c, 2, e.one("running"))
+	<-g.begun
+	e.detach(c, 3, e.one("next"))
+	e.detach(c, 4, e.one("last"))
+	b, err := c.Get(bt.ID(4)) // it may leave now
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.stop()
+	e.run()
+	<-g.begun
+	again, err := c.Events(bt.ID(4), b.LastEvent+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	// Whether the first has its slot by then is not certain.
+	if x := awaitPosition(t, again, 2); x.Wait() < time.Minute {
+		t.Errorf("it is told %+v", x)
+	}
+	close(g.open)
 }

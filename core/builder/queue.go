@@ -26,8 +26,10 @@ type queue struct {
 // place is one build's place in the queue.
 type place struct {
 	group, client string
-	// granted is closed when the place was given a slot.
+	// granted is closed when the place was given a slot. Before anybody is told of a
+	// move because of that, got is called; it must not block.
 	granted chan struct{}
+	got     func()
 	// moved is told the place's new position, from 1, or 0 when it waits for no
 	// one any more; it must not block.
 	moved func(position int)
@@ -129,6 +131,7 @@ func (q *queue) change(f func()) {
 		q.turns++
 		q.served[p.group], q.served[p.clientKey()] = q.turns, q.turns
 		p.position, p.told = 0, 0
+		p.got()
 		close(p.granted)
 	}
 	q.forget()

@@ -6,10 +6,11 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 )
 
 func newPlace(group, client string) *place {
-	return &place{group: group, client: client, granted: make(chan struct{}), moved: func(int) {}, ready: true, present: true}
+	return &place{group: group, client: client, granted: make(chan struct{}), got: func() {}, moved: func(int) {}, ready: true, present: true}
 }
 
 func granted(p *place) bool {
@@ -59,7 +60,7 @@ func TestLeaveQueue(t *testing.T) {
 	q := newQueue(1)
 	why := errors.New("why")
 	for _, waits := range []bool{true, false} {
-		b := &build{s: &Service{queue: q}, place: newPlace("ticket 1", "a")}
+		b := &build{s: &Service{queue: q, cfg: Config{Now: time.Now}}, place: newPlace("ticket 1", "a")}
 		if waits {
 			q.join(b.place)
 		}

@@ -45,9 +45,7 @@ func (s *Service) resume(ctx context.Context, rec BuildRecord) (*build, error) {
 	b.ctx, b.cancel = context.WithCancelCause(s.ctx)
 	b.rec.State, b.rec.Result, b.sent = wire.StateQueued, nil, rec.sent()
 	b.place = newPlaceOf(c)
-	b.place.moved = func(position int) {
-		b.log.add(&wire.Event{Type: wire.EventQueued, Position: position})
-	}
+	b.followPlace(b.log)
 	close(b.admitted)
 	close(b.complete)
 	return b, nil

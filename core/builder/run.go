@@ -53,11 +53,7 @@ func (b *build) run(checked, idle bool, result *wire.Result) error {
 		b.s.queue.setReady(b.place)
 		select {
 		case <-b.place.granted:
-			b.s.estimate.begin(b.place, b.s.cfg.Now())
-			defer func() {
-				b.s.estimate.end(b.place, b.s.cfg.Now(), b.ctx.Err() == nil)
-				b.s.queue.release()
-			}()
+			defer func() { b.freeSlot(b.ctx.Err() == nil) }()
 		case <-b.ctx.Done():
 			return b.leaveQueue(context.Cause(b.ctx))
 		}
@@ -118,11 +114,17 @@ func (b *build) leaveQueue(err error) error {
 	if b.s.queue.leave(b.place) {
 		select {
 		case <-b.place.granted:
-			b.s.queue.release()
+			b.freeSlot(false)
 		default: // it never joined
 		}
 	}
 	return err
+}
+
+// freeSlot gives the slot back; typical says that it was had for as long as was needed.
+func (b *build) freeSlot(typical bool) {
+	b.s.estimate.end(b.place, b.s.cfg.Now(), typical)
+	b.s.queue.release()
 }
 
 // rootInputs replaces the temporary roots of the inputs by links to the root
