@@ -284,6 +284,56 @@ func TestDiskIsPromisedOnce(t *testing.T) {
 	}
 }
 
+// What has been written of a large input is promised no more, or as long as one is on its
+// way, another has room for nothing, and one that was cut off cannot go on.
+func TestWrittenIsNotPromised(t *testing.T) {
+	e := start(t)
+	src := bt.Source("src", noise(1, 2<<20))
+	size := src.Info.NarSize
+	free := 2*size + 1<<20 // and 1 MiB for others
+	e.setFree(free)
+	a, b := e.holder(1), e.holder(2)
+	if _, err := a.Put(bt.ID(1), bt.Request(withSource(src)...)); err != nil {
+		t.Fatal(err)
+	}
+	cut := bt.Cut(src)
+	if _, err := a.PutManifest(bt.ID(1), 0, cut.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	half := make([]int, len(cut.Chunks)/2)
+	for i := range half {
+		half[i] = i
+		free -= uint64(len(cut.Chunks[i]))
+	}
+	if err := a.PutChunks(bt.ID(1), 0, cut.Frames(half...)); err != nil {
+		t.Fatal(err)
+	}
+	e.setFree(free)
+	large := bt.Source("large", noise(2, 600<<10))
+	if _, err := b.Put(bt.ID(2), bt.Request(withSource(large)...)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.PutManifest(bt.ID(2), 0, bt.Cut(large).Manifest)
+	wantCode(t, err, wire.CodeDisk)
+	objects := withSource(bt.Source("smaller", noise(3, 300<<10)))
+	v, err := b.Put(bt.ID(3), bt.Request(objects...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.SendWanted(v, objects...); err != nil {
+		t.Errorf("there is room for another: %v", err)
+	}
+	e.stop()
+	e.run()
+	e.setFree(free - 1<<20)
+	if _, err := a.Put(bt.ID(1), bt.Request(withSource(src)...)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := a.SendLarge(bt.ID(1), 0, src); err != nil {
+		t.Errorf("there is room for the rest: %v", err)
+	}
+}
+
 // fullDisk has substituters that never come to an end.
 type fullDisk struct {
 	*bt.Store

@@ -59,7 +59,7 @@ type incoming struct {
 	dir string
 	now func() time.Time
 	// reserve promises space on the disk.
-	reserve func(uint64) (giveBack func(), err error)
+	reserve func(uint64) (*promise, error)
 	units   budget
 	work    turnstile // of fills
 	// disk is held while files are looked for, made and removed.
@@ -79,7 +79,7 @@ const (
 // newPrefix begins the names of manifests that are being received.
 const newPrefix = ".new-"
 
-func newIncoming(dir string, cfg *Config, reserve func(uint64) (func(), error)) (*incoming, error) {
+func newIncoming(dir string, cfg *Config, reserve func(uint64) (*promise, error)) (*incoming, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of inputs: %w", err)
 	}
@@ -205,8 +205,8 @@ type intake struct {
 	busy  chan struct{}
 	users int // of in.mu
 
-	paid     int64
-	giveBack func() // the disk space, nil for none
+	paid  int64
+	space *promise // nil for none
 
 	mu     sync.Mutex
 	have   []uint64 // a bit for each chunk
@@ -235,8 +235,8 @@ func (a *intake) grow(units int64) error {
 func (a *intake) forget() {
 	a.in.units.release(a.from.group, a.paid)
 	a.paid = 0
-	if a.giveBack != nil {
-		a.giveBack()
+	if a.space != nil {
+		a.space.end()
 	}
 }
 

@@ -58,7 +58,7 @@ func seedLarge(tb testing.TB) (info nix.PathInfo, archive, manifest, body []byte
 
 func fuzzIncoming(t *testing.T) *incoming {
 	in, err := newIncoming(t.TempDir(), &Config{Now: func() time.Time { return time.Unix(1e9, 0) }},
-		func(uint64) (func(), error) { return func() {}, nil })
+		func(uint64) (*promise, error) { return &promise{of: new(reserved)}, nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,12 +23,17 @@ import (
 // fresh is the file with the manifest. The intake is busy.
 func (a *intake) prepare(fresh string) error {
 	size := a.info.NarSize
+	known := a.knownManifest()
+	// It is on the disk twice until it is added. What came before is there already.
+	space := 2 * size
+	if known {
+		space -= min(uint64(diskUse(a.spool())), size)
+	}
 	var err error
-	// It is on the disk twice until it is added.
-	if a.giveBack, err = a.in.reserve(2 * size); wire.CodeOf(err) == wire.CodeDisk {
+	if a.space, err = a.in.reserve(space); wire.CodeOf(err) == wire.CodeDisk {
 		// What nobody is sending now makes room for what somebody is.
 		a.in.dropIdle()
-		a.giveBack, err = a.in.reserve(2 * size)
+		a.space, err = a.in.reserve(space)
 	}
 	if err != nil {
 		return err
@@ -41,7 +46,6 @@ func (a *intake) prepare(fresh string) error {
 	if err := os.MkdirAll(filepath.Dir(a.name), 0o700); err != nil {
 		return a.failed(err)
 	}
-	known := a.knownManifest()
 	if !known {
 		if err := a.remove(); err != nil {
 			return err
@@ -157,15 +161,19 @@ func (a *intake) has(i int) bool {
 	return a.have[i/64]&(1<<(i%64)) != 0
 }
 
-func (a *intake) got(ordinals ...uint32) {
+// got notes that chunks are here, and returns the bytes of those that were not.
+func (a *intake) got(ordinals ...uint32) (bytes uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, i := range ordinals {
 		if bit := uint64(1) << (i % 64); a.have[i/64]&bit == 0 {
 			a.have[i/64] |= bit
 			a.left--
+			_, size := a.list.span(int(i))
+			bytes += uint64(size)
 		}
 	}
+	return bytes
 }
 
 // missing returns the ranges of chunks that are to be sent.
@@ -248,7 +256,7 @@ func (w *writer) keep(ctx context.Context, id chunk.ID, masked []byte) (bool, er
 	if _, err := w.journal.Write(note); err != nil {
 		return false, w.a.failed(err)
 	}
-	w.a.got(done...)
+	w.a.space.written(w.a.got(done...), w.a.info.NarSize)
 	return true, nil
 }
 

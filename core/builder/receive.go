@@ -184,16 +184,16 @@ func verify(v *nix.CAVerifier, held *holding, from io.Reader, info nix.PathInfo)
 // nothing is left of it however this process ends.
 func (rx *receiver) hold(info nix.PathInfo) (*holding, error) {
 	// It is on the disk twice until it is added.
-	giveBack, err := rx.b.s.reserveDisk(2 * info.NarSize)
+	space, err := rx.b.s.reserveDisk(2 * info.NarSize)
 	if err != nil {
 		return nil, err
 	}
-	held := &holding{giveBack: giveBack}
+	held := &holding{giveBack: space.end}
 	if info.NarSize <= smallNar {
 		return held, nil
 	}
 	if held.file, err = os.CreateTemp(rx.b.dir, ".input-*"); err != nil {
-		giveBack()
+		space.end()
 		return nil, fmt.Errorf("hold %s: %w", info.Path, err)
 	}
 	if err := os.Remove(held.file.Name()); err != nil {

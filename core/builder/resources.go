@@ -140,21 +140,43 @@ func (s *Service) enoughDisk() error {
 	return s.checkDisk(0)
 }
 
+// promise is disk space for what is to be written.
+type promise struct {
+	of   *reserved
+	left uint64 // under of.mu
+}
+
+// written notes that so much of it is not free any more, but keeps at least so much.
+func (p *promise) written(bytes, keep uint64) {
+	p.of.mu.Lock()
+	defer p.of.mu.Unlock()
+	if p.left > keep {
+		p.giveBack(min(bytes, p.left-keep))
+	}
+}
+
+func (p *promise) end() {
+	p.of.mu.Lock()
+	defer p.of.mu.Unlock()
+	p.giveBack(p.left)
+}
+
+// giveBack ends a part of the promise. of.mu is held.
+func (p *promise) giveBack(bytes uint64) {
+	p.left -= bytes
+	p.of.bytes -= bytes
+}
+
 // reserveDisk promises space for more bytes, or fails when that and what was
-// promised before would take from the reserve. What is written meanwhile counts
-// twice for a moment; that errs on the right side.
-func (s *Service) reserveDisk(more uint64) (giveBack func(), err error) {
+// promised before would take from the reserve.
+func (s *Service) reserveDisk(more uint64) (*promise, error) {
 	s.disk.mu.Lock()
 	defer s.disk.mu.Unlock()
 	if err := s.checkDisk(s.disk.bytes + min(more, math.MaxInt64)); err != nil {
 		return nil, err
 	}
 	s.disk.bytes += more
-	return sync.OnceFunc(func() {
-		s.disk.mu.Lock()
-		defer s.disk.mu.Unlock()
-		s.disk.bytes -= more
-	}), nil
+	return &promise{&s.disk, more}, nil
 }
 
 func (s *Service) checkDisk(more uint64) error {
