@@ -129,8 +129,10 @@ func (s *Service) mayAccess(b *build, c *caller) error {
 		return nil
 	case rec.Client != c.client:
 		return errNoBuild
-	case rec.Ticket == ticket.ID{} || c.trusted != nil:
+	case c.trusted != nil:
 		return nil
+	case rec.Ticket == ticket.ID{}:
+		return errNoBuild // the client is not trusted any more
 	}
 	// The client's own, but paid with another ticket than it shows: that one
 	// must not have been revoked.

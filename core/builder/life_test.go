@@ -620,6 +620,11 @@ func TestTrustedClients(t *testing.T) {
 	e.svc.SetClients(nil)
 	_, err = mine.Do(http.MethodGet, "/v1/info", nil)
 	wantCode(t, err, wire.CodeNoCredentials)
+	// Nor does a ticket open what was built without one.
+	again := e.holder(1)
+	again.ID = mine.ID
+	_, err = again.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil)
+	wantCode(t, err, wire.CodeNotFound)
 }
 
 func TestBuildLogOfDependency(t *testing.T) {
