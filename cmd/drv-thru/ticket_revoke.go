@@ -17,7 +17,7 @@ func newTicketRevokeCommand(a *app) *ffcli.Command {
 		Name:       "revoke",
 		ShortUsage: "drv-thru ticket revoke [--cancel] ID",
 		ShortHelp:  "end a ticket",
-		LongHelp:   "Ends a ticket: nothing can be asked for or fetched with it any more. Builds that were\nadmitted before go on, those that wait too, unless --cancel is given.\nID may be the ticket's name, or a beginning of its ID.",
+		LongHelp:   "Ends a ticket: nothing can be asked for or fetched with it any more. Builds that were\nadmitted before go on, those that wait too, for as long as their clients follow them, and\ndetached ones without, unless --cancel is given.\nID may be the ticket's name, or a beginning of its ID.",
 	}, fs, "one ticket ID", func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
 		r, err := client.Revoke(ctx, id, *cancel)
 		if err != nil {

@@ -44,8 +44,9 @@ func (t *Tuning) setDefaults() {
 	}
 }
 
-// SetTuning changes what may be changed. Builds that run keep what they began
-// with; with fewer slots than builds that run, none is ended.
+// SetTuning changes what may be changed. Builds that run keep the cores and the
+// time of silence that they began with; with fewer slots than builds that run, none
+// is ended.
 func (s *Service) SetTuning(t Tuning) {
 	t.setDefaults()
 	s.tuned.Store(&t)

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
@@ -122,5 +123,62 @@ func TestPriorityOfWhoIsAdmitted(t *testing.T) {
 		if (b.Client == urgent) != (b.Position == 2) {
 			t.Errorf("%s is in place %d", b.Client, b.Position)
 		}
+	}
+}
+
+// Who may not ask any more is refused at once. Its builds go on for as long as it follows
+// them, and detached ones without it.
+func TestShutOutWhileBuilding(t *testing.T) {
+	client := key.ID{70}
+	for name, tt := range map[string]struct {
+		trusted bool
+		shutOut func(*env, *bt.Client)
+		want    wire.Code
+	}{
+		"revoked": {false, func(e *env, c *bt.Client) {
+			tk, err := e.records.Ticket(e.t.Context(), c.Secret.ID())
+			if err != nil {
+				e.t.Fatal(err)
+			}
+			tk.Revoked = now
+			e.records.SetTicket(tk)
+		}, wire.CodeTicketRevoked},
+		"removed": {true, func(e *env, _ *bt.Client) { e.svc.SetClients(nil) }, wire.CodeNoCredentials},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := start(t, func(c *builder.Config) {
+				c.Slots = 2
+				c.Clients = map[key.ID]builder.TrustedClient{client: {Name: "trusted"}}
+			})
+			g := e.gate()
+			c := &bt.Client{Server: e.server, ID: client}
+			if !tt.trusted {
+				c = e.holder(1)
+			}
+			followed := e.put(c, 1, e.one("followed"))
+			<-g.begun
+			e.detach(c, 2, e.one("detached"))
+			<-g.begun
+			tt.shutOut(e, c)
+			_, err := c.Put(bt.ID(3), bt.Request(e.one("new")))
+			wantCode(t, err, tt.want)
+			_, err = c.Events(bt.ID(1), 1)
+			wantCode(t, err, tt.want)
+			states := func() map[wire.BuildID]wire.State {
+				all := make(map[wire.BuildID]wire.State)
+				for _, b := range e.svc.Builds() {
+					all[b.ID] = b.State
+				}
+				return all
+			}
+			if got := states(); got[bt.ID(1)] != wire.StateBuilding || got[bt.ID(2)] != wire.StateBuilding {
+				t.Errorf("got %v", got)
+			}
+			e.svc.SetTuning(builder.Tuning{Slots: 2, ReattachGrace: time.Millisecond})
+			followed.Close()
+			eventually(t, "the followed one is given up", func() bool { return states()[bt.ID(1)] == wire.StateCancelled })
+			close(g.open)
+			eventually(t, "the detached one is built", func() bool { return states()[bt.ID(2)] == wire.StateBuilt })
+		})
 	}
 }
