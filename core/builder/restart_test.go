@@ -230,6 +230,22 @@ func TestDetachedKeepsItsLimits(t *testing.T) {
 	}
 }
 
+// What the builder does not offer any more it does not build after a restart either.
+func TestDetachedForAnotherSystem(t *testing.T) {
+	e := start(t)
+	g := e.gate()
+	c := e.holder(1)
+	e.detach(c, 1, e.one("1"))
+	<-g.begun
+	e.stop()
+	e.cfg.Systems = []string{"another"}
+	e.run()
+	close(g.open)
+	if r := e.finish(c, 1); r.Error == nil || r.Error.Code != wire.CodeSystemMissing {
+		t.Errorf("got %+v", r)
+	}
+}
+
 // What is left of an earlier time where a build's roots go is no root of what it has.
 func TestRootsReplaceOthers(t *testing.T) {
 	e := start(t)

@@ -66,12 +66,15 @@ func (b *build) run(checked, idle bool, result *wire.Result) error {
 	return err
 }
 
-// prepare waits for the inputs, checks what would be built, and makes the roots.
+// prepare waits for the inputs, checks what would be built, and makes the roots,
+// which a build that is resumed has.
 // After it the closure is forgotten: a thousand queued builds would hold a
 // thousand of them.
 func (b *build) prepare(checked, idle bool) ([]daemon.DerivedPath, bool, error) {
 	if b.resumed != nil {
-		return b.resumed, false, nil
+		// What the builder offers may be less than when the build was admitted.
+		_, idle, err := b.s.checkBuild(b.ctx, b, &closure{roots: b.resumed}, b.rec.Mode)
+		return b.resumed, idle, err
 	}
 	select {
 	case <-b.complete:
