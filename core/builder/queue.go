@@ -84,7 +84,12 @@ func (q *queue) setReady(p *place) { q.change(func() { p.ready = true }) }
 // setPresent tells whether the client of the place is there. Who is not keeps
 // the place but is passed over.
 func (q *queue) setPresent(p *place, present bool) {
-	q.change(func() { p.present = present })
+	q.mu.Lock()
+	same := p.present == present
+	q.mu.Unlock()
+	if !same { // each request of an upload says so twice, and a change costs all who wait
+		q.change(func() { p.present = present })
+	}
 }
 
 func (q *queue) setPaused(paused bool) { q.change(func() { q.paused = paused }) }

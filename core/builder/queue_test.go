@@ -266,9 +266,16 @@ func BenchmarkQueueOfThousand(b *testing.B) {
 	for i := range 1000 {
 		q.join(newPlace(fmt.Sprint(i%50), fmt.Sprint(i%50)))
 	}
-	for b.Loop() {
-		p := newPlace("new", "new")
-		q.join(p)
-		q.leave(p)
-	}
+	b.Run("joins and leaves", func(b *testing.B) {
+		for b.Loop() {
+			p := newPlace("new", "new")
+			q.join(p)
+			q.leave(p)
+		}
+	})
+	b.Run("is there still", func(b *testing.B) {
+		for b.Loop() {
+			q.setPresent(q.waiting[0], true)
+		}
+	})
 }
