@@ -110,6 +110,13 @@ func TestOneSlot(t *testing.T) {
 		x, err := c.Get(bt.ID(3))
 		return err == nil && x.Position == 1
 	})
+	var order []string
+	for _, b := range e.svc.Status().Active {
+		order = append(order, fmt.Sprint(b.ID == bt.ID(1), b.ID == bt.ID(3), b.Position))
+	}
+	if want := []string{"true false 0", "false true 1", "false false 0"}; !slices.Equal(order, want) {
+		t.Errorf("the owner sees %v, want %v", order, want)
+	}
 	close(g.open)
 	for _, ev := range []*bt.Events{first, third} {
 		if r, err := ev.Finish(); err != nil || r.Error != nil {

@@ -37,8 +37,8 @@ type place struct {
 	// Guarded by queue.mu.
 	ready    bool // its inputs are complete
 	present  bool // its client is there to take it
-	position int
-	told     int // the position that moved was last told
+	position int  // 0 also while it is passed over
+	told     int  // the position that moved was last told
 }
 
 // nearPosition is where every step of a place is told. Further behind it is each
@@ -88,7 +88,7 @@ func (q *queue) setPresent(p *place, present bool) {
 	same := p.present == present
 	q.mu.Unlock()
 	if !same { // each request of an upload says so twice, and a change costs all who wait
-		q.change(func() { p.present = present })
+		q.change(func() { p.present, p.position = present, 0 })
 	}
 }
 

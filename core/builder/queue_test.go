@@ -147,6 +147,12 @@ func TestQueuePositions(t *testing.T) {
 	check("0 1 1 2") // c is told nothing more; b is behind a now
 	q.setPresent(a, false)
 	check("0 0 1 1")
+	q.setPresent(d, false) // nobody is told, but it has no place while it is passed over
+	if n := q.positionOf(d); n != 0 {
+		t.Errorf("d is away, and has position %d", n)
+	}
+	q.setPresent(d, true)
+	check("0 0 1 1")
 	q.setReady(a)
 	if granted(a) {
 		t.Error("somebody who is away was given a slot")

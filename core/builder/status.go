@@ -2,6 +2,7 @@ package builder
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -13,7 +14,8 @@ import (
 type Status struct {
 	Load
 	// Active are the builds that are not ended, those that run first, then in
-	// the order of the queue. Recent are ended ones, the newest first.
+	// the order of the queue, then those that it passes over because nobody is
+	// there. Recent are ended ones, the newest first.
 	Active []BuildStatus `json:"active"`
 	Recent []BuildStatus `json:"recent"`
 }
@@ -57,9 +59,17 @@ func (s *Service) active() []BuildStatus {
 		all = append(all, b.status())
 	}
 	slices.SortFunc(all, func(a, b BuildStatus) int {
-		return cmp.Or(cmp.Compare(a.Position, b.Position), a.Created.Compare(b.Created))
+		return cmp.Or(cmp.Compare(a.turn(), b.turn()), a.Created.Compare(b.Created))
 	})
 	return all
+}
+
+// turn orders builds that are not ended.
+func (st *BuildStatus) turn() int {
+	if st.State == wire.StateQueued && st.Position == 0 {
+		return math.MaxInt
+	}
+	return st.Position
 }
 
 // ended are the newest most ended builds, or all when most is negative.
