@@ -222,7 +222,8 @@ func (s *stretchReader) Read(p []byte) (int, error) {
 
 // budget bounds what all requests together use of something, and what those of
 // one ticket or trusted client do: one that sends slowly must not keep the
-// others waiting.
+// others waiting. Nor must several: who has something already leaves the last
+// newcomers-th part to those who have nothing.
 type budget struct {
 	most, share int64
 
@@ -231,10 +232,12 @@ type budget struct {
 	by    map[string]int64
 }
 
+const newcomers = 8
+
 func (b *budget) take(group string, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.taken+n > b.most || b.by[group]+n > b.share {
+	if b.room(group) < n {
 		return false
 	}
 	if b.by == nil {
@@ -243,6 +246,15 @@ func (b *budget) take(group string, n int64) bool {
 	b.taken += n
 	b.by[group] += n
 	return true
+}
+
+// room is how much more a group may take now. b.mu is held.
+func (b *budget) room(group string) int64 {
+	left, has := b.most-b.taken, b.by[group]
+	if has > 0 {
+		left -= b.most / newcomers
+	}
+	return min(left, b.share-has)
 }
 
 func (b *budget) release(group string, n int64) {
@@ -254,11 +266,11 @@ func (b *budget) release(group string, n int64) {
 	}
 }
 
-// of is what a group has taken.
-func (b *budget) of(group string) int64 {
+// of returns what a group has, and how much more it may take now.
+func (b *budget) of(group string) (has, room int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.by[group]
+	return b.by[group], b.room(group)
 }
 
 var errBusy = wire.Errorf(wire.CodeRate, "the builder is reading too many large requests").WithHint("try again in a moment")

@@ -140,15 +140,54 @@ func TestBudget(t *testing.T) {
 	}
 	r.release()
 	fill("others")
-	if b.taken != maxDocuments {
-		t.Errorf("all may have %d bytes", b.taken)
+	if left := b.most - b.taken; left < b.most/newcomers || left >= b.most/newcomers+budgetStep {
+		t.Errorf("%d bytes are left for who has nothing", left)
 	}
-	if b.take("late", budgetStep) {
-		t.Error("the budget has no end")
+	if n := fill("late"); n != budgetStep {
+		t.Errorf("who had nothing may have %d bytes", n)
+	}
+	for i := 0; b.take(fmt.Sprint(i), budgetStep); i++ {
+	}
+	if left := b.most - b.taken; left < 0 || left >= budgetStep {
+		t.Errorf("%d bytes are left in the end", left)
 	}
 	b.release("greedy", documentShare)
-	if !b.take("late", budgetStep) || len(b.by) != 2 {
-		t.Errorf("what was given back is not there: %v", b.by)
+	if !b.take("greedy", budgetStep) {
+		t.Error("what was given back is not there")
+	}
+	b.release("late", budgetStep)
+	if _, ok := b.by["late"]; ok {
+		t.Error("who has nothing is remembered")
+	}
+}
+
+// With the bounds of the service one alone has its share, and several who take all that
+// they get leave something for others.
+func TestBudgetsLeaveRoom(t *testing.T) {
+	for name, b := range map[string]*budget{
+		"documents": {most: maxDocuments, share: documentShare},
+		"decoders":  {most: maxDecoders, share: decoderShare},
+		"readers":   {most: maxAllReaders, share: readersShare},
+		"unread":    {most: maxUnread, share: unreadShare},
+		"sessions":  {most: maxInputSessions, share: inputSessionsShare},
+		"questions": {most: maxQuestions, share: questionsShare},
+		"turns":     {most: maxTurns, share: turnsShare},
+		"answers":   {most: maxAnswers, share: answerShare},
+		"units":     {most: maxUnits, share: unitsShare},
+	} {
+		step := max(1, b.share>>12)
+		for i := range b.most/b.share + 1 {
+			group, n := fmt.Sprint(i), int64(0)
+			for b.take(group, step) {
+				n += step
+			}
+			if i == 0 && n <= b.share-step {
+				t.Errorf("%s: one alone has %d of %d", name, n, b.share)
+			}
+			if n == 0 {
+				t.Errorf("%s: nothing is left for the next after %d", name, i)
+			}
+		}
 	}
 }
 

@@ -69,14 +69,14 @@ func (t *turnstile) leave(group string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.release(group, 1)
-	next, least := -1, t.share
+	next, least := -1, int64(0)
 	for i, w := range t.waiting {
-		if n := t.of(w.group); n < least {
-			next, least = i, n
+		if has, room := t.of(w.group); room > 0 && (next < 0 || has < least) {
+			next, least = i, has
 		}
 	}
 	if next < 0 {
-		return // nobody waits, or only for what their own group gives back
+		return // nobody waits, or only who has to leave this to others
 	}
 	w := t.waiting[next]
 	t.waiting = slices.Delete(t.waiting, next, next+1)
