@@ -1,7 +1,9 @@
 package builder
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,9 @@ import (
 // maxIndexBytes bounds what the closures of builds' outputs that are kept in memory
 // take of it. The newest is kept, however large.
 const maxIndexBytes = 64 << 20
+
+// maxDigestBytes bounds their digests: of 7,000 closures of 300 paths.
+const maxDigestBytes = 32 << 20
 
 // entryBytes is about what a path takes in an index besides its strings.
 const entryBytes = 400
@@ -52,6 +57,56 @@ func newIndex(infos []nix.PathInfo) *index {
 	return x
 }
 
+// digest is what it takes to tell that a closure lacks a path or a NAR, for builds
+// whose index is not kept: the daemon takes a tenth of a second to tell the closure of a
+// large output, and a mount asks for every path that Nix looks for. It has parts of
+// hashes, sorted.
+type digest []uint64
+
+func digestOf(infos []nix.PathInfo) digest {
+	d := make(digest, 0, 2*len(infos))
+	for i := range infos {
+		d = append(d, partOfPath(infos[i].Path.Hash()), partOfNar(infos[i].NarHash))
+	}
+	slices.Sort(d)
+	return d
+}
+
+func partOfPath(hash string) uint64  { return binary.BigEndian.Uint64([]byte(hash)) }
+func partOfNar(hash nix.Hash) uint64 { return binary.BigEndian.Uint64(hash[:]) }
+
+func (d digest) has(part uint64) bool {
+	_, ok := slices.BinarySearch(d, part)
+	return ok
+}
+
+// bounded keeps something of builds for as long as it takes no more memory than most;
+// the newest is kept, however large.
+type bounded[V any] struct {
+	most, bytes int
+	of          map[wire.BuildID]V
+	size        func(V) int
+}
+
+func (k *bounded[V]) keep(id wire.BuildID, v V) {
+	k.drop(id)
+	for id := range k.of {
+		if k.bytes+k.size(v) <= k.most {
+			break
+		}
+		k.drop(id)
+	}
+	k.of[id] = v
+	k.bytes += k.size(v)
+}
+
+func (k *bounded[V]) drop(id wire.BuildID) {
+	if v, ok := k.of[id]; ok {
+		k.bytes -= k.size(v)
+		delete(k.of, id)
+	}
+}
+
 // indexOf returns the index of a build that has outputs, nil for one that has none.
 func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 	rec := b.record()
@@ -59,7 +114,7 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 		return nil, nil
 	}
 	s.mu.Lock()
-	x := s.indexes[rec.ID]
+	x := s.indexes.of[rec.ID]
 	s.mu.Unlock()
 	if x != nil {
 		return x, nil
@@ -74,25 +129,24 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 }
 
 func (s *Service) keepIndex(id wire.BuildID, x *index) {
+	d := digestOf(x.infos)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dropIndex(id)
-	for id := range s.indexes {
-		if s.indexed+x.bytes <= maxIndexBytes {
-			break
-		}
-		s.dropIndex(id)
-	}
-	s.indexes[id] = x
-	s.indexed += x.bytes
+	s.indexes.keep(id, x)
+	s.digests.keep(id, d)
 }
 
-// dropIndex forgets the index of a build, if it is kept. s.mu is held.
+// dropIndex forgets the closure of a build. s.mu is held.
 func (s *Service) dropIndex(id wire.BuildID) {
-	if x := s.indexes[id]; x != nil {
-		s.indexed -= x.bytes
-		delete(s.indexes, id)
-	}
+	s.indexes.drop(id)
+	s.digests.drop(id)
+}
+
+// digested returns the digest of a build's closure, nil if it is not kept.
+func (s *Service) digested(id wire.BuildID) digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.digests.of[id]
 }
 
 // own returns the caller's builds that have ended, the newest first. The client may
@@ -113,13 +167,17 @@ func (s *Service) own(c *caller) []*build {
 	all = slices.DeleteFunc(all, func(b *build) bool {
 		return b.admitErr != nil || !b.record().State.Ended() || s.mayAccess(b, c) != nil
 	})
-	slices.SortFunc(all, func(a, b *build) int { return b.rec.Created.Compare(a.rec.Created) })
+	// Always in one order, so that of builds with the same outputs the same one is looked at.
+	slices.SortFunc(all, func(a, b *build) int {
+		return cmp.Or(b.rec.Created.Compare(a.rec.Created), cmp.Compare(a.rec.ID, b.rec.ID))
+	})
 	return all
 }
 
 // lookup shows find what the caller's own builds have, one after the other, until it
-// says that it is done. Builds of the same outputs have the same.
-func (s *Service) lookup(ctx context.Context, c *caller, find func(*index) (done bool)) {
+// says that it is done. Builds of the same outputs have the same, and those whose digest
+// is of no use have nothing that is looked for.
+func (s *Service) lookup(ctx context.Context, c *caller, ofUse func(digest) bool, find func(*index) (done bool)) {
 	seen := make(map[string]bool)
 	for _, b := range s.own(c) {
 		rec := b.record()
@@ -131,6 +189,9 @@ func (s *Service) lookup(ctx context.Context, c *caller, find func(*index) (done
 			continue
 		}
 		seen[outputs] = true
+		if d := s.digested(rec.ID); d != nil && !ofUse(d) {
+			continue
+		}
 		x, err := s.indexOf(ctx, b)
 		if err != nil {
 			s.cfg.Log.Warn("output closure", "build", b.rec.ID, "err", err)
@@ -179,7 +240,8 @@ func (s *Service) getNarInfo(w http.ResponseWriter, r *http.Request, c *caller) 
 		return errNoPath
 	}
 	var info *nix.PathInfo
-	s.lookup(r.Context(), c, func(x *index) bool {
+	part := partOfPath(hash)
+	s.lookup(r.Context(), c, func(d digest) bool { return d.has(part) }, func(x *index) bool {
 		info = x.byHash[hash]
 		return info != nil
 	})
@@ -234,7 +296,15 @@ func (s *Service) nars(ctx context.Context, c *caller, narHashes []string) ([]*n
 		hashes[i], found[hash] = hash, nil
 	}
 	left := len(found)
-	s.lookup(ctx, c, func(x *index) bool {
+	ofUse := func(d digest) bool {
+		for hash, known := range found {
+			if known == nil && d.has(partOfNar(hash)) {
+				return true
+			}
+		}
+		return false
+	}
+	s.lookup(ctx, c, ofUse, func(x *index) bool {
 		for hash, known := range found {
 			if info := x.byNar[hash]; info != nil && known == nil {
 				own := *info // not the whole index

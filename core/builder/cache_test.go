@@ -81,6 +81,21 @@ func TestLookingThroughManyBuilds(t *testing.T) {
 	if n := queries.Load(); n > 2*builds {
 		t.Errorf("%d queries for %d closures", n, builds)
 	}
+	// Nix asks for every path that it is to have whether it is here.
+	queries.Store(0)
+	_, err = c.Do(http.MethodGet, "/v1/cache/narinfo/"+strings.Repeat("1", nix.HashPartLen), nil)
+	wantCode(t, err, wire.CodeNotFound)
+	if m := manifestsOf(t, c, map[string]int64{nix.Hash{1}.Nix32(): 1}); len(m) > 0 {
+		t.Error("a NAR of nobody has a manifest")
+	}
+	if n := queries.Load(); n > 0 {
+		t.Errorf("%d queries to find again what is in no closure", n)
+	}
+	// What is in one is found, also in those that were forgotten.
+	fetch(t, c, http.MethodGet, "/v1/cache/narinfo/"+last.Hash(), nil)
+	if n := queries.Load(); n > 2 {
+		t.Errorf("%d queries for the closure of one build", n)
+	}
 }
 
 func heapInUse() uint64 {

@@ -146,8 +146,8 @@ type Service struct {
 	draining bool
 	builds   map[wire.BuildID]*build
 	clients  map[key.ID]TrustedClient
-	indexes  map[wire.BuildID]*index
-	indexed  int // bytes of memory that indexes take
+	indexes  bounded[*index] // closures of outputs
+	digests  bounded[digest]
 }
 
 // New makes a service and takes over the records of an earlier run: detached
@@ -169,7 +169,12 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
 		answers:   turnstile{budget: budget{most: maxAnswers, share: answerShare}},
 		builds:    make(map[wire.BuildID]*build),
-		indexes:   make(map[wire.BuildID]*index),
+		indexes: bounded[*index]{
+			most: maxIndexBytes, of: make(map[wire.BuildID]*index), size: func(x *index) int { return x.bytes },
+		},
+		digests: bounded[digest]{
+			most: maxDigestBytes, of: make(map[wire.BuildID]digest), size: func(d digest) int { return 8 * cap(d) },
+		},
 	}
 	s.tuned.Store(&cfg.Tuning)
 	s.SetClients(cfg.Clients)
