@@ -86,7 +86,7 @@ func (s *Service) stillMayStart(c *caller) (*caller, error) {
 func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID, req *wire.BuildRequest, content [32]byte) (*build, error) {
 	for {
 		s.mu.Lock()
-		b := s.builds[id]
+		b := s.builds.all[id]
 		if b != nil && b.clearing != nil && b.revivable(c, content) {
 			cleared := b.clearing
 			s.mu.Unlock()
@@ -107,7 +107,7 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 				return nil, err
 			}
 			fresh := s.newBuild(c, id, req, content)
-			s.builds[id] = fresh
+			s.builds.put(fresh)
 			s.mu.Unlock()
 			return s.admitOrForget(ctx, c, fresh, b, req)
 		}
@@ -184,7 +184,7 @@ func (c *caller) ticketID() ticket.ID {
 // roomFor bounds the builds that are under way. s.mu is held.
 func (s *Service) roomFor(c *caller) error {
 	all, own := 0, 0
-	for _, b := range s.builds {
+	for _, b := range s.builds.live {
 		select {
 		case <-b.done:
 			continue
@@ -241,9 +241,9 @@ func (s *Service) admitOrForget(ctx context.Context, c *caller, b, old *build, r
 	b.dropSession()
 	s.mu.Lock()
 	if old != nil {
-		s.builds[b.rec.ID] = old
+		s.builds.put(old)
 	} else {
-		delete(s.builds, b.rec.ID)
+		s.builds.drop(b)
 	}
 	s.mu.Unlock()
 	b.admitErr = err

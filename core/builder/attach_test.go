@@ -27,13 +27,13 @@ func (c *counted) AfterFunc(func()) (stop func() bool) {
 // A client may attach to its build any number of times: nothing is left of it.
 func TestAttachingLeavesNothing(t *testing.T) {
 	ctx := &counted{Context: context.Background()}
-	s := &Service{ctx: ctx, cfg: Config{Now: time.Now}, queue: newQueue(1), builds: make(map[wire.BuildID]*build)}
+	s := &Service{ctx: ctx, cfg: Config{Now: time.Now}, queue: newQueue(1), builds: newRegister()}
 	who := &caller{client: key.ID{1}, trusted: &TrustedClient{}}
 	req := new(wire.BuildRequest)
 	const id = "aaaaaaaaaaaaaaaaaaaaaaaaaa"
 	there := s.newBuild(who, id, req, [32]byte{})
 	close(there.admitted)
-	s.builds[id] = there
+	s.builds.put(there)
 	before := ctx.n
 	for range 10 {
 		if b, err := s.attachOrAdmit(t.Context(), who, id, req, [32]byte{}); err != nil || b != there {

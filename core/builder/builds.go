@@ -106,7 +106,7 @@ func (s *Service) find(id string, c *caller) (*build, error) {
 		return nil, errNoBuild
 	}
 	s.mu.Lock()
-	b := s.builds[bid]
+	b := s.builds.all[bid]
 	s.mu.Unlock()
 	if b == nil {
 		return nil, errNoBuild
@@ -347,7 +347,7 @@ func (s *Service) cancelBuild(ctx context.Context, b *build, cause *wire.Error) 
 // Cancel ends a build for its owner's reasons.
 func (s *Service) Cancel(ctx context.Context, id wire.BuildID, why string) error {
 	s.mu.Lock()
-	b := s.builds[id]
+	b := s.builds.all[id]
 	s.mu.Unlock()
 	if b == nil {
 		return errNoBuild
@@ -376,7 +376,7 @@ func (s *Service) live() []*build {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []*build
-	for _, b := range s.builds {
+	for _, b := range s.builds.live {
 		select {
 		case <-b.done:
 		default:

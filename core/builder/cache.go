@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -153,18 +154,21 @@ func (s *Service) digested(id wire.BuildID) digest {
 // ask as soon as it is told of the end.
 func (s *Service) own(c *caller) []*build {
 	s.mu.Lock()
-	all := make([]*build, 0, 8)
-	for _, b := range s.builds {
-		select {
-		case <-b.admitted:
-			if b.rec.Client == c.client || c.ticket != nil && b.rec.Ticket == c.ticket.ID {
+	all := slices.Collect(maps.Keys(s.builds.clients[c.client]))
+	if c.ticket != nil {
+		for b := range s.builds.tickets[c.ticket.ID] {
+			if b.rec.Client != c.client {
 				all = append(all, b)
 			}
-		default:
 		}
 	}
 	s.mu.Unlock()
 	all = slices.DeleteFunc(all, func(b *build) bool {
+		select {
+		case <-b.admitted:
+		default:
+			return true
+		}
 		return b.admitErr != nil || !b.record().State.Ended() || s.mayAccess(b, c) != nil
 	})
 	// Always in one order, so that of builds with the same outputs the same one is looked at.

@@ -22,7 +22,7 @@ var errSoFar = errors.New("these are all events so far")
 // that w has everything so far.
 func (s *Service) Events(ctx context.Context, id wire.BuildID, w io.Writer, follow bool, flush func() error) error {
 	s.mu.Lock()
-	b := s.builds[id]
+	b := s.builds.all[id]
 	s.mu.Unlock()
 	if b == nil {
 		return errNoBuild

@@ -33,7 +33,7 @@ func (s *Service) recover(ctx context.Context) (resumed []*build, err error) {
 		if !rec.State.Ended() {
 			b, err := s.resume(ctx, rec)
 			if err == nil {
-				s.builds[rec.ID] = b
+				s.builds.put(b)
 				resumed = append(resumed, b)
 				continue
 			}
@@ -45,7 +45,7 @@ func (s *Service) recover(ctx context.Context) (resumed []*build, err error) {
 			}
 			s.cfg.Log.Info("build was interrupted", "build", rec.ID)
 		}
-		s.builds[rec.ID] = s.pastBuild(rec)
+		s.builds.put(s.pastBuild(rec))
 	}
 	s.estimate.learn(records)
 	if _, err := s.leftOver(false); err != nil {
@@ -148,7 +148,7 @@ func (s *Service) leftOver(dryRun bool) ([]Garbage, error) {
 	var failed error
 	for _, e := range entries {
 		s.mu.Lock()
-		b := s.builds[wire.BuildID(e.Name())]
+		b := s.builds.all[wire.BuildID(e.Name())]
 		s.mu.Unlock()
 		if b != nil {
 			continue
@@ -248,7 +248,7 @@ func (s *Service) amend(ctx context.Context, b *build, now time.Time) error {
 func (s *Service) clear(b *build) (done func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.builds[b.rec.ID] != b {
+	if s.builds.all[b.rec.ID] != b {
 		return nil
 	}
 	cleared := make(chan struct{})
@@ -271,9 +271,7 @@ func (s *Service) remove(ctx context.Context, b *build) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.builds[b.rec.ID] == b {
-		delete(s.builds, b.rec.ID)
-	}
+	s.builds.drop(b)
 	return nil
 }
 
@@ -373,8 +371,8 @@ func BytesBelow(root string) int64 {
 // past returns the ended builds, the last ended first.
 func (s *Service) past() []*build {
 	s.mu.Lock()
-	var all []*build
-	for _, b := range s.builds {
+	all := make([]*build, 0, len(s.builds.all))
+	for _, b := range s.builds.all {
 		select {
 		case <-b.done:
 			all = append(all, b)
@@ -382,6 +380,18 @@ func (s *Service) past() []*build {
 		}
 	}
 	s.mu.Unlock()
-	slices.SortFunc(all, func(a, b *build) int { return b.record().Ended.Compare(a.record().Ended) })
+	// When is asked for once each: a comparison would copy two records.
+	type dated struct {
+		*build
+		ended time.Time
+	}
+	order := make([]dated, len(all))
+	for i, b := range all {
+		order[i] = dated{b, b.record().Ended}
+	}
+	slices.SortFunc(order, func(a, b dated) int { return b.ended.Compare(a.ended) })
+	for i := range order {
+		all[i] = order[i].build
+	}
 	return all
 }

@@ -18,12 +18,12 @@ func TestRoomForBuilds(t *testing.T) {
 	holder := func(client, paid byte) *caller {
 		return &caller{client: key.ID{client}, ticket: &TicketRecord{ID: ticket.ID{paid}}}
 	}
-	s := &Service{builds: make(map[wire.BuildID]*build)}
+	s := &Service{builds: newRegister()}
 	add := func(n int, of func(i int) *caller) {
 		for i := range n {
 			c := of(i)
-			id := wire.BuildID(fmt.Sprint(len(s.builds)))
-			s.builds[id] = &build{rec: BuildRecord{ID: id, Client: c.client, Ticket: c.ticketID()}, done: make(chan struct{})}
+			id := wire.BuildID(fmt.Sprint(len(s.builds.all)))
+			s.builds.put(&build{rec: BuildRecord{ID: id, Client: c.client, Ticket: c.ticketID()}, done: make(chan struct{})})
 		}
 	}
 	check := func(what string, c *caller, want bool) {
@@ -41,13 +41,13 @@ func TestRoomForBuilds(t *testing.T) {
 	check("one more of a ticket", holder(9, 4), false)
 	trusted := &caller{client: key.ID{10}, trusted: &TrustedClient{}}
 	check("who has no ticket", trusted, true)
-	add(maxLive-len(s.builds)-1, func(i int) *caller {
+	add(maxLive-len(s.builds.all)-1, func(i int) *caller {
 		return &caller{client: key.ID{20, byte(i), byte(i >> 8)}, trusted: trusted.trusted}
 	})
 	check("the last of all", trusted, true)
 	add(1, func(int) *caller { return holder(30, 30) })
 	check("one more of all", trusted, false)
-	close(s.builds["0"].done)
+	close(s.builds.all["0"].done)
 	check("one of them has ended", trusted, true)
 }
 

@@ -493,6 +493,9 @@ func (b *build) end(result *wire.Result) {
 	rec.State, rec.Result = state, result
 	b.s.cfg.Meter.Ended(&rec)
 	close(b.done)
+	b.s.mu.Lock()
+	b.s.builds.ended(b)
+	b.s.mu.Unlock()
 	b.prepareOutputs()
 }
 

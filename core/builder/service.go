@@ -144,7 +144,7 @@ type Service struct {
 
 	mu       sync.Mutex
 	draining bool
-	builds   map[wire.BuildID]*build
+	builds   register
 	clients  map[key.ID]TrustedClient
 	indexes  bounded[*index] // closures of outputs
 	digests  bounded[digest]
@@ -168,7 +168,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		questions: turnstile{budget: budget{most: maxQuestions, share: questionsShare}},
 		turns:     turnstile{budget: budget{most: maxTurns, share: turnsShare}},
 		answers:   turnstile{budget: budget{most: maxAnswers, share: answerShare}},
-		builds:    make(map[wire.BuildID]*build),
+		builds:    newRegister(),
 		indexes: bounded[*index]{
 			most: maxIndexBytes, of: make(map[wire.BuildID]*index), size: func(x *index) int { return x.bytes },
 		},
