@@ -382,19 +382,47 @@ func (s *Service) mayReadLog(ctx context.Context, c *caller, drv nix.Path) (bool
 	if c.readsStore() {
 		return true, nil
 	}
+	seen := make(map[nix.Path]bool) // shared by all builds: most of their closures is the same
 	for _, b := range s.own(c) {
 		// Whoever asks for a build names its roots. Only once all inputs were known to
 		// be the client's are there links.
 		held, err := b.heldDrvs()
-		if err != nil || len(held) == 0 {
-			continue
-		}
-		infos, err := s.cache.Closure(ctx, nix.SortedPaths(held))
 		if err != nil {
 			continue
 		}
-		if slices.ContainsFunc(infos, func(i nix.PathInfo) bool { return i.Path == drv }) {
+		if len(seen) > wire.MaxClosurePaths {
+			clear(seen)
+		}
+		if found, err := s.leadsTo(ctx, held, drv, seen); err != nil || found {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+// leadsTo tells whether a path is in the closure of others, as far as that has not been
+// seen.
+func (s *Service) leadsTo(ctx context.Context, paths []nix.Path, want nix.Path, seen map[nix.Path]bool) (bool, error) {
+	var next []nix.Path
+	look := func(paths []nix.Path) {
+		for _, p := range paths {
+			if !seen[p] {
+				seen[p] = true
+				next = append(next, p)
+			}
+		}
+	}
+	for look(paths); len(next) > 0; {
+		infos, err := s.cfg.Store.PathInfos(ctx, next)
+		if err != nil {
+			return false, storeError(err)
+		}
+		if _, ok := infos[want]; ok {
 			return true, nil
+		}
+		next = nil
+		for _, info := range infos {
+			look(info.References)
 		}
 	}
 	return false, nil

@@ -98,6 +98,40 @@ func TestLookingThroughManyBuilds(t *testing.T) {
 	}
 }
 
+// What builds have in common is looked through once for a log.
+func TestLogAmongManyBuilds(t *testing.T) {
+	const builds, paths = 20, 50
+	var asked atomic.Int64
+	store := &askedStore{asked: func(paths []nix.Path) { asked.Add(int64(len(paths))) }}
+	e := start(t, func(cfg *builder.Config) { store.Store, cfg.Store = cfg.Store, store })
+	c := e.holder(1)
+	var common []bt.Object
+	var inputs []nix.Path
+	for i := range paths {
+		o, _ := bt.Derivation(bt.Drv{Name: "dep", Text: fmt.Sprint(i)})
+		common, inputs = append(common, o), append(inputs, o.Info.Path)
+	}
+	for i := range uint32(builds) {
+		top, _ := bt.Derivation(bt.Drv{Name: "top", Text: fmt.Sprint(i), Inputs: inputs})
+		if r := e.build(c, i, append(slices.Clone(common), top)...); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	other, _ := bt.Derivation(bt.Drv{Name: "other"})
+	e.store.Add(other)
+	e.store.SetLog(other.Info.Path, "another's\n")
+	e.store.SetLog(inputs[0], "it was built\n")
+	asked.Store(0)
+	_, err := c.Do(http.MethodGet, "/v1/cache/log/"+other.Info.Path.Base(), nil)
+	wantCode(t, err, wire.CodeNotFound)
+	if n := asked.Load(); n > builds+paths {
+		t.Errorf("the daemon was asked for %d paths, there are %d", n, builds+paths)
+	}
+	if got := fetch(t, c, http.MethodGet, "/v1/cache/log/"+inputs[0].Base(), nil); string(got) != "it was built\n" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func heapInUse() uint64 {
 	runtime.GC()
 	runtime.GC()
