@@ -51,6 +51,8 @@ type build struct {
 	// nothing is. Under Service.mu.
 	clearing chan struct{}
 
+	reading sync.Mutex // held while the log of an earlier process is read, before mu
+
 	mu  sync.Mutex
 	rec BuildRecord
 	// unrecorded tells that the end could not be recorded yet.
@@ -423,21 +425,28 @@ func (s *Service) getEvents(w http.ResponseWriter, r *http.Request, c *caller) e
 	return brokenOff(err)
 }
 
-// events opens the log of an earlier process when needed.
+// events opens the log of an earlier process when needed. Whoever asks for anything but
+// that does not wait until all of it has been read.
 func (b *build) events() (*eventLog, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.rec.State == wire.StateInterrupted {
+	state, log := b.rec.State, b.log
+	b.mu.Unlock()
+	if state == wire.StateInterrupted {
 		return nil, errInterrupted
 	}
-	if b.log == nil {
-		log, err := readEventLog(b.eventsPath())
-		if err != nil {
-			return nil, err
-		}
-		b.log = log
+	if log != nil {
+		return log, nil
 	}
-	return b.log, nil
+	log, err := readEventLog(b.eventsPath())
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.log = log
+	return log, nil
 }
 
 var errInterrupted = wire.CodeRestarted.Err().WithHint("ask for the build again: nothing is spent twice")
