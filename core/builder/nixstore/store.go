@@ -47,8 +47,7 @@ type Store struct {
 	pool *daemon.Pool
 	// slow is for what the daemon asks its substituters: with much of that, or a
 	// substituter that does not answer, it takes minutes.
-	slow  *daemon.Pool
-	names names
+	slow *daemon.Pool
 }
 
 var _ builder.Store = (*Store)(nil)
@@ -107,6 +106,15 @@ func (s *Store) ValidPaths(ctx context.Context, paths []nix.Path, substitute boo
 		return err
 	})
 	return valid, err
+}
+
+// PathOfHash implements builder.Queries.
+func (s *Store) PathOfHash(ctx context.Context, hash string) (p nix.Path, err error) {
+	err = s.pool.Do(ctx, func(c *daemon.Conn) error {
+		p, err = c.QueryPathFromHashPart(ctx, hash)
+		return err
+	})
+	return p, err
 }
 
 // Missing implements builder.Queries.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -106,39 +105,6 @@ func TestBuildLog(t *testing.T) {
 	}
 	if _, err := s.BuildLog(path("none.drv")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestPathOfHash(t *testing.T) {
-	s, root := newStore(t)
-	for _, name := range []string{"00000000000000000000000000000000-a", ".links", "11111111111111111111111111111111-b.lock"} {
-		if err := os.WriteFile(filepath.Join(root, nix.StoreDir, name), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got, err := s.PathOfHash(t.Context(), strings.Repeat("0", 32)); err != nil || got != path("a") {
-		t.Errorf("%q, %v", got, err)
-	}
-	if got, err := s.PathOfHash(t.Context(), strings.Repeat("2", 32)); err != nil || got != "" {
-		t.Errorf("%q, %v", got, err)
-	}
-}
-
-// Nix puts what belongs to a path beside it, under a longer name.
-func TestPathOfHashBesideOthers(t *testing.T) {
-	s, root := newStore(t)
-	hash := func(i int) string { return strings.Repeat(string("0123456789"[i]), 32) }
-	for i := range 10 {
-		for _, end := range []string{".check", "", ".lock"} {
-			if err := os.WriteFile(filepath.Join(root, nix.StoreDir, hash(i)+"-a"+end), nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for i := range 10 {
-		if got, err := s.PathOfHash(t.Context(), hash(i)); err != nil || got.Name() != "a" {
-			t.Errorf("%q, %v", got, err)
-		}
 	}
 }
 

@@ -24,7 +24,8 @@ func s(text string) string {
 func list(elems ...string) string { return u(uint64(len(elems))) + strings.Join(elems, "") }
 
 const (
-	pathA   = "/nix/store/00000000000000000000000000000000-a"
+	partA   = "00000000000000000000000000000000"
+	pathA   = "/nix/store/" + partA + "-a"
 	pathB   = "/nix/store/11111111111111111111111111111111-b"
 	pathDrv = "/nix/store/22222222222222222222222222222222-c.drv"
 	zeroHex = "0000000000000000000000000000000000000000000000000000000000000000"

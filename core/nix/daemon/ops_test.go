@@ -72,6 +72,10 @@ func TestOperations(t *testing.T) {
 			func(ctx context.Context, c *Conn) (any, error) {
 				return c.QueryPathInfos(ctx, []nix.Path{pathA, pathB})
 			}, []*nix.PathInfo{wantInfo, nil}},
+		{"QueryPathFromHashPart", 34, step{u(29) + s(partA), last + s(pathA)},
+			func(ctx context.Context, c *Conn) (any, error) { return c.QueryPathFromHashPart(ctx, partA) }, nix.Path(pathA)},
+		{"QueryPathFromHashPart of none", 34, step{u(29) + s(partA), last + s("")},
+			func(ctx context.Context, c *Conn) (any, error) { return c.QueryPathFromHashPart(ctx, partA) }, nix.Path("")},
 		{"QueryMissing", 34, step{
 			u(40) + list(s(pathDrv+"!*"), s(pathB)),
 			last + list(s(pathDrv)) + list(s(pathA)) + list(s(pathB)) + u(3) + u(4),

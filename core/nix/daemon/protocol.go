@@ -48,6 +48,7 @@ const (
 	opSyncWithGC            = 13 // does nothing since Nix 2.4: our ping
 	opSetOptions            = 19
 	opQueryPathInfo         = 26
+	opQueryPathFromHashPart = 29
 	opQueryValidPaths       = 31
 	opAddToStoreNar         = 39
 	opQueryMissing          = 40

@@ -40,6 +40,16 @@ func (c *Conn) QueryPathInfos(ctx context.Context, ps []nix.Path) ([]*nix.PathIn
 	return infos, nil
 }
 
+// QueryPathFromHashPart returns the valid path with this hash part, "" for none. It is
+// answered from the store's database alone: no substituter is asked.
+func (c *Conn) QueryPathFromHashPart(ctx context.Context, hash string) (p nix.Path, err error) {
+	err = c.call(ctx, func(e *encoder) {
+		e.u64(opQueryPathFromHashPart)
+		e.string(hash)
+	}, func(d *decoder) { p = d.optPath() })
+	return p, err
+}
+
 // Missing is what it takes to realise some paths.
 type Missing struct {
 	// WillBuild are derivations.

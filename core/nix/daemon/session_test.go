@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -139,6 +140,11 @@ func session(t *testing.T, dial Dialer, done func(version string)) {
 	valid, err := c.QueryValidPaths(ctx, []nix.Path{helloOut, nowhere}, false)
 	check(t, err)
 	equal(t, "valid", valid, []nix.Path{helloOut})
+	for _, want := range []nix.Path{helloOut, ""} {
+		got, err := c.QueryPathFromHashPart(ctx, cmp.Or(want, nowhere).Hash())
+		check(t, err)
+		equal(t, "path of a hash", got, want)
+	}
 	if !t.Failed() {
 		done(c.Info().NixVersion)
 	}
