@@ -369,6 +369,37 @@ func TestEntriesAreBounded(t *testing.T) {
 	}
 }
 
+// A tree of very many files weighs more than all that is kept in memory: it stays all the
+// same for the requests that follow, which would each have to walk it again, and small
+// NARs stay beside it.
+func TestLargeLayoutStays(t *testing.T) {
+	e := newChunkEnv(t)
+	small := e.store.add(t, 1, map[string]string{"a": "small"})
+	dir := e.store.file(storePath(2))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range keepBytes / 4000 * 2 / 3 { // a link's target is in the layout
+		if err := os.Symlink(strings.Repeat("x", 4000), filepath.Join(dir, fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	large := e.store.add(t, 2, map[string]string{"a": "large"})
+	e.manifests(false, small)
+	m := e.manifests(false, large)[0]
+	e.settle()
+	for range 3 {
+		e.chunks(large, &chunk.Manifest{Chunks: m.Chunks[:1]}, 1<<40)
+		e.manifests(false, small)
+	}
+	e.store.mu.Lock()
+	defer e.store.mu.Unlock()
+	if e.store.opened[large.Path] != 1 || e.store.restored != 0 || e.store.opened[small.Path] != 1 {
+		t.Errorf("the large one was walked %d times and restored %d times, the small one walked %d times",
+			e.store.opened[large.Path], e.store.restored, e.store.opened[small.Path])
+	}
+}
+
 func sampleKnown(t testing.TB) *known {
 	t.Helper()
 	text := strings.Repeat("refers to "+string(storePath(2))+"\n", 3000) + noise(1, 100<<10)

@@ -15,8 +15,9 @@ const (
 	// smallNar is the size up to which a NAR is held in memory whole: cutting it
 	// anew costs no more than reading what an index would say of it.
 	smallNar = 64 << 10
-	// keepEntries and keepBytes bound what stays in memory without a user. An
-	// entry that is no small NAR holds its tree open as well.
+	// keepEntries and keepBytes bound what stays in memory without a user, besides
+	// the tree that was used last. An entry that is no small NAR holds its tree open
+	// as well.
 	keepEntries = 64
 	keepSmall   = 4096
 	keepBytes   = 32 << 20
@@ -227,15 +228,26 @@ func (t *entries) put(e *entry) {
 	e.weight, e.since = e.cost(), time.Now()
 	e.idle = t.idle(e).PushBack(e)
 	t.weight += e.weight
-	for t.open.Len() > keepEntries || t.open.Len() > 0 && t.weight > keepBytes {
+	for t.open.Len() > keepEntries || t.open.Len() > 1 && t.heavy() {
 		t.forget(t.open.Front().Value.(*entry))
 	}
-	for t.small.Len() > keepSmall || t.weight > keepBytes {
+	for t.small.Len() > keepSmall || t.small.Len() > 0 && t.heavy() {
 		t.forget(t.small.Front().Value.(*entry))
 	}
 	if t.expiry == nil && t.open.Len() > 0 {
 		t.expiry = time.AfterFunc(keepOpen, t.expire)
 	}
+}
+
+// heavy tells whether more is kept than should be, besides the tree that was used last:
+// one of 100,000 files weighs that much alone, and most likely the next request is for
+// it too. t.mu is held.
+func (t *entries) heavy() bool {
+	weight := t.weight
+	if last := t.open.Back(); last != nil {
+		weight -= last.Value.(*entry).weight
+	}
+	return weight > keepBytes
 }
 
 // expire forgets the trees that nobody has used for long.
