@@ -110,25 +110,22 @@ func (a *app) openChunks(size int64, note func(string)) *chunkCache {
 type seedFinder struct {
 	cfg daemon.Config
 
-	once  sync.Once
 	names []string // of the store's directory, sorted by what follows the hash
+	read  time.Time
 }
+
+// seedNames is for how long they are good: a mount lasts for months.
+const seedNames = 10 * time.Minute
 
 // maxSeedCandidates bounds how many paths of one name are asked about.
 const maxSeedCandidates = 64
 
-// Seeds implements [cache.SeedFinder]: the paths that came last are first.
+// Seeds implements [cache.SeedFinder]: the paths that came last are first. It is asked
+// for one path at a time.
 func (s *seedFinder) Seeds(ctx context.Context, like nix.Path) ([]cache.Seed, error) {
-	s.once.Do(func() {
-		d, err := os.Open(nix.StoreDir)
-		if err != nil {
-			return
-		}
-		defer d.Close()
-		s.names, _ = d.Readdirnames(-1)
-		s.names = slices.DeleteFunc(s.names, func(n string) bool { return len(n) <= nix.HashPartLen })
-		slices.SortFunc(s.names, func(a, b string) int { return strings.Compare(a[nix.HashPartLen:], b[nix.HashPartLen:]) })
-	})
+	if time.Since(s.read) > seedNames {
+		s.list()
+	}
 	want := "-" + like.Name()
 	i, _ := slices.BinarySearchFunc(s.names, want, func(n, want string) int { return strings.Compare(n[nix.HashPartLen:], want) })
 	var paths []nix.Path
@@ -152,6 +149,18 @@ func (s *seedFinder) Seeds(ctx context.Context, like nix.Path) ([]cache.Seed, er
 		}
 	}
 	return out, nil
+}
+
+func (s *seedFinder) list() {
+	s.names, s.read = nil, time.Now()
+	d, err := os.Open(nix.StoreDir)
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	s.names, _ = d.Readdirnames(-1)
+	s.names = slices.DeleteFunc(s.names, func(n string) bool { return len(n) <= nix.HashPartLen })
+	slices.SortFunc(s.names, func(a, b string) int { return strings.Compare(a[nix.HashPartLen:], b[nix.HashPartLen:]) })
 }
 
 // ask returns the infos of those paths that are valid.

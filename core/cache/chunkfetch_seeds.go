@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -22,11 +23,16 @@ const (
 	maxSeeds      = 2
 	maxSeedBytes  = 4 << 30
 	maxSeedChunks = 128 << 10
+	// seedsRest ends a session: seeds that nobody has used for so long are closed and
+	// forgotten. A mount lasts for months, and what garbage collection has removed of an
+	// open tree keeps its room on the disk.
+	seedsRest = time.Minute
 )
 
 // SeedFinder finds local data that is likely to resemble a path's.
 type SeedFinder interface {
-	// Seeds returns the likeliest first. They are closed by the caller.
+	// Seeds returns the likeliest first. They are closed by the caller, which asks for
+	// one path at a time.
 	Seeds(ctx context.Context, like nix.Path) ([]Seed, error)
 }
 
@@ -52,6 +58,9 @@ type seeds struct {
 	active bool
 	bytes  int64
 	open   []*openSeed
+	users  int // reads under way
+	used   time.Time
+	rest   *time.Timer // nil while there is nothing to forget
 }
 
 type openSeed struct {
@@ -83,7 +92,10 @@ func (s *seeds) want(r *NarRange, rate uint64) bool {
 	if rate > seedBelow || s.tried[name] {
 		return true
 	}
-	s.tried[name] = true
+	s.tried[name], s.used = true, time.Now()
+	if s.rest == nil {
+		s.rest = time.AfterFunc(seedsRest, s.forget)
+	}
 	s.queue = append(s.queue, r.Path)
 	if !s.active {
 		s.active = true
@@ -163,30 +175,58 @@ func (s *seeds) read(id chunk.ID, dst []byte) bool {
 	}
 	s.mu.Lock()
 	p, ok := s.index[id]
-	var substs []chunk.Subst
-	if ok {
-		substs = p.seed.substs
-	}
-	s.mu.Unlock()
 	if !ok {
+		s.mu.Unlock()
 		return false
 	}
-	if n, _ := p.seed.NAR.ReadAt(dst, p.off); n == len(dst) {
+	substs := p.seed.substs
+	s.users++
+	s.mu.Unlock()
+	n, _ := p.seed.NAR.ReadAt(dst, p.off)
+	if ok = n == len(dst); ok {
 		chunk.Mask(dst, p.off, substs)
-		if chunk.Sum(dst) == id {
-			return true
-		}
+		ok = chunk.Sum(dst) == id
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.index, id)
-	return false
+	s.users--
+	s.used = time.Now()
+	if !ok {
+		delete(s.index, id)
+	}
+	return ok
+}
+
+// forget closes seeds that nobody uses and begins anew, or looks again later.
+func (s *seeds) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rest == nil {
+		return // closed
+	}
+	if left := seedsRest - time.Since(s.used); left > 0 || s.active || s.users > 0 {
+		s.rest.Reset(max(left, time.Second))
+		return
+	}
+	s.reset()
 }
 
 // close closes the seeds; nothing uses them any more.
 func (s *seeds) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rest != nil {
+		s.rest.Stop()
+	}
+	s.reset()
+}
+
+// reset closes what is open and forgets all. s.mu is held.
+func (s *seeds) reset() {
 	for _, o := range s.open {
 		_ = o.Close()
 	}
-	s.open = nil
+	s.open, s.bytes, s.rest = nil, 0, nil
+	clear(s.index)
+	clear(s.tried)
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 )
@@ -83,4 +84,31 @@ func TestSeedsChange(t *testing.T) {
 	if err := fetchAll(t, f, []*testNar{n}, []NarRange{r}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Who mounts a cache for months has the trees of seeds open only while they are of use,
+// and later builds of the same thing have seeds of their own.
+func TestSeedsRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNar(0, 1, 2<<20)
+		finder := &oneSeed{nar: n}
+		f := newChunkFetcher(t, newChunkServer(n), ChunkConfig{Seeds: finder})
+		r := n.whole()
+		dst := make([]byte, n.man[0].Size)
+		for i := range int32(2) {
+			f.seeds.want(&r, 1)
+			for range 3 { // in use all the time
+				synctest.Wait()
+				if !f.seeds.read(n.man[0].ID, dst) {
+					t.Fatal("the seed is not known")
+				}
+				time.Sleep(seedsRest * 2 / 3)
+			}
+			time.Sleep(seedsRest)
+			synctest.Wait()
+			if asked, closed := finder.asked.Load(), finder.closed.Load(); asked != i+1 || closed != asked || f.seeds.has(n.man[0].ID) {
+				t.Errorf("%d seeds, %d closed", asked, closed)
+			}
+		}
+	})
 }
