@@ -75,7 +75,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if err != nil {
 		return ofBuild(err)
 	}
-	info, err := b.InfoOf(ctx, id)
+	info, err := s.Info(ctx, id)
 	if err != nil {
 		return err
 	}

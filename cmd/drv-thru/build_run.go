@@ -272,6 +272,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	}
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
 	var b *dialed
+	var s *client.Session
 	var info wire.Info
 	var inputs *client.Inputs
 	g, gctx := errgroup.WithContext(ctx)
@@ -281,7 +282,8 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		}
 		b.link.Warm(1) // for what the builder lacks
 		r.view.SetPath(func() string { return string(b.link.Path().Kind) })
-		info, err = b.Info(gctx)
+		s = b.session(r.view)
+		info, err = s.Info(gctx, "")
 		return err
 	})
 	// Of a large graph this takes as long as reaching a builder far away.
@@ -315,7 +317,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 		return err
 	}
 	if r.flags.dryRun {
-		plan, err := b.Plan(ctx, &wire.PlanRequest{Roots: roots, Closure: inputs.Wire})
+		plan, err := s.Plan(ctx, &wire.PlanRequest{Roots: roots, Closure: inputs.Wire})
 		if err != nil {
 			return err
 		}
@@ -326,7 +328,6 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	s := b.session(r.view)
 	r.view.Phase("asking the builder to build")
 	request := &client.Request{
 		ID: id, Roots: roots, Inputs: inputs, Mode: r.flags.mode(), KeepGoing: r.flags.keepGoing, Detach: r.flags.detach,

@@ -321,6 +321,21 @@ func (t *tally) report() {
 	t.observer.Transfer(now)
 }
 
+// Info is [API.Info], or with a build's ID [API.InfoOf], over lost connections.
+func (s *Session) Info(ctx context.Context, build wire.BuildID) (wire.Info, error) {
+	return repeat(ctx, s, func(ctx context.Context) (wire.Info, error) {
+		if build == "" {
+			return s.API.Info(ctx)
+		}
+		return s.API.InfoOf(ctx, build)
+	})
+}
+
+// Plan is [API.Plan], over lost connections.
+func (s *Session) Plan(ctx context.Context, plan *wire.PlanRequest) (wire.Plan, error) {
+	return repeat(ctx, s, func(ctx context.Context) (wire.Plan, error) { return s.API.Plan(ctx, plan) })
+}
+
 // Closure asks for the closure of the build's outputs.
 func (s *Session) Closure(ctx context.Context, id wire.BuildID) (wire.Closure, error) {
 	return repeat(ctx, s, func(ctx context.Context) (wire.Closure, error) { return s.API.Closure(ctx, id) })

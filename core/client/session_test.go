@@ -89,6 +89,40 @@ func TestBuildOfWhatIsThereSendsNothing(t *testing.T) {
 	})
 }
 
+// The questions before there is a build are repeated as those about one are.
+func TestLostBeforeTheBuild(t *testing.T) {
+	asks := map[string]func(context.Context, *rig) error{
+		"info":            func(ctx context.Context, r *rig) error { _, err := r.Info(ctx, ""); return err },
+		"info of a build": func(ctx context.Context, r *rig) error { _, err := r.Info(ctx, testID); return err },
+		"plan":            func(ctx context.Context, r *rig) error { _, err := r.Plan(ctx, &wire.PlanRequest{}); return err },
+	}
+	for name, ask := range asks {
+		for _, c := range []cut{{refuse: true}, {loseReply: true}, {readBytes: 1}} {
+			t.Run(fmt.Sprintf("%s/%+v", name, c), func(t *testing.T) {
+				inBubble(t, func(t *testing.T, r *rig) {
+					r.builder.override = func(w http.ResponseWriter, req *http.Request) bool {
+						if asked := req.URL.Query().Get("build"); (asked != "") != (name == "info of a build") {
+							t.Errorf("asked about build %q", asked)
+						}
+						answer(w, struct{}{})
+						return true
+					}
+					times := 0
+					r.wire.cut = func(string, int) *cut {
+						if times++; times <= 2 {
+							return &c
+						}
+						return nil
+					}
+					if err := ask(t.Context(), r); err != nil || times != 3 {
+						t.Errorf("asked %d times: %v", times, err)
+					}
+				})
+			})
+		}
+	}
+}
+
 // Every request, lost at its worst moment, at its first and at its second time.
 func TestLostConnections(t *testing.T) {
 	cuts := map[string]cut{
