@@ -139,6 +139,7 @@ func TestMinFree(t *testing.T) {
 	ticket := p.Builder.Ticket("--name", "full")
 	build := p.Client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.Hello("full")))
 	says(t, fails(t, build, wire.ExitFailed), "error: the builder's disk is too full", fmt.Sprintf("%d MiB are kept in reserve", 1000<<20))
+	says(t, p.Builder.Admin("status"), "the builder's disk is too full")
 	spent(t, p.Builder, "full", 0)
 	for _, path := range h.Paths() {
 		if strings.Contains(filepath.Base(path), "hello") {

@@ -26,6 +26,9 @@ func busyBuilder(now time.Time, queued, recent int) *admin.Status {
 		Denials: []state.Decision{{At: now.Add(-time.Hour), Policy: "default", Event: "admit", Verdict: "deny", TicketName: "guests", Code: "policy.denied", Reason: "too large"}},
 	}
 	st.Slots, st.Running, st.Waiting = 4, 2, queued
+	if queued == 1 {
+		st.Refusing = "the builder's disk is too full: 812 MiB are free, 5120 MiB are kept in reserve"
+	}
 	id := func(prefix string, n int) wire.BuildID {
 		return wire.BuildID(prefix + strings.Repeat("a", 24) + fmt.Sprintf("%c", 'a'+n%26))
 	}

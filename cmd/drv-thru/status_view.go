@@ -93,10 +93,16 @@ func reserved(lists []statusList) int {
 func (v *statusView) head(st *admin.Status) [][]string {
 	var rows [][]string
 	row := func(name, text string) { rows = append(rows, []string{v.p.Paint(term.Dim, name), text}) }
+	capacity := func() {
+		row("capacity", v.capacity(st))
+		if st.Refusing != "" {
+			row("no builds", v.p.Paint(term.Red, plain(st.Refusing)))
+		}
+	}
 	// On a screen, what changes comes first and may be all.
 	onScreen, all := v.rows > 0, v.rows == 0 || v.rows >= highScreen
 	if onScreen {
-		row("capacity", v.capacity(st))
+		capacity()
 	}
 	row("endpoint", st.Endpoint.String())
 	if all {
@@ -125,7 +131,7 @@ func (v *statusView) head(st *admin.Status) [][]string {
 		row("listens at", "no address: clients come by relays only")
 	}
 	if !onScreen {
-		row("capacity", v.capacity(st))
+		capacity()
 	}
 	return rows
 }

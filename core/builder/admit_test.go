@@ -87,7 +87,13 @@ func TestOwnerHearsOfFullDisk(t *testing.T) {
 	c := e.holder(1, func(r *builder.TicketRecord) { r.Revoked = r.Created.Add(1) })
 	_, err := c.Put(bt.ID(1), bt.Request(small("a")...))
 	wantCode(t, err, wire.CodeTicketRevoked)
+	if why := e.svc.Status().Refusing; why != "" {
+		t.Errorf("status says %q with room", why)
+	}
 	e.setFree(0)
+	if why := e.svc.Status().Refusing; !strings.Contains(why, "0 MiB are free, 1024 MiB are kept") {
+		t.Errorf("status says %q", why)
+	}
 	for range 3 {
 		_, err = e.holder(2).Put(bt.ID(2), bt.Request(small("a")...))
 		wantCode(t, err, wire.CodeDisk)

@@ -13,6 +13,8 @@ import (
 // Status is what the builder's owner sees.
 type Status struct {
 	Load
+	// Refusing is why no build is taken until the owner mends it: the disk is full.
+	Refusing string `json:"refusing,omitempty"`
 	// Active are the builds that are not ended, those that run first, then in
 	// the order of the queue, then those that it passes over because nobody is
 	// there. Recent are ended ones, the newest first.
@@ -47,6 +49,9 @@ type BuildStatus struct {
 // Status returns a snapshot with the newest RecentBuilds ended builds.
 func (s *Service) Status() Status {
 	st := Status{Load: s.Load()}
+	if err := s.enoughDisk(); err != nil {
+		st.Refusing = err.Error()
+	}
 	st.Active = s.active()
 	st.Recent = s.ended(s.tuning().RecentBuilds)
 	return st
