@@ -137,8 +137,11 @@ func TestMinFree(t *testing.T) {
 	h.WriteFile(lab.BuilderUser, config, `{"min_free": "1000T"}`)
 	p := lab.Join(t, h, lab.NewHost(t, lab.Trixie, lab.WithName("client")), lab.BuilderConfig{Args: []string{"--config", config}})
 	ticket := p.Builder.Ticket("--name", "full")
-	build := p.Client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.Hello("full")))
-	says(t, fails(t, build, wire.ExitFailed), "error: the builder's disk is too full", fmt.Sprintf("%d MiB are kept in reserve", 1000<<20))
+	refused := func() string {
+		build := p.Client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.Hello("full")))
+		return fails(t, build, wire.ExitFailed)
+	}
+	says(t, refused(), "error: the builder's disk is too full", fmt.Sprintf("%d MiB are kept in reserve", 1000<<20))
 	says(t, p.Builder.Admin("status"), "the builder's disk is too full")
 	spent(t, p.Builder, "full", 0)
 	for _, path := range h.Paths() {
@@ -146,4 +149,12 @@ func TestMinFree(t *testing.T) {
 			t.Errorf("%s was taken", path)
 		}
 	}
+
+	// Bytes without inodes are no room.
+	p.Builder.Stop(longest)
+	h.WriteFile(lab.BuilderUser, config, `{"min_free": "1G"}`)
+	must(t, h.Command(lab.RootUser, "mount", "-t", "tmpfs", "-o", "nr_inodes=1000,size=100g,mode=777", "tmpfs", "/var/lib/drv-thru/state/builds"))
+	p.Builder.Start()
+	says(t, p.Builder.Admin("status"), "15 MiB are free, 1024 MiB are kept in reserve")
+	says(t, refused(), "error: the builder's disk is too full")
 }

@@ -11,6 +11,10 @@ import (
 	"github.com/drv-thru/drv-thru/core/chunk/pack"
 )
 
+// inodeBytes is what a free inode counts for where a file system has only so many of
+// them: ext4 has one for each 16 KiB.
+const inodeBytes = 16 << 10
+
 // freeDisk returns the free bytes of the fullest of the file systems that hold
 // the paths.
 func freeDisk(paths ...string) (uint64, error) {
@@ -19,6 +23,13 @@ func freeDisk(paths ...string) (uint64, error) {
 		free, _, err := pack.FileSystemSpace(path)
 		if err != nil {
 			return 0, fmt.Errorf("statfs %s: %w", path, err)
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(path, &st); err != nil {
+			return 0, fmt.Errorf("statfs %s: %w", path, err)
+		}
+		if st.Files > 0 {
+			free = min(free, uint64(max(0, st.Ffree))*inodeBytes)
 		}
 		least = min(least, free)
 	}
