@@ -199,10 +199,14 @@ func errUntrusted(id key.ID) error {
 		WithHint("use a ticket, or ask the builder's owner to add this client to trusted_clients")
 }
 
-// Authorize tells why whoever sends a request may send none to this builder.
-func (s *Service) Authorize(r *http.Request) error {
-	_, err := s.identify(r)
-	return err
+// Authorize tells who shares with whom of those who send requests, or why this one may
+// send none to this builder.
+func (s *Service) Authorize(r *http.Request) (group string, err error) {
+	c, err := s.identify(r)
+	if err != nil {
+		return "", err
+	}
+	return c.group(), nil
 }
 
 func (s *Service) getInfo(w http.ResponseWriter, r *http.Request, c *caller) error {

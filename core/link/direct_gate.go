@@ -80,7 +80,7 @@ func (d *DirectListener) welcome(r *http.Request) bool {
 	if a != nil && a.settled() {
 		return true
 	}
-	if d.authorize(r) != nil {
+	if _, err := d.authorize(r); err != nil {
 		return a == nil
 	}
 	d.allowed(a, r)

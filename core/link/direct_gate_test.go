@@ -3,12 +3,16 @@
 package link
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"sync"
@@ -20,6 +24,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // Who may not use the builder gets no further than the first refusal.
@@ -417,4 +422,34 @@ func TestHandshakesOfOneHost(t *testing.T) {
 		_ = g.Close()
 		<-ended
 	})
+}
+
+// However many keys the holders of a ticket have, their exchanges leave room for others'.
+func TestExchangesAreShared(t *testing.T) {
+	d := serveDirect(t, func(cfg *DirectConfig) {
+		cfg.Authorize = func(r *http.Request) (string, error) { return r.Header.Get("Authorization"), nil }
+	}).listen
+	exchange := func(group string, who byte, token wire.PathToken) error {
+		doc, err := json.Marshal(wire.PathRequest{Token: token, NAT: wire.NATUnknown})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodPost, wire.RoutePath, bytes.NewReader(doc))
+		r.Header.Set("Authorization", group)
+		id := secret(t, who).ID()
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{PublicKey: ed25519.PublicKey(id[:])}}}
+		_, err = d.exchange(httptest.NewRecorder(), r)
+		return err
+	}
+	taken := 0
+	for who := range byte(100) {
+		for n := range byte(8) {
+			if exchange("one", who, wire.PathToken{1, who, n}) == nil {
+				taken++
+			}
+		}
+	}
+	if err := exchange("other", 200, wire.PathToken{2}); taken < 8 || err != nil {
+		t.Errorf("after %d exchanges of one ticket's holders another's is refused: %v", taken, err)
+	}
 }

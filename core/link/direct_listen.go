@@ -46,9 +46,10 @@ type DirectConfig struct {
 	STUN func() []string
 	// MapPorts asks the router for a port, see package portmap.
 	MapPorts bool
-	// Authorize refuses requests of whom the builder does not know. Who has sent
-	// no other one soon after connecting is disconnected.
-	Authorize func(*http.Request) error
+	// Authorize refuses requests of whom the builder does not know, and tells who
+	// shares with whom of the others: one ticket may have any number of clients. Who
+	// has sent no other one soon after connecting is disconnected.
+	Authorize func(*http.Request) (group string, err error)
 	// Log gets what happens; nil discards it.
 	Log *slog.Logger
 
@@ -64,7 +65,8 @@ type DirectListener struct {
 	tcp    *gate
 	quic   *quic.Listener
 	gate   limiter
-	quota  direct.Quota[key.ID]
+	each   direct.Quota[key.ID] // exchanges of a client's
+	quota  direct.Quota[string] // exchanges of a group's, and all
 	mapper *portmap.Keeper
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -85,8 +87,12 @@ func ListenDirect(cfg DirectConfig) (*DirectListener, error) {
 	}
 	d := &DirectListener{
 		cfg: cfg, log: cfg.Log, renew: make(chan struct{}, 1), nat: wire.NATUnknown,
-		quota: direct.Quota[key.ID]{
-			Each: direct.Bucket{PerSecond: 0.5, Burst: 8}, All: direct.Bucket{PerSecond: 20, Burst: 100},
+		each: direct.Quota[key.ID]{
+			Each: direct.Bucket{PerSecond: 0.5, Burst: 8}, All: direct.Bucket{PerSecond: 1e9, Burst: 1e9},
+		},
+		// An exchange takes five seconds: a group's are half of what there may be at once.
+		quota: direct.Quota[string]{
+			Each: direct.Bucket{PerSecond: 5, Burst: 40}, All: direct.Bucket{PerSecond: 20, Burst: 100},
 		},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -267,7 +273,7 @@ func (d *DirectListener) Status() DirectStatus {
 func (d *DirectListener) Handler(next http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+wire.RoutePath, func(w http.ResponseWriter, r *http.Request) {
-		if err := d.authorize(r); err != nil {
+		if _, err := d.authorize(r); err != nil {
 			wire.WriteError(w, err)
 			return
 		}
@@ -293,16 +299,17 @@ func (d *DirectListener) Handler(next http.Handler) http.Handler {
 	})
 }
 
-func (d *DirectListener) authorize(r *http.Request) error {
+func (d *DirectListener) authorize(r *http.Request) (group string, err error) {
 	if d.cfg.Authorize == nil {
-		return nil
+		return "", nil
 	}
 	return d.cfg.Authorize(r)
 }
 
 // exchange answers POST /v1/path.
 func (d *DirectListener) exchange(w http.ResponseWriter, r *http.Request) (*wire.PathAnswer, error) {
-	if err := d.authorize(r); err != nil {
+	group, err := d.authorize(r)
+	if err != nil {
 		return nil, err
 	}
 	id, err := PeerID(r)
@@ -320,10 +327,10 @@ func (d *DirectListener) exchange(w http.ResponseWriter, r *http.Request) (*wire
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeBadRequest, "%v", err)
 	}
-	if !d.quota.Take(id, time.Now()) {
+	if now := time.Now(); !d.each.Take(id, now) || !d.quota.Take(group, now) {
 		return nil, wire.CodeRate.Err()
 	}
-	punch, err := d.e.Punch(req.Token, d.scope(), req.Candidates)
+	punch, err := d.e.Punch(group, req.Token, d.scope(), req.Candidates)
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeRate, "%v", err)
 	}

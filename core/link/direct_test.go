@@ -39,6 +39,7 @@ func (s *directServer) unlimited() {
 	g.hosts = make(map[netip.Prefix]int)
 	g.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 	g.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	s.listen.each.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 	s.listen.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 	s.listen.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
 }
@@ -69,11 +70,11 @@ func serveDirectTo(t *testing.T, change func(*DirectConfig), handler http.Handle
 	s := &directServer{}
 	cfg := DirectConfig{
 		Identity: secret(t, 2), Listen: netip.MustParseAddrPort("127.0.0.1:0"), loopback: true,
-		Authorize: func(r *http.Request) error {
+		Authorize: func(r *http.Request) (string, error) {
 			if r.Header.Get("Authorization") != "me" {
-				return errStranger
+				return "", errStranger
 			}
-			return nil
+			return "", nil
 		},
 	}
 	if change != nil {

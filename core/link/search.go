@@ -360,7 +360,7 @@ func (f *search) tryFind(ctx context.Context) (*way, error) {
 	if _, err := io.ReadFull(f.s.cfg.Direct.Rand, token[:]); err != nil {
 		return nil, err
 	}
-	punch, err := f.e.Punch(token, scope, nil)
+	punch, err := f.e.Punch("", token, scope, nil)
 	if err != nil {
 		return nil, err
 	}

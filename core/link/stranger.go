@@ -21,7 +21,7 @@ const (
 // LimitStrangers makes a server of [NewServer] close circuits by which nothing has
 // come soon that authorize allows. A relay takes so many circuits to a builder, and
 // anyone may open them who has heard of its ID.
-func LimitStrangers(srv *http.Server, authorize func(*http.Request) error) {
+func LimitStrangers(srv *http.Server, authorize func(*http.Request) (group string, err error)) {
 	k := new(acquaintances)
 	connContext, next := srv.ConnContext, srv.Handler
 	srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
@@ -33,8 +33,10 @@ func LimitStrangers(srv *http.Server, authorize func(*http.Request) error) {
 		return connContext(ctx, c)
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c := circuitOf(r.Context()); c != nil && c.path.Kind == PathRelay && !c.arrived.settled() && authorize(r) == nil {
-			k.allowed(&c.arrived, r)
+		if c := circuitOf(r.Context()); c != nil && c.path.Kind == PathRelay && !c.arrived.settled() {
+			if _, err := authorize(r); err == nil {
+				k.allowed(&c.arrived, r)
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -32,11 +32,11 @@ func TestStrangersOnCircuits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		LimitStrangers(srv, func(r *http.Request) error {
+		LimitStrangers(srv, func(r *http.Request) (string, error) {
 			if r.Header.Get("Authorization") != "me" {
-				return linktest.ErrRefused
+				return "", linktest.ErrRefused
 			}
-			return nil
+			return "", nil
 		})
 		l := network.Listen("b")
 		served := make(chan struct{})

@@ -46,7 +46,8 @@ func quicConfig() *quic.Config {
 }
 
 const (
-	// All packets that punching sends are within this, whoever asks for them.
+	// All packets that punching sends are within this, whoever asks for them; those
+	// that one group asks for within half of it.
 	punchesPerSecond = 400
 	punchBurst       = 800
 	// maxPunches bounds the exchanges that are under way.
@@ -65,7 +66,7 @@ type Endpoint struct {
 	quic   *quic.Transport
 	cancel context.CancelFunc
 	done   chan struct{}
-	budget Bucket
+	budget Quota[string] // of groups
 
 	mu      sync.Mutex
 	stun    map[[stun.TransactionIDSize]byte]func(netip.AddrPort)
@@ -88,7 +89,10 @@ func Open(at netip.AddrPort, admit func(context.Context, netip.AddrPort) error) 
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &Endpoint{
 		conn: conn, cancel: cancel, done: make(chan struct{}),
-		budget:  Bucket{PerSecond: punchesPerSecond, Burst: punchBurst},
+		budget: Quota[string]{
+			Each: Bucket{PerSecond: punchesPerSecond / 2, Burst: punchBurst / 2},
+			All:  Bucket{PerSecond: punchesPerSecond, Burst: punchBurst},
+		},
 		stun:    make(map[[stun.TransactionIDSize]byte]func(netip.AddrPort)),
 		punches: make(map[wire.PathToken]*Punch),
 		known:   make(map[netip.AddrPort]time.Time),

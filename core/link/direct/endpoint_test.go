@@ -110,12 +110,12 @@ func TestClassify(t *testing.T) {
 func TestPunchMeets(t *testing.T) {
 	a, b := open(t), open(t)
 	token := wire.PathToken{1}
-	pa, err := a.Punch(token, here, []netip.AddrPort{b.Addr()})
+	pa, err := a.Punch("", token, here, []netip.AddrPort{b.Addr()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// b knows nothing of a but the token: a's port is news to it.
-	pb, err := b.Punch(token, here, nil)
+	pb, err := b.Punch("", token, here, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestPunchMeets(t *testing.T) {
 	if !a.isKnown(b.Addr()) || !b.isKnown(a.Addr()) {
 		t.Error("who answered is not known")
 	}
-	if _, err := a.Punch(token, here, nil); err == nil {
+	if _, err := a.Punch("", token, here, nil); err == nil {
 		t.Error("one token twice")
 	}
 }
@@ -165,7 +165,7 @@ func count(t *testing.T, c *net.UDPConn) (packets, bytes int) {
 func TestPunchIsBounded(t *testing.T) {
 	e := open(t)
 	victim, at := socket(t)
-	p, err := e.Punch(wire.PathToken{2}, here, []netip.AddrPort{at, at, at})
+	p, err := e.Punch("", wire.PathToken{2}, here, []netip.AddrPort{at, at, at})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,9 +181,9 @@ func TestPunchIsBounded(t *testing.T) {
 // All exchanges together send within the endpoint's budget.
 func TestPunchBudget(t *testing.T) {
 	e := open(t)
-	e.budget = Bucket{Burst: 5}
+	e.budget = Quota[string]{Each: Bucket{Burst: 5}, All: Bucket{Burst: 5}}
 	victim, at := socket(t)
-	p, err := e.Punch(wire.PathToken{3}, here, []netip.AddrPort{at})
+	p, err := e.Punch("", wire.PathToken{3}, here, []netip.AddrPort{at})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestPunchBudget(t *testing.T) {
 func TestPunchAnswersAreBounded(t *testing.T) {
 	e := open(t)
 	stranger, at := socket(t)
-	p, err := e.Punch(wire.PathToken{4}, here, nil)
+	p, err := e.Punch("", wire.PathToken{4}, here, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestPunchAnswersAreBounded(t *testing.T) {
 	}
 	e.packet(wire.AppendPunch(nil, wire.PathToken{4}, wire.PunchPing), netip.MustParseAddrPort("10.1.2.3:4000"))
 	for i := range maxPunches {
-		_, err = e.Punch(wire.PathToken{9, byte(i)}, here, nil)
+		_, err = e.Punch("", wire.PathToken{9, byte(i)}, here, nil)
 	}
 	if err == nil {
 		t.Error("exchanges are not bounded")
@@ -238,7 +238,7 @@ func TestPunchIsNoReflector(t *testing.T) {
 	e := open(t)
 	other, at := socket(t)
 	outside := netip.MustParseAddrPort("10.1.2.3:4000")
-	p, err := e.Punch(wire.PathToken{6}, here, nil)
+	p, err := e.Punch("", wire.PathToken{6}, here, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestPunchIsNoReflector(t *testing.T) {
 	}
 	// Nor does it know whom it does not answer.
 	p.extra = maxReflexive
-	e.budget = Bucket{}
+	e.budget = Quota[string]{}
 	late := netip.AddrPortFrom(at.Addr(), 4000)
 	if p.packet(wire.PunchPing, late); e.isKnown(late) || !e.isKnown(at) {
 		t.Error("somebody is known who has shown nothing, or nobody")
@@ -306,7 +306,7 @@ func FuzzPacket(f *testing.F) {
 		e := &Endpoint{ // whose budget allows no packet
 			stun: make(map[[stun.TransactionIDSize]byte]func(netip.AddrPort)), punches: make(map[wire.PathToken]*Punch), known: make(map[netip.AddrPort]time.Time),
 		}
-		punch, err := e.Punch(token, here, peers)
+		punch, err := e.Punch("", token, here, peers)
 		if err != nil {
 			t.Fatal(err)
 		}

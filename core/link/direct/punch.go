@@ -37,6 +37,7 @@ var ErrBusy = errors.New("too many direct paths are being opened at once")
 // or time is up.
 type Punch struct {
 	e     *Endpoint
+	group string
 	token wire.PathToken
 	scope Scope
 	heard chan netip.AddrPort
@@ -49,15 +50,16 @@ type Punch struct {
 }
 
 // Punch registers an exchange with the other end's addresses, of which those are
-// used that the scope allows. Nothing is sent before [Punch.Run].
-func (e *Endpoint) Punch(token wire.PathToken, scope Scope, peers []netip.AddrPort) (*Punch, error) {
+// used that the scope allows. A group's exchanges share its part of the packets.
+// Nothing is sent before [Punch.Run].
+func (e *Endpoint) Punch(group string, token wire.PathToken, scope Scope, peers []netip.AddrPort) (*Punch, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.punches) >= maxPunches || e.punches[token] != nil {
 		return nil, ErrBusy
 	}
 	p := &Punch{
-		e: e, token: token, scope: scope, peers: scope.Select(peers),
+		e: e, group: group, token: token, scope: scope, peers: scope.Select(peers),
 		heard: make(chan netip.AddrPort, wire.MaxCandidates+maxReflexive),
 	}
 	e.punches[token] = p
@@ -112,7 +114,7 @@ func (p *Punch) end() {
 // send sends within the endpoint's budget. What fails is tried again or was in
 // vain; there is no use in knowing.
 func (p *Punch) send(packet []byte, to netip.AddrPort) {
-	if p.e.budget.Take(time.Now()) {
+	if p.e.budget.Take(p.group, time.Now()) {
 		_ = p.e.send(packet, to)
 	}
 }
