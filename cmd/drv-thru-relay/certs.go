@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ const (
 type certFiles struct {
 	cert, key string
 	log       *slog.Logger
+	shown     *validity
 	// changed is told of each certificate that is read, under mu; may be nil.
 	changed func(*tls.Certificate)
 
@@ -43,7 +45,7 @@ type certFiles struct {
 }
 
 func newCertFiles(cert, key string, log *slog.Logger) (*certFiles, error) {
-	c := &certFiles{cert: cert, key: key, log: log}
+	c := &certFiles{cert: cert, key: key, log: log, shown: newValidity(log)}
 	return c, c.reload()
 }
 
@@ -60,6 +62,7 @@ func (c *certFiles) reloadLocked(read [2]fs.FileInfo) error {
 		return fmt.Errorf("load the certificate: %w", err)
 	}
 	c.pair, c.read = &pair, read
+	c.shown.loaded("", pair.Leaf)
 	if c.changed != nil {
 		c.changed(c.pair)
 	}
@@ -90,6 +93,7 @@ func (c *certFiles) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 				c.log.Info("read the certificate again", slog.Time("valid_until", c.pair.Leaf.NotAfter))
 			}
 		}
+		c.shown.note("", c.pair.Leaf)
 	}
 	return c.pair, nil
 }
@@ -132,13 +136,14 @@ type acmeFlags struct {
 type acmeCerts struct {
 	manager *autocert.Manager
 	log     *slog.Logger
+	shown   *validity
 
 	mu     sync.Mutex
 	warned time.Time
 }
 
 func newACME(f acmeFlags, log *slog.Logger) *acmeCerts {
-	return &acmeCerts{log: log, manager: &autocert.Manager{
+	return &acmeCerts{log: log, shown: newValidity(log), manager: &autocert.Manager{
 		Prompt:     autocert.AcceptTOS,
 		Cache:      autocert.DirCache(f.dir),
 		HostPolicy: autocert.HostWhitelist(f.domains...),
@@ -157,6 +162,10 @@ func (a *acmeCerts) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		a.warn("the certificate should have been renewed by now", hello, slog.Time("valid_until", cert.Leaf.NotAfter))
 	case err != nil && a.manager.HostPolicy(context.Background(), hello.ServerName) == nil:
 		a.warn("no certificate", hello, slog.Any("error", err))
+	}
+	// A peer may write the name in many ways; the certificate has one.
+	if err == nil && !slices.Contains(hello.SupportedProtos, acme.ALPNProto) && len(cert.Leaf.DNSNames) > 0 {
+		a.shown.note(cert.Leaf.DNSNames[0], cert.Leaf)
 	}
 	return cert, err
 }

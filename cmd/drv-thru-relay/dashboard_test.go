@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -23,7 +24,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(w.Body)
 	}
 	r := prometheus.NewPedanticRegistry()
-	if err := registerMetrics(r, s); err != nil {
+	if err := registerMetrics(r, s, newValidity(slog.New(slog.DiscardHandler))); err != nil {
 		t.Fatal(err)
 	}
 	dashboardtest.Check(t, "../packaging/grafana/drv-thru-relay.json", r)

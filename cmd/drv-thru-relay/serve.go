@@ -54,13 +54,14 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	var certs *tls.Config
 	var files *certFiles
 	var authority *acmeCerts
+	var shown *validity
 	named := false // by the certificate in files
 	switch {
 	case f.tlsCert != "":
 		if files, err = newCertFiles(f.tlsCert, f.tlsKey, log); err != nil {
 			return err
 		}
-		certs = serverTLS(files.get)
+		certs, shown = serverTLS(files.get), files.shown
 		if f.hosts == nil {
 			f.hosts, named = certNames(files.pair), true
 		} else {
@@ -69,7 +70,7 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 		}
 	case len(f.acme.domains) > 0:
 		authority = newACME(f.acme, log)
-		certs = authority.config()
+		certs, shown = authority.config(), authority.shown
 		if len(f.hosts) == 0 {
 			f.hosts = f.acme.domains
 		}
@@ -111,7 +112,7 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 			}
 		}
 	}
-	metrics, err := f.listenMetrics(s, log)
+	metrics, err := f.listenMetrics(s, shown, log)
 	if err != nil {
 		_ = l.Close()
 		return err
@@ -248,7 +249,7 @@ func (f *flags) stunPlace(bound net.Addr) string {
 
 // listenMetrics serves metrics, and the health pages too, which the relay's own
 // listener shows only until it shuts down.
-func (f *flags) listenMetrics(s *relay.Server, log *slog.Logger) (io.Closer, error) {
+func (f *flags) listenMetrics(s *relay.Server, shown *validity, log *slog.Logger) (io.Closer, error) {
 	if f.metrics == "" {
 		return new(http.Server), nil // closes as one that never served
 	}
@@ -257,7 +258,7 @@ func (f *flags) listenMetrics(s *relay.Server, log *slog.Logger) (io.Closer, err
 		return nil, fmt.Errorf("listen for metrics: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	if err := registerMetrics(registry, s); err != nil {
+	if err := registerMetrics(registry, s, shown); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -275,8 +276,16 @@ func (f *flags) listenMetrics(s *relay.Server, log *slog.Logger) (io.Closer, err
 	return srv, nil
 }
 
-// registerMetrics registers the relay's metrics, and those of its process.
-func registerMetrics(r prometheus.Registerer, s *relay.Server) error {
-	return errors.Join(r.Register(s), r.Register(collectors.NewGoCollector()),
+// registerMetrics registers the relay's metrics, that of its certificates, if it has
+// any, and those of its process.
+func registerMetrics(r prometheus.Registerer, s *relay.Server, shown *validity) error {
+	var err error
+	if shown != nil {
+		err = r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "drv_thru_relay_certificate_not_after_seconds",
+			Help: "When the first of the relay's certificates expires, in Unix time.",
+		}, shown.notAfter))
+	}
+	return errors.Join(err, r.Register(s), r.Register(collectors.NewGoCollector()),
 		r.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})))
 }
