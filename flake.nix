@@ -28,7 +28,7 @@
         };
 
         # e2e/test computes this one and says when it has changed.
-        vendorHash = "sha256-BFxis/P8ujWzyqC4lyk+M/gusBNUPTsi+23TjRJ9bMI=";
+        vendorHash = "sha256-Q9pkV742YEdUADW7kbtdgulfs/ctqOx1hSibQkI9AnQ=";
 
         subPackages = [ "cmd/drv-thru" "cmd/drv-thru-relay" ];
         env.CGO_ENABLED = 0;

@@ -18,6 +18,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 	"golang.org/x/crypto/acme/autocert"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -287,10 +288,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		if near := usage.NearestFlag(cmd.FlagSet, err); near != "" {
 			hint = "did you mean: " + near
 		}
-		fmt.Fprintf(stderr, "error: %v\nhint: %s\n", err, hint)
+		fmt.Fprintf(stderr, "%serror: %v\nhint: %s\n", notify.Mark(stderr, slog.LevelError), err, hint)
 		return wire.ExitUsage
 	}
-	fmt.Fprintln(stderr, "error:", err)
+	fmt.Fprintf(stderr, "%serror: %v\n", notify.Mark(stderr, slog.LevelError), err)
 	return wire.ExitFailed
 }
 

@@ -42,7 +42,7 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: f.logLevel}))
+	log := slog.New(notify.LogHandler(stderr, f.logLevel))
 	for _, name := range unknownVariables(new(flags).set(), os.Environ()) {
 		log.Warn("a variable of the environment sets no flag", "name", name)
 	}

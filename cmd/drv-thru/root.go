@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/signal"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -240,7 +242,7 @@ func exitCode(err error) int {
 func (a *app) printError(err error) {
 	p := term.New(a.stderr, a.env)
 	defer p.Close()
-	p.Line(p.Paint("1;31", "error:") + " " + term.Safe(err.Error()))
+	p.Line(notify.Mark(a.stderr, slog.LevelError) + p.Paint("1;31", "error:") + " " + term.Safe(err.Error()))
 	prefix := p.Paint("1", "hint:")
 	for line := range strings.Lines(hintOf(err)) {
 		p.Line(prefix + " " + term.Safe(strings.TrimRight(line, "\n")))
