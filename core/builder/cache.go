@@ -114,6 +114,12 @@ func (s *Service) indexOf(ctx context.Context, b *build) (*index, error) {
 	if !rec.State.Ended() || rec.Result == nil || len(rec.Result.Outputs) == 0 {
 		return nil, nil
 	}
+	// Who asks while another's question is under way waits for its answer.
+	release, err := s.indexing.take(ctx, []string{string(rec.ID)})
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	s.mu.Lock()
 	x := s.indexes.of[rec.ID]
 	s.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -138,4 +139,57 @@ func heapInUse() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
+}
+
+// What is in a build's outputs is found out once, however many ask at once.
+func TestClosureIsFoundOutOnce(t *testing.T) {
+	const askers = 8
+	var queries, arrived atomic.Int64
+	begun, proceed := make(chan struct{}, askers), make(chan struct{})
+	blocks := false
+	store := &askedStore{asked: func([]nix.Path) {
+		if blocks {
+			queries.Add(1)
+			begun <- struct{}{}
+			<-proceed
+		}
+	}}
+	e := start(t, func(cfg *builder.Config) {
+		store.Store, cfg.Store = cfg.Store, store
+		cfg.Peer = func(r *http.Request) (key.ID, error) {
+			arrived.Add(1)
+			return bt.Peer(r)
+		}
+	})
+	c := e.holder(1)
+	drv, outputs := bt.Derivation(bt.Drv{Name: "top"})
+	if r := e.build(c, 1, drv); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	out := bt.Source("top", "x")
+	out.Info.Path = outputs["out"]
+	e.store.Add(out)
+	e.stop() // what was found out at the end of the build is gone
+	e.run()
+	c.Server = e.server
+	blocks = true
+	arrived.Store(0)
+	got := make(chan error, askers)
+	for range askers {
+		go func() {
+			_, err := c.Do(http.MethodGet, "/v1/cache/closure?build="+string(bt.ID(1)), nil)
+			got <- err
+		}()
+	}
+	<-begun
+	eventually(t, "all ask", func() bool { return arrived.Load() == askers })
+	close(proceed)
+	for range askers {
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := queries.Load(); n != 1 {
+		t.Errorf("%d queries", n)
+	}
 }

@@ -143,7 +143,9 @@ func (s *Service) askToStart(ctx context.Context, b *build, planned []Planned) e
 // being admitted waits.
 func (s *Service) decideAndRecord(ctx context.Context, b *build, cl *closure, wanted []int, planned []Planned) error {
 	if s.cfg.Policy != nil {
-		release, err := s.admissions.take(ctx, admissionKeys(b))
+		wait, cancel := context.WithTimeoutCause(ctx, policyWait, errPolicyWait)
+		release, err := s.admissions.take(wait, admissionKeys(b))
+		cancel()
 		if err != nil {
 			return err
 		}
@@ -198,8 +200,6 @@ type turns struct {
 
 // take waits for all of the keys, which must be sorted and distinct.
 func (t *turns) take(ctx context.Context, keys []string) (release func(), err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, policyWait, errPolicyWait)
-	defer cancel()
 	var taken []string
 	release = func() {
 		t.mu.Lock()

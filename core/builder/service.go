@@ -133,6 +133,7 @@ type Service struct {
 	turns     turnstile // of requests with parts of large inputs
 	// admissions are decided one after another where they share a counter.
 	admissions turns
+	indexing   turns // by builds
 
 	ctx  context.Context // ends with Close
 	stop context.CancelCauseFunc
