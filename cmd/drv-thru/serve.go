@@ -26,14 +26,14 @@ type serveFlags struct {
 	config             string
 	dataDir            string
 	adminSocket        string
-	trustedClients     usage.List
-	relays             usage.List
+	trustedClients     usage.Names
+	relays             usage.Names
 	relayTokenFiles    usage.List
 	embeddedRelay      optionalFlag
-	embeddedRelayURLs  usage.List
+	embeddedRelayURLs  usage.Names
 	listen             string
-	announce           usage.List
-	stun               usage.List
+	announce           usage.Names
+	stun               usage.Names
 	allowTrustedDaemon bool
 	allowUnsandboxed   bool
 	drainTimeout       ticket.Duration
@@ -65,14 +65,14 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.StringVar(&f.config, "config", "", "configuration `FILE` (JSON)")
 	fs.StringVar(&f.dataDir, "data-dir", "", "`DIR` for keys, state and builds (default "+systemDataDir+", else $XDG_STATE_HOME/drv-thru)")
 	fs.StringVar(&f.adminSocket, "admin-socket", "", "`PATH` of the socket for ticket and status (default DATA-DIR/"+adminSocketName+")")
-	fs.Var(&f.trustedClients, "trusted-client", "`ID` of a client that needs no ticket; repeatable")
-	fs.Var(&f.relays, "relay", "`URL` of a relay to be found at; repeatable")
-	fs.Var(&f.relayTokenFiles, "relay-token-file", "`URL=FILE` with the token that the owner of the relay at URL gave out; repeatable")
+	fs.Var(&f.trustedClients, "trusted-client", "`ID` of a client that needs no ticket (repeatable, or separated by commas)")
+	fs.Var(&f.relays, "relay", "`URL` of a relay to be found at (repeatable, or separated by commas)")
+	fs.Var(&f.relayTokenFiles, "relay-token-file", "`URL=FILE` with the token that the owner of the relay at URL gave out (repeatable)")
 	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
-	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay; repeatable (default: this machine's addresses)")
+	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay (repeatable, or separated by commas; default: this machine's addresses)")
 	fs.StringVar(&f.listen, "listen", "", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
-	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it; repeatable (default: the router is asked to forward it)")
-	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server; repeatable (default: the relays)")
+	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it (repeatable, or separated by commas; default: the router is asked to forward it)")
+	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
 	fs.Var(&f.drainTimeout, "drain-timeout", "`DURATION` that running builds have to end at SIGTERM before they are handed back (default none)")

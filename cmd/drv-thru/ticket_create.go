@@ -33,7 +33,7 @@ type ticketCreateFlags struct {
 	buildTime     ticket.Duration
 	upload        ticket.Size
 	output        ticket.Size
-	systems       usage.List
+	systems       usage.Names
 	noFixedOutput bool
 	bind          string
 	direct        bool
@@ -54,7 +54,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	fs.Var(&f.buildTime, "max-build-time", "`DURATION` that one build may run")
 	fs.Var(&f.upload, "max-upload-bytes", "`SIZE` that one build may send: 500M, 20G, unlimited")
 	fs.Var(&f.output, "max-output-bytes", "`SIZE` that one build's outputs may have (default unlimited)")
-	fs.Var(&f.systems, "system", "`SYSTEM` that may be built for; repeatable (default: all of the builder's)")
+	fs.Var(&f.systems, "system", "`SYSTEM` that may be built for (repeatable, or separated by commas; default: all of the builder's)")
 	fs.BoolVar(&f.noFixedOutput, "no-fixed-output", false, "build no fixed-output derivations: they have the network of this machine")
 	fs.Var((*usage.Word)(&f.bind), "bind-client", "endpoint `ID` of the only client that may use it (see: drv-thru key show)")
 	fs.BoolVar(&f.direct, "direct", false, "put this machine's own addresses into it instead of relays")
