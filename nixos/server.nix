@@ -376,7 +376,7 @@ in
       type = types.nullOr own.duration;
       default = null;
       example = "1h";
-      description = "How long a derivation may build without a line of output. With null, for as long as it likes.";
+      description = "How long a derivation may build without a line of output. With null, it is {option}`nix.settings.max-silent-time`.";
     };
     systems = mkOption {
       type = types.listOf types.str;

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/eval"
@@ -25,6 +26,8 @@ type nixSettings struct {
 	machines    []nixMachine
 	machinesErr error
 	cores       int
+	maxSilent   time.Duration // 0: no limit
+	substitute  bool
 	// only are the systems that are offered whatever Nix says, if there are any.
 	only []string
 	// caDerivations says that the experimental feature is on.
@@ -58,6 +61,9 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 	jobs, _ := strconv.ParseUint(config["max-jobs"], 10, 16) // "auto" is printed as a number
 	s.maxJobs = uint(jobs)
 	s.cores, _ = strconv.Atoi(config["cores"])
+	silent, _ := strconv.ParseUint(config["max-silent-time"], 10, 32)
+	s.maxSilent = time.Duration(silent) * time.Second
+	s.substitute = config["substitute"] != "false"
 	s.machines, s.machinesErr = readMachines(config["builders"], s.systems[0])
 	return s, nil
 }

@@ -22,13 +22,13 @@ var reloadable = []string{
 	"reattach_grace", "drain_timeout", "max_output_bytes", "max_log_bytes", "min_free", "cores", "max_silent_time", "policies",
 }
 
-// tuning is the part of the configuration that is the service's, given the cores
-// that Nix uses.
-func (c *serveConfig) tuning(cores int) builder.Tuning {
+// tuning is the part of the configuration that is the service's. What it leaves to
+// Nix is what nix.conf says.
+func (c *serveConfig) tuning(s *nixSettings) builder.Tuning {
 	return builder.Tuning{
 		Slots: c.MaxConcurrent, KeepOutputs: c.KeepOutputs.Std(), KeepLogs: unlimited(c.MaxLogBytes),
-		ReattachGrace: c.ReattachGrace.Std(), MaxSilentTime: c.MaxSilentTime.Std(), MaxOutputBytes: c.MaxOutputBytes,
-		MinFree: uint64(c.MinFree), Cores: cmp.Or(c.Cores, cores), RecentBuilds: c.RecentBuilds,
+		ReattachGrace: c.ReattachGrace.Std(), MaxSilentTime: cmp.Or(c.MaxSilentTime.Std(), s.maxSilent), MaxOutputBytes: c.MaxOutputBytes,
+		MinFree: uint64(c.MinFree), Cores: cmp.Or(c.Cores, s.cores), RecentBuilds: c.RecentBuilds,
 	}
 }
 
@@ -41,7 +41,7 @@ type reloader struct {
 	policies *policies.Manager
 	circuits *link.Listener
 	embedded *embeddedRelay // nil: there is none
-	cores    int            // that Nix uses
+	nix      *nixSettings
 	log      *slog.Logger
 	ready    atomic.Bool // the service manager has been told so
 
@@ -112,7 +112,7 @@ func (r *reloader) apply(ctx context.Context, next *serveConfig) error {
 		r.policies.Configure(ctx, next.Policies)
 	}
 	r.svc.SetClients(clients)
-	r.svc.SetTuning(next.tuning(r.cores))
+	r.svc.SetTuning(next.tuning(r.nix))
 	r.cfg = next
 	r.log.Info("reloaded the configuration", "changed", changed)
 	for _, name := range kept {

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/drv-thru/drv-thru/core/builder"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
@@ -103,5 +105,19 @@ func TestReloadKeepsARelay(t *testing.T) {
 	r := &reloader{cfg: was}
 	if err := r.apply(t.Context(), configured(t, dir, `{}`)); err == nil || !strings.Contains(err.Error(), "relay") || r.cfg != was {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What the configuration does not say is as nix.conf has it.
+func TestTuningLeftToNix(t *testing.T) {
+	dir := t.TempDir()
+	s := &nixSettings{cores: 3, maxSilent: time.Hour}
+	for text, want := range map[string]builder.Tuning{
+		`{}`:                                    {Cores: 3, MaxSilentTime: time.Hour},
+		`{"cores": 2, "max_silent_time": "5m"}`: {Cores: 2, MaxSilentTime: 5 * time.Minute},
+	} {
+		if got := configured(t, dir, text).tuning(s); got.Cores != want.Cores || got.MaxSilentTime != want.MaxSilentTime {
+			t.Errorf("%s: %d cores, %v of silence", text, got.Cores, got.MaxSilentTime)
+		}
 	}
 }

@@ -83,6 +83,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	settings.only = cfg.Systems
 	store := nixstore.New(nixstore.Config{
 		Dial: daemon.Config{Dial: a.builderDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
+		NoSubstitutes: !settings.substitute,
 	})
 	defer store.Close()
 	info, err := a.checkDaemon(ctx, cfg, store, settings)
@@ -117,7 +118,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 		return err
 	}
 	defer metricsServer.Close()
-	reload := &reloader{cfg: cfg, reread: reread, svc: svc, policies: decider, cores: settings.cores, log: log}
+	reload := &reloader{cfg: cfg, reread: reread, svc: svc, policies: decider, nix: settings, log: log}
 	network := link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()}
 	if cfg.EmbeddedRelay != "" {
 		embedded, err := startEmbeddedRelay(cfg, log, failed)
@@ -324,7 +325,7 @@ func newService(ctx context.Context, cfg *serveConfig, id key.ID, signing nix.Se
 	return builder.New(ctx, builder.Config{
 		Identity: id, Software: softwareName(), NixVersion: info.NixVersion, SigningKey: signing,
 		Store: store, Records: db, Policy: decider, Meter: meter, Dir: cfg.buildsDir(), Now: time.Now, Log: log, Trace: trace,
-		FreeDisk: freeDiskOf(cfg), Tuning: cfg.tuning(settings.cores), Systems: systems, Features: features,
+		FreeDisk: freeDiskOf(cfg), Tuning: cfg.tuning(settings), Systems: systems, Features: features,
 		CADerivations: settings.caDerivations, TrustedKeys: settings.trustedKeys, Clients: clients,
 		Index: index, ParallelFills: cfg.parallelFills(),
 	})

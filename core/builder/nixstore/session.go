@@ -15,8 +15,9 @@ import (
 const verbosity = daemon.LevelInfo
 
 type session struct {
-	c       *daemon.Conn
-	maxJobs uint
+	c          *daemon.Conn
+	maxJobs    uint
+	substitute bool
 }
 
 // Session implements builder.Store.
@@ -29,7 +30,7 @@ func (s *Store) Session(ctx context.Context) (builder.Session, error) {
 	if s.cfg.Delegate {
 		jobs = 0
 	}
-	return &session{c, jobs}, nil
+	return &session{c, jobs, !s.cfg.NoSubstitutes}, nil
 }
 
 func (s *session) AddTempRoots(ctx context.Context, paths []nix.Path) error {
@@ -64,7 +65,7 @@ func (s *session) Build(ctx context.Context, targets []daemon.DerivedPath, opts 
 		MaxJobs:        s.maxJobs,
 		MaxSilentTime:  uint64(opts.MaxSilentTime / time.Second),
 		BuildCores:     uint(max(0, opts.Cores)),
-		UseSubstitutes: true,
+		UseSubstitutes: s.substitute,
 	})
 	if err != nil {
 		return nil, err

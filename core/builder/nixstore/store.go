@@ -39,6 +39,8 @@ type Config struct {
 	// Delegate leaves every build to the daemon's own remote builders, as
 	// max-jobs = 0 does.
 	Delegate bool
+	// NoSubstitutes has builds fetch nothing, as substitute = false does.
+	NoSubstitutes bool
 }
 
 // Store is a builder.Store over nix-daemon.
