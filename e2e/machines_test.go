@@ -83,6 +83,31 @@ func TestRemoteBuilders(t *testing.T) {
 	})
 }
 
+// Where nix.conf has max-jobs = 0 nothing is built on the builder itself, also when
+// only root may read which machines there are.
+func TestNoLocalBuilds(t *testing.T) {
+	lab.Programs(t)
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		machine := lab.NewHost(t, root, lab.WithName("machine"))
+		machine.StartDaemon()
+		bh := lab.NewHost(t, root, lab.WithName("builder"))
+		bh.StartDaemon("max-jobs = 0")
+		says(t, fails(t, bh.Command(lab.BuilderUser, "drv-thru", "serve"), wire.ExitFailed), "error: nothing can be built", "hint: set max-jobs in nix.conf")
+
+		machine.SSHD(lab.RootUser).Alias(bh, lab.RootUser, "fleet-1")
+		bh.WriteSecret(lab.RootUser, "/etc/nix/machines", "ssh-ng://root@fleet-1 "+lab.System+" /root/.ssh/fleet-1\n")
+		relay := lab.StartRelay(t, bh)
+		b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
+		says(t, b.Output(), "some machines that nix-daemon sends builds to are not offered")
+		ch := lab.NewHost(t, root, lab.WithName("client"))
+		ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
+		path := lab.NewClient(t, ch).BuildExpr(b.Ticket(), lab.Hello("elsewhere"))[0]
+		if !ch.Has(path) || !machine.Has(path) {
+			t.Errorf("%s was not built on the machine", path)
+		}
+	})
+}
+
 // scrape reads metrics as Prometheus does.
 func scrape(t *testing.T, h *lab.Host, at string) (text string) {
 	t.Helper()

@@ -22,6 +22,12 @@ func (a *app) checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore
 			"run drv-thru serve as a user that is not in trusted-users of nix.conf (root always is)\nor, on a machine that is yours alone: --allow-trusted-daemon",
 		}
 	}
+	if settings.delegates() && len(settings.machines) == 0 && settings.machinesErr == nil {
+		return info, &hintError{
+			errors.New("nothing can be built: nix.conf has max-jobs = 0, and no machines in builders"),
+			"set max-jobs in nix.conf to what this machine may build at a time, or name machines in builders, and restart the Nix daemon",
+		}
+	}
 	if cfg.AllowUnsandboxed {
 		return info, nil
 	}

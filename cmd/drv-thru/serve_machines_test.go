@@ -65,4 +65,9 @@ func TestOffered(t *testing.T) {
 	if systems, features := s.offered(); !reflect.DeepEqual(systems, s.only) || !reflect.DeepEqual(features, []string{"big-parallel", "kvm"}) {
 		t.Errorf("only %v: %v, %v", s.only, systems, features)
 	}
+	// Nobody but the daemon may read which there are.
+	s.only, s.machines, s.maxJobs = nil, nil, 0
+	if systems, features := s.offered(); !reflect.DeepEqual(systems, s.systems) || !reflect.DeepEqual(features, s.features) {
+		t.Errorf("unknown machines: %v, %v", systems, features)
+	}
 }

@@ -58,7 +58,10 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 		}
 		s.trustedKeys = append(s.trustedKeys, k)
 	}
-	jobs, _ := strconv.ParseUint(config["max-jobs"], 10, 16) // "auto" is printed as a number
+	jobs, err := strconv.ParseUint(config["max-jobs"], 10, 32) // "auto" is printed as a number
+	if err != nil {
+		return nil, fmt.Errorf("read nix's max-jobs: %w", err)
+	}
 	s.maxJobs = uint(jobs)
 	s.cores, _ = strconv.Atoi(config["cores"])
 	silent, _ := strconv.ParseUint(config["max-silent-time"], 10, 32)
@@ -69,12 +72,13 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 }
 
 // delegates tells that the daemon builds nothing on this machine.
-func (s *nixSettings) delegates() bool { return s.maxJobs == 0 && len(s.machines) > 0 }
+func (s *nixSettings) delegates() bool { return s.maxJobs == 0 }
 
 // offered are the systems and features that this machine or one of the daemon's
-// others can build, or only those systems that the configuration names.
+// others can build, or only those systems that the configuration names. Machines of
+// which nothing could be read are taken to be like this one.
 func (s *nixSettings) offered() (systems, features []string) {
-	if !s.delegates() {
+	if !s.delegates() || len(s.machines) == 0 {
 		systems, features = slices.Clone(s.systems), slices.Clone(s.features)
 	}
 	for _, m := range s.machines {
