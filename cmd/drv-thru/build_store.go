@@ -26,21 +26,31 @@ type localStore struct {
 // needsNix is the hint where there is no Nix.
 const needsNix = "this needs the Nix of this machine: install Nix, start its daemon, or put its programs into PATH"
 
+// startDaemon is the hint where its daemon does not run.
+const startDaemon = "is nix-daemon running? with systemd: systemctl start nix-daemon.socket"
+
 // dialStore connects to the daemon the way Nix itself finds it.
 func (a *app) dialStore(ctx context.Context) (*localStore, error) {
 	cfg := daemon.Config{Dial: a.storeDialer()}
 	conn, err := daemon.Dial(ctx, cfg)
+	if err == nil {
+		return &localStore{conn, cfg}, nil
+	}
+	// One that is run because none listens does not say so.
+	socket, listens := a.daemonSocket()
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, &hintError{err, needsNix}
+	case a.env("NIX_REMOTE") == "local":
+		return nil, &hintError{err, "NIX_REMOTE is local, which does without the daemon: unset it where the store is another user's"}
+	case !listens:
+		return nil, &hintError{err, "no daemon listens at " + socket + ": " + startDaemon}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, daemon.ErrRefused):
 		return nil, &hintError{err, "may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return nil, &hintError{err, "is nix-daemon running? with systemd: systemctl start nix-daemon.socket"}
-	case err != nil:
-		return nil, err
+		return nil, &hintError{err, startDaemon}
 	}
-	return &localStore{conn, cfg}, nil
+	return nil, err
 }
 
 // reopen connects anew if the connection was lost: a build elsewhere may take
@@ -77,9 +87,9 @@ func (a *app) builderDialer() daemon.Dialer {
 	return a.dialerWith(env)
 }
 
-// dialerWith connects to the daemon, or to one that it runs with that environment.
-func (a *app) dialerWith(env []string) daemon.Dialer {
-	socket := a.env("NIX_DAEMON_SOCKET_PATH")
+// daemonSocket is where the daemon should be, and whether it is to be asked there.
+func (a *app) daemonSocket() (socket string, listens bool) {
+	socket = a.env("NIX_DAEMON_SOCKET_PATH")
 	if path, ok := strings.CutPrefix(a.env("NIX_REMOTE"), "unix://"); ok && path != "" {
 		socket = path
 	}
@@ -87,8 +97,15 @@ func (a *app) dialerWith(env []string) daemon.Dialer {
 		socket = daemon.DefaultSocket
 	}
 	// A single-user installation has no daemon that listens, and root may
-	// choose to do without: then one is run for this connection.
-	if _, err := os.Stat(socket); os.IsNotExist(err) || a.env("NIX_REMOTE") == "local" {
+	// choose to do without.
+	_, err := os.Stat(socket)
+	return socket, !os.IsNotExist(err) && a.env("NIX_REMOTE") != "local"
+}
+
+// dialerWith connects to the daemon, or to one that it runs with that environment.
+func (a *app) dialerWith(env []string) daemon.Dialer {
+	socket, listens := a.daemonSocket()
+	if !listens {
 		return daemon.CommandDialer([]string{"nix-daemon", "--stdio"}, env)
 	}
 	return daemon.UnixDialer(socket)

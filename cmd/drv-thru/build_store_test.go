@@ -53,3 +53,21 @@ func TestEnvironmentOfTheDaemonsCommand(t *testing.T) {
 		}
 	}
 }
+
+// One that is run because none listens may say anything, or nothing, of why it cannot.
+func TestNoDaemonListens(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "nix-daemon"), []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	socket := filepath.Join(dir, "socket")
+	for remote, want := range map[string]string{
+		"": socket, "daemon": socket, "unix://" + socket: socket, "local": "NIX_REMOTE is local",
+	} {
+		a := &app{environ: append(os.Environ(), "NIX_DAEMON_SOCKET_PATH="+socket, "NIX_REMOTE="+remote)}
+		if _, err := a.dialStore(t.Context()); !strings.Contains(hintOf(err), want) {
+			t.Errorf("NIX_REMOTE=%s: %v, hint %q", remote, err, hintOf(err))
+		}
+	}
+}
