@@ -26,18 +26,21 @@ func TestOutputTrust(t *testing.T) {
 			return client.BuildCmd(ticket, "--no-link", "--print-out-paths", "--impure", "--expr", string(lab.Hello(salt)))
 		}
 
+		const included = "/etc/nix/nix.custom.conf"
+		c.WriteFile(lab.RootUser, included, "trusted-public-keys = other-1:"+strings.Repeat("A", 43)+"=\n")
 		ticket := builder.Ticket("--name", "distrust")
 		before := b.Paths()
 		for _, conf := range []string{
 			"trusted-public-keys =",
 			"trusted-public-keys = other-1:" + strings.Repeat("A", 43) + "=",
 			"trusted-public-keys = " + name + ":" + strings.Repeat("A", 43) + "=",
+			"trusted-public-keys = " + key + "\n!include " + included,
 		} {
 			c.StartDaemon(conf)
 			text := fails(t, build(ticket, "distrust"), wire.ExitFailed)
 			says(t, text, key, "alice", "extra-trusted-public-keys = "+key, "extra-trusted-users = alice")
 			saysNot(t, text, "sending", "building /nix/store")
-			if same := strings.Contains(text, "another key of the same name"); same != strings.Contains(conf, name) {
+			if same := strings.Contains(text, "another key of the same name"); same != strings.Contains(conf, name+":AAAA") {
 				t.Errorf("with %q the same name is noticed: %v\n%s", conf, same, text)
 			}
 		}
@@ -52,8 +55,10 @@ func TestOutputTrust(t *testing.T) {
 			t.Errorf("the builder's store has changed: %d paths, not %d", len(after), len(before))
 		}
 
+		c.WriteFile(lab.RootUser, included, "extra-trusted-public-keys = "+key+"\n")
 		for way, conf := range map[string]string{
 			"key":     "extra-trusted-public-keys = " + key,
+			"include": "include " + included,
 			"user":    "extra-trusted-users = alice\ntrusted-public-keys = " + name + ":" + strings.Repeat("A", 43) + "=",
 			"no sigs": "require-sigs = false",
 		} {

@@ -121,13 +121,16 @@ func (a *app) checkTrust(ctx context.Context, trust client.LocalTrust, key strin
 	return client.CheckTrust(key, trust)
 }
 
-// configKeys returns the trusted keys that a nix.conf(5) names itself, without
-// what it includes.
+// configKeys returns the trusted keys that a nix.conf(5) names; none if it includes
+// another file, which may name others in their place.
 func configKeys(text string) []string {
 	var keys, extra []string
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		words := strings.Fields(line)
+		if len(words) > 0 && (words[0] == "include" || words[0] == "!include") {
+			return nil
+		}
 		if len(words) < 2 || words[1] != "=" {
 			continue
 		}
