@@ -25,6 +25,7 @@ func TestServeRefuses(t *testing.T) {
 		}{
 			{"sandbox off", "sandbox = false", "--allow-unsandboxed", "--allow-trusted-daemon", []string{"error: builds are not sandboxed", "sandbox = false"}},
 			{"sandbox relaxed", "sandbox = relaxed", "--allow-unsandboxed", "--allow-trusted-daemon", []string{"error: builds are not sandboxed", "sandbox = relaxed"}},
+			{"builds as root", "build-users-group =", "--allow-unsandboxed", "--allow-trusted-daemon", []string{"error: builds run as root", "build-users-group"}},
 			{"trusted user", "extra-trusted-users = builder", "--allow-trusted-daemon", "--allow-unsandboxed", []string{"error: the Nix daemon trusts this user (builder)", "trusted-users"}},
 		} {
 			t.Run(tt.name, func(t *testing.T) {

@@ -74,7 +74,7 @@ func newServeCommand(a *app) *ffcli.Command {
 	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it (repeatable, or separated by commas; default: the router is asked to forward it)")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
-	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed")
+	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed, or run as root")
 	fs.Var(&f.drainTimeout, "drain-timeout", "`DURATION` that running builds have to end at SIGTERM before they are handed back (default none)")
 	fs.StringVar(&f.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on: 9464 or :9464 (both of this machine only), 127.0.0.1:9464 (default: nowhere)")
 	fs.BoolVar(&f.metricsPublic, "metrics-public", false, "let --metrics be an address that other machines reach")

@@ -44,6 +44,8 @@ func (a *app) checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore
 	switch {
 	case errors.Is(err, nixstore.ErrUnsandboxed):
 		return info, &hintError{err, "see sandbox in nix.conf; to serve all the same: --allow-unsandboxed"}
+	case errors.Is(err, nixstore.ErrRoot):
+		return info, &hintError{err, "set build-users-group in nix.conf to a group that has members, such as nixbld, and restart the Nix daemon\nor, if whoever holds a ticket may do what root may: --allow-unsandboxed"}
 	case err != nil:
 		// It may be a full disk, or a post-build-hook that fails: no reason to do
 		// without a sandbox.

@@ -60,7 +60,7 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 	}
 	jobs, err := strconv.ParseUint(config["max-jobs"], 10, 32) // "auto" is printed as a number
 	if err != nil {
-		return nil, fmt.Errorf("read nix's max-jobs: %w", err)
+		jobs = 1 // 0 says something
 	}
 	s.maxJobs = uint(jobs)
 	s.cores, _ = strconv.Atoi(config["cores"])

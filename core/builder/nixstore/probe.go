@@ -22,17 +22,23 @@ import (
 // ErrUnsandboxed means that a build saw what a sandbox would have hidden.
 var ErrUnsandboxed = errors.New("builds are not sandboxed: a probe build saw a store path that is none of its inputs")
 
+// ErrRoot means that a build ran as root, from which Nix's sandbox does not protect: the
+// kernel lets it write /proc/sys.
+var ErrRoot = errors.New("builds run as root: a probe build had user ID 0 outside of its sandbox")
+
 const (
 	probeTime = time.Minute
 	// probeSaw is what the probe prints when it is not sandboxed.
 	probeSaw = "drv-thru: not sandboxed"
-	probeSh  = "/bin/sh"
+	// probeRoot is what it prints when it is root.
+	probeRoot = "drv-thru: root"
+	probeSh   = "/bin/sh"
 )
 
 // ProbeSandbox builds a derivation that looks for a store path which is not
-// among its inputs: in Nix's sandbox it is not there, without one it is. random
-// makes each probe a build of its own. What it leaves in the store is garbage
-// of a few bytes.
+// among its inputs: in Nix's sandbox it is not there, without one it is. It also
+// looks for whom it runs as. random makes each probe a build of its own. What it
+// leaves in the store is garbage of a few bytes.
 //
 // The builder is /bin/sh. A sandbox without one (sandbox-paths says what is in
 // it) shows itself by failing to start what this machine has.
@@ -83,6 +89,8 @@ func probeVerdict(results []daemon.BuildResult, said string) error {
 	switch {
 	case strings.Contains(all, probeSaw):
 		return ErrUnsandboxed
+	case strings.Contains(all, probeRoot):
+		return ErrRoot
 	case results[0].Status == daemon.Built:
 		return nil
 	case hostErr == nil && strings.Contains(all, probeSh) && strings.Contains(all, "No such file or directory"):
@@ -101,8 +109,16 @@ func fileNar(contents []byte) io.Reader {
 // it (libstore/derivations.cc, Derivation::unparse). Its canary is named in the
 // environment only, so it is not an input.
 func probeDerivation(system string, canary nix.Path) []byte {
+	// In a user namespace root goes by another number, which uid_map tells.
+	const script = `if [ -e "$canary" ]; then echo "` + probeSaw + `"; exit 1; fi
+if [ -r /proc/self/uid_map ]; then
+	while read key user rest; do if [ "$key" = Uid: ]; then break; fi; done < /proc/self/status
+	while read inside outside rest; do
+		if [ "$inside $outside" = "$user 0" ]; then echo "` + probeRoot + `"; exit 1; fi
+	done < /proc/self/uid_map
+fi
+echo sandboxed > $out`
 	// It is this machine that is asked, not one that Nix sends builds to.
-	const script = `if [ -e "$canary" ]; then echo "` + probeSaw + `"; exit 1; fi; echo sandboxed > $out`
 	write := func(out nix.Path) []byte {
 		var b strings.Builder
 		fmt.Fprintf(&b, `Derive([("out",%s,"","")],[],[],%s,%s,["-c",%s],[("canary",%s),("name","drv-thru-probe"),("out",%s),("preferLocalBuild","1")])`,

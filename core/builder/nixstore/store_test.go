@@ -120,6 +120,7 @@ func TestProbeVerdict(t *testing.T) {
 		"sandboxed":       {daemon.Built, "", "", true, nil},
 		"saw the canary":  {daemon.PermanentFailure, "failed with exit code 1", probeSaw, false, ErrUnsandboxed},
 		"saw, in message": {daemon.PermanentFailure, "last log lines:\n> " + probeSaw, "", false, ErrUnsandboxed},
+		"root":            {daemon.PermanentFailure, "failed with exit code 1", probeRoot, false, ErrRoot},
 		"no shell in it":  {daemon.PermanentFailure, "failed", "error: executing '/bin/sh': No such file or directory", host, nil},
 		"something else":  {daemon.MiscFailure, "out of memory", "", false, nil},
 		"there already":   {daemon.AlreadyValid, "", "", false, nil},
@@ -149,7 +150,7 @@ func TestProbeDerivation(t *testing.T) {
 		t.Errorf("got %+v", d)
 	}
 	// As nix-daemon 2.8 computes it, which refuses any other.
-	const want = "/nix/store/m8bhlll9ryad5ibpjzmg4sfg2h41lgwp-drv-thru-probe"
+	const want = "/nix/store/ylrd4xy7r04yaf1pc77dax8prwd8ccd7-drv-thru-probe"
 	if got := d.Outputs["out"].Path; string(got) != want {
 		t.Errorf("output %s, want %s", got, want)
 	}
