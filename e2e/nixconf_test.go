@@ -54,3 +54,23 @@ func TestBuilderNixConf(t *testing.T) {
 		}
 	})
 }
+
+// A daemon alone is not enough: the nix command evaluates and imports.
+func TestNixCommand(t *testing.T) {
+	lab.Programs(t)
+	forEachRoot(t, func(t *testing.T, root lab.Root) {
+		h := lab.NewHost(t, root)
+		h.StartDaemon()
+		const none = "PATH=/usr/local/bin" // nix is in /usr/bin
+		build := h.Command(lab.Alice, "drv-thru", "build", "--no-link", "--impure", "--expr", string(lab.Hello("none"))).AddEnv(none)
+		says(t, fails(t, build, wire.ExitFailed), "hint: this needs the Nix of this machine")
+		for env, want := range map[string]string{
+			none:                               "put its programs into PATH",
+			"NIX_REMOTE=/home/alice/elsewhere": "/home/alice/elsewhere",
+			"NIX_CONFIG=no configuration":      "configuration line 'no configuration'",
+		} {
+			says(t, fails(t, h.Command(lab.Alice, "drv-thru", "doctor").AddEnv(env), wire.ExitFailed), "broken  nix command", want)
+		}
+		saysNot(t, must(t, h.Command(lab.Alice, "drv-thru", "doctor")), "nix command")
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -43,6 +44,9 @@ func (r *buildRun) evaluate(ctx context.Context, installables []string) error {
 			}
 		}
 		return fmt.Errorf("%s failed with exit code %d; it says why above", exit.Command, exit.Code)
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return &hintError{err, needsNix}
 	}
 	if err != nil {
 		return err

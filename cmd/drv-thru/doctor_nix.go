@@ -1,15 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/nix/eval"
 	"github.com/drv-thru/drv-thru/fusecache"
 )
 
@@ -94,6 +99,7 @@ func (e *examination) nix(ctx context.Context) {
 		}
 	}
 	e.add("nix", v, fix, "%s", text)
+	e.nixCommand(ctx)
 	trust, err := e.app.userTrust(ctx, store)
 	switch {
 	case err != nil:
@@ -103,6 +109,28 @@ func (e *examination) nix(ctx context.Context) {
 	default:
 		e.add("trust", known, "", "Nix does not trust %s: it imports what keys in its trusted-public-keys have signed", trust.User)
 	}
+}
+
+// nixCommand checks what evaluates and imports: the daemon may be there and it not, or
+// it may have another store.
+func (e *examination) nixCommand(ctx context.Context) {
+	var said bytes.Buffer
+	config, err := eval.ShowConfig(ctx, eval.Config{Env: e.app.environ, Stderr: &said})
+	switch store := config["store"]; {
+	case errors.Is(err, exec.ErrNotFound):
+		e.add("nix command", broken, needsNix, "%v", err)
+	case err != nil:
+		e.add("nix command", broken, "see nix.conf, and NIX_CONFIG", "%v: %s", err, strings.TrimSpace(said.String()))
+	case elsewhere(store):
+		e.add("nix command", broken, "see NIX_REMOTE, and store in nix.conf", "it has its store elsewhere: %s", store)
+	}
+}
+
+// elsewhere tells that a URL of a store is not this machine's own in /nix/store.
+func elsewhere(store string) bool {
+	base, settings, _ := strings.Cut(store, "?")
+	return strings.Contains(settings, "root=") ||
+		!slices.Contains([]string{"", "auto", "daemon", "local", "local://"}, base) && !strings.HasPrefix(base, "unix://")
 }
 
 // fuse checks whether outputs can be mounted while they come.

@@ -74,6 +74,36 @@ func TestDoctorWithoutNix(t *testing.T) {
 	}
 }
 
+// The daemon may be well and the command be missing, fail, or have another store.
+func TestDoctorNixCommand(t *testing.T) {
+	for script, want := range map[string]string{
+		"": "executable file not found",
+		"echo 'error: syntax error in configuration line' >&2; exit 1": "syntax error in configuration line",
+		"echo store = daemon":                       "",
+		"echo 'store = unix:///run/nix?priority=1'": "",
+		"echo 'store = local://?state=/var/nix'":    "",
+		"echo 'store = local?root=/mnt'":            "local?root=/mnt",
+		"echo 'store = local:///mnt'":               "local:///mnt",
+		"echo store = ssh-ng://elsewhere":           "ssh-ng://elsewhere",
+	} {
+		dir := t.TempDir()
+		t.Setenv("PATH", dir)
+		if script != "" {
+			if err := os.WriteFile(filepath.Join(dir, "nix"), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		e := &examination{app: &app{environ: os.Environ()}}
+		e.nixCommand(t.Context())
+		switch {
+		case want == "" && len(e.findings) > 0:
+			t.Errorf("%q: found %+v", script, e.findings)
+		case want != "" && (len(e.findings) != 1 || e.findings[0].Verdict != broken || e.findings[0].Fix == "" || !strings.Contains(e.findings[0].Text, want)):
+			t.Errorf("%q: found %+v, want %q", script, e.findings, want)
+		}
+	}
+}
+
 // A proxy that the environment names is not one that relays are reached through: nothing
 // heeds ALL_PROXY.
 func TestDoctorProxy(t *testing.T) {
