@@ -26,8 +26,10 @@ func TestBuilderNixConf(t *testing.T) {
 		conf := []string{"substituters = file:///var/cache/nix", "trusted-public-keys = " + public}
 
 		bh.StartDaemon(append(conf, "substitute = false", "max-silent-time = 1")...)
+		bh.WriteSecret(lab.RootUser, "/etc/nix/netrc", "machine 127.0.0.1 login me password secret\n")
 		relay := lab.StartRelay(t, bh)
 		b := lab.StartBuilder(t, bh, lab.BuilderConfig{Relays: []string{relay.URL}})
+		says(t, b.Output(), "logins in Nix's netrc-file", "file=/etc/nix/netrc")
 		ch := lab.NewHost(t, root, lab.WithName("client"))
 		ch.StartDaemon("trusted-public-keys = " + b.PublicKey())
 		c := lab.NewClient(t, ch)

@@ -28,6 +28,7 @@ type nixSettings struct {
 	cores       int
 	maxSilent   time.Duration // 0: no limit
 	substitute  bool
+	netrc       string // the file with logins that Nix's own downloads have
 	// only are the systems that are offered whatever Nix says, if there are any.
 	only []string
 	// caDerivations says that the experimental feature is on.
@@ -67,6 +68,7 @@ func readNixSettings(ctx context.Context, environ []string) (*nixSettings, error
 	silent, _ := strconv.ParseUint(config["max-silent-time"], 10, 32)
 	s.maxSilent = time.Duration(silent) * time.Second
 	s.substitute = config["substitute"] != "false"
+	s.netrc = config["netrc-file"]
 	s.machines, s.machinesErr = readMachines(config["builders"], s.systems[0])
 	return s, nil
 }

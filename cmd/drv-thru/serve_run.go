@@ -93,6 +93,9 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	if settings.machinesErr != nil {
 		log.Warn("some machines that nix-daemon sends builds to are not offered, as nobody but it may read of them", "err", settings.machinesErr)
 	}
+	if _, err := os.Stat(settings.netrc); err == nil {
+		log.Warn("fixed-output derivations of others can fetch with the logins in Nix's netrc-file; with ticket create --no-fixed-output none are built", "file", settings.netrc)
+	}
 	counted := metrics.New()
 	decider, err := policies.New(ctx, policies.Config{
 		Policies: cfg.Policies, Dir: filepath.Join(cfg.DataDir, "policies"), Log: log, Now: time.Now,
