@@ -90,7 +90,8 @@ func (a *app) builderDialer() daemon.Dialer {
 // daemonSocket is where the daemon should be, and whether it is to be asked there.
 func (a *app) daemonSocket() (socket string, listens bool) {
 	socket = a.env("NIX_DAEMON_SOCKET_PATH")
-	if path, ok := strings.CutPrefix(a.env("NIX_REMOTE"), "unix://"); ok && path != "" {
+	remote, _, _ := strings.Cut(a.env("NIX_REMOTE"), "?") // what follows are settings of the store
+	if path, ok := strings.CutPrefix(remote, "unix://"); ok && path != "" {
 		socket = path
 	}
 	if socket == "" {

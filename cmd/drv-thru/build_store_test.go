@@ -61,9 +61,11 @@ func TestNoDaemonListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	socket := filepath.Join(dir, "socket")
+	socket, other := filepath.Join(dir, "socket"), filepath.Join(dir, "other")
 	for remote, want := range map[string]string{
-		"": socket, "daemon": socket, "unix://" + socket: socket, "local": "NIX_REMOTE is local",
+		"": socket + ":", "daemon": socket + ":", "unix://?max-connections=1": socket + ":",
+		"unix://" + other: other + ":", "unix://" + other + "?max-connections=1": other + ":",
+		"local": "NIX_REMOTE is local",
 	} {
 		a := &app{environ: append(os.Environ(), "NIX_DAEMON_SOCKET_PATH="+socket, "NIX_REMOTE="+remote)}
 		if _, err := a.dialStore(t.Context()); !strings.Contains(hintOf(err), want) {
