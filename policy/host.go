@@ -104,21 +104,8 @@ func (m *Module) Info() Info { return m.info }
 // Hash returns the BLAKE3 of the module as it was loaded.
 func (m *Module) Hash() Hash { return m.hash }
 
-// Open loads the module in a file. A pin other than the zero Hash is the only
-// module that it may be. The error is an [*Error], with [CodeMissing] where
-// there is no such file and [CodeChanged] where it is another module.
-func (h *Host) Open(ctx context.Context, fsys fs.FS, name string, pin Hash) (*Module, error) {
-	code, err := ReadModule(fsys, name)
-	if err != nil {
-		return nil, err
-	}
-	if got := HashOf(code); pin != (Hash{}) && got != pin {
-		return nil, errorf(CodeChanged, "%s is %s now, not %s", name, got, pin)
-	}
-	return h.Load(ctx, code)
-}
-
-// ReadModule reads a module's file, and no more than [MaxModule] of it.
+// ReadModule reads a module's file, and no more than [MaxModule] of it. The error is
+// an [*Error], with [CodeMissing] where there is no such file.
 func ReadModule(fsys fs.FS, name string) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {

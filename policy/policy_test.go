@@ -158,16 +158,17 @@ func TestRepeatable(t *testing.T) {
 	}
 }
 
-func TestOpen(t *testing.T) {
-	code := says(allows)
+func TestReadModule(t *testing.T) {
 	files := fstest.MapFS{
-		"p.wasm":   {Data: code},
-		"cut.wasm": {Data: code[:len(code)-1]},
+		"p.wasm":   {Data: says(allows)},
 		"big.wasm": {Data: make([]byte, MaxModule+1)},
 		"d/x":      {},
 	}
-	h := patient(t, false)
-	m, err := h.Open(t.Context(), files, "p.wasm", HashOf(code))
+	code, err := ReadModule(files, "p.wasm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := patient(t, false).Load(t.Context(), code)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,12 +185,12 @@ func TestOpen(t *testing.T) {
 	_, err = m.Decide(t.Context(), testRequest(), testLimits)
 	wantCode(t, err, CodeMissing)
 	for name, want := range map[string]Code{
-		"p.wasm": CodeMissing, "d": CodeMissing, "../p": CodeMissing, "cut.wasm": CodeChanged, "big.wasm": CodeTooLarge,
+		"p.wasm": CodeMissing, "d": CodeMissing, "../p": CodeMissing, "big.wasm": CodeTooLarge,
 	} {
-		_, err := h.Open(t.Context(), files, name, HashOf(code))
+		_, err := ReadModule(files, name)
 		wantCode(t, err, want)
 	}
-	_, err = h.Open(t.Context(), files, "p.wasm", Hash{})
+	_, err = ReadModule(files, "p.wasm")
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
