@@ -76,7 +76,7 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 		return nil, err
 	}
 	m := &Mounted{dir: full, served: newServed(view, o)}
-	options := m.mountOptions(o)
+	options := m.mountOptions()
 	options.FsName, options.Name = fsName, fsName
 	options.AllowOther = o.AllowOther
 	options.Options = []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"}
@@ -119,7 +119,7 @@ func newServed(view *cache.View, o Options) served {
 	return served{fs: newFileSystem(view, o), done: make(chan struct{}), logger: logger}
 }
 
-func (s *served) mountOptions(o Options) *fuse.MountOptions {
+func (s *served) mountOptions() *fuse.MountOptions {
 	return &fuse.MountOptions{
 		MaxWrite:           maxRead,
 		MaxReadAhead:       maxRead,
@@ -152,7 +152,7 @@ type Device struct{ served }
 // already. The descriptor belongs to the Device from now on, whatever happens.
 func ServeDevice(view *cache.View, fd int, o Options) (*Device, error) {
 	d := &Device{newServed(view, o)}
-	if err := d.serve("/dev/fd/"+strconv.Itoa(fd), d.mountOptions(o)); err != nil {
+	if err := d.serve("/dev/fd/"+strconv.Itoa(fd), d.mountOptions()); err != nil {
 		return nil, fmt.Errorf("serve FUSE device: %w", err)
 	}
 	return d, nil
