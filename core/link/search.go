@@ -277,7 +277,7 @@ func observe(ctx context.Context, e *direct.Endpoint, names []string) (wire.NAT,
 	for i, o := range got {
 		seen[i] = o.At
 	}
-	return direct.Classify(len(servers), got, scope.Addresses(), e.Port()), seen
+	return direct.Classify(len(servers), got, scope.Addresses()), seen
 }
 
 // resolve finds the addresses of "host:port" names, in the order of [inTurn].

@@ -101,7 +101,7 @@ func TestClassify(t *testing.T) {
 		"hosts":        {2, []Observed{{s1, at("203.0.113.1:7")}, {s2, at("203.0.113.2:7")}}, wire.NATSymmetric},
 		"two families": {2, []Observed{{s1, at("203.0.113.1:7")}, {at("[2001:db8::1]:3478"), at("[2001:db8::2]:9")}}, wire.NATUnknown},
 	} {
-		if got := Classify(c.asked, c.got, own, 7); got != c.want {
+		if got := Classify(c.asked, c.got, own); got != c.want {
 			t.Errorf("%s: got %s", name, got)
 		}
 	}

@@ -123,9 +123,9 @@ func mappedAddress(p []byte) (id [stun.TransactionIDSize]byte, at netip.AddrPort
 	return m.TransactionID, netip.AddrPortFrom(a.Unmap(), uint16(x.Port)), valid
 }
 
-// Classify tells from what servers saw what stands between a socket with the
-// given port on a host with the given addresses and the rest of the world.
-func Classify(asked int, got []Observed, own []netip.Addr, port uint16) wire.NAT {
+// Classify tells from what servers saw what stands between a socket on a host with
+// the given addresses and the rest of the world.
+func Classify(asked int, got []Observed, own []netip.Addr) wire.NAT {
 	if asked == 0 {
 		return wire.NATUnknown
 	}
