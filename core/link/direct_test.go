@@ -158,6 +158,14 @@ type relayed struct{ wayTo }
 
 func (r *relayed) path() Path { return Path{Kind: PathRelay, Via: r.address} }
 
+func (r *relayed) dial(ctx context.Context) (*circuit, error) {
+	c, err := r.wayTo.dial(ctx)
+	if err == nil {
+		c.path = r.path()
+	}
+	return c, err
+}
+
 // A direct path that is lost gives way to the relay's, and a request that waits
 // on it fails; a new direct path is found.
 func TestDirectLost(t *testing.T) {

@@ -276,21 +276,20 @@ func (l *lane) open() (*http.ClientConn, Path, error) {
 	if err != nil {
 		return nil, Path{}, err
 	}
-	return o.cc, o.path, nil
+	return o.cc, o.circuit.path, nil
 }
 
 // opened is a connection that has just been opened.
 type opened struct {
 	cc      *http.ClientConn
 	circuit *circuit
-	path    Path
 }
 
 // openBase opens a connection by the session's relays or addresses.
 func (s *Session) openBase(ctx context.Context, proto string) (*opened, error) {
 	lane := slog.String("lane", lanes[proto])
 	begin := time.Now()
-	conn, path, err := race(ctx, s.cfg.Identity, s.cfg.Peer, proto, s.paths())
+	conn, err := race(ctx, s.cfg.Identity, s.cfg.Peer, proto, s.paths())
 	if err != nil {
 		s.log.Debug("no circuit", lane, slog.Any("error", err))
 		if s.ctx.Err() != nil {
@@ -298,18 +297,18 @@ func (s *Session) openBase(ctx context.Context, proto string) (*opened, error) {
 		}
 		return nil, err
 	}
+	c := circuitBelow(conn)
 	cc, err := clientConn(ctx, conn, proto)
 	if err != nil {
-		return nil, lost(path, err)
+		return nil, lost(c.path, err)
 	}
-	s.worked(path)
-	attrs := []any{lane, slog.String("path", path.String()), slog.Duration("took", time.Since(begin))}
-	c := circuitBelow(conn)
+	s.worked(c.path)
+	attrs := []any{lane, slog.String("path", c.path.String()), slog.Duration("took", time.Since(begin))}
 	if c.id != "" {
 		attrs = append(attrs, slog.String("circuit", string(c.id)))
 	}
 	s.log.Debug("circuit open", attrs...)
-	return &opened{cc, c, path}, nil
+	return &opened{cc, c}, nil
 }
 
 // lanes is what logs call the connections of each protocol.

@@ -345,10 +345,10 @@ func (p *pool) probe(still []*pooled) {
 		p.mu.Lock()
 		since := c.still
 		p.mu.Unlock()
-		known, err := true, failed[c.path]
+		known, err := true, failed[c.circuit.path]
 		if err == nil {
-			known, err = p.alive(p.s.ctx, c.path, since)
-			failed[c.path] = err
+			known, err = p.alive(p.s.ctx, c.circuit.path, since)
+			failed[c.circuit.path] = err
 		}
 		p.mu.Lock()
 		stands := !c.gone && c.busy && c.still.Equal(since) && c.circuit.moved.Load() == c.seen
@@ -359,7 +359,7 @@ func (p *pool) probe(still []*pooled) {
 		p.mu.Unlock()
 		owed := use.sending.Load() || use.answering.Load()
 		if stands && (err != nil || time.Since(since) >= stallAfter && (owed || !known)) {
-			p.s.log.Debug("a connection does not answer", slog.String("lane", "bulk"), slog.String("path", c.path.String()), slog.Any("error", err))
+			p.s.log.Debug("a connection does not answer", slog.String("lane", "bulk"), slog.String("path", c.circuit.path.String()), slog.Any("error", err))
 			use.ended.Store(true)
 			p.drop(c, false) // what waits on it fails now
 		}

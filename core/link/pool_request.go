@@ -43,18 +43,18 @@ func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		case unread:
 			p.drop(c, true)
-			return nil, fmt.Errorf("request by %s: %w", c.path, err)
+			return nil, fmt.Errorf("request by %s: %w", c.circuit.path, err)
 		}
 		p.drop(c, false)
 		if repeated {
-			return nil, lost(c.path, err)
+			return nil, lost(c.circuit.path, err)
 		}
 		again, ok := repeat(req)
 		if !ok {
-			return nil, lost(c.path, err)
+			return nil, lost(c.circuit.path, err)
 		}
 		req = again
-		p.s.log.Debug("request is repeated", slog.String("lane", "bulk"), slog.String("path", c.path.String()), slog.Any("error", err))
+		p.s.log.Debug("request is repeated", slog.String("lane", "bulk"), slog.String("path", c.circuit.path.String()), slog.Any("error", err))
 	}
 }
 
@@ -159,7 +159,7 @@ func (b *pooledBody) Read(p []byte) (int, error) {
 		b.end()
 	}
 	if err != nil && err != io.EOF {
-		err = fmt.Errorf("answer by %s: %w", b.c.path, err)
+		err = fmt.Errorf("answer by %s: %w", b.c.circuit.path, err)
 	}
 	return n, err
 }

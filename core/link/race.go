@@ -13,33 +13,24 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// raced is a circuit and the path that it took.
-type raced struct {
-	*tls.Conn
-	path Path
-}
-
 // race opens a circuit by whichever path first leads to the builder.
-func race(ctx context.Context, identity key.Secret, builder key.ID, proto string, dialers []dialer) (*tls.Conn, Path, error) {
+func race(ctx context.Context, identity key.Secret, builder key.ID, proto string, dialers []dialer) (*tls.Conn, error) {
 	dialers = slices.Clone(dialers)
 	slices.SortStableFunc(dialers, func(a, b dialer) int { return cmp.Compare(unsteady(a), unsteady(b)) })
-	ways := make([]func(context.Context) (raced, error), len(dialers))
+	ways := make([]func(context.Context) (*tls.Conn, error), len(dialers))
 	for i, d := range dialers {
-		ways[i] = func(ctx context.Context) (raced, error) {
-			conn, err := attempt(ctx, identity, builder, proto, d)
-			return raced{conn, d.path()}, err
-		}
+		ways[i] = func(ctx context.Context) (*tls.Conn, error) { return attempt(ctx, identity, builder, proto, d) }
 	}
 	first, errs := staggered.First(ctx, ways)
-	if first.Conn == nil {
+	if first == nil {
 		for _, err := range errs {
 			if _, ok := err.(*wire.Error); ok {
-				return nil, Path{}, err // the builder was reached
+				return nil, err // the builder was reached
 			}
 		}
-		return nil, Path{}, &UnreachableError{builder, errs}
+		return nil, &UnreachableError{builder, errs}
 	}
-	return first.Conn, first.path, nil
+	return first, nil
 }
 
 // unsteady is 1 for a path whose last circuit did not last, which goes behind

@@ -142,7 +142,7 @@ func (s *Session) openTCP(ctx context.Context, d tcpDialer, proto string) (*open
 	if err != nil {
 		return nil, lost(d.path(), err)
 	}
-	return &opened{cc, circuitBelow(conn), d.path()}, nil
+	return &opened{cc, circuitBelow(conn)}, nil
 }
 
 // viaQUIC connects to the addresses from which packets came, one after another,
