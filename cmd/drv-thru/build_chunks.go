@@ -178,17 +178,10 @@ func (s *seedFinder) ask(ctx context.Context, paths []nix.Path) ([]*nix.PathInfo
 }
 
 func openSeed(ctx context.Context, info *nix.PathInfo) (cache.Seed, error) {
-	refs := make([]chunk.Ref, 0, len(info.References)+1)
-	for _, p := range append([]nix.Path{info.Path}, info.References...) {
-		ref, err := chunk.ParseRef(p.Hash())
-		if err != nil {
-			return cache.Seed{}, err
-		}
-		refs = append(refs, ref)
-	}
 	layout, err := nar.Scan(ctx, string(info.Path))
 	if err != nil {
 		return cache.Seed{}, err
 	}
-	return cache.Seed{NAR: layout, Size: layout.Size(), Refs: chunk.SortRefs(refs), Close: layout.Close}, nil
+	refs := chunk.RefsOf(info.Path, info.References)
+	return cache.Seed{NAR: layout, Size: layout.Size(), Refs: refs, Close: layout.Close}, nil
 }

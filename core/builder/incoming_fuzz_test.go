@@ -40,9 +40,10 @@ func seedLarge(tb testing.TB) (info nix.PathInfo, archive, manifest, body []byte
 	info = nix.PathInfo{Path: path, NarHash: sum, NarSize: uint64(len(archive)), CA: ca.String()}
 	var stated bytes.Buffer
 	var frames []byte
-	enc := chunk.NewEncoder(&stated, refsOf(&info))
+	refs := chunk.RefsOf(info.Path, info.References)
+	enc := chunk.NewEncoder(&stated, refs)
 	i := uint32(0)
-	_, err = chunk.Cut(tb.Context(), bytes.NewReader(archive), refsOf(&info), func(c chunk.Chunk, masked []byte) error {
+	_, err = chunk.Cut(tb.Context(), bytes.NewReader(archive), refs, func(c chunk.Chunk, masked []byte) error {
 		frames = chunk.AppendFrame(binary.BigEndian.AppendUint32(frames, i), masked, true)
 		i++
 		return enc.Chunk(c)

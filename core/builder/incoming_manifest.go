@@ -28,7 +28,7 @@ const substsPerUnit = 3
 // readChunks reads a manifest that must be that of info, and calls grow for
 // every piece of memory that it takes, in chunks.
 func readChunks(r io.Reader, info *nix.PathInfo, grow func(int64) error) (*chunkList, error) {
-	refs, size := refsOf(info), int64(info.NarSize)
+	refs, size := chunk.RefsOf(info.Path, info.References), int64(info.NarSize)
 	dec, err := chunk.NewDecoder(r, size)
 	if err != nil {
 		return nil, manifestError(info.Path, err)
@@ -73,15 +73,6 @@ func manifestError(path nix.Path, err error) error {
 		return readFailed(err)
 	}
 	return wire.Errorf(wire.CodeInputManifest, "%s: %s", path, clipText(err.Error()))
-}
-
-// refsOf are the hash parts that are masked in a path's NAR.
-func refsOf(info *nix.PathInfo) []chunk.Ref {
-	refs := make([]chunk.Ref, 0, len(info.References)+1)
-	for _, p := range append(slices.Clone(info.References), info.Path) {
-		refs = append(refs, chunk.Ref([]byte(p.Hash())))
-	}
-	return chunk.SortRefs(refs)
 }
 
 // sort makes the order. It fails when equal chunks are not of equal size.

@@ -45,11 +45,7 @@ func newNar(k int, seed uint64, size int) *testNar {
 	}
 	n.info.NarHash = nix.SumHash(fmt.Appendf(nil, "%d %d %d", k, seed, size))
 	for i := range 3 {
-		ref, err := chunk.ParseRef(nix.SumHash(fmt.Appendf(nil, "%d %d", k, i)).Nix32()[:chunk.RefLen])
-		if err != nil {
-			panic(err)
-		}
-		n.refs = append(n.refs, ref)
+		n.refs = append(n.refs, chunk.Ref([]byte(nix.SumHash(fmt.Appendf(nil, "%d %d", k, i)).Nix32()[:chunk.RefLen])))
 	}
 	n.refs = chunk.SortRefs(n.refs)
 	for i := range size / 5000 {

@@ -404,10 +404,7 @@ func sampleKnown(t testing.TB) *known {
 	t.Helper()
 	text := strings.Repeat("refers to "+string(storePath(2))+"\n", 3000) + noise(1, 100<<10)
 	info := nix.PathInfo{Path: storePath(1), NarHash: nix.SumHash([]byte(text)), NarSize: uint64(len(text)), References: []nix.Path{storePath(2)}}
-	refs, err := refsOf(info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	refs := chunk.RefsOf(info.Path, info.References)
 	m := &chunk.Manifest{Refs: refs, Size: int64(len(text))}
 	if _, err := chunk.Cut(t.Context(), strings.NewReader(text), refs, func(c chunk.Chunk, _ []byte) error {
 		m.Chunks = append(m.Chunks, c)

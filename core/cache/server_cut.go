@@ -123,30 +123,13 @@ func (s *Server) fromStore(e *entry, turn func() (func(), error)) error {
 		return errors.Join(fmt.Errorf("open NAR: %w: %s has %d bytes on disk, the Nix database says %d",
 			ErrDamaged, e.info.Path, n.Size(), e.info.NarSize), n.Close())
 	}
-	refs, err := refsOf(e.info)
-	if err != nil {
-		return errors.Join(err, n.Close())
-	}
-	if err := s.cut(e, n, refs); err != nil {
+	if err := s.cut(e, n, chunk.RefsOf(e.info.Path, e.info.References)); err != nil {
 		return err
 	}
 	if e.info.NarSize > smallNar && s.cfg.Index != nil {
 		s.keep(e)
 	}
 	return nil
-}
-
-// refsOf returns what is masked in a NAR.
-func refsOf(info nix.PathInfo) ([]chunk.Ref, error) {
-	refs := make([]chunk.Ref, 0, len(info.References)+1)
-	for _, p := range append([]nix.Path{info.Path}, info.References...) {
-		ref, err := chunk.ParseRef(p.Hash())
-		if err != nil {
-			return nil, fmt.Errorf("references of %s: %w", info.Path, err)
-		}
-		refs = append(refs, ref)
-	}
-	return chunk.SortRefs(refs), nil
 }
 
 // cut finds the chunks of a NAR, which from the first on can be read from the

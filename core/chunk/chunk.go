@@ -49,17 +49,14 @@ var inAlphabet = func() (in [256]bool) {
 	return in
 }()
 
-// ParseRef reads a hash part.
-func ParseRef(s string) (Ref, error) {
-	var r Ref
-	if len(s) != RefLen {
-		return r, fmt.Errorf("hash part %q has %d characters instead of %d", s, len(s), RefLen)
+// RefsOf returns what is masked in the NAR of a store path: its hash part and those
+// of its references.
+func RefsOf[P interface{ Hash() string }](path P, references []P) []Ref {
+	refs := []Ref{Ref([]byte(path.Hash()))}
+	for _, p := range references {
+		refs = append(refs, Ref([]byte(p.Hash())))
 	}
-	copy(r[:], s)
-	if !r.valid() {
-		return r, fmt.Errorf("hash part %q is not Nix base32", s)
-	}
-	return r, nil
+	return SortRefs(refs)
 }
 
 func (r Ref) String() string { return string(r[:]) }

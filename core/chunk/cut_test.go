@@ -51,9 +51,9 @@ func TestCut(t *testing.T) {
 
 // Overlapping references: the left one counts.
 func TestCutOverlap(t *testing.T) {
-	a, _ := ParseRef(strings.Repeat("0123456789abcdfg", 2))
-	b, _ := ParseRef("8" + "9abcdfg0123456789abcdfg01234567")
-	c, _ := ParseRef(strings.Repeat("0", RefLen))
+	a := Ref([]byte(strings.Repeat("0123456789abcdfg", 2)))
+	b := Ref([]byte("8" + "9abcdfg0123456789abcdfg01234567"))
+	c := Ref([]byte(strings.Repeat("0", RefLen)))
 	refs := SortRefs([]Ref{a, b, c})
 	for pad := range 40 {
 		nar := append(make([]byte, pad), bytes.Repeat([]byte("0123456789abcdfg"), 9)...)

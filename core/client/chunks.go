@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -164,11 +165,11 @@ func (c *chunkSender) sendOnce(ctx context.Context, i int, nar Nar, cut *cutting
 
 // cut makes the manifest of a path.
 func (c *chunkSender) cut(ctx context.Context, i int, nar Nar) (*cutting, error) {
-	refs := []chunk.Ref{chunk.Ref([]byte(c.in.Paths[i].Hash()))}
+	var references []nix.Path
 	for _, r := range c.in.Wire[i].References {
-		refs = append(refs, chunk.Ref([]byte(c.in.Paths[r].Hash())))
+		references = append(references, c.in.Paths[r])
 	}
-	k := &cutting{manifest: chunk.Manifest{Refs: chunk.SortRefs(refs)}}
+	k := &cutting{manifest: chunk.Manifest{Refs: chunk.RefsOf(c.in.Paths[i], references)}}
 	var err error
 	k.manifest.Size, err = chunk.Cut(ctx, io.NewSectionReader(nar, 0, nar.Size()), k.manifest.Refs, func(p chunk.Chunk, _ []byte) error {
 		p.Substs = append([]chunk.Subst(nil), p.Substs...)

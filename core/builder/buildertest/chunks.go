@@ -20,11 +20,7 @@ type Cutting struct {
 
 // Cut cuts an object as a client does.
 func Cut(o Object) *Cutting {
-	refs := []chunk.Ref{chunk.Ref([]byte(o.Info.Path.Hash()))}
-	for _, p := range o.Info.References {
-		refs = append(refs, chunk.Ref([]byte(p.Hash())))
-	}
-	refs = chunk.SortRefs(refs)
+	refs := chunk.RefsOf(o.Info.Path, o.Info.References)
 	var manifest bytes.Buffer
 	c := &Cutting{}
 	enc := chunk.NewEncoder(&manifest, refs)
