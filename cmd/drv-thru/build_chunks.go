@@ -55,7 +55,7 @@ func (a *app) cacheSize() (int64, error) {
 // write there would choose what is removed, and what code of policies is run.
 func (a *app) cacheDir() (string, error) {
 	base := a.env("XDG_CACHE_HOME")
-	if home := a.env("HOME"); !filepath.IsAbs(base) && filepath.IsAbs(home) {
+	if home := a.home(); !filepath.IsAbs(base) && filepath.IsAbs(home) {
 		base = filepath.Join(home, ".cache")
 	}
 	if !filepath.IsAbs(base) {

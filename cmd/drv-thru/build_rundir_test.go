@@ -181,3 +181,35 @@ func TestRuntimeDir(t *testing.T) {
 		}
 	}
 }
+
+// Root leaves no files of its own in somebody else's home, where sudo -E has it.
+func TestHomeOfRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root")
+	}
+	home := t.TempDir()
+	a := &app{environ: []string{"HOME=" + home}}
+	where := func() []string {
+		t.Helper()
+		cache, err := a.cacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := a.configDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []string{cache, config}
+	}
+	if got, want := where(), []string{home + "/.cache/drv-thru", home + "/.config/drv-thru"}; !slices.Equal(got, want) {
+		t.Errorf("at home: %q, want %q", got, want)
+	}
+	if err := os.Chown(home, 1234, -1); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range where() {
+		if strings.HasPrefix(dir, home) {
+			t.Errorf("in another's home: %s", dir)
+		}
+	}
+}

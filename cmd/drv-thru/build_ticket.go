@@ -9,9 +9,11 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
@@ -224,11 +226,24 @@ func (a *app) identity(file string) (key.Secret, error) {
 	return key.LoadOrCreateFile(file, rand.Reader)
 }
 
+// home is the user's home directory, "" without one. Where sudo -E leaves root somebody
+// else's it is root's own, as for Nix: the other could not use what root makes there.
+func (a *app) home() string {
+	home := a.env("HOME")
+	var st unix.Stat_t
+	if os.Geteuid() == 0 && unix.Stat(home, &st) == nil && st.Uid != 0 {
+		if root, err := user.LookupId("0"); err == nil {
+			return root.HomeDir
+		}
+	}
+	return home
+}
+
 // configDir is where the user's key and builders.json live.
 func (a *app) configDir() (string, error) {
 	config := a.env("XDG_CONFIG_HOME")
 	if !filepath.IsAbs(config) {
-		home := a.env("HOME")
+		home := a.home()
 		if home == "" {
 			return "", errors.New("HOME is not set, so there is no ~/.config/drv-thru")
 		}

@@ -45,7 +45,7 @@ func (a *app) manual() *usage.Manual {
 				{Name: buildersEnv, Text: "The builders.json to use in place of the two below."},
 				{Name: cacheSizeEnv, Text: "How many bytes of chunks a client keeps: 500M, 10G; 0 keeps none (default 10G). It is not --cache-size of mount."},
 				{Name: adminSocketEnv, Text: "The socket at which the builder of this machine is asked."},
-				{Name: "XDG_CONFIG_HOME, XDG_CACHE_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR", Text: "Where the files below are, when set."},
+				{Name: "XDG_CONFIG_HOME, XDG_CACHE_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR", Text: "Where the files below are, when set. For root, where HOME is somebody else's, ~ is root's own home."},
 				{Name: "NO_COLOR", Text: "When set, nothing is coloured."},
 			}},
 			{Title: "FILES", Items: []usage.Item{
