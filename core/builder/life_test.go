@@ -306,13 +306,15 @@ func TestTimeLimit(t *testing.T) {
 }
 
 func TestAbandoned(t *testing.T) {
-	e := start(t, func(c *builder.Config) { c.ReattachGrace = 30 * time.Millisecond; c.Slots = 10 })
+	e := start(t, func(c *builder.Config) { c.Slots = 10 })
 	g := e.gate()
 	c := e.holder(1)
-	e.put(c, 1, e.one("1")).Close()
+	events := e.put(c, 1, e.one("1"))
 	<-g.begun
 	e.detach(c, 2, e.one("2"))
 	<-g.begun
+	e.svc.SetTuning(builder.Tuning{ReattachGrace: time.Millisecond, Slots: 10})
+	events.Close()
 	eventually(t, "abandoned", func() bool { return e.state(c, 1) == wire.StateCancelled })
 	if b, err := c.Get(bt.ID(1)); err != nil || b.Result.Error.Code != wire.CodeBuildAbandoned {
 		t.Errorf("%+v, %v", b, err)

@@ -448,7 +448,7 @@ func (f *search) compare(ctx context.Context, w *way) error {
 	if err := w.measure(ctx, f.s.cfg.Header, 3); err != nil {
 		return err
 	}
-	if f.s.control.isOpen() {
+	if f.s.control.isOpen() && !f.s.cfg.Direct.patient {
 		_ = f.s.base.measure(ctx, f.s.cfg.Header, 3)
 	}
 	return nil

@@ -47,8 +47,8 @@ type Direct struct {
 	// Rand draws tokens.
 	Rand io.Reader
 
-	// For tests of this package: stay inside one host, do without TCP, wait for TCP
-	// however busy the machine is.
+	// For tests of this package: stay inside one host, do without TCP, wait for TCP and
+	// take the direct path however busy the machine is.
 	loopback, quicOnly, patient bool
 }
 
