@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -79,9 +80,54 @@ func TestNarrowLine(t *testing.T) {
 	}
 }
 
+// What nobody reads, as nobody has allowed it yet, is soon more than is taken.
+func TestUnreadIsBounded(t *testing.T) {
+	conn, _ := connect(t, netip.MustParseAddrPort("127.0.0.1:0"), func(to netip.AddrPort) netip.AddrPort { return to })
+	taken := 0
+	for range 4 {
+		str, err := conn.OpenUniStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = str.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		n, err := str.Write(make([]byte, 2<<20))
+		if err == nil {
+			t.Error("all of it is taken")
+		}
+		taken += n
+	}
+	// The last piece of each stream is taken before there is room for it.
+	if taken == 0 || taken > 1<<20 {
+		t.Errorf("%d bytes are taken", taken)
+	}
+}
+
 // echo opens a stream that gives back what is written, between endpoints at an
 // address, by a line to the other.
 func echo(t *testing.T, at netip.AddrPort, line func(to netip.AddrPort) netip.AddrPort) *quic.Stream {
+	t.Helper()
+	conn, l := connect(t, at, line)
+	go func() { // ends with the endpoint
+		conn, err := l.Accept(t.Context())
+		if err != nil {
+			return
+		}
+		str, err := conn.AcceptStream(t.Context())
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(str, str)
+		_ = str.Close()
+	}()
+	str, err := conn.OpenStreamSync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return str
+}
+
+// connect connects two endpoints at an address, by a line to the other.
+func connect(t *testing.T, at netip.AddrPort, line func(to netip.AddrPort) netip.AddrPort) (*quic.Conn, *quic.Listener) {
 	t.Helper()
 	var ends [2]*Endpoint
 	var keys [2]key.Secret
@@ -108,26 +154,10 @@ func echo(t *testing.T, at netip.AddrPort, line func(to netip.AddrPort) netip.Ad
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { // ends with the endpoint
-		conn, err := l.Accept(t.Context())
-		if err != nil {
-			return
-		}
-		str, err := conn.AcceptStream(t.Context())
-		if err != nil {
-			return
-		}
-		_, _ = io.Copy(str, str)
-		_ = str.Close()
-	}()
 	to := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), ends[0].Port())
 	conn, err := ends[1].Dial(t.Context(), line(to), client)
 	if err != nil {
 		t.Fatal(err)
 	}
-	str, err := conn.OpenStreamSync(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return str
+	return conn, l
 }

@@ -25,6 +25,11 @@ const (
 	streamWindow     = 16 << 20
 	connWindow       = 32 << 20
 	maxStreams       = 250
+	// strangerWindow is what a listening end takes at first of all streams of who has yet
+	// to show that it is allowed: bytes that come before those that they follow wait in the
+	// packets that they came in, which hold up to eleven times as much. With what is read
+	// the window grows, so that uploads are no slower.
+	strangerWindow = 512 << 10
 	// firstPackets is the size of packets before QUIC has found out what the line
 	// takes: the least that it allows (RFC 9000 §14). Its default, 1280, is more than
 	// fits where the line takes 1280 with the headers, as many tunnels do.
@@ -120,7 +125,9 @@ func (e *Endpoint) Addr() netip.AddrPort { return addrPort(e.conn.LocalAddr()) }
 
 // Listen takes QUIC connections.
 func (e *Endpoint) Listen(cfg *tls.Config) (*quic.Listener, error) {
-	return e.quic.Listen(cfg, quicConfig())
+	c := quicConfig()
+	c.InitialConnectionReceiveWindow = strangerWindow
+	return e.quic.Listen(cfg, c)
 }
 
 // Dial opens a QUIC connection from the socket.
