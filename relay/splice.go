@@ -64,7 +64,8 @@ type flow struct {
 	src, dst *wsconn.Socket
 	bytes    prometheus.Counter
 	// busy is since when a piece is under way, 0 while there is none.
-	busy atomic.Int64
+	busy   atomic.Int64
+	pieces wsconn.Pieces
 	// held means that a limit on bytes per second holds the flow up.
 	held atomic.Bool
 }
@@ -201,7 +202,7 @@ func (c *spliced) ended(left, failed *wsconn.Socket, err error) {
 // all have something to move, each moves as much as the others.
 func (c *spliced) move(f *flow, r io.Reader) (readErr, writeErr error) {
 	f.busy.Store(clock(time.Now()))
-	n, readErr, writeErr := c.s.piece(f.dst, r)
+	n, readErr, writeErr := c.s.piece(f, r)
 	f.busy.Store(0)
 	if n == 0 || writeErr != nil {
 		return readErr, writeErr
@@ -223,7 +224,7 @@ func (c *spliced) move(f *flow, r io.Reader) (readErr, writeErr error) {
 	return readErr, nil
 }
 
-func (s *Server) piece(dst *wsconn.Socket, r io.Reader) (n int, readErr, writeErr error) {
+func (s *Server) piece(f *flow, r io.Reader) (n int, readErr, writeErr error) {
 	var buf []byte
 	if s.buffers.Add(1) <= bigBuffers {
 		b := wsconn.GetBuffer()
@@ -235,12 +236,14 @@ func (s *Server) piece(dst *wsconn.Socket, r io.Reader) (n int, readErr, writeEr
 		buf = b[:]
 	}
 	defer s.buffers.Add(-1)
-	n, readErr = r.Read(buf[wsconn.Headroom:])
+	begin := time.Now()
+	n, readErr = r.Read(buf[wsconn.Headroom:][:f.pieces.Next(len(buf)-wsconn.Headroom)])
+	f.pieces.Took(n, time.Since(begin))
 	if readErr != nil && readErr != io.EOF {
 		n = 0 // what has come of a frame that breaks off is still masked
 	}
 	if n > 0 {
-		writeErr = dst.Pass(buf[:wsconn.Headroom+n])
+		writeErr = f.dst.Pass(buf[:wsconn.Headroom+n])
 	}
 	return n, readErr, writeErr
 }

@@ -50,8 +50,9 @@ const (
 	streamWindow = 16 << 20
 	// connWindow lets two streams run at full speed.
 	connWindow = 32 << 20
-	// frameSize makes a write of 256 KiB one frame.
-	frameSize = 256 << 10
+	// frameSize is the least that there is: a frame counts as heard when all of it
+	// has come, and 256 KiB take longer at 64 kbit/s than a ping may.
+	frameSize = 16 << 10
 	// maxStreams bounds the requests of one circuit that are under way.
 	maxStreams = 250
 	// maxHeader bounds what a request has besides its body, of which honest ones have

@@ -23,8 +23,8 @@ const (
 	// gatherFor bounds how long full records wait for the rest, for writes
 	// that are an exact multiple of a record.
 	gatherFor = 200 * time.Microsecond
-	// readPiece is how much of a message is read before it is handed on, so
-	// that decryption need not wait for a large message's end.
+	// readPiece is how much of a message is read at most before it is handed on,
+	// so that decryption need not wait for a large message's end.
 	readPiece = 64 << 10
 	// readAhead is how many buffers are filled before anybody reads.
 	readAhead = 2
@@ -80,6 +80,7 @@ type Conn struct {
 	in      []segment // at most readAhead; only the last may be filling
 	filling bool      // the reader goroutine writes into the last segment
 	readErr error
+	pieces  Pieces // of the reader goroutine
 
 	out      message
 	due      bool // out shall be sent
@@ -245,7 +246,9 @@ func (c *Conn) readPiece(r io.Reader) error {
 		PutBuffer(b)
 		return err
 	}
-	n, err := r.Read(p)
+	begin := time.Now()
+	n, err := r.Read(p[:c.pieces.Next(len(p))])
+	c.pieces.Took(n, time.Since(begin))
 	c.mu.Lock()
 	c.filling = false
 	last := len(c.in) - 1
