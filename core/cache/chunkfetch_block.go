@@ -2,7 +2,6 @@ package cache
 
 import (
 	"slices"
-	"sync/atomic"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 )
@@ -31,8 +30,6 @@ type chunkBlock struct {
 	// holds is how many need it: the job, the chunk store, items of streams.
 	holds   int
 	waiters watchers
-	// arrived counts the bytes that came from the wire.
-	arrived atomic.Uint64
 }
 
 // A chunkPart is one chunk in a block.
@@ -114,7 +111,6 @@ func (f *ChunkFetcher) empty(b *chunkBlock) {
 	clear(b.waiters)
 	b.parts, b.waiters = b.parts[:0], b.waiters[:0]
 	b.used, b.owner = 0, nil
-	b.arrived.Store(0)
 }
 
 func (f *ChunkFetcher) unindex(b *chunkBlock, i int) {

@@ -210,3 +210,24 @@ func TestChunkSlowLink(t *testing.T) {
 		f.Close()
 	})
 }
+
+// Several requests that share a line of 64 kbit/s are each slower than one may be,
+// and are not given up.
+func TestChunkSharedLink(t *testing.T) {
+	n := newNar(0, 1, 800_000)
+	synctest.Test(t, func(t *testing.T) {
+		srv := newChunkServer(n)
+		f := newChunkFetcher(t, srv, ChunkConfig{})
+		f.http.transport = sharedLink{srv, 8000, make(chan struct{}, 1)}
+		v := viewOf(t, f, []*testNar{n})
+		v.RunAhead(nil)
+		if err := readNar(t, v, n); err != nil {
+			t.Error(err)
+		}
+		if n := v.Stats().Requests; n != 1 {
+			t.Errorf("asked %d times", n)
+		}
+		v.Close()
+		f.Close()
+	})
+}

@@ -114,7 +114,7 @@ func (f *ChunkFetcher) request(ctx context.Context, b *chunkBlock, due []int) (g
 		return 0, fmt.Errorf("ask for chunks: %w", err)
 	}
 	defer resp.Body.Close()
-	src := &chunkBody{countedBody: countedBody{r: resp.Body, f: f}, b: b, t: &t}
+	src := &chunkBody{countedBody: countedBody{r: resp.Body, f: f}, s: b.owner, t: &t}
 	fr := frameReaders.Get().(*chunk.FrameReader)
 	fr.Reset(src)
 	defer func() {
@@ -238,14 +238,14 @@ func (s *shower) done() {
 // chunkBody is the answer to a request for chunks.
 type chunkBody struct {
 	countedBody
-	b *chunkBlock
+	s *chunkStream
 	t *flight
 }
 
 func (c *chunkBody) Read(p []byte) (int, error) {
 	n, err := c.countedBody.Read(p)
 	if n > 0 {
-		c.b.arrived.Add(uint64(n))
+		c.s.arrived.Add(uint64(n))
 		c.f.pace.read(c.t, n)
 	}
 	return n, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/drv-thru/drv-thru/core/chunk"
 )
@@ -22,6 +23,8 @@ type chunkStream struct {
 	ranges []NarRange
 	// wake is signalled when something may have changed.
 	wake chan struct{}
+	// arrived counts the bytes of chunks that came from the wire.
+	arrived atomic.Uint64
 
 	// The reader: the range it is in, and the bytes [off, end) of that NAR
 	// which are to come.
@@ -329,14 +332,15 @@ func (s *chunkStream) dispatch(b *chunkBlock) {
 	go s.f.fill(s, b)
 }
 
-// Arrived implements [arriving].
+// Arrived implements [arriving]. All answers share the line: it counts what comes of
+// those that the reader does not need yet, too.
 func (s *chunkStream) Arrived() uint64 {
 	s.f.mu.Lock()
 	defer s.f.mu.Unlock()
-	if s.head == len(s.queue) {
-		return 0
+	if s.head < len(s.queue) {
+		return s.queue[s.head].place.block.owner.arrived.Load()
 	}
-	return s.queue[s.head].place.block.arrived.Load()
+	return s.arrived.Load()
 }
 
 // Close implements [Stream].

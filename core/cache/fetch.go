@@ -48,10 +48,9 @@ type Stream interface {
 }
 
 // arriving is a [Stream] that knows of bytes that have come but cannot be
-// handed on yet: of a chunk that is not complete.
+// handed on yet: of chunks that are not complete, or not the next.
 type arriving interface {
-	// Arrived counts what has come of that which Read waits for. It may
-	// be called at any time.
+	// Arrived counts what has come. It may be called at any time.
 	Arrived() uint64
 }
 
