@@ -49,13 +49,14 @@ func (s *Server) admit(r *http.Request, addr netip.Addr) error {
 	if !s.calledFor(r) && !s.rate.allow(addr) {
 		return wire.CodeRelayRate.Err().WithHint("try again in a few seconds")
 	}
+	if !asksForSocket(r) {
+		// Whoever's client it is, its version is not what is wrong.
+		return wire.Errorf(wire.CodeRelayRequest, "it asks for no WebSocket").
+			WithHint("a proxy on the way has to pass on HTTP/1.1 with Upgrade and Connection")
+	}
 	if !lists(r, "Sec-WebSocket-Protocol", wire.RelayProtocol) {
 		return wire.Errorf(wire.CodeRelayVersion, "this relay speaks %s", wire.RelayProtocol).
 			WithHint("update the older of builder, client and relay")
-	}
-	if !asksForSocket(r) {
-		return wire.Errorf(wire.CodeRelayRequest, "it asks for no WebSocket").
-			WithHint("a proxy in front of the relay has to pass on HTTP/1.1 with Upgrade and Connection")
 	}
 	return nil
 }

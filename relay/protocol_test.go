@@ -395,20 +395,27 @@ func TestPlainHTTP(t *testing.T) {
 		tr := &http.Transport{DialContext: w.network.DialContext, DisableKeepAlives: true}
 		for _, c := range []struct {
 			path, protocol string
+			upgrade        bool
 			status         int
 			code           wire.Code
 		}{
-			{"/healthz", "", 200, ""},
-			{"/", "", 404, wire.CodeNotFound},
-			{"/v1/listen", "", 426, wire.CodeRelayVersion},
-			{"/v1/listen", "drv-thru-relay.2", 426, wire.CodeRelayVersion},
-			{"/v1/dial/short", "drv-thru-relay.2, drv-thru-relay.1", 400, wire.CodeRelayRequest},
-			{dialRoute(secret(2)), wire.RelayProtocol, 404, wire.CodeRelayNoBuilder},
-			{"/v1/accept/x", wire.RelayProtocol, 404, wire.CodeRelayNoCircuit},
+			{"/healthz", "", false, 200, ""},
+			{"/", "", false, 404, wire.CodeNotFound},
+			{"/v1/listen", "", true, 426, wire.CodeRelayVersion},
+			{"/v1/listen", "drv-thru-relay.2", true, 426, wire.CodeRelayVersion},
+			// What proxies that know no WebSocket make of it.
+			{"/v1/listen", "", false, 400, wire.CodeRelayRequest},
+			{"/v1/listen", wire.RelayProtocol, false, 400, wire.CodeRelayRequest},
+			{dialRoute(secret(2)), wire.RelayProtocol, false, 400, wire.CodeRelayRequest},
+			{"/v1/dial/short", "drv-thru-relay.2, drv-thru-relay.1", true, 400, wire.CodeRelayRequest},
+			{dialRoute(secret(2)), wire.RelayProtocol, true, 404, wire.CodeRelayNoBuilder},
+			{"/v1/accept/x", wire.RelayProtocol, true, 404, wire.CodeRelayNoCircuit},
 		} {
 			req, _ := http.NewRequest(http.MethodGet, relayURL+c.path, nil)
-			socketHeader(req.Header)
-			req.Header.Del("Sec-WebSocket-Protocol")
+			if c.upgrade {
+				socketHeader(req.Header)
+				req.Header.Del("Sec-WebSocket-Protocol")
+			}
 			if c.protocol != "" {
 				req.Header.Set("Sec-WebSocket-Protocol", c.protocol)
 			}

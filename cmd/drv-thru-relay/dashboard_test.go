@@ -20,7 +20,7 @@ func TestDashboard(t *testing.T) {
 	// has a series.
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, httptest.NewRequest(http.MethodGet, wire.RouteRelayListen, nil))
-	if w.Code != http.StatusUpgradeRequired {
+	if w.Code != http.StatusBadRequest {
 		t.Fatal(w.Body)
 	}
 	r := prometheus.NewPedanticRegistry()
