@@ -1,17 +1,20 @@
 package relay_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -238,6 +241,37 @@ func TestUnknownBuilder(t *testing.T) {
 
 // Who asks a relay whether it works learns that it does, and where it answers
 // STUN, although it leads to nobody.
+// A login page answers everything with itself, HEAD too, where no body may follow.
+func TestCheckRelayOfALoginPage(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		l := w.network.Listen("cafe.example:80")
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 15\r\n\r\n<html>Log in...")
+				}
+				_ = c.Close()
+			}
+		}()
+		var said bytes.Buffer
+		log.SetOutput(&said)
+		defer log.SetOutput(os.Stderr)
+		r := link.CheckRelay(t.Context(), w.net(), "http://cafe.example", secret(9).ID())
+		synctest.Wait()
+		if r.Err == nil || !strings.Contains(r.Err.Error(), "not a drv-thru relay") {
+			t.Errorf("got %v", r.Err)
+		}
+		if said.Len() > 0 {
+			t.Errorf("net/http says: %s", &said)
+		}
+	})
+}
+
 func TestCheckRelay(t *testing.T) {
 	inWorld(t, relay.Config{STUN: ":3478"}, func(t *testing.T, w *world) {
 		// The second is how a person may have written it down.

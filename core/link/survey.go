@@ -5,6 +5,7 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"time"
@@ -40,7 +41,7 @@ func CheckRelay(ctx context.Context, n Network, relay string, nobody key.ID) Rel
 	if r.Err != nil {
 		return r
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout, fmt.Errorf("no answer within %s", dialTimeout))
 	defer cancel()
 	begin := time.Now()
 	d := &relayDialer{network: n, relay: relay, builder: nobody}
@@ -68,7 +69,9 @@ func CheckRelay(ctx context.Context, n Network, relay string, nobody key.ID) Rel
 // clockSkew compares clocks with a relay by the Date of an answer (RFC 9110
 // §6.6.1).
 func clockSkew(ctx context.Context, n Network, relay string) (time.Duration, bool) {
-	tr := &http.Transport{Proxy: n.Proxy, TLSClientConfig: n.TLS, DialContext: n.DialContext}
+	tr := &http.Transport{Proxy: n.Proxy, TLSClientConfig: n.TLS, DialContext: n.DialContext,
+		// A login page that answers HEAD with a body would have net/http print that.
+		DisableKeepAlives: true}
 	if tr.DialContext == nil {
 		tr.DialContext = wsconn.DialHost
 	}
