@@ -211,14 +211,18 @@ func TestChunkSlowLink(t *testing.T) {
 	})
 }
 
-// Several requests that share a line of 64 kbit/s are each slower than one may be,
-// and are not given up.
+// Several requests that share what is left of a line of 64 kbit/s, behind a full
+// queue, are each slower than one may be, and are not given up.
 func TestChunkSharedLink(t *testing.T) {
 	n := newNar(0, 1, 800_000)
 	synctest.Test(t, func(t *testing.T) {
 		srv := newChunkServer(n)
+		srv.onRequest = func(context.Context, *wire.ChunksRequest) error {
+			time.Sleep(4 * time.Second)
+			return nil
+		}
 		f := newChunkFetcher(t, srv, ChunkConfig{})
-		f.http.transport = sharedLink{srv, 8000, make(chan struct{}, 1)}
+		f.http.transport = sharedLink{srv, 4000, make(chan struct{}, 1)}
 		v := viewOf(t, f, []*testNar{n})
 		v.RunAhead(nil)
 		if err := readNar(t, v, n); err != nil {

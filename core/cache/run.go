@@ -22,8 +22,9 @@ const (
 	// readers have starved after it was held back; then it doubles.
 	firstWindow = 32
 	// progressUnit is how many bytes count as progress. Within a third of
-	// a read's time, 10 s, it makes the low-speed cut-off of 3 KiB/s.
-	progressUnit = 32 << 10
+	// a read's time, 10 s, it makes the low-speed cut-off of 800 bytes a second:
+	// less than what others leave of a line of 64 kbit/s.
+	progressUnit = 8 << 10
 	// stallShare is the part of a read's time that a request may go without
 	// progress before it is given up and made again at the offset reached.
 	stallShare = 3
