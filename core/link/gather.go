@@ -99,6 +99,9 @@ func (c *gathering) flushLocked() error {
 	return c.err
 }
 
+// NetConn returns the connection underneath.
+func (c *gathering) NetConn() net.Conn { return c.Conn }
+
 // Close sends what waits and closes the connection. Whoever is stuck in a Write
 // is not waited for.
 func (c *gathering) Close() error {

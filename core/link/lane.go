@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,7 +165,8 @@ func (l *lane) alive(ctx context.Context, path Path, since time.Time) (known boo
 		l.warm()
 		return false, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	// If no answer comes, the connection is lost long before that.
+	ctx, cancel := context.WithTimeout(ctx, stallAfter)
 	defer cancel()
 	return true, ping(ctx, cc, l.s.cfg.Header)
 }
@@ -308,7 +310,71 @@ func (s *Session) openBase(ctx context.Context, proto string) (*opened, error) {
 		attrs = append(attrs, slog.String("circuit", string(c.id)))
 	}
 	s.log.Debug("circuit open", attrs...)
-	return &opened{cc, c}, nil
+	o := &opened{cc, c}
+	s.watch(o, proto)
+	return o, nil
+}
+
+// watch counts a connection's circuit among those of its path. One for small requests
+// does not outlive the path.
+func (s *Session) watch(o *opened, proto string) {
+	s.mu.Lock()
+	s.circuits = slices.DeleteFunc(s.circuits, func(c *circuit) bool { return c.closed.Load() })
+	s.circuits = append(s.circuits, o.circuit)
+	s.mu.Unlock()
+	if proto == protoControl {
+		s.start(func() { s.closeSilent(o.circuit) })
+	}
+}
+
+// closeSilent closes a circuit when nothing has come by it for as long as a ping takes
+// that is answered, and nothing has moved on the path's other circuits since the ping.
+// While they move, the answer may only wait behind what they carry.
+func (s *Session) closeSilent(c *circuit) {
+	var moved uint64
+	still := sinceStart() // since when the others have not moved
+	awake := still        // since when this process has not stood still itself
+	timer := time.NewTimer(watchEvery)
+	defer timer.Stop()
+	for due := awake + watchEvery; ; {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-timer.C:
+		}
+		if c.closed.Load() {
+			return
+		}
+		at := sinceStart()
+		if m := s.moved(c); m != moved {
+			moved, still = m, at
+		}
+		if at-due > watchEvery {
+			awake = at
+		}
+		silent := at - max(awake, time.Duration(c.heard.Load()))
+		left := max(pingAfter+pingTimeout-silent, pingAfter-(at-still))
+		if left <= 0 {
+			s.log.Debug("a connection does not answer", slog.String("lane", lanes[protoControl]), slog.String("path", c.path.String()))
+			_ = c.Close()
+			return
+		}
+		left = min(left, watchEvery)
+		timer.Reset(left)
+		due = at + left
+	}
+}
+
+// moved adds up the progress of the other circuits of a circuit's path.
+func (s *Session) moved(but *circuit) (sum uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.circuits {
+		if c != but && c.path == but.path && !c.closed.Load() {
+			sum += c.progress()
+		}
+	}
+	return sum
 }
 
 // lanes is what logs call the connections of each protocol.
@@ -322,7 +388,7 @@ func clientConn(ctx context.Context, conn *tls.Conn, proto string) (*http.Client
 	tr := &http.Transport{
 		DialTLSContext:     func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		Protocols:          protocols,
-		HTTP2:              h2Config(pingAfter, pingTimeout),
+		HTTP2:              h2Config(pingAfter, stallAfter),
 		DisableCompression: true, // the protocol says itself what is compressed
 	}
 	// net/http's own copy of HTTP/2, as of Go 1.26, waits for ever on a builder that

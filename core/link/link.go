@@ -61,11 +61,14 @@ const (
 )
 
 // Liveness of a path. A client pings on the control circuit when it has heard
-// nothing for pingAfter, there or from a transfer. That circuit carries little, so
-// an answer that takes longer than pingTimeout is lost.
+// nothing there for pingAfter. That circuit carries little, so an answer that takes
+// longer than pingTimeout is lost, unless something moves on the path's other
+// circuits: what they carry may fill the line for longer (stallAfter bounds that).
 const (
 	pingAfter   = 5 * time.Second
 	pingTimeout = 2 * time.Second
+	// watchEvery is how often it is looked at what moves.
+	watchEvery = time.Second
 	// The builder only needs to get rid of clients that are gone.
 	serverPingAfter   = 15 * time.Second
 	serverPingTimeout = 15 * time.Second

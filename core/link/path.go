@@ -77,8 +77,25 @@ type circuit struct {
 	well  atomic.Bool
 	// arrived is heeded by builders, see LimitStrangers and DirectListener.
 	arrived arrival
-	// moved counts bytes, both ways.
-	moved atomic.Uint64
+	// moved counts bytes, both ways; heard is when the last came, as [sinceStart]
+	// tells it.
+	moved  atomic.Uint64
+	heard  atomic.Int64
+	closed atomic.Bool
+}
+
+// sinceStart is a time that no change of the clock changes.
+func sinceStart() time.Duration { return time.Since(processStart) }
+
+var processStart = time.Now()
+
+// progress is a count that changes while bytes arrive, here or there: those that
+// were written may wait in buffers for minutes, on a slow line.
+func (c *circuit) progress() uint64 {
+	if n, known := wsconn.Moved(c.Conn); known {
+		return n
+	}
+	return c.moved.Load()
 }
 
 // circuitBelow finds the circuit that a connection stands on, nil for none.
@@ -100,6 +117,9 @@ func circuitBelow(c net.Conn) *circuit {
 func (c *circuit) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.moved.Add(uint64(n))
+	if n > 0 {
+		c.heard.Store(int64(sinceStart()))
+	}
 	if err != nil && c.path.Kind == PathRelay {
 		err = relayCause(err)
 	}
@@ -115,6 +135,7 @@ func (c *circuit) Write(p []byte) (int, error) {
 
 // Close closes the connection below.
 func (c *circuit) Close() error {
+	c.closed.Store(true)
 	if c.ended != nil {
 		c.ended(c.well.Load())
 	}

@@ -70,7 +70,7 @@ type pooled struct {
 	use   *use
 	gone  bool      // not in the pool any more
 	since time.Time // idle since
-	seen  uint64    // what had moved when it was looked at
+	seen  uint64    // its circuit's progress when it was looked at
 	still time.Time // since when nothing has moved
 	asked time.Time // when its path was last found to be alive
 }
@@ -141,7 +141,7 @@ func (p *pool) idleLocked() *pooled {
 // begin gives a connection to a request; pool.mu is held.
 func (c *pooled) begin() {
 	c.busy, c.use = true, new(use)
-	c.seen, c.still, c.asked = c.circuit.moved.Load(), time.Now(), time.Time{}
+	c.seen, c.still, c.asked = c.circuit.progress(), time.Now(), time.Time{}
 	c.circuit.well.Store(false)
 }
 
@@ -310,7 +310,7 @@ func (p *pool) watch() {
 		var old, still []*pooled
 		p.mu.Lock()
 		for _, c := range slices.Clone(p.conns) {
-			moved := c.circuit.moved.Load()
+			moved := c.circuit.progress()
 			switch {
 			case !c.busy && (now.Sub(c.since) >= idleAfter || c.cc.Err() != nil):
 				p.removeLocked(c)
@@ -351,7 +351,7 @@ func (p *pool) probe(still []*pooled) {
 			failed[c.circuit.path] = err
 		}
 		p.mu.Lock()
-		stands := !c.gone && c.busy && c.still.Equal(since) && c.circuit.moved.Load() == c.seen
+		stands := !c.gone && c.busy && c.still.Equal(since) && c.circuit.progress() == c.seen
 		if known && err == nil {
 			c.asked = time.Now()
 		}

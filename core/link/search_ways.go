@@ -105,7 +105,7 @@ func (f *search) dialTCP(ctx context.Context, at netip.AddrPort) (*way, error) {
 		s:    f.s,
 		open: func(ctx context.Context) (*opened, error) { return f.s.openTCP(ctx, d, protoBulk) },
 		alive: func(ctx context.Context, _ Path, _ time.Time) (bool, error) {
-			ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+			ctx, cancel := context.WithTimeout(ctx, stallAfter)
 			defer cancel()
 			return true, ping(ctx, control.cc, f.s.cfg.Header)
 		},
@@ -142,7 +142,9 @@ func (s *Session) openTCP(ctx context.Context, d tcpDialer, proto string) (*open
 	if err != nil {
 		return nil, lost(d.path(), err)
 	}
-	return &opened{cc, circuitBelow(conn)}, nil
+	o := &opened{cc, circuitBelow(conn)}
+	s.watch(o, proto)
+	return o, nil
 }
 
 // viaQUIC connects to the addresses from which packets came, one after another,

@@ -69,9 +69,10 @@ type Session struct {
 	starting sync.Mutex
 	closed   bool
 
-	mu      sync.Mutex
-	dialers []dialer // the one that worked last is first
-	direct  []*way
+	mu       sync.Mutex
+	circuits []*circuit // see watch
+	dialers  []dialer   // the one that worked last is first
+	direct   []*way
 	// lastBulk is what was chosen last, for downloads and for uploads.
 	lastBulk    [2]*way
 	baseWarmed  time.Time

@@ -116,6 +116,9 @@ func New(s *Socket, maxMessage int64) *Conn {
 	return c
 }
 
+// NetConn returns the network connection underneath if this end dialled it, or nil.
+func (c *Conn) NetConn() net.Conn { return c.sock.below }
+
 // LocalAddr returns the address of the network connection underneath.
 func (c *Conn) LocalAddr() net.Addr { return c.sock.LocalAddr() }
 

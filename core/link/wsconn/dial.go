@@ -47,7 +47,7 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Socket, *http.Res
 	s := &Socket{}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(i httptrace.GotConnInfo) {
-			s.local, s.remote = i.Conn.LocalAddr(), i.Conn.RemoteAddr()
+			s.below, s.local, s.remote = i.Conn, i.Conn.LocalAddr(), i.Conn.RemoteAddr()
 		},
 	})
 	client := &http.Client{

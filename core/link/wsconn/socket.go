@@ -16,6 +16,7 @@ type Socket struct {
 	*websocket.Conn
 	frames        *framer
 	local, remote net.Addr
+	below         net.Conn      // nil where the platform hides it
 	idle          *waiter       // nil where waiting needs the WebSocket
 	buffered      *bufio.Reader // what idle does not see
 	// parting is held by a goodbye, which reads too, and by whoever looks at what

@@ -16,15 +16,31 @@ const notSentLowat = 1 << 20
 // TLS, and does nothing to what is not TCP or where the system has no such
 // settings: they are improvements, not needs.
 func Tune(c net.Conn) {
+	if t := tcpBelow(c); t != nil {
+		tuneTCP(t)
+	}
+}
+
+// Moved is how many bytes a TCP connection has brought to its other end and from
+// there, as the kernel counts them: what was written may wait here for long. It is
+// not known of what is not TCP, or where the system does not tell.
+func Moved(c net.Conn) (n uint64, known bool) {
+	if t := tcpBelow(c); t != nil {
+		return movedTCP(t)
+	}
+	return 0, false
+}
+
+// tcpBelow finds the TCP connection that c stands on, nil for none.
+func tcpBelow(c net.Conn) *net.TCPConn {
 	for {
 		switch t := c.(type) {
 		case *net.TCPConn:
-			tuneTCP(t)
-			return
+			return t
 		case interface{ NetConn() net.Conn }: // tls.Conn and wrappers like it
 			c = t.NetConn()
 		default:
-			return
+			return nil
 		}
 	}
 }

@@ -18,3 +18,18 @@ func tuneTCP(c *net.TCPConn) {
 		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "bbr")
 	})
 }
+
+func movedTCP(c *net.TCPConn) (n uint64, known bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, false
+	}
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			n = info.Bytes_acked + info.Bytes_received
+		}
+	})
+	// Linux before 4.1 leaves these empty.
+	return n, n > 0
+}
