@@ -224,7 +224,7 @@ in
     idleTimeout = mkOption {
       type = own.duration;
       default = "2m";
-      description = "How long a circuit may carry nothing, or take over one message.";
+      description = "How long a circuit may carry nothing, or take over a piece of a message.";
     };
     extraFlags = mkOption {
       type = types.listOf types.str;

@@ -44,9 +44,9 @@ type Limits struct {
 	// HalfOpen is how long a builder has to come for a circuit: 10 s.
 	HalfOpen time.Duration
 	// Idle is how long a circuit may move nothing in either direction before
-	// it is cut, and how long one message may take: 2 minutes. Peers send pings
-	// every few seconds, but not inside of a large transfer; below about 2 KB/s a
-	// circuit is of no use.
+	// it is cut, and how long a piece of a message may take, of which those on slow
+	// lines are small: 2 minutes. Peers send pings every few seconds, but not inside
+	// of a large transfer.
 	Idle time.Duration
 }
 

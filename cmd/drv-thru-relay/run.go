@@ -94,7 +94,7 @@ func (f *flags) set() *flag.FlagSet {
 	count(&l.HandshakeBurst, "handshake-burst", 500, "`NUMBER` of new connections at once from one address")
 	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "`NUMBER` of STUN answers per second to one address")
 	usage.DurationVar(fs, &l.HalfOpen, "half-open-timeout", 10*time.Second, "`TIME` that a builder has to come for a circuit")
-	usage.DurationVar(fs, &l.Idle, "idle-timeout", 2*time.Minute, "`TIME` for which a circuit may carry nothing, or take over one message")
+	usage.DurationVar(fs, &l.Idle, "idle-timeout", 2*time.Minute, "`TIME` for which a circuit may carry nothing, or take over a piece of a message")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	return fs
 }
