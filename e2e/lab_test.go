@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -159,10 +160,14 @@ func TestLabCopy(t *testing.T) {
 	})
 }
 
+// forEachRoot runs a subtest for every root, all at once: one alone waits for one
+// program after the other, and leaves processors idle.
 func forEachRoot(t *testing.T, run func(*testing.T, lab.Root)) {
+	var wg sync.WaitGroup
 	for _, root := range lab.Roots {
-		t.Run(string(root), func(t *testing.T) { run(t, root) })
+		wg.Go(func() { t.Run(string(root), func(t *testing.T) { run(t, root) }) })
 	}
+	wg.Wait()
 }
 
 // serveText serves text on loopback and returns the URL.
