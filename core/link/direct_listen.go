@@ -87,9 +87,7 @@ func ListenDirect(cfg DirectConfig) (*DirectListener, error) {
 	}
 	d := &DirectListener{
 		cfg: cfg, log: cfg.Log, renew: make(chan struct{}, 1), nat: wire.NATUnknown,
-		each: direct.Quota[key.ID]{
-			Each: direct.Bucket{PerSecond: 0.5, Burst: 8}, All: direct.Bucket{PerSecond: 1e9, Burst: 1e9},
-		},
+		each: direct.Quota[key.ID]{Each: direct.Bucket{PerSecond: 0.5, Burst: 8}},
 		// An exchange takes five seconds: a group's are half of what there may be at once.
 		quota: direct.Quota[string]{
 			Each: direct.Bucket{PerSecond: 5, Burst: 40}, All: direct.Bucket{PerSecond: 20, Burst: 100},

@@ -38,8 +38,9 @@ func (b *Bucket) Full(now time.Time) bool {
 	return b.since.IsZero() || b.used-now.Sub(b.since).Seconds()*b.PerSecond <= 0
 }
 
-// Quota is a bucket for each of many keys, and one for all together. No more
-// than 4,096 keys are remembered; while all of them are in use, others wait.
+// Quota is a bucket for each of many keys, and one for all together, if that has a
+// Burst. No more than 4,096 keys are remembered; while all of them are in use, others
+// wait.
 type Quota[K comparable] struct {
 	Each, All Bucket // what they start as
 
@@ -49,7 +50,7 @@ type Quota[K comparable] struct {
 
 const maxKeys = 4096
 
-// Take takes a token of a key's and of all.
+// Take takes a token of a key's and of all's.
 func (q *Quota[K]) Take(k K, now time.Time) bool {
 	q.mu.Lock()
 	b := q.per[k]
@@ -72,5 +73,5 @@ func (q *Quota[K]) Take(k K, now time.Time) bool {
 		q.per[k] = b
 	}
 	q.mu.Unlock()
-	return b.Take(now) && q.All.Take(now)
+	return b.Take(now) && (q.All.Burst == 0 || q.All.Take(now))
 }
