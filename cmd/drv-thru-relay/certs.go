@@ -158,14 +158,18 @@ func (a *acmeCerts) config() *tls.Config { return serverTLS(a.get, acme.ALPNProt
 func (a *acmeCerts) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cert, err := a.manager.GetCertificate(hello)
 	switch {
-	case err == nil && cert.Leaf != nil && overdue(cert.Leaf, time.Now()): // a challenge's has none
-		a.warn("the certificate should have been renewed by now", hello, slog.Time("valid_until", cert.Leaf.NotAfter))
-	case err != nil && a.manager.HostPolicy(context.Background(), hello.ServerName) == nil:
-		a.warn("no certificate", hello, slog.Any("error", err))
-	}
-	// A peer may write the name in many ways; the certificate has one.
-	if err == nil && !slices.Contains(hello.SupportedProtos, acme.ALPNProto) && len(cert.Leaf.DNSNames) > 0 {
-		a.shown.note(cert.Leaf.DNSNames[0], cert.Leaf)
+	case err != nil:
+		if a.manager.HostPolicy(context.Background(), hello.ServerName) == nil {
+			a.warn("no certificate", hello, slog.Any("error", err))
+		}
+	case !slices.Contains(hello.SupportedProtos, acme.ALPNProto): // that of a challenge lives for a moment
+		if overdue(cert.Leaf, time.Now()) {
+			a.warn("the certificate should have been renewed by now", hello, slog.Time("valid_until", cert.Leaf.NotAfter))
+		}
+		// A peer may write the name in many ways; the certificate has one.
+		if len(cert.Leaf.DNSNames) > 0 {
+			a.shown.note(cert.Leaf.DNSNames[0], cert.Leaf)
+		}
 	}
 	return cert, err
 }
