@@ -344,25 +344,12 @@ func TestACMERenewalThatFails(t *testing.T) {
 		"of a day, all but expired": {day, time.Minute, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
 			until := time.Now().Add(c.left)
-			template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"relay.example"}, NotBefore: until.Add(-c.lasts), NotAfter: until}
-			cert, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
-			if err != nil {
-				t.Fatal(err)
-			}
-			keyDER, err := x509.MarshalECPrivateKey(k)
-			if err != nil {
-				t.Fatal(err)
-			}
+			cert, key := newCertificate(t, until.Add(-c.lasts), until)
 			f := acmeFlags{domains: []string{"relay.example"}, directory: "http://127.0.0.1:1"} // nobody
 			var log bytes.Buffer
 			a := newACME(f, slog.New(slog.NewTextHandler(&log, nil)))
-			a.manager.Cache = certCache(slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}),
-				pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+			a.manager.Cache = certCache(slices.Concat(key, cert))
 			for range 2 {
 				a.prepare(f.domains)
 			}

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// writeCertificate makes a certificate of that validity.
-func writeCertificate(t *testing.T, cert, key string, from, until time.Time) {
+// newCertificate makes a certificate of that validity and its key, as PEM.
+func newCertificate(t *testing.T, from, until time.Time) (cert, key []byte) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -32,8 +32,15 @@ func writeCertificate(t *testing.T, cert, key string, from, until time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		if err := os.WriteFile(name, pem.EncodeToMemory(block), 0o600); err != nil {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+// writeCertificate writes one into files.
+func writeCertificate(t *testing.T, cert, key string, from, until time.Time) {
+	t.Helper()
+	c, k := newCertificate(t, from, until)
+	for name, text := range map[string][]byte{cert: c, key: k} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
