@@ -146,7 +146,7 @@ func (s *diskStore) nar(t testing.TB, p nix.Path) []byte {
 	}
 	defer l.Close()
 	var b bytes.Buffer
-	if _, err := l.WriteTo(&b); err != nil {
+	if _, err := io.Copy(&b, io.NewSectionReader(l, 0, l.Size())); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()

@@ -56,12 +56,13 @@ func BenchmarkLayout(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer l.Close()
+			var buf [256 << 10]byte
 			plain := best(b, func() { readAll(b, root) })
 			b.SetBytes(l.Size())
 			fastest := time.Duration(1 << 62)
 			for b.Loop() {
 				start := time.Now()
-				if _, err := l.WriteTo(io.Discard); err != nil {
+				if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.NewSectionReader(l, 0, l.Size()), buf[:]); err != nil {
 					b.Fatal(err)
 				}
 				fastest = min(fastest, time.Since(start))

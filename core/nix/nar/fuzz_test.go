@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -44,7 +45,7 @@ func FuzzChecker(f *testing.F) {
 		}
 		defer l.Close()
 		var b bytes.Buffer
-		if _, err := l.WriteTo(&b); err != nil {
+		if _, err := io.Copy(&b, io.NewSectionReader(l, 0, l.Size())); err != nil {
 			t.Fatal(err)
 		}
 		equalBytes(t, "layout of what was unpacked", b.Bytes(), p)

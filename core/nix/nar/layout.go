@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"slices"
 	"sort"
-	"sync"
 	"syscall"
 )
 
@@ -16,10 +15,6 @@ import (
 // 220 for each entry), so that a build output of countless empty files cannot
 // take the memory of whoever scans it. Enough for two million files.
 const maxLiteral = 512 << 20
-
-// copyBufSize is how much CopyRange moves at a time. Smaller pieces cost a
-// wake-up of the peer each, larger ones fall out of the processor's cache.
-const copyBufSize = 256 << 10
 
 // Layout is the archive of a tree on disk, addressable by offset without being
 // produced: what is not file contents is held in memory, the contents are read
@@ -86,10 +81,7 @@ func (s *scanner) root() error {
 		return err
 	}
 	s.l.literal = appendString(s.l.literal, magic)
-	if err := s.node(st, "", 0, 0, 0); err != nil {
-		return err
-	}
-	return nil
+	return s.node(st, "", 0, 0, 0)
 }
 
 // node appends one node. path is the node's own when it is a directory; dir and
@@ -166,9 +158,6 @@ func join(dir, name string) string {
 
 // Size returns the archive's length in bytes: Nix's NarSize.
 func (l *Layout) Size() int64 { return l.size }
-
-// Files returns how many regular files with contents the tree has.
-func (l *Layout) Files() int { return len(l.files) }
 
 // path returns the path of a file below the root.
 func (l *Layout) path(f *file) string {
@@ -277,41 +266,10 @@ func ofReader(err error) bool {
 	return false
 }
 
-var copyBufs = sync.Pool{New: func() any { return new([copyBufSize]byte) }}
-
-// CopyRange writes n bytes of the archive from off on, in pieces of 256 KiB
-// (the last one less). It returns how many bytes w took.
-func (l *Layout) CopyRange(w io.Writer, off, n int64) (int64, error) {
-	if off < 0 || n < 0 || off > l.size || n > l.size-off {
-		return 0, fmt.Errorf("read NAR: range %d+%d outside of its %d bytes", off, n, l.size)
-	}
-	buf := copyBufs.Get().(*[copyBufSize]byte)
-	defer copyBufs.Put(buf)
-	var done int64
-	for done < n {
-		p := buf[:min(n-done, copyBufSize)]
-		if k, err := l.ReadAt(p, off+done); k < len(p) {
-			return done, err
-		}
-		k, err := w.Write(p)
-		done += int64(k)
-		if err != nil {
-			return done, err
-		}
-	}
-	return done, nil
-}
-
-// WriteTo implements [io.WriterTo]: the whole archive.
-func (l *Layout) WriteTo(w io.Writer) (int64, error) { return l.CopyRange(w, 0, l.size) }
-
 // Close closes what is open. Reads under way may finish or fail.
 func (l *Layout) Close() error {
 	l.open.close()
 	return l.tree.close()
 }
 
-var (
-	_ io.ReaderAt = (*Layout)(nil)
-	_ io.WriterTo = (*Layout)(nil)
-)
+var _ io.ReaderAt = (*Layout)(nil)

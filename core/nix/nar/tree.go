@@ -53,8 +53,7 @@ func (t *tree) statRoot() (stat, error) {
 	if info.IsDir() != (t.below != nil) {
 		return stat{}, fmt.Errorf("%w: the root is of another type now", ErrChanged)
 	}
-	st, err := statOf("", info, func() (string, error) { return os.Readlink(t.path) })
-	return st, err
+	return statOf("", info, func() (string, error) { return os.Readlink(t.path) })
 }
 
 // statOf takes what the archive needs from info.
