@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -19,9 +20,6 @@ type Config struct {
 	// Env is the environment, as os.Environ returns it. Nix needs at least PATH
 	// and HOME. Variables that begin with DRV_THRU_ are left out.
 	Env []string
-	// Dir is the working directory, against which "." and paths are resolved;
-	// the process's own if empty.
-	Dir string
 	// Stdin is read where Request.File is "-".
 	Stdin io.Reader
 	// Stderr receives Nix's messages for the user, nil discards them.
@@ -47,8 +45,8 @@ type Request struct {
 	Expr string
 	// Args and ArgStrs are names and values of --arg and --argstr.
 	Args, ArgStrs [][2]string
-	// Impure, Refresh, AcceptFlakeConfig are the options of these names.
-	Impure, Refresh, AcceptFlakeConfig bool
+	// Impure and Refresh are the options of these names.
+	Impure, Refresh bool
 	// OverrideInputs are pairs of an input path and a flake reference.
 	OverrideInputs [][2]string
 	// System replaces builtins.currentSystem.
@@ -223,11 +221,15 @@ func (cfg *Config) storePath(p nix.Path, in installable) (Target, error) {
 
 // derivation makes the target of outputs of a .drv file that is in the store.
 func (cfg *Config) derivation(drv nix.Path, in installable) (Target, error) {
-	text, err := cfg.readFile(string(drv))
+	read := cfg.ReadFile
+	if read == nil {
+		read = os.ReadFile
+	}
+	text, err := read(string(drv))
 	if err != nil {
 		return Target{}, err
 	}
-	d, err := nix.ParseDerivation(strings.TrimSuffix(drv.Name(), ".drv"), text)
+	d, err := nix.ParseDerivation(drv.Name(), text)
 	if err != nil {
 		return Target{}, fmt.Errorf("%s: %w", drv, err)
 	}

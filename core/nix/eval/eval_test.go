@@ -43,7 +43,6 @@ type answer struct {
 type call struct {
 	Args  []string
 	Env   []string
-	Dir   string
 	Stdin string
 }
 
@@ -70,8 +69,7 @@ func fakeMain(file string) int {
 	if _, err := stdin.ReadFrom(os.Stdin); err != nil {
 		return 92
 	}
-	dir, _ := os.Getwd()
-	line, _ := json.Marshal(call{os.Args[1:], os.Environ(), dir, stdin.String()})
+	line, _ := json.Marshal(call{os.Args[1:], os.Environ(), stdin.String()})
 	if os.WriteFile(p.Asked, append(asked, append(line, '\n')...), 0o600) != nil {
 		return 93
 	}
@@ -191,11 +189,11 @@ func TestEvaluate(t *testing.T) {
 		"every option": {
 			Request{
 				Installables: []string{"a"}, File: "x.nix", Args: [][2]string{{"n", "1"}},
-				ArgStrs: [][2]string{{"s", "-x"}}, Impure: true, Refresh: true, AcceptFlakeConfig: true,
+				ArgStrs: [][2]string{{"s", "-x"}}, Impure: true, Refresh: true,
 				OverrideInputs: [][2]string{{"nixpkgs", "path:/x"}}, System: "riscv64-linux", NoSubstitute: true,
 			},
 			[]answer{build(helloEntry)},
-			[][]string{args("--impure", "--refresh", "--accept-flake-config", "--option", "substitute", "false",
+			[][]string{args("--impure", "--refresh", "--option", "substitute", "false",
 				"--system", "riscv64-linux", "--override-input", "nixpkgs", "path:/x", "--arg", "n", "1",
 				"--argstr", "s", "-x", "--file", "x.nix", "--", "a")},
 			[]Target{of(hello, "a")},
@@ -335,14 +333,13 @@ func TestEvaluateBadAnswers(t *testing.T) {
 
 func TestSurroundings(t *testing.T) {
 	cfg, asked := fake(t, answer{Stdout: "[]"})
-	cfg.Dir = t.TempDir()
 	cfg.Stdin = strings.NewReader("{ }")
 	if _, err := Evaluate(t.Context(), cfg, Request{File: "-"}); err != nil {
 		t.Fatal(err)
 	}
 	c := asked()[0]
-	if c.Dir != cfg.Dir || c.Stdin != "{ }" {
-		t.Errorf("in %q with stdin %q", c.Dir, c.Stdin)
+	if c.Stdin != "{ }" {
+		t.Errorf("stdin %q", c.Stdin)
 	}
 	env := strings.Join(c.Env, "\n")
 	if strings.Contains(env, "drvthrusecret") || !strings.Contains(env, "HOME=/home/me") || strings.Contains(env, "PATH=") {

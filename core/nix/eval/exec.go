@@ -4,6 +4,7 @@ package eval
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,16 +25,11 @@ const (
 
 // run runs nix and returns its standard output.
 func (cfg *Config) run(ctx context.Context, args []string) ([]byte, error) {
-	program := cfg.Program
-	if program == "" {
-		program = "nix"
-	}
-	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // the arguments are checked
+	cmd := exec.CommandContext(ctx, cmp.Or(cfg.Program, "nix"), args...) //nolint:gosec // the arguments are checked
 	cmd.Env = slices.DeleteFunc(slices.Clone(cfg.Env), func(v string) bool { return strings.HasPrefix(v, "DRV_THRU_") })
 	if cmd.Env == nil {
 		cmd.Env = []string{} // nil would be the process's own
 	}
-	cmd.Dir = cfg.Dir
 	cmd.Stdin = cfg.Stdin
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = stopDelay
@@ -61,13 +57,6 @@ func (cfg *Config) run(ctx context.Context, args []string) ([]byte, error) {
 		return nil, &ExitError{Command: name, Code: exit.ExitCode(), Message: log.last}
 	}
 	return nil, fmt.Errorf("%s: %w", name, err)
-}
-
-func (cfg *Config) readFile(name string) ([]byte, error) {
-	if cfg.ReadFile != nil {
-		return cfg.ReadFile(name)
-	}
-	return os.ReadFile(name) //nolint:gosec // a .drv in the store
 }
 
 // limited is a buffer with a bound.

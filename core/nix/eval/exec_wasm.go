@@ -12,10 +12,3 @@ import (
 func (cfg *Config) run(context.Context, []string) ([]byte, error) {
 	return nil, fmt.Errorf("nix: %w", errors.ErrUnsupported)
 }
-
-func (cfg *Config) readFile(name string) ([]byte, error) {
-	if cfg.ReadFile != nil {
-		return cfg.ReadFile(name)
-	}
-	return nil, fmt.Errorf("%s: %w", name, errors.ErrUnsupported)
-}

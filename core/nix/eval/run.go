@@ -93,13 +93,11 @@ func (r *Request) args() []string {
 		"--extra-experimental-features", features, "build",
 		"--dry-run", "--json", "--no-link", "--log-format", "internal-json",
 	}
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{{"--impure", r.Impure}, {"--refresh", r.Refresh}, {"--accept-flake-config", r.AcceptFlakeConfig}} {
-		if f.set {
-			args = append(args, f.name)
-		}
+	if r.Impure {
+		args = append(args, "--impure")
+	}
+	if r.Refresh {
+		args = append(args, "--refresh")
 	}
 	if r.NoSubstitute {
 		args = append(args, "--option", "substitute", "false")
