@@ -56,11 +56,8 @@ func (s *session) Import(ctx context.Context, items []builder.ImportItem) error 
 
 func (s *session) Build(ctx context.Context, targets []daemon.DerivedPath, opts builder.BuildOptions, sink daemon.Sink) ([]daemon.BuildResult, error) {
 	err := s.c.SetOptions(ctx, daemon.Options{
-		KeepFailed: opts.KeepDiffering,
-		KeepGoing:  opts.KeepGoing,
-		// A substitute that was announced and is gone must not become a build
-		// that was never checked.
-		Fallback:       false,
+		KeepFailed:     opts.KeepDiffering,
+		KeepGoing:      opts.KeepGoing,
 		Verbosity:      verbosity,
 		MaxJobs:        s.maxJobs,
 		MaxSilentTime:  uint64(opts.MaxSilentTime / time.Second),

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 )
@@ -78,16 +77,11 @@ type BuildResult struct {
 	// ErrorMsg says why a build failed, with its last log lines: at most
 	// MaxErrorText bytes, possibly with ANSI colours.
 	ErrorMsg string
-	// TimesBuilt counts the rounds, 0 if nothing was built. Nix 2.34.8 leaves it and
-	// the start and stop times at 0 also for what it has built.
+	// TimesBuilt counts the rounds, 0 if nothing was built. Nix 2.34.8 leaves it at 0
+	// also for what it has built.
 	TimesBuilt uint64
 	// IsNonDeterministic says that rounds differed.
 	IsNonDeterministic bool
-	// StartTime and StopTime of the build in seconds since 1970, 0 if none.
-	StartTime, StopTime int64
-	// CPUUser and CPUSystem are nil where the daemon does not know (protocol
-	// before 1.37, or no control groups).
-	CPUUser, CPUSystem *time.Duration
 	// BuiltOutputs has the paths of the wanted outputs by name; empty for a
 	// failure and for a path that is not a derivation.
 	BuiltOutputs map[string]nix.Path
@@ -162,11 +156,12 @@ func (d *decoder) buildResult(v Version) BuildResult {
 		ErrorMsg:           d.text(MaxErrorText),
 		TimesBuilt:         d.u64(),
 		IsNonDeterministic: d.bool(),
-		StartTime:          int64(d.u64()),
-		StopTime:           int64(d.u64()),
 	}
+	d.u64() // start time
+	d.u64() // stop time
 	if v.AtLeast(versionCPUTimes) {
-		r.CPUUser, r.CPUSystem = d.optMicroseconds(), d.optMicroseconds()
+		d.skipOptional() // user
+		d.skipOptional() // system
 	}
 	for range d.count(maxOutputs, "built outputs") {
 		id := d.string(maxName, "derivation output")
@@ -214,14 +209,13 @@ func outPath(realisation json.RawMessage) (nix.Path, error) {
 	return nix.ParseBase(r.OutPath)
 }
 
-func (d *decoder) optMicroseconds() *time.Duration {
+// skipOptional reads a number that need not be there.
+func (d *decoder) skipOptional() {
 	switch tag := d.u64(); tag {
 	case 0:
 	case 1:
-		t := time.Duration(d.u64()) * time.Microsecond
-		return &t
+		d.u64()
 	default:
 		d.malformed("optional value with tag %d", tag)
 	}
-	return nil
 }

@@ -6,7 +6,6 @@ import "strings"
 // unless the daemon found fault with the form of the arguments: then it has hung
 // up, and the next operation fails.
 type Error struct {
-	Level Verbosity
 	// Msg is the message, at most MaxErrorText bytes of it, usually with ANSI
 	// colours: Error gives it without.
 	Msg string
@@ -20,9 +19,9 @@ func (e *Error) Error() string { return StripANSI(e.Msg) }
 // remoteError reads an error (Nix libutil/serialise.cc, operator<< of Error).
 func (d *decoder) remoteError() *Error {
 	d.string(maxName, "error type") // always "Error"
-	e := &Error{Level: Verbosity(d.u64())}
+	d.u64()                         // level
 	d.string(maxName, "error name") // no longer used
-	e.Msg = d.text(MaxErrorText)
+	e := &Error{Msg: d.text(MaxErrorText)}
 	d.noPosition()
 	n := d.count(maxSkip, "error traces")
 	for range n {

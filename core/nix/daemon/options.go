@@ -14,8 +14,6 @@ type Options struct {
 	KeepFailed bool
 	// KeepGoing builds what can still be built after a failure.
 	KeepGoing bool
-	// Fallback builds where a substitute was announced but cannot be had.
-	Fallback bool
 	// Verbosity of messages and activities; build logs come at any level.
 	Verbosity Verbosity
 	// MaxJobs is the number of local builds at a time.
@@ -44,7 +42,9 @@ func (c *Conn) setOptions(ctx context.Context, o Options) error {
 		e.u64(opSetOptions)
 		e.bool(o.KeepFailed)
 		e.bool(o.KeepGoing)
-		e.bool(o.Fallback)
+		// Fallback: a substitute that was announced and is gone must not become a
+		// build that was never checked.
+		e.bool(false)
 		e.u64(uint64(o.Verbosity))
 		e.u64(uint64(o.MaxJobs))
 		e.u64(o.MaxSilentTime)
