@@ -104,7 +104,7 @@ func (a *app) builderInfo(ctx context.Context, name, keyFile string) (info wire.
 		return info, "", err
 	}
 	defer b.link.Close()
-	info, err = b.Info(ctx)
+	info, err = b.Info(ctx, "")
 	switch {
 	case wire.CodeOf(err) == wire.CodeNoCredentials:
 		return info, "", &hintError{err, trustMeHint(r)}

@@ -139,7 +139,7 @@ func (e *examination) builder(ctx context.Context) {
 		return
 	}
 	defer b.link.Close()
-	info, err := b.Info(ctx)
+	info, err := b.Info(ctx, "")
 	code := wire.CodeOf(err)
 	switch {
 	case code == wire.CodeNoCredentials && e.route.ticket == nil:

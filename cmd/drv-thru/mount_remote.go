@@ -133,7 +133,7 @@ func (r *remote) probe(ctx context.Context) error {
 		r.mu.Unlock()
 		api = dialed.API
 	}
-	info, err := api.Info(ctx)
+	info, err := api.Info(ctx, "")
 	if err != nil {
 		return err
 	}

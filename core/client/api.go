@@ -129,17 +129,14 @@ func (p *pacer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Info asks what the builder is; it also checks the ticket without spending it.
-func (a *API) Info(ctx context.Context) (wire.Info, error) { return a.info(ctx, "v1/info") }
-
-// InfoOf is Info for who comes back to a build: the ticket that has paid for it
-// need not pay for another.
-func (a *API) InfoOf(ctx context.Context, id wire.BuildID) (wire.Info, error) {
-	return a.info(ctx, "v1/info?build="+url.QueryEscape(string(id)))
-}
-
-func (a *API) info(ctx context.Context, path string) (wire.Info, error) {
+// Info asks what the builder is; it also checks the ticket without spending it. For
+// who comes back to a build, the ticket that has paid for it need not pay for another.
+func (a *API) Info(ctx context.Context, build wire.BuildID) (wire.Info, error) {
 	var out wire.Info
+	path := "v1/info"
+	if build != "" {
+		path += "?build=" + url.QueryEscape(string(build))
+	}
 	req, err := a.request(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return out, err

@@ -224,7 +224,7 @@ func (b *builder) finish(err *wire.Error) {
 }
 
 func outPath(drv nix.Path, output string) nix.Path {
-	return nix.Path(nix.StoreDir + "/" + drv.Hash() + "-" + OutputName(drv, output))
+	return nix.Path(nix.StoreDir + "/" + drv.Hash() + "-" + outputName(drv, output))
 }
 
 func (b *builder) wanted() []int {

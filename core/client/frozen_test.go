@@ -113,7 +113,7 @@ func converse(t *testing.T, rt http.RoundTripper) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	info, err := sess.API.Info(t.Context())
+	info, err := sess.API.Info(t.Context(), "")
 	if err != nil || info.Ticket == nil || info.Systems[0] != bt.System {
 		t.Fatalf("info %+v, %v", info, err)
 	}
@@ -153,7 +153,7 @@ func converse(t *testing.T, rt http.RoundTripper) {
 		t.Error(err)
 	}
 	// One that is refused.
-	if _, err := sess.API.InfoOf(t.Context(), "bbbbbbbbbbbbbbbbbbbbbbbbbb"); wire.CodeOf(err) != wire.CodeNotFound {
+	if _, err := sess.API.Info(t.Context(), "bbbbbbbbbbbbbbbbbbbbbbbbbb"); wire.CodeOf(err) != wire.CodeNotFound {
 		t.Errorf("a build that nobody made: %v", err)
 	}
 }

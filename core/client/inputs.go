@@ -144,7 +144,7 @@ func order(infos map[nix.Path]nix.PathInfo) (*Inputs, error) {
 	referrers := make([][]int, len(paths))
 	var large, small []int
 	ready := func(i int) {
-		if infos[paths[i]].NarSize >= wire.ChunkedInput && !paths[i].IsDrv() {
+		if isLarge(infos[paths[i]].NarSize, paths[i]) {
 			large = append(large, i)
 		} else {
 			small = append(small, i)

@@ -58,7 +58,7 @@ func TestSilentAnswers(t *testing.T) {
 				return true
 			}
 			began := time.Now()
-			if _, err := r.API.Info(t.Context()); !errors.Is(err, ErrConnection) || !errors.Is(err, errStalled) {
+			if _, err := r.API.Info(t.Context(), ""); !errors.Is(err, ErrConnection) || !errors.Is(err, errStalled) {
 				t.Errorf("%s: %v", name, err)
 			}
 			if took := time.Since(began); took > 2*answerTime {
@@ -86,7 +86,7 @@ func TestSlowAnswer(t *testing.T) {
 			_, _ = w.Write([]byte(`"}`))
 			return true
 		}
-		if info, err := r.API.Info(t.Context()); err != nil || len(info.Software) != 12*40<<10 {
+		if info, err := r.API.Info(t.Context(), ""); err != nil || len(info.Software) != 12*40<<10 {
 			t.Errorf("%d bytes, %v", len(info.Software), err)
 		}
 	})

@@ -45,7 +45,7 @@ func WantedOutputs(roots []wire.Root, known map[nix.Path]map[string]nix.Path, re
 			case want == p:
 			case want != "":
 				return nil, protocolErrorf("output %s of %s is %s, it answered %s", name, r.Drv, want, p)
-			case p.Name() != OutputName(drv, name):
+			case p.Name() != outputName(drv, name):
 				return nil, protocolErrorf("output %s of %s cannot be %s", name, r.Drv, p)
 			}
 			out[drv][name] = p
@@ -54,8 +54,8 @@ func WantedOutputs(roots []wire.Root, known map[nix.Path]map[string]nix.Path, re
 	return out, nil
 }
 
-// OutputName is the name of a derivation's output as it stands in its store path.
-func OutputName(drv nix.Path, output string) string {
+// outputName is the name of a derivation's output as it stands in its store path.
+func outputName(drv nix.Path, output string) string {
 	name := drv.Name()
 	name = name[:len(name)-len(".drv")]
 	if output == "out" {

@@ -77,12 +77,10 @@ func (p *patience) wait(ctx context.Context, why error) error {
 		// A hiccup that is over with the next attempt is not worth a line.
 		p.s.outage.tell(p.s.Observer, why)
 	}
-	t := time.NewTimer(p.pause)
-	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-t.C:
+	case <-time.After(p.pause):
 		return nil
 	}
 }

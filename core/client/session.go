@@ -231,11 +231,9 @@ func (s *Session) lacking(ctx context.Context, r *Request) (build wire.Build, er
 		case build.State != wire.StateUploading || len(build.Wanted) > 0:
 			return build, nil
 		}
-		t := time.NewTimer(addingPause)
 		select {
-		case <-t.C:
+		case <-time.After(addingPause):
 		case <-ctx.Done():
-			t.Stop()
 			return build, context.Cause(ctx)
 		}
 	}
@@ -321,14 +319,9 @@ func (t *tally) report() {
 	t.observer.Transfer(now)
 }
 
-// Info is [API.Info], or with a build's ID [API.InfoOf], over lost connections.
+// Info is [API.Info], over lost connections.
 func (s *Session) Info(ctx context.Context, build wire.BuildID) (wire.Info, error) {
-	return repeat(ctx, s, func(ctx context.Context) (wire.Info, error) {
-		if build == "" {
-			return s.API.Info(ctx)
-		}
-		return s.API.InfoOf(ctx, build)
-	})
+	return repeat(ctx, s, func(ctx context.Context) (wire.Info, error) { return s.API.Info(ctx, build) })
 }
 
 // Plan is [API.Plan], over lost connections.

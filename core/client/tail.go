@@ -5,17 +5,13 @@ import (
 	"strings"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-// Nix's numbers (libutil/logging.hh, ActivityType).
 const (
-	ActivityBuild = 105
-)
-
-const (
-	// TailLines is how many of a build's last lines are kept.
-	TailLines = 25
+	// tailLines is how many of a build's last lines are kept.
+	tailLines = 25
 	// maxTailLine bounds a kept line; the rest of a longer one is dropped.
 	maxTailLine = 4 << 10
 	// maxTails bounds the ended builds whose lines are kept.
@@ -37,8 +33,6 @@ type Tail struct {
 	Drv nix.Path
 	// Lines are the last ones, raw.
 	Lines [][]byte
-	// Dropped counts the lines before them.
-	Dropped int64
 
 	open bool // the last line goes on
 }
@@ -78,7 +72,7 @@ func (t *Tails) Event(e *wire.Event) {
 
 // BuiltDerivation returns the derivation that an activity builds.
 func BuiltDerivation(a *wire.Activity) (nix.Path, bool) {
-	if a.Type != ActivityBuild || len(a.Fields) == 0 || !a.Fields[0].IsText {
+	if daemon.ActivityType(a.Type) != daemon.ActivityBuild || len(a.Fields) == 0 || !a.Fields[0].IsText {
 		return "", false
 	}
 	p, err := nix.ParsePath(a.Fields[0].Str)
@@ -87,10 +81,9 @@ func BuiltDerivation(a *wire.Activity) (nix.Path, bool) {
 
 func (t *Tail) add(piece []byte, more bool) {
 	if !t.open {
-		if len(t.Lines) == TailLines {
+		if len(t.Lines) == tailLines {
 			copy(t.Lines, t.Lines[1:])
-			t.Lines = t.Lines[:TailLines-1]
-			t.Dropped++
+			t.Lines = t.Lines[:tailLines-1]
 		}
 		t.Lines = append(t.Lines, nil)
 	}

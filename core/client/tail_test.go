@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 func startEvent(id uint64, drv nix.Path) *wire.Event {
-	return &wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: id, Type: ActivityBuild,
+	return &wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: id, Type: uint64(daemon.ActivityBuild),
 		Fields: []wire.Field{{IsText: true, Str: string(drv)}}}}
 }
 
@@ -39,11 +40,11 @@ func TestTails(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	lines := got[0].Lines
-	if len(lines) != TailLines || got[0].Dropped != 101-TailLines {
-		t.Errorf("%d lines, %d dropped", len(lines), got[0].Dropped)
+	if len(lines) != tailLines {
+		t.Errorf("%d lines", len(lines))
 	}
-	if string(lines[0]) != "half 76 and half" || len(lines[TailLines-1]) != maxTailLine {
-		t.Errorf("first %q, last of %d bytes", lines[0], len(lines[TailLines-1]))
+	if string(lines[0]) != "half 76 and half" || len(lines[tailLines-1]) != maxTailLine {
+		t.Errorf("first %q, last of %d bytes", lines[0], len(lines[tailLines-1]))
 	}
 }
 
@@ -68,12 +69,12 @@ func TestTailsAreBounded(t *testing.T) {
 func TestBuiltDerivation(t *testing.T) {
 	for name, a := range map[string]*wire.Activity{
 		"other type":      {Type: 100, Fields: []wire.Field{{IsText: true, Str: string(path("a.drv"))}}},
-		"no fields":       {Type: ActivityBuild},
-		"number":          {Type: ActivityBuild, Fields: []wire.Field{{Int: 5}}},
-		"no path":         {Type: ActivityBuild, Fields: []wire.Field{{IsText: true, Str: "\x1b[2J"}}},
-		"no derivation":   {Type: ActivityBuild, Fields: []wire.Field{{IsText: true, Str: string(path("a"))}}},
-		"path in a path":  {Type: ActivityBuild, Fields: []wire.Field{{IsText: true, Str: string(path("a.drv")) + "/b.drv"}}},
-		"control in name": {Type: ActivityBuild, Fields: []wire.Field{{IsText: true, Str: string(path("a")) + "\x07.drv"}}},
+		"no fields":       {Type: uint64(daemon.ActivityBuild)},
+		"number":          {Type: uint64(daemon.ActivityBuild), Fields: []wire.Field{{Int: 5}}},
+		"no path":         {Type: uint64(daemon.ActivityBuild), Fields: []wire.Field{{IsText: true, Str: "\x1b[2J"}}},
+		"no derivation":   {Type: uint64(daemon.ActivityBuild), Fields: []wire.Field{{IsText: true, Str: string(path("a"))}}},
+		"path in a path":  {Type: uint64(daemon.ActivityBuild), Fields: []wire.Field{{IsText: true, Str: string(path("a.drv")) + "/b.drv"}}},
+		"control in name": {Type: uint64(daemon.ActivityBuild), Fields: []wire.Field{{IsText: true, Str: string(path("a")) + "\x07.drv"}}},
 	} {
 		if p, ok := BuiltDerivation(a); ok {
 			t.Errorf("%s: %q", name, p)

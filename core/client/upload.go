@@ -10,6 +10,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/nar"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -26,15 +27,13 @@ type batch struct {
 }
 
 // isLarge tells whether a path travels in chunks.
-func (in *Inputs) isLarge(i int) bool {
-	return in.Wire[i].NarSize >= wire.ChunkedInput && !in.Paths[i].IsDrv()
-}
+func isLarge(size uint64, p nix.Path) bool { return size >= wire.ChunkedInput && !p.IsDrv() }
 
 // batches splits the wanted paths, keeping their order.
 func (in *Inputs) batches(wanted []int) []batch {
 	var out []batch
 	for _, i := range wanted {
-		large := in.isLarge(i)
+		large := isLarge(in.Wire[i].NarSize, in.Paths[i])
 		if n := len(out); n == 0 || out[n-1].large != large {
 			out = append(out, batch{large: large})
 		}

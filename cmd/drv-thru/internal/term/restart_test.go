@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -15,7 +15,7 @@ func TestBuildsOverRestart(t *testing.T) {
 	p := New(io.Discard, func(string) string { return "" })
 	v := newProgress(p, Config{})
 	start := func(id uint64) *wire.Event {
-		return &wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: id, Type: client.ActivityBuild,
+		return &wire.Event{Type: wire.EventStart, Activity: &wire.Activity{ID: id, Type: uint64(daemon.ActivityBuild),
 			Fields: []wire.Field{{IsText: true, Str: drv}}}}
 	}
 	v.event(&wire.Event{Type: wire.EventPhase, State: wire.StateBuilding})

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -261,7 +262,7 @@ func TestProgressPlain(t *testing.T) {
 	for _, e := range []*wire.Event{
 		{Type: wire.EventQueued, Position: 1},
 		{Type: wire.EventPhase, State: wire.StateBuilding},
-		{Type: wire.EventStart, Activity: &wire.Activity{ID: 7, Type: client.ActivityBuild, Fields: []wire.Field{{IsText: true, Str: drv}}}},
+		{Type: wire.EventStart, Activity: &wire.Activity{ID: 7, Type: uint64(daemon.ActivityBuild), Fields: []wire.Field{{IsText: true, Str: drv}}}},
 		{Type: wire.EventLog, Log: wire.NewLog(7, []byte("compiling\x00\xff"), false)},
 		{Type: wire.EventLog, Log: &wire.Log{Text: "warning: something", Level: 1}},
 		{Type: wire.EventLog, Log: &wire.Log{Text: "chatter", Level: 4}},
