@@ -51,7 +51,7 @@ type incoming struct {
 
 // take brings the outputs of targets, and ends as the build did: of one that went on
 // after a failure there are some.
-func (in *incoming) take(ctx context.Context, targets []result) error {
+func (in *incoming) take(ctx context.Context, targets []target) error {
 	in.wanted = builtPaths(targets)
 	if err := in.bring(ctx); err != nil {
 		return err

@@ -16,12 +16,12 @@ import (
 
 // links makes the result links of everything that was built, named as nix build
 // names them, and registers them as roots.
-func (s *localStore) links(ctx context.Context, name string, results []result) error {
+func (s *localStore) links(ctx context.Context, name string, results []target) error {
 	return eachLink(name, results, func(link string, target nix.Path) error { return s.link(ctx, link, target) })
 }
 
 // eachLink calls fn for every result link.
-func eachLink(name string, results []result, fn func(link string, target nix.Path) error) error {
+func eachLink(name string, results []target, fn func(link string, target nix.Path) error) error {
 	for _, r := range results {
 		for _, output := range r.outputs {
 			link := name

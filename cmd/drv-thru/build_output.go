@@ -25,7 +25,7 @@ type summary struct {
 }
 
 // builtPaths returns the paths of all outputs of derivations, each once.
-func builtPaths(targets []result) []nix.Path {
+func builtPaths(targets []target) []nix.Path {
 	var out []nix.Path
 	for _, t := range targets {
 		if t.drv == "" {
@@ -39,7 +39,7 @@ func builtPaths(targets []result) []nix.Path {
 }
 
 // finish makes the links, prints what was asked for and the summary.
-func (r *buildRun) finish(ctx context.Context, targets []result, sum *summary) error {
+func (r *buildRun) finish(ctx context.Context, targets []target, sum *summary) error {
 	if !r.flags.noLink && !r.flags.dryRun {
 		if err := r.store.links(ctx, r.flags.outLink, targets); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (r *buildRun) finish(ctx context.Context, targets []result, sum *summary) e
 	return nil
 }
 
-func (r *buildRun) printPathsOf(targets []result) error {
+func (r *buildRun) printPathsOf(targets []target) error {
 	for _, t := range targets {
 		for _, o := range t.outputs {
 			if _, err := fmt.Fprintln(r.app.stdout, o.path); err != nil {
@@ -76,7 +76,7 @@ func (r *buildRun) printPathsOf(targets []result) error {
 }
 
 // printJSON prints what nix build --json prints.
-func (r *buildRun) printJSON(targets []result) error {
+func (r *buildRun) printJSON(targets []target) error {
 	type entry struct {
 		Drv     nix.Path            `json:"drvPath,omitempty"`
 		Outputs map[string]nix.Path `json:"outputs,omitempty"`
@@ -97,7 +97,7 @@ func (r *buildRun) printJSON(targets []result) error {
 	return term.WriteJSON(r.app.stdout, out)
 }
 
-func (r *buildRun) summarise(targets []result, sum *summary) {
+func (r *buildRun) summarise(targets []target, sum *summary) {
 	row := func(name, format string, args ...any) {
 		r.printer.Line(fmt.Sprintf("%-12s ", name) + fmt.Sprintf(format, args...))
 	}

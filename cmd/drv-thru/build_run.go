@@ -29,7 +29,7 @@ const hurry = 500 * time.Millisecond
 
 // errInterrupted ends a build by Ctrl-C or SIGTERM, and is what is told of it: how that
 // made a request fail is no news, and has hints of its own.
-var errInterrupted error = interruptedError{}
+var errInterrupted = error(&exitError{"interrupted", exitInterrupted})
 
 // errUnread ends a build whose progress nobody reads any more: the pipe is closed.
 var errUnread = errors.New("nobody reads what is printed")
@@ -52,9 +52,6 @@ type output struct {
 	name string
 	path nix.Path
 }
-
-// result is a target whose outputs are all known.
-type result = target
 
 // buildRun is one run of the build command.
 type buildRun struct {
@@ -124,11 +121,6 @@ func (a *app) newRun(f *buildFlags, p *term.Printer) (*buildRun, error) {
 	r.route, err = a.route(&f.routeFlags, p.Line)
 	return r, err
 }
-
-type interruptedError struct{}
-
-func (interruptedError) Error() string { return "interrupted" }
-func (interruptedError) Exit() int     { return exitInterrupted }
 
 // interruptible returns a context that the first signal cancels. The second
 // ends the process, with no more ado than taking the mount away. told is printed
@@ -409,7 +401,7 @@ func (r *buildRun) wireRoots() ([]wire.Root, error) {
 
 // resolve fills in the paths that the build told. With --keep-going, targets
 // that failed are left out.
-func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, error) {
+func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]target, error) {
 	known := make(map[nix.Path]map[string]nix.Path)
 	for _, t := range r.targets {
 		if known[t.drv] == nil {
@@ -432,7 +424,7 @@ func (r *buildRun) resolve(roots []wire.Root, built *wire.Result) ([]result, err
 	if err != nil {
 		return nil, err
 	}
-	var out []result
+	var out []target
 	for nth, t := range r.targets {
 		c := target{installable: t.installable, drv: t.drv, nth: nth}
 		if t.drv == "" {

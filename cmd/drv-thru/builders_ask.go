@@ -119,23 +119,11 @@ func trustMeHint(r *route) string {
 	return "have its owner add to trusted_clients the public_key " + r.identity.ID().String()
 }
 
-// testFailed ends builders test: what failed has been printed.
-type testFailed struct {
-	first error
-	n     int
-}
-
-func (e *testFailed) Error() string { return term.Count(e.n, "builder") + " cannot be used" }
-func (e *testFailed) Exit() int     { return exitCode(e.first) }
-
 func (a *app) printAsked(asked []askedBuilder, asJSON bool) error {
-	var failed testFailed
+	var failed []error
 	for _, b := range asked {
 		if !b.OK {
-			failed.n++
-			if failed.first == nil {
-				failed.first = b.err
-			}
+			failed = append(failed, b.err)
 		}
 		if asJSON {
 			continue
@@ -158,8 +146,8 @@ func (a *app) printAsked(asked []askedBuilder, asJSON bool) error {
 			return err
 		}
 	}
-	if failed.n > 0 {
-		return &failed
+	if len(failed) > 0 {
+		return &exitError{term.Count(len(failed), "builder") + " cannot be used", exitCode(failed[0])}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -9,7 +10,6 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/core/ticket"
-	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // doctorFlags are the flags of doctor.
@@ -76,17 +76,6 @@ func (e *examination) add(check string, v verdict, fix, format string, args ...a
 	e.findings = append(e.findings, finding{check, v, fmt.Sprintf(format, args...), fix})
 }
 
-// brokenError is the doctor's exit code: the findings have been printed.
-type brokenError struct{ n int }
-
-func (e *brokenError) Error() string {
-	if e.n == 1 {
-		return "one thing is broken"
-	}
-	return fmt.Sprintf("%d things are broken", e.n)
-}
-func (*brokenError) Exit() int { return wire.ExitFailed }
-
 func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 	e := &examination{app: a, flags: f}
 	if f.ticket != "" && f.builder != "" {
@@ -122,10 +111,13 @@ func (a *app) doctor(ctx context.Context, f *doctorFlags) error {
 			bad++
 		}
 	}
-	if bad > 0 {
-		return &brokenError{bad}
+	switch bad {
+	case 0:
+		return nil
+	case 1:
+		return errors.New("one thing is broken")
 	}
-	return nil
+	return fmt.Errorf("%d things are broken", bad)
 }
 
 func (e *examination) print() error {

@@ -15,7 +15,6 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
-	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/policy"
 	"github.com/drv-thru/drv-thru/policy/builtin"
 )
@@ -74,12 +73,6 @@ func loadPolicy(ctx context.Context, h *policy.Host, operand string) (*policy.Mo
 	}
 	return m, nil
 }
-
-// deniedError ends a command with the exit code of a denial.
-type deniedError struct{ text string }
-
-func (e *deniedError) Error() string { return e.text }
-func (e *deniedError) Exit() int     { return wire.ExitDenied }
 
 // costRows shows what a decision used of what it may use.
 func costRows(c policy.Cost, wall time.Duration) [][]string {

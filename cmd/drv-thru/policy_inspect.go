@@ -11,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/policy"
 )
 
@@ -29,7 +30,7 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 			}
 			m, err := loadPolicy(ctx, a.policyHost(0), operand)
 			if err != nil {
-				return &deniedError{"refused: " + err.Error()}
+				return &exitError{"refused: " + err.Error(), wire.ExitDenied}
 			}
 			defer m.Close()
 			info := m.Info()

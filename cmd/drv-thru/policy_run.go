@@ -11,6 +11,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/policy"
 )
 
@@ -87,7 +88,7 @@ func (a *app) policyRun(ctx context.Context, f *policyRunFlags, operand string) 
 		return nil
 	}
 	failed.Stderr = "" // shown above
-	return &deniedError{failed.Owner()}
+	return &exitError{failed.Owner(), wire.ExitDenied}
 }
 
 // runResult is what --json prints.

@@ -212,6 +212,15 @@ func (a *app) flags(name string) *flag.FlagSet {
 	return fs
 }
 
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	text string
+	code int
+}
+
+func (e *exitError) Error() string { return e.text }
+func (e *exitError) Exit() int     { return e.code }
+
 // usageError is a command line that cannot be understood.
 type usageError struct{ text, hint string }
 
