@@ -55,14 +55,11 @@ func (a *app) attach(ctx context.Context, f *buildFlags, id wire.BuildID) error 
 }
 
 func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
-	var err error
-	if r.store, err = r.app.dialStore(ctx); err != nil {
+	userTrust, end, err := r.openStore(ctx)
+	if err != nil {
 		return err
 	}
-	defer func() { r.store.Close() }()
-	lctx, stop := context.WithCancel(ctx)
-	lookup := r.app.lookUpTrust(lctx, r.store)
-	defer func() { stop(); <-lookup.done }()
+	defer end()
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
 	b, err := r.route.dial(ctx, r.log)
 	if err != nil {
@@ -82,7 +79,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 	if err := r.route.checkKey(info.SigningKey); err != nil {
 		return err
 	}
-	trust, err := lookup.wait()
+	trust, err := userTrust()
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -177,14 +178,11 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 	if dir, err := r.app.runtimeDir(); err == nil {
 		sweep(dir, fusecache.ClearStale)
 	}
-	var err error
-	if r.store, err = r.app.dialStore(ctx); err != nil {
+	userTrust, end, err := r.openStore(ctx)
+	if err != nil {
 		return err
 	}
-	defer func() { r.store.Close() }()
-	lctx, stop := context.WithCancel(ctx)
-	lookup := r.app.lookUpTrust(lctx, r.store)
-	defer func() { stop(); <-lookup.done }()
+	defer end()
 	r.view.Phase("evaluating")
 	if err := r.evaluate(ctx, installables); err != nil {
 		return err
@@ -212,7 +210,23 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 			hint: "give --ticket TICKET, --builder NAME (see: drv-thru builders list), or --server ID with --relay-url URL",
 		}
 	}
-	return r.elsewhere(ctx, lookup)
+	return r.elsewhere(ctx, userTrust)
+}
+
+// openStore connects to the local store until end, and begins to find out whether it
+// trusts the user, so that this costs no time of its own.
+func (r *buildRun) openStore(ctx context.Context) (userTrust func() (client.LocalTrust, error), end func(), err error) {
+	if r.store, err = r.app.dialStore(ctx); err != nil {
+		return nil, nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	userTrust = sync.OnceValues(func() (client.LocalTrust, error) { return r.app.userTrust(ctx, r.store) })
+	go userTrust()
+	return userTrust, func() {
+		stop()
+		_, _ = userTrust()
+		r.store.Close()
+	}, nil
 }
 
 // roots returns what the targets come from: derivations and store paths.
@@ -257,7 +271,7 @@ func (r *buildRun) valid(ctx context.Context) (bool, error) {
 }
 
 // elsewhere builds on the builder.
-func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
+func (r *buildRun) elsewhere(ctx context.Context, userTrust func() (client.LocalTrust, error)) error {
 	roots, err := r.wireRoots()
 	if err != nil {
 		return err
@@ -290,7 +304,7 @@ func (r *buildRun) elsewhere(ctx context.Context, lookup *trustLookup) error {
 	if err != nil {
 		return err
 	}
-	trust, err := lookup.wait()
+	trust, err := userTrust()
 	if err != nil {
 		return err
 	}

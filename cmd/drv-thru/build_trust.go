@@ -164,24 +164,3 @@ func (a *app) userName() string {
 	}
 	return a.env("USER")
 }
-
-// trustLookup is a userTrust under way, so that it costs no time of its own.
-type trustLookup struct {
-	done  chan struct{}
-	trust client.LocalTrust
-	err   error
-}
-
-func (a *app) lookUpTrust(ctx context.Context, store *localStore) *trustLookup {
-	l := &trustLookup{done: make(chan struct{})}
-	go func() {
-		defer close(l.done)
-		l.trust, l.err = a.userTrust(ctx, store)
-	}()
-	return l
-}
-
-func (l *trustLookup) wait() (client.LocalTrust, error) {
-	<-l.done
-	return l.trust, l.err
-}
