@@ -185,7 +185,7 @@ func (i *importer) copy(ctx context.Context, url string, paths []nix.Path) error
 func (i *importer) nix(ctx context.Context, env, args []string) error {
 	cmd := exec.CommandContext(ctx, "nix", args...)
 	cmd.Env = env
-	said := &lastBytes{max: maxStderr}
+	said := new(lastBytes)
 	cmd.Stdout, cmd.Stderr = said, said
 	// Ctrl-C in a terminal reaches everyone in it; this process decides.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -198,7 +198,7 @@ func (i *importer) nix(ctx context.Context, env, args []string) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return &copyError{err, strings.TrimSpace(daemon.StripANSI(said.String()))}
+	return &copyError{err, strings.TrimSpace(daemon.StripANSI(string(*said)))}
 }
 
 // copyError is a nix copy that failed.
@@ -237,27 +237,13 @@ func (a *app) nixEnv() []string {
 	return out
 }
 
-// lastBytes keeps the end of what is written to it.
-type lastBytes struct {
-	mu  sync.Mutex
-	b   []byte
-	max int
-}
+// lastBytes keeps the end of what is written to it, maxStderr bytes.
+type lastBytes []byte
 
 func (l *lastBytes) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b = append(l.b, p[max(0, len(p)-l.max):]...)
-	if over := len(l.b) - l.max; over > 0 {
-		l.b = append(l.b[:0], l.b[over:]...)
-	}
+	b := append(*l, p[max(0, len(p)-maxStderr):]...)
+	*l = slices.Delete(b, 0, max(0, len(b)-maxStderr))
 	return len(p), nil
-}
-
-func (l *lastBytes) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.b)
 }
 
 // emergency takes the mount away without waiting for anyone, for a user who
