@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"runtime"
 	"strconv"
-	"strings"
 
 	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -182,38 +181,4 @@ func (f *fetches) orAuto() int {
 		return int(*f)
 	}
 	return min(max(leastAutoFetches, runtime.NumCPU()), mostAutoFetches)
-}
-
-// pairs is a flag that takes two words and may be repeated. The flag package
-// gives it the first; operands completes it with the second, which therefore
-// cannot begin with a dash. NAME=VALUE and "NAME VALUE" in one word, as the
-// environment has them, work too: no NAME of ours has a "=" or a space.
-type pairs struct {
-	list    [][2]string
-	pending bool
-}
-
-func (p *pairs) String() string { return "" }
-
-func (p *pairs) Set(value string) error {
-	if p.pending {
-		return fmt.Errorf("the flag takes two words")
-	}
-	pair := [2]string{value}
-	end := strings.IndexAny(value, "= ")
-	if end >= 0 {
-		pair = [2]string{value[:end], value[end+1:]}
-	}
-	p.list = append(p.list, pair)
-	p.pending = end < 0
-	return nil
-}
-
-// complete takes word as the second one, if that is what p waits for.
-func (p *pairs) complete(word string) bool {
-	if !p.pending {
-		return false
-	}
-	p.list[len(p.list)-1][1], p.pending = word, false
-	return true
 }

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -72,6 +74,39 @@ func loadPolicy(ctx context.Context, h *policy.Host, operand string) (*policy.Mo
 		return nil, policyError(err)
 	}
 	return m, nil
+}
+
+// readSettings reads JSON, or the file after an @.
+func readSettings(text string) (json.RawMessage, error) {
+	data := []byte(text)
+	if path, ok := strings.CutPrefix(text, "@"); ok {
+		var err error
+		if data, err = readBounded(path, policy.MaxSettings); err != nil {
+			return nil, fmt.Errorf("read settings: %w", err)
+		}
+	}
+	if err := policy.CheckSettings(data); err != nil {
+		return nil, &usageError{text: err.Error(), hint: "settings are one JSON value, such as: '{\"ticket\":{\"builds_hour\":3}}'"}
+	}
+	return data, nil
+}
+
+// readModule reads a policy's module.
+func readModule(path string) ([]byte, error) {
+	module, err := policy.ReadModule(os.DirFS(filepath.Dir(path)), filepath.Base(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, policyError(err))
+	}
+	return module, nil
+}
+
+// policyError shows everything to the owner.
+func policyError(err error) error {
+	var e *policy.Error
+	if errors.As(err, &e) {
+		return errors.New(e.Owner())
+	}
+	return err
 }
 
 // costRows shows what a decision used of what it may use.

@@ -49,6 +49,14 @@ func (a *app) env(name string) string {
 // note tells something besides what was asked for.
 func (a *app) note(text string) { fmt.Fprintln(a.stderr, plain(text)) }
 
+func (a *app) logger(verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(notify.LogHandler(a.stderr, level))
+}
+
 const rootHelp = `The client evaluates, sends what the builder lacks, and imports the outputs into
 this machine's Nix store. The builder is drv-thru serve on another machine; it lets
 in who has a ticket of it, and clients that it trusts.`
@@ -211,6 +219,16 @@ func (a *app) flags(name string) *flag.FlagSet {
 	fs.SetOutput(io.Discard)
 	return fs
 }
+
+// hintError is an error and what to do about it.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+func (e *hintError) Unwrap() error { return e.err }
+func (e *hintError) Hint() string  { return e.hint }
 
 // exitError is an error with an exit code of its own.
 type exitError struct {

@@ -2,19 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
-	"io/fs"
-	"log/slog"
-	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
-	"github.com/drv-thru/drv-thru/cmd/internal/notify"
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -112,14 +105,6 @@ func newServeCommand(a *app) *ffcli.Command {
 	}
 }
 
-func (a *app) logger(verbose bool) *slog.Logger {
-	level := slog.LevelInfo
-	if verbose {
-		level = slog.LevelDebug
-	}
-	return slog.New(notify.LogHandler(a.stderr, level))
-}
-
 // configure reads the file and puts the flags on top.
 func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 	cfg := defaultServeConfig()
@@ -175,27 +160,5 @@ func (f *serveFlags) configure(a *app) (*serveConfig, error) {
 	cfg.AllowUnsandboxed = cfg.AllowUnsandboxed || f.allowUnsandboxed
 	return &cfg, cfg.check(a)
 }
-
-// makeDataDir makes the data directory. Others may pass through it: the Nix
-// daemon follows the links below builds/, and a group may have the admin socket.
-func makeDataDir(dir string) error {
-	if err := os.MkdirAll(filepath.Join(dir, "builds"), 0o755); err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return &hintError{fmt.Errorf("make data directory: %w", err), "name another with --data-dir"}
-		}
-		return fmt.Errorf("make data directory: %w", err)
-	}
-	return nil
-}
-
-// hintError is an error and what to do about it.
-type hintError struct {
-	err  error
-	hint string
-}
-
-func (e *hintError) Error() string { return e.err.Error() }
-func (e *hintError) Unwrap() error { return e.err }
-func (e *hintError) Hint() string  { return e.hint }
 
 var _ flag.Value = (*optionalFlag)(nil)

@@ -2,54 +2,104 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
 
-	"github.com/drv-thru/drv-thru/core/builder/nixstore"
-	"github.com/drv-thru/drv-thru/core/nix/daemon"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
+	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
+	"github.com/drv-thru/drv-thru/core/key"
+	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-// checkDaemon refuses a Nix daemon that would make serving strangers unsafe.
-func (a *app) checkDaemon(ctx context.Context, cfg *serveConfig, store *nixstore.Store, settings *nixSettings) (daemon.Info, error) {
-	info, err := store.Info(ctx)
+// checkServe looks at everything that serve would read, and changes nothing. A
+// builder may be running.
+func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
+	var failed error
+	note := func(what, where string, err error) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			fmt.Fprintf(a.stdout, "%-15s %s: not there yet, serve will make it\n", what, where)
+		case err != nil:
+			failed = errors.Join(failed, err)
+		default:
+			fmt.Fprintf(a.stdout, "%-15s %s: good\n", what, where)
+		}
+	}
+	_, err := os.Stat(cfg.DataDir)
+	note("data directory", cfg.DataDir, err)
+	_, err = key.LoadFile(cfg.SecretKeyFile)
+	if dir := filepath.Dir(cfg.SecretKeyFile); errors.Is(err, fs.ErrNotExist) && dir != cfg.DataDir {
+		// serve makes no directory but its own.
+		if _, missing := os.Stat(dir); missing != nil {
+			err = fmt.Errorf("the secret key cannot be made: there is no directory %s", dir)
+		}
+	}
+	note("secret key", cfg.SecretKeyFile, err)
+	signing := filepath.Join(cfg.DataDir, "signing-secret.key")
+	text, err := key.ReadFile(signing)
+	if err == nil {
+		if _, err = nix.ParseSecretKey(string(text)); err != nil {
+			err = fmt.Errorf("%s: %w", signing, err)
+		}
+	}
+	note("signing key", signing, err)
+	db := filepath.Join(cfg.DataDir, "state.db")
+	note("state", db, state.Check(ctx, db))
+	if len(cfg.RelayTokenFiles) > 0 {
+		// One that is missing is not made.
+		if _, err := cfg.relayToken(); err != nil {
+			failed = errors.Join(failed, errors.New(err.Error()))
+		}
+	}
+	if err := errors.Join(failed, cfg.checkModules(ctx)); err != nil {
+		return err
+	}
+	relays := cfg.Relays
+	if cfg.EmbeddedRelay != "" {
+		relays = slices.Concat(relays, cfg.EmbeddedRelayURLs)
+	}
+	if warning := unnamedRelays(relays); warning != "" {
+		fmt.Fprintf(a.stderr, "warning: %s\n", warning)
+	}
+	fmt.Fprintln(a.stdout, "the configuration can be served")
+	return nil
+}
+
+// checkModules compiles the modules of policies.
+func (c *serveConfig) checkModules(ctx context.Context) error {
+	modules := make(map[string]policies.Policy)
+	for name, p := range c.Policies {
+		if p.Module != "" {
+			modules[name] = p
+		}
+	}
+	if len(modules) == 0 {
+		return nil
+	}
+	dir, err := os.MkdirTemp("", "drv-thru-check-")
 	if err != nil {
-		return info, &hintError{fmt.Errorf("ask the Nix daemon: %w", err), "is nix-daemon running, and may this user talk to it? (allowed-users in nix.conf; on Debian, the group nix-users)"}
+		return fmt.Errorf("check policies: %w", err)
 	}
-	if info.Trust == daemon.Trusted && !cfg.AllowTrustedDaemon {
-		return info, &hintError{
-			fmt.Errorf("the Nix daemon trusts this user (%s): ticket holders could then put any path into the store if drv-thru erred", a.userName()),
-			"run drv-thru serve as a user that is not in trusted-users of nix.conf (root always is)\nor, on a machine that is yours alone: --allow-trusted-daemon",
+	defer os.RemoveAll(dir)
+	m, err := policies.New(ctx, policies.Config{
+		Policies: modules, Dir: dir, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Record: func(context.Context, state.Decision) error { return nil },
+	})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	var failed error
+	for _, p := range m.List(ctx) {
+		if p.Error != "" {
+			failed = errors.Join(failed, fmt.Errorf("policy %q: %s", p.Name, p.Error))
 		}
 	}
-	if settings.delegates() && len(settings.machines) == 0 && settings.machinesErr == nil {
-		return info, &hintError{
-			errors.New("nothing can be built: nix.conf has max-jobs = 0, and no machines in builders"),
-			"set max-jobs in nix.conf to what this machine may build at a time, or name machines in builders, and restart the Nix daemon",
-		}
-	}
-	if cfg.AllowUnsandboxed {
-		return info, nil
-	}
-	if settings.sandbox != "true" {
-		return info, &hintError{
-			fmt.Errorf("builds are not sandboxed: nix.conf has sandbox = %s", settings.sandbox),
-			"set sandbox = true in nix.conf and restart the Nix daemon\nor, if whoever holds a ticket may do what a local user may: --allow-unsandboxed",
-		}
-	}
-	if settings.delegates() {
-		return info, nil // nothing is built here; whose the machines are sees to theirs
-	}
-	err = store.ProbeSandbox(ctx, rand.Reader, settings.systems[0])
-	switch {
-	case errors.Is(err, nixstore.ErrUnsandboxed):
-		return info, &hintError{err, "see sandbox in nix.conf; to serve all the same: --allow-unsandboxed"}
-	case errors.Is(err, nixstore.ErrRoot):
-		return info, &hintError{err, "set build-users-group in nix.conf to a group that has members, such as nixbld, and restart the Nix daemon\nor, if whoever holds a ticket may do what root may: --allow-unsandboxed"}
-	case err != nil:
-		// It may be a full disk, or a post-build-hook that fails: no reason to do
-		// without a sandbox.
-		return info, &hintError{err, "the Nix daemon has to build a derivation of one line before it is served: see what it says, and its log\nor, where all that it lacks is a sandbox: sandbox in nix.conf, or --allow-unsandboxed"}
-	}
-	return info, nil
+	return failed
 }

@@ -3,16 +3,13 @@ package main
 import (
 	"context"
 	"io"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
 	"github.com/drv-thru/drv-thru/cmd/internal/usage"
-	"github.com/drv-thru/drv-thru/core/nix/daemon"
 )
 
 func newStatusCommand(a *app) *ffcli.Command {
@@ -43,14 +40,4 @@ func newStatusCommand(a *app) *ffcli.Command {
 		_, err = io.WriteString(a.stdout, v.text(st))
 		return err
 	})
-}
-
-// plain drops what could steer a terminal: labels, and what relays say, are strangers'.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return -1
-		}
-		return r
-	}, daemon.StripANSI(s))
 }

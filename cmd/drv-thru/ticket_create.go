@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,7 +19,6 @@ import (
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
-	"github.com/drv-thru/drv-thru/policy"
 )
 
 type ticketCreateFlags struct {
@@ -148,57 +144,6 @@ func readPolicyChoice(name, settings string) (c policies.Choice, err error) {
 	}
 	c.Settings, err = readSettings(settings)
 	return c, err
-}
-
-// readSettings reads JSON, or the file after an @.
-func readSettings(text string) (json.RawMessage, error) {
-	data := []byte(text)
-	if path, ok := strings.CutPrefix(text, "@"); ok {
-		var err error
-		if data, err = readBounded(path, policy.MaxSettings); err != nil {
-			return nil, fmt.Errorf("read settings: %w", err)
-		}
-	}
-	if err := policy.CheckSettings(data); err != nil {
-		return nil, &usageError{text: err.Error(), hint: "settings are one JSON value, such as: '{\"ticket\":{\"builds_hour\":3}}'"}
-	}
-	return data, nil
-}
-
-// readModule reads a policy's module.
-func readModule(path string) ([]byte, error) {
-	module, err := policy.ReadModule(os.DirFS(filepath.Dir(path)), filepath.Base(path))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, policyError(err))
-	}
-	return module, nil
-}
-
-// readBounded reads a file of at most limit bytes.
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAtMost(f, path, limit)
-}
-
-func readAtMost(r io.Reader, name string, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", name, limit)
-	}
-	return data, err
-}
-
-// policyError shows everything to the owner.
-func policyError(err error) error {
-	var e *policy.Error
-	if errors.As(err, &e) {
-		return errors.New(e.Owner())
-	}
-	return err
 }
 
 func usesText(t admin.Ticket) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -51,4 +52,16 @@ func lockDataDir(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// makeDataDir makes the data directory. Others may pass through it: the Nix
+// daemon follows the links below builds/, and a group may have the admin socket.
+func makeDataDir(dir string) error {
+	if err := os.MkdirAll(filepath.Join(dir, "builds"), 0o755); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return &hintError{fmt.Errorf("make data directory: %w", err), "name another with --data-dir"}
+		}
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	return nil
 }
