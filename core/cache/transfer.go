@@ -184,7 +184,7 @@ func (v *View) publish(ctx context.Context, r *run, n int) {
 	r.at = w.off
 	w.nar.fetched += uint64(n)
 	v.stats.Fetched += uint64(n)
-	progress := Progress{Path: w.nar.path, Fetched: w.nar.fetched, Size: uint64(w.nar.size), Total: v.stats.Fetched}
+	progress := Progress{Path: w.nar.path, Fetched: w.nar.fetched, Size: uint64(w.nar.size)}
 	for _, t := range w.nar.waiters {
 		if w.off >= t.end && w.nar.covered(t.off) >= t.end {
 			wakeUp(t.ready)

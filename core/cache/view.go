@@ -19,8 +19,9 @@ const (
 	DefaultBudget      = 64 << 20
 	DefaultFetches     = 16
 	DefaultReadTimeout = 30 * time.Second
-	DefaultPriority    = 50
 
+	// priority stands in nix-cache-info; lower is preferred.
+	priority = 50
 	// minSlabs is the smallest budget: enough for one run, its reader, and
 	// something read ahead.
 	minSlabs = 24
@@ -52,9 +53,6 @@ type ViewConfig struct {
 	// ReadTimeout is how long a read waits without progress; 0 means
 	// DefaultReadTimeout.
 	ReadTimeout time.Duration
-	// Priority stands in nix-cache-info, lower is preferred; 0 means
-	// DefaultPriority.
-	Priority int
 	// Progress, if set, is told of every piece of a NAR that arrives. It
 	// may be called concurrently and must not block.
 	Progress func(Progress)
@@ -73,7 +71,6 @@ type ViewConfig struct {
 type Progress struct {
 	Path          nix.Path // the first path that has this NAR
 	Fetched, Size uint64   // of this NAR
-	Total         uint64   // of all NARs
 }
 
 // Stats counts what a View has done, in bytes but for Requests.
@@ -164,9 +161,6 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 	if cfg.ReadTimeout == 0 {
 		cfg.ReadTimeout = DefaultReadTimeout
 	}
-	if cfg.Priority == 0 {
-		cfg.Priority = DefaultPriority
-	}
 	if cfg.MaxPaths == 0 {
 		cfg.MaxPaths = defaultMaxPaths
 	}
@@ -184,7 +178,7 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 		runs:        make(map[*run]struct{}),
 		files:       make(map[*File]struct{}),
 		static: map[string][]byte{
-			cacheInfoName: []byte("StoreDir: " + nix.StoreDir + "\nWantMassQuery: 1\nPriority: " + strconv.Itoa(cfg.Priority) + "\n"),
+			cacheInfoName: []byte("StoreDir: " + nix.StoreDir + "\nWantMassQuery: 1\nPriority: " + strconv.Itoa(priority) + "\n"),
 		},
 	}
 	if cfg.SigningKey != "" {
