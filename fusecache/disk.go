@@ -268,11 +268,7 @@ func (d *Disk) shrink() {
 	if d.bytes+d.coming <= d.most {
 		return
 	}
-	names := make([]string, 0, len(d.entries))
-	for name := range d.entries {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(d.entries[a].used, d.entries[b].used) })
+	names := slices.SortedFunc(maps.Keys(d.entries), func(a, b string) int { return cmp.Compare(d.entries[a].used, d.entries[b].used) })
 	for _, name := range names {
 		if d.bytes+d.coming <= d.most-d.most/8 {
 			return

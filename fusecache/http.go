@@ -3,7 +3,6 @@ package fusecache
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -27,19 +26,15 @@ type HTTPServer struct {
 
 // ServeHTTP begins to serve the View on a free port of 127.0.0.1.
 func ServeHTTP(view *cache.View) (*HTTPServer, error) {
-	var secret [16]byte
-	if _, err := rand.Read(secret[:]); err != nil {
-		return nil, fmt.Errorf("serve HTTP: %w", err)
-	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("serve HTTP: %w", err)
 	}
-	prefix := "/" + hex.EncodeToString(secret[:])
+	prefix := "/" + rand.Text()
 	s := &HTTPServer{
 		url: "http://" + l.Addr().String() + prefix,
 		server: &http.Server{
-			Handler:           http.StripPrefix(prefix+"/", Handler(view)),
+			Handler:           http.StripPrefix(prefix+"/", handler(view)),
 			ReadHeaderTimeout: 10 * time.Second,
 		},
 		done: make(chan struct{}),
@@ -61,10 +56,10 @@ func (s *HTTPServer) Close() error {
 	return err
 }
 
-// Handler serves the files of the View, not its directories, at their names.
+// handler serves the files of the View, not its directories, at their names.
 // It understands ranges, with which Nix resumes a download. A transfer that
 // fails is cut off.
-func Handler(view *cache.View) http.Handler {
+func handler(view *cache.View) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")

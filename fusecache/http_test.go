@@ -124,7 +124,7 @@ func TestServeHTTP(t *testing.T) {
 		}
 	}
 	rec := httptest.NewRecorder()
-	Handler(v).ServeHTTP(rec, httptest.NewRequest("PUT", "/nix-cache-info", nil))
+	handler(v).ServeHTTP(rec, httptest.NewRequest("PUT", "/nix-cache-info", nil))
 	if rec.Code != 405 {
 		t.Errorf("PUT: %d", rec.Code)
 	}

@@ -235,12 +235,10 @@ func (m *Mounted) ended(d time.Duration) bool {
 		return true
 	default:
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-m.done:
 		return true
-	case <-timer.C:
+	case <-time.After(d):
 		return false
 	}
 }
@@ -282,12 +280,10 @@ func alive(dir string) bool {
 		var st unix.Statfs_t
 		answer <- unix.Statfs(dir, &st)
 	}()
-	timer := time.NewTimer(aliveTime)
-	defer timer.Stop()
 	select {
 	case err := <-answer:
 		return !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED)
-	case <-timer.C:
+	case <-time.After(aliveTime):
 		return true
 	}
 }
@@ -321,12 +317,9 @@ func resolve(dir string) (string, error) {
 func unmount(dir string, lazy bool) error {
 	flags, option := unix.UMOUNT_NOFOLLOW, "-u"
 	if lazy {
-		flags, option = flags|unix.MNT_DETACH, "-uz"
-	}
-	if lazy {
-		// Ends the connection too, so that whoever waits for an answer is
+		// MNT_FORCE ends the connection too, so that whoever waits for an answer is
 		// free (fs/fuse/inode.c, fuse_umount_begin).
-		flags |= unix.MNT_FORCE
+		flags, option = flags|unix.MNT_DETACH|unix.MNT_FORCE, "-uz"
 	}
 	err := unix.Unmount(dir, flags)
 	if err == nil || os.Geteuid() == 0 {
