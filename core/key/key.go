@@ -22,6 +22,17 @@ const idTextLen = 52
 // double-click selection, DNS labels and case-folding terminals.
 var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
+// EncodeBase32 writes bytes as all IDs and secrets are written: RFC 4648 base32 in
+// lower case without padding.
+func EncodeBase32(raw []byte) string { return encoding.EncodeToString(raw) }
+
+// DecodeBase32 reads what [EncodeBase32] wrote. It takes no other text of the same bytes,
+// of which there are some: the last character may have bits that stand for nothing.
+func DecodeBase32(text string) (raw []byte, ok bool) {
+	raw, err := encoding.DecodeString(text)
+	return raw, err == nil && EncodeBase32(raw) == text
+}
+
 // ID is an endpoint's identity: its ed25519 public key (RFC 8032).
 type ID [ed25519.PublicKeySize]byte
 
@@ -48,7 +59,7 @@ func ParseID(text string) (ID, error) {
 }
 
 // String returns the 52-character text form.
-func (id ID) String() string { return encoding.EncodeToString(id[:]) }
+func (id ID) String() string { return EncodeBase32(id[:]) }
 
 // Short returns the first ten characters, for logs and screens.
 func (id ID) Short() string { return id.String()[:10] }
@@ -107,8 +118,8 @@ func ParseSecret(text string) (Secret, error) {
 	if !ok {
 		return Secret{}, fmt.Errorf("not a secret key: it does not start with %q", secretPrefix)
 	}
-	seed, err := encoding.DecodeString(body)
-	if err != nil || len(seed) != ed25519.SeedSize || encoding.EncodeToString(seed) != body {
+	seed, ok := DecodeBase32(body)
+	if !ok || len(seed) != ed25519.SeedSize {
 		return Secret{}, errors.New("not a secret key: its body is damaged")
 	}
 	return Secret{ed25519.NewKeyFromSeed(seed)}, nil
@@ -116,7 +127,7 @@ func ParseSecret(text string) (Secret, error) {
 
 // Text returns the key's text form, a secret: "drvthru-secret-key-1:" and the
 // 32-byte seed in lower-case base32.
-func (s Secret) Text() string { return secretPrefix + encoding.EncodeToString(s.key.Seed()) }
+func (s Secret) Text() string { return secretPrefix + EncodeBase32(s.key.Seed()) }
 
 // IsZero reports whether the key was never set.
 func (s Secret) IsZero() bool { return s.key == nil }

@@ -27,7 +27,6 @@
 package ticket
 
 import (
-	"encoding/base32"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -68,8 +67,6 @@ var (
 	ErrVersion = errors.New("ticket has a newer format; update drv-thru")
 )
 
-var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
 // Secret is what its holder proves to the builder. Formatting it prints nothing of it.
 type Secret [32]byte
 
@@ -77,12 +74,12 @@ type Secret [32]byte
 func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "(ticket secret)") }
 
 // Text returns the secret's 52 characters of base32, as the protocol sends it.
-func (s Secret) Text() string { return encoding.EncodeToString(s[:]) }
+func (s Secret) Text() string { return key.EncodeBase32(s[:]) }
 
 // ParseSecret reads what [Secret.Text] wrote.
 func ParseSecret(text string) (Secret, error) {
-	raw, err := encoding.DecodeString(text)
-	if err != nil || len(raw) != len(Secret{}) || encoding.EncodeToString(raw) != text {
+	raw, ok := key.DecodeBase32(text)
+	if !ok || len(raw) != len(Secret{}) {
 		return Secret{}, errors.New("not a ticket secret")
 	}
 	return Secret(raw), nil
@@ -99,12 +96,12 @@ func (s Secret) ID() ID {
 type ID [16]byte
 
 // String returns 26 characters of lower-case base32.
-func (id ID) String() string { return encoding.EncodeToString(id[:]) }
+func (id ID) String() string { return key.EncodeBase32(id[:]) }
 
 // ParseID reads what [ID.String] wrote.
 func ParseID(text string) (ID, error) {
-	raw, err := encoding.DecodeString(text)
-	if err != nil || len(raw) != len(ID{}) || encoding.EncodeToString(raw) != text {
+	raw, ok := key.DecodeBase32(text)
+	if !ok || len(raw) != len(ID{}) {
 		return ID{}, fmt.Errorf("not a ticket ID: %q (want 26 characters of a-z and 2-7)", clip(text))
 	}
 	return ID(raw), nil
@@ -226,7 +223,7 @@ func (t Ticket) String() string {
 		b = binary.BigEndian.AppendUint16(b, d.Port())
 	}
 	sum := blake3.Sum256(b)
-	return prefix + encoding.EncodeToString(append(b, sum[:checksumLen]...))
+	return prefix + key.EncodeBase32(append(b, sum[:checksumLen]...))
 }
 
 // Format keeps the ticket out of accidental %v and %+v: only [Ticket.String],
@@ -248,8 +245,8 @@ func Parse(text string) (Ticket, error) {
 	if !ok {
 		return Ticket{}, fmt.Errorf("%w: it does not begin with %q", ErrNotTicket, prefix)
 	}
-	raw, err := encoding.DecodeString(body)
-	if err != nil || len(raw) <= checksumLen || encoding.EncodeToString(raw) != body {
+	raw, ok := key.DecodeBase32(body)
+	if !ok || len(raw) <= checksumLen {
 		return Ticket{}, ErrDamaged
 	}
 	payload, sum := raw[:len(raw)-checksumLen], raw[len(raw)-checksumLen:]

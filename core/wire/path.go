@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/drv-thru/drv-thru/core/key"
 )
 
 // RoutePath is where the ends of a session tell each other their addresses.
@@ -42,12 +44,12 @@ const (
 type PathToken [16]byte
 
 // MarshalText implements [encoding.TextMarshaler].
-func (t PathToken) MarshalText() ([]byte, error) { return []byte(idEncoding.EncodeToString(t[:])), nil }
+func (t PathToken) MarshalText() ([]byte, error) { return []byte(key.EncodeBase32(t[:])), nil }
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (t *PathToken) UnmarshalText(text []byte) error {
-	raw, err := idEncoding.DecodeString(string(text))
-	if err != nil || len(raw) != len(t) || idEncoding.EncodeToString(raw) != string(text) {
+	raw, ok := key.DecodeBase32(string(text))
+	if !ok || len(raw) != len(t) {
 		return errors.New("not a path token: want 26 characters of a-z and 2-7")
 	}
 	*t = PathToken(raw)

@@ -1,9 +1,10 @@
 package wire
 
 import (
-	"encoding/base32"
 	"errors"
 	"io"
+
+	"github.com/drv-thru/drv-thru/core/key"
 )
 
 // Version is the protocol's version; see the package comment for what a
@@ -51,20 +52,18 @@ const (
 // characters of lower-case base32.
 type BuildID string
 
-var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
-
 // NewBuildID draws an ID from r.
 func NewBuildID(r io.Reader) (BuildID, error) {
 	var raw [16]byte
 	if _, err := io.ReadFull(r, raw[:]); err != nil {
 		return "", err
 	}
-	return BuildID(idEncoding.EncodeToString(raw[:])), nil
+	return BuildID(key.EncodeBase32(raw[:])), nil
 }
 
 // ParseBuildID checks the text of an ID.
 func ParseBuildID(text string) (BuildID, error) {
-	if raw, err := idEncoding.DecodeString(text); err != nil || len(raw) != 16 || idEncoding.EncodeToString(raw) != text {
+	if raw, ok := key.DecodeBase32(text); !ok || len(raw) != 16 {
 		return "", errors.New("not a build ID: want 26 characters of a-z and 2-7")
 	}
 	return BuildID(text), nil
