@@ -1,9 +1,12 @@
 package relay
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits bound what peers may use of a relay. A zero field means its default.
@@ -120,22 +123,18 @@ func (c *counter) drop(a netip.Addr) {
 	}
 }
 
-// maxBuckets bounds a rateLimiter's memory, about 6 MB.
+// maxBuckets bounds a rateLimiter's memory, about 10 MB.
 const maxBuckets = 1 << 16
 
 // rateLimiter is a token bucket for each address. It remembers a bounded number
 // of them: beyond, one that is forgotten starts with a full bucket again.
 type rateLimiter struct {
-	perSecond, burst float64
+	perSecond rate.Limit
+	burst     int
 
 	mu      sync.Mutex
-	buckets map[netip.Addr]bucket
+	buckets map[netip.Addr]*rate.Limiter
 	sweep   time.Time
-}
-
-type bucket struct {
-	tokens float64
-	at     time.Time
 }
 
 // allow takes a token of a's bucket if there is one.
@@ -144,36 +143,24 @@ func (l *rateLimiter) allow(a netip.Addr) bool {
 	defer l.mu.Unlock()
 	now := time.Now()
 	if l.buckets == nil {
-		l.buckets = map[netip.Addr]bucket{}
+		l.buckets = map[netip.Addr]*rate.Limiter{}
 		l.sweep = now
 	}
-	full := time.Duration(l.burst / l.perSecond * float64(time.Second))
+	full := time.Duration(float64(l.burst) / float64(l.perSecond) * float64(time.Second))
 	if now.Sub(l.sweep) > full {
-		// A bucket that was left alone for so long is full again: forget it.
-		for k, b := range l.buckets {
-			if now.Sub(b.at) > full {
-				delete(l.buckets, k)
-			}
-		}
+		maps.DeleteFunc(l.buckets, func(_ netip.Addr, b *rate.Limiter) bool { return b.TokensAt(now) >= float64(l.burst) })
 		l.sweep = now
 	}
-	b, ok := l.buckets[a]
-	if !ok {
+	b := l.buckets[a]
+	if b == nil {
 		if len(l.buckets) >= maxBuckets {
 			for k := range l.buckets { // begins anywhere
 				delete(l.buckets, k)
 				break
 			}
 		}
-		b.tokens = l.burst
-	} else {
-		b.tokens = min(l.burst, b.tokens+now.Sub(b.at).Seconds()*l.perSecond)
+		b = rate.NewLimiter(l.perSecond, l.burst)
+		l.buckets[a] = b
 	}
-	b.at = now
-	allowed := b.tokens >= 1
-	if allowed {
-		b.tokens--
-	}
-	l.buckets[a] = b
-	return allowed
+	return b.AllowN(now, 1)
 }

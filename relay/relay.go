@@ -115,11 +115,11 @@ func New(cfg Config) *Server {
 		pending:    map[wire.CircuitID]*pending{},
 		circuitsTo: map[key.ID]int{},
 	}
-	s.rate = rateLimiter{perSecond: s.limits.HandshakesPerSecond, burst: float64(s.limits.HandshakeBurst)}
+	s.rate = rateLimiter{perSecond: rate.Limit(s.limits.HandshakesPerSecond), burst: s.limits.HandshakeBurst}
 	s.access = cfg.Access
 	s.SetHosts(cfg.Hosts)
 	s.metrics = newMetrics(s)
-	s.stunRate = rateLimiter{perSecond: s.limits.STUNPerSecond, burst: max(1, 2*s.limits.STUNPerSecond)}
+	s.stunRate = rateLimiter{perSecond: rate.Limit(s.limits.STUNPerSecond), burst: int(min(max(1, 2*s.limits.STUNPerSecond), 1<<30))}
 	s.speed = newSpeed(s.limits.BytesPerSecond)
 	s.conns, s.clients = s.newPendingConns(), s.newPendingConns()
 	s.closing, s.close = context.WithCancel(context.Background())

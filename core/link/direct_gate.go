@@ -14,6 +14,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/time/rate"
 
 	"github.com/drv-thru/drv-thru/core/link/direct"
 	"github.com/drv-thru/drv-thru/core/link/wsconn"
@@ -55,8 +56,8 @@ func (l *limiter) enter(from netip.Addr, now time.Time) (leave func(), err error
 	defer l.mu.Unlock()
 	if l.hosts == nil {
 		l.hosts = make(map[netip.Prefix]int)
-		l.quota.Each = direct.Bucket{PerSecond: handshakesEach, Burst: handshakeBurstEach}
-		l.quota.All = direct.Bucket{PerSecond: handshakesAll, Burst: handshakesAll}
+		l.quota.PerSecond, l.quota.Burst = handshakesEach, handshakeBurstEach
+		l.quota.All = rate.NewLimiter(handshakesAll, handshakesAll)
 	}
 	if l.total >= maxDirect || l.hosts[host] >= maxDirectPerHost || !l.quota.Take(host, now) {
 		return nil, errFull

@@ -247,7 +247,7 @@ func TestGateGivesPlacesBack(t *testing.T) {
 		defer limit.mu.Unlock()
 		if limit.hosts == nil {
 			limit.hosts = map[netip.Prefix]int{}
-			limit.quota.Each, limit.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}, direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+			limit.quota.PerSecond, limit.quota.Burst = 1e6, 1e6
 		}
 		limit.hosts[host] = n
 	}

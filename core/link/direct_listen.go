@@ -19,6 +19,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/time/rate"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
@@ -87,11 +88,9 @@ func ListenDirect(cfg DirectConfig) (*DirectListener, error) {
 	}
 	d := &DirectListener{
 		cfg: cfg, log: cfg.Log, renew: make(chan struct{}, 1), nat: wire.NATUnknown,
-		each: direct.Quota[key.ID]{Each: direct.Bucket{PerSecond: 0.5, Burst: 8}},
+		each: direct.Quota[key.ID]{PerSecond: 0.5, Burst: 8},
 		// An exchange takes five seconds: a group's are half of what there may be at once.
-		quota: direct.Quota[string]{
-			Each: direct.Bucket{PerSecond: 5, Burst: 40}, All: direct.Bucket{PerSecond: 20, Burst: 100},
-		},
+		quota: direct.Quota[string]{PerSecond: 5, Burst: 40, All: rate.NewLimiter(20, 100)},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	if err := d.open(); err != nil {

@@ -37,11 +37,9 @@ func (s *directServer) unlimited() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.hosts = make(map[netip.Prefix]int)
-	g.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	g.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	s.listen.each.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	s.listen.quota.Each = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
-	s.listen.quota.All = direct.Bucket{PerSecond: 1e6, Burst: 1e6}
+	g.quota.PerSecond, g.quota.Burst = 1e6, 1e6
+	s.listen.each.PerSecond, s.listen.each.Burst = 1e6, 1e6
+	s.listen.quota.PerSecond, s.listen.quota.Burst, s.listen.quota.All = 1e6, 1e6, nil
 }
 
 var errStranger = errors.New("who are you?")

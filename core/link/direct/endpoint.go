@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/stun/v3"
 	"github.com/quic-go/quic-go"
+	"golang.org/x/time/rate"
 
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -95,8 +96,7 @@ func Open(at netip.AddrPort, admit func(context.Context, netip.AddrPort) error) 
 	e := &Endpoint{
 		conn: conn, cancel: cancel, done: make(chan struct{}),
 		budget: Quota[string]{
-			Each: Bucket{PerSecond: punchesPerSecond / 2, Burst: punchBurst / 2},
-			All:  Bucket{PerSecond: punchesPerSecond, Burst: punchBurst},
+			PerSecond: punchesPerSecond / 2, Burst: punchBurst / 2, All: rate.NewLimiter(punchesPerSecond, punchBurst),
 		},
 		stun:    make(map[[stun.TransactionIDSize]byte]func(netip.AddrPort)),
 		punches: make(map[wire.PathToken]*Punch),

@@ -181,7 +181,7 @@ func TestPunchIsBounded(t *testing.T) {
 // All exchanges together send within the endpoint's budget.
 func TestPunchBudget(t *testing.T) {
 	e := open(t)
-	e.budget = Quota[string]{Each: Bucket{Burst: 5}, All: Bucket{Burst: 5}}
+	e.budget = Quota[string]{Burst: 5}
 	victim, at := socket(t)
 	p, err := e.Punch("", wire.PathToken{3}, here, []netip.AddrPort{at})
 	if err != nil {

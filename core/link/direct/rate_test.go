@@ -3,35 +3,13 @@ package direct
 import (
 	"testing"
 	"time"
-)
 
-func TestBucket(t *testing.T) {
-	now := time.Unix(1, 0)
-	b := Bucket{PerSecond: 2, Burst: 3}
-	take := func(want bool) {
-		t.Helper()
-		if got := b.Take(now); got != want {
-			t.Errorf("got %t", got)
-		}
-	}
-	for range 3 {
-		take(true)
-	}
-	take(false)
-	now = now.Add(500 * time.Millisecond)
-	take(true)
-	take(false)
-	if b.Full(now) || !b.Full(now.Add(2*time.Second)) {
-		t.Error("full too early or never")
-	}
-	if new(Bucket).Take(now) {
-		t.Error("the zero value lets something pass")
-	}
-}
+	"golang.org/x/time/rate"
+)
 
 func TestQuota(t *testing.T) {
 	now := time.Unix(1, 0)
-	q := Quota[int]{Each: Bucket{PerSecond: 1, Burst: 2}, All: Bucket{PerSecond: 1e6, Burst: 1e6}}
+	q := Quota[int]{PerSecond: 1, Burst: 2, All: rate.NewLimiter(1e6, 1e6)}
 	for i := range maxKeys {
 		if !q.Take(i, now) {
 			t.Fatalf("key %d is refused", i)
@@ -47,12 +25,12 @@ func TestQuota(t *testing.T) {
 	if !q.Take(-1, now) || len(q.per) > 3 {
 		t.Errorf("%d keys stay", len(q.per))
 	}
-	q = Quota[int]{Each: Bucket{Burst: 2}, All: Bucket{Burst: 1}}
+	q = Quota[int]{Burst: 2, All: rate.NewLimiter(0, 1)}
 	if !q.Take(1, now) || q.Take(2, now) {
 		t.Error("all together are not bounded")
 	}
 	// Who has no more takes none from the others.
-	q = Quota[int]{Each: Bucket{Burst: 1}, All: Bucket{Burst: 2}}
+	q = Quota[int]{Burst: 1, All: rate.NewLimiter(0, 2)}
 	for i := range 9 {
 		if q.Take(1, now) != (i == 0) {
 			t.Errorf("take %d of one", i)
@@ -60,5 +38,8 @@ func TestQuota(t *testing.T) {
 	}
 	if !q.Take(2, now) {
 		t.Error("one has taken what is for all")
+	}
+	if new(Quota[int]).Take(1, now) {
+		t.Error("the zero value lets something pass")
 	}
 }
