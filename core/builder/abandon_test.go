@@ -47,26 +47,32 @@ func TestAbandonedWhileSubstituting(t *testing.T) {
 			if _, err := gone.Put(bt.ID(1), req); !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
 			}
-			ended := make(chan error, 1)
-			go func() {
-				b, err := c.Get(bt.ID(1))
-				if err == nil && (b.State != wire.StateCancelled || b.Result.Error.Code != wire.CodeBuildAbandoned) {
-					err = fmt.Errorf("it is %+v", b)
-				}
-				ended <- err
-			}()
-			select {
-			case err := <-ended:
-				if err != nil {
-					t.Error(err)
-				}
-			case <-time.After(30 * time.Second):
-				t.Error("the substituters are still asked")
-				e.svc.Close()
-				<-ended
+			eventually(t, "the substituters are asked no more", func() bool { return e.svc.Builds()[0].State.Ended() })
+			if b, err := c.Get(bt.ID(1)); err != nil || b.State != wire.StateCancelled || b.Result.Error.Code != wire.CodeBuildAbandoned {
+				t.Errorf("it is %+v, %v", b, err)
 			}
 		})
 	}
+}
+
+// A client that cancels while substituters are asked for it ends that at once.
+func TestCancelledWhileSubstituting(t *testing.T) {
+	slow := &fullDisk{asked: make(chan struct{})}
+	e := start(t, func(c *builder.Config) {
+		slow.Store = c.Store.(*bt.Store)
+		c.Store = slow
+	})
+	c := e.holder(1)
+	put := make(chan error, 1)
+	go func() {
+		_, err := c.Put(bt.ID(1), bt.Request(withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))...))
+		put <- err
+	}()
+	<-slow.asked
+	if b, err := c.Cancel(bt.ID(1)); err != nil || b.State != wire.StateCancelled {
+		t.Errorf("it is %+v, %v", b, err)
+	}
+	wantCode(t, <-put, wire.CodeBuildCancelled)
 }
 
 // A detached build that got all its inputs from substituters needs nobody.

@@ -21,7 +21,7 @@ func (s *Service) putBuild(w http.ResponseWriter, r *http.Request, c *caller) er
 	}
 	// An attached build needs no usable ticket, a new one does: say so before
 	// the client sends its document in vain.
-	if b, _ := s.find(string(id), c); b == nil || b.record().State == wire.StateInterrupted {
+	if b, _ := s.known(string(id), c); b == nil || b.record().State == wire.StateInterrupted {
 		if err := s.mayStart(c, b != nil); err != nil {
 			return err
 		}
@@ -248,8 +248,8 @@ func (s *Service) admitOrForget(ctx context.Context, c *caller, b, old *build, r
 	s.mu.Unlock()
 	b.admitErr = err
 	b.cancel(err)
+	close(b.admitted) // before it is done, so that who has cancelled it knows
 	close(b.done)
-	close(b.admitted)
 	return nil, err
 }
 

@@ -2,6 +2,8 @@ package builder
 
 import (
 	"context"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,5 +94,48 @@ func TestGracePeriod(t *testing.T) {
 		if !lives(grace-1) || lives(2) || wire.CodeOf(context.Cause(ctx)) != wire.CodeBuildAbandoned {
 			t.Errorf("it ended for %v", context.Cause(ctx))
 		}
+	})
+}
+
+// Who asks again for a build that is still being admitted for a request of before, which
+// was lost, counts as being there.
+func TestAskingAgainDuringAdmission(t *testing.T) {
+	const grace = time.Hour
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{
+			ctx: t.Context(), cfg: Config{Now: time.Now}, queue: newQueue(1), builds: newRegister(),
+			documents: budget{most: maxDocuments, share: documentShare},
+		}
+		s.tuned.Store(&Tuning{ReattachGrace: grace})
+		who := &caller{client: key.ID{1}, trusted: &TrustedClient{}}
+		const id = "aaaaaaaaaaaaaaaaaaaaaaaaaa"
+		content, err := contentOf(new(wire.BuildRequest))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := s.newBuild(who, id, new(wire.BuildRequest), content)
+		s.builds.put(b)
+		ask := func(method string, h handler) <-chan error {
+			r := httptest.NewRequest(method, "/", strings.NewReader("{}"))
+			r.SetPathValue("id", id)
+			asked := make(chan error, 1)
+			go func() { asked <- h(httptest.NewRecorder(), r, who) }()
+			synctest.Wait()
+			return asked
+		}
+		lost := b.awaited(t.Context())
+		asked := []<-chan error{ask("PUT", s.putBuild), ask("GET", s.getBuild)}
+		lost()
+		time.Sleep(3 * grace)
+		if b.ctx.Err() != nil {
+			t.Error("it was given up while its client was there")
+		}
+		close(b.admitted)
+		for _, answer := range asked {
+			if err := <-answer; err != nil {
+				t.Error(err)
+			}
+		}
+		b.cancel(nil)
 	})
 }

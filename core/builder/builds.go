@@ -101,8 +101,8 @@ type upload struct {
 
 var errNoBuild = wire.Errorf(wire.CodeNotFound, "no such build")
 
-// find returns the build if the caller may know of it.
-func (s *Service) find(id string, c *caller) (*build, error) {
+// known returns the build if the caller may know of it, though it may not be admitted yet.
+func (s *Service) known(id string, c *caller) (*build, error) {
 	bid, err := wire.ParseBuildID(id)
 	if err != nil {
 		return nil, errNoBuild
@@ -116,7 +116,18 @@ func (s *Service) find(id string, c *caller) (*build, error) {
 	if err := s.mayAccess(b, c); err != nil {
 		return nil, err
 	}
-	<-b.admitted // admission ends with its request
+	return b, nil
+}
+
+// find is known, once the build is admitted.
+func (s *Service) find(ctx context.Context, id string, c *caller) (*build, error) {
+	b, err := s.known(id, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.awaitAdmission(ctx); err != nil {
+		return nil, err
+	}
 	if b.admitErr != nil {
 		return nil, errNoBuild
 	}
@@ -289,7 +300,7 @@ func (b *build) stopAway() {
 }
 
 func (s *Service) getBuild(w http.ResponseWriter, r *http.Request, c *caller) error {
-	b, err := s.find(r.PathValue("id"), c)
+	b, err := s.find(r.Context(), r.PathValue("id"), c)
 	if err != nil {
 		return err
 	}
@@ -325,12 +336,20 @@ func (b *build) awaitRoots(ctx context.Context) {
 // cancelWait bounds how long DELETE waits for the build's end.
 const cancelWait = 10 * time.Second
 
+// deleteBuild does not wait for an admission, which may be a long one: it ends that.
 func (s *Service) deleteBuild(w http.ResponseWriter, r *http.Request, c *caller) error {
-	b, err := s.find(r.PathValue("id"), c)
+	b, err := s.known(r.PathValue("id"), c)
 	if err != nil {
 		return err
 	}
 	s.cancelBuild(r.Context(), b, wire.Errorf(wire.CodeBuildCancelled, "by its client"))
+	select {
+	case <-b.admitted:
+		if b.admitErr != nil {
+			return errNoBuild
+		}
+	default:
+	}
 	return s.writeJSON(w, c, b.view())
 }
 
@@ -390,7 +409,7 @@ func (s *Service) live() []*build {
 
 // getEvents streams the build's events.
 func (s *Service) getEvents(w http.ResponseWriter, r *http.Request, c *caller) error {
-	b, err := s.find(r.PathValue("id"), c)
+	b, err := s.find(r.Context(), r.PathValue("id"), c)
 	if err != nil {
 		return err
 	}

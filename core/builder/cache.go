@@ -215,7 +215,7 @@ func (s *Service) lookup(ctx context.Context, c *caller, ofUse func(digest) bool
 func (c *caller) readsStore() bool { return c.trusted != nil && c.trusted.Cache == CacheStore }
 
 func (s *Service) getClosure(w http.ResponseWriter, r *http.Request, c *caller) error {
-	b, err := s.find(r.URL.Query().Get("build"), c)
+	b, err := s.find(r.Context(), r.URL.Query().Get("build"), c)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ type largeInput struct {
 
 // largeInput finds the input of a request.
 func (s *Service) largeInput(r *http.Request, c *caller) (*largeInput, error) {
-	b, err := s.find(r.PathValue("id"), c)
+	b, err := s.find(r.Context(), r.PathValue("id"), c)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +291,7 @@ func (in *largeInput) inVain(n int) error {
 // before the answer the request comes again, perhaps while the first one still
 // adds the input, and is answered as that would have been.
 func (s *Service) postInput(w http.ResponseWriter, r *http.Request, c *caller) error {
-	b, err := s.find(r.PathValue("id"), c)
+	b, err := s.find(r.Context(), r.PathValue("id"), c)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ const (
 
 // putInputs takes frames of inputs.
 func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) error {
-	b, err := s.find(r.PathValue("id"), c)
+	b, err := s.find(r.Context(), r.PathValue("id"), c)
 	if err != nil {
 		return err
 	}

@@ -214,7 +214,7 @@ func (s *Service) getInfo(w http.ResponseWriter, r *http.Request, c *caller) err
 	// pays for no other.
 	build := r.URL.Query().Get("build")
 	if build != "" {
-		if _, err := s.find(build, c); err != nil {
+		if _, err := s.find(r.Context(), build, c); err != nil {
 			return err
 		}
 	}
