@@ -573,3 +573,34 @@ func TestClientVanishesWithinAChunk(t *testing.T) {
 	e.run()
 	eventually(t, "nothing is left", func() bool { return len(e.uploads()) == 0 })
 }
+
+// Who is still sending what another request has sent is told that the build has ended.
+func TestBuildEndsDuringARequest(t *testing.T) {
+	e := start(t)
+	c := e.holder(1)
+	src := bt.Source("src", noise(1, 400<<10))
+	id := e.begin(c, 1, src)
+	cut := bt.Cut(src)
+	if _, err := c.PutManifest(id, 0, cut.Manifest); err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	defer w.Close()
+	sent := make(chan error, 1)
+	go func() {
+		_, err := c.Do(http.MethodPut, "/v1/builds/"+string(id)+"/inputs/0/chunks", r)
+		sent <- err
+	}()
+	if _, err := w.Write(cut.Frames(0)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a chunk of it is there", func() bool {
+		missing, err := c.PutManifest(id, 0, cut.Manifest)
+		return err == nil && missing[0][0] == 1
+	})
+	if _, _, err := c.SendLarge(id, 0, src); err != nil {
+		t.Fatal(err)
+	}
+	e.complete(c, 1, src)
+	wantCode(t, <-sent, wire.CodeInputUnasked)
+}

@@ -44,7 +44,10 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	return s.writeJSON(w, c, b.view())
 }
 
-var errNewerUpload = wire.Errorf(wire.CodeConflict, "another upload of this build has begun")
+var (
+	errNewerUpload = wire.Errorf(wire.CodeConflict, "another upload of this build has begun")
+	errEnded       = wire.Errorf(wire.CodeInputUnasked, "the build has ended")
+)
 
 // beginUpload makes this the build's only request that adds inputs. An older one
 // that reads from its client, and so may hang on a dead connection, is ended
@@ -63,7 +66,7 @@ func (b *build) beginUpload(parent context.Context, reads bool) (context.Context
 			if result != nil && result.Error != nil {
 				return nil, nil, result.Error
 			}
-			return nil, nil, wire.Errorf(wire.CodeInputUnasked, "the build has ended")
+			return nil, nil, errEnded
 		}
 		older := b.upload
 		if older == nil {

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -439,7 +440,7 @@ func outputPaths(result *wire.Result) []nix.Path {
 // end records and tells how the build ended.
 func (b *build) end(result *wire.Result) {
 	defer b.s.wg.Done()
-	b.cancel(nil)
+	b.cancel(cmp.Or(result.Error, errEnded)) // for requests that are under way
 	state := wire.StateBuilt
 	if result.Error != nil {
 		switch state = wire.StateFailed; result.Error.Code {
