@@ -66,7 +66,7 @@ var errDraining = wire.CodeDraining.Err().WithHint("try again later, or use anot
 // more: its document may have taken minutes to come. A ticket is looked at when its use
 // is spent. s.mu is held.
 func (s *Service) stillMayStart(c *caller) (*caller, error) {
-	if s.draining {
+	if s.draining || s.ctx.Err() != nil {
 		return nil, errDraining
 	}
 	if c.trusted == nil {
@@ -108,6 +108,7 @@ func (s *Service) attachOrAdmit(ctx context.Context, c *caller, id wire.BuildID,
 			}
 			fresh := s.newBuild(c, id, req, content)
 			s.builds.put(fresh)
+			s.wg.Add(1)
 			s.mu.Unlock()
 			return s.admitOrForget(ctx, c, fresh, b, req)
 		}
@@ -227,8 +228,12 @@ func newPlaceOf(c *caller) *place {
 }
 
 // admitOrForget admits the build, which is registered already, or puts back
-// what was there.
+// what was there. The end of the service ends it.
 func (s *Service) admitOrForget(ctx context.Context, c *caller, b, old *build, req *wire.BuildRequest) (*build, error) {
+	defer s.wg.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(s.ctx, func() { cancel(errShutdown) })()
 	if old != nil {
 		b.revived = old.record().Limits
 	}

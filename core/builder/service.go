@@ -274,7 +274,9 @@ func (s *Service) Settle(ctx context.Context) {
 // resubmit it, and waits until all has ended.
 func (s *Service) Close() {
 	s.Drain(true)
+	s.mu.Lock() // no admission begins from here on
 	s.stop(errShutdown)
+	s.mu.Unlock()
 	s.wg.Wait()
 	// The disk may have room again since ends could not be recorded: who has made some
 	// may well start the builder anew.

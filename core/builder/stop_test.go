@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/builder"
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
+	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -87,4 +89,38 @@ func TestStopIsNoFailure(t *testing.T) {
 	if log.Len() > 0 {
 		t.Errorf("logged: %s", &log)
 	}
+}
+
+// slowToLeave asks substituters for as long as it may, and then a little longer.
+type slowToLeave struct {
+	*bt.Store
+	asked chan struct{}
+}
+
+func (s slowToLeave) ValidPaths(ctx context.Context, paths []nix.Path, substitute bool) ([]nix.Path, error) {
+	if !substitute {
+		return s.Store.ValidPaths(ctx, paths, false)
+	}
+	close(s.asked)
+	<-ctx.Done()
+	time.Sleep(20 * time.Millisecond)
+	return nil, context.Cause(ctx)
+}
+
+// A builder has not stopped before the builds that are being admitted have ended.
+func TestStopWaitsForAdmissions(t *testing.T) {
+	asked := make(chan struct{})
+	e := start(t, func(c *builder.Config) { c.Store = slowToLeave{c.Store.(*bt.Store), asked} })
+	c := e.holder(1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = c.Put(bt.ID(1), bt.Request(withSource(bt.Built(bt.Source("built", "x").Info.Path, "contents"))...)) // broken off
+	}()
+	<-asked
+	e.svc.Close()
+	if rec, err := e.records.Build(t.Context(), bt.ID(1)); err != nil || rec.State != wire.StateInterrupted {
+		t.Errorf("it has stopped, and the build is %s, %v", rec.State, err)
+	}
+	<-done
 }
