@@ -421,6 +421,8 @@ func (b *build) start(wanted []int, checked, idle bool, trace []any) {
 	if len(wanted) == 0 {
 		close(b.complete)
 	}
+	b.lateAfter = lateAfter(b.closure, wanted)
+	b.sending(0)
 	paths := len(b.closure.infos)
 	b.mu.Unlock()
 	b.s.cfg.Log.Info("build admitted", append([]any{"build", b.rec.ID, "client", b.rec.Client, "ticket", b.rec.Ticket,

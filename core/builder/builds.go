@@ -65,6 +65,10 @@ type build struct {
 	toAdd   int    // inputs that are not in the store yet
 	sent    uint64 // NAR bytes of inputs that were accepted
 	upload  *upload
+	senders int // requests under way that bring inputs
+	// late runs while there are none and inputs are wanted, for lateAfter.
+	late      *time.Timer
+	lateAfter time.Duration
 	// intakes are the large inputs that are on their way.
 	intakes map[int]*intake
 	inVain  uint64  // bytes of chunks that were sent but not needed

@@ -84,6 +84,14 @@ func (in *largeInput) during(w http.ResponseWriter, r *http.Request, work func(c
 		return wire.Errorf(wire.CodeRate, "%d requests of this build at once", maxReaders).WithHint("try again in a moment")
 	}
 	defer b.attend(-1)
+	b.mu.Lock()
+	b.sending(1)
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.sending(-1)
+	}()
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(b.ctx, func() { cancel(context.Cause(b.ctx)) })()

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/chunk"
+	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -15,6 +17,11 @@ const (
 	inputTimeout = 60 * time.Second
 	// inputDeadlineEvery is how often that deadline is moved.
 	inputDeadlineEvery = 5 * time.Second
+	// inputsLate is how long nothing need be sent at all: twice as long as a client
+	// tries to get a lost connection back.
+	inputsLate = 10 * time.Minute
+	// slowDisk is what a client reads of an input in a second, at least.
+	slowDisk = 4 << 20
 )
 
 // putInputs takes frames of inputs.
@@ -72,6 +79,7 @@ func (b *build) beginUpload(parent context.Context, reads bool) (context.Context
 		if older == nil {
 			b.upload = mine
 			b.presence()
+			b.sending(1)
 			b.mu.Unlock()
 			break
 		}
@@ -92,9 +100,43 @@ func (b *build) beginUpload(parent context.Context, reads bool) (context.Context
 		b.mu.Lock()
 		b.upload = nil
 		b.presence()
+		b.sending(-1)
 		b.mu.Unlock()
 		close(mine.done)
 	}, nil
+}
+
+// sending notes that a request that brings inputs has begun (1) or ended (-1). While
+// there is none and inputs are wanted, their time runs. b.mu is held.
+func (b *build) sending(delta int) {
+	b.senders += delta
+	switch {
+	case b.senders > 0 || b.toAdd == 0 || b.rec.State.Ended():
+		if b.late != nil {
+			b.late.Stop()
+		}
+	case b.late == nil:
+		b.late = time.AfterFunc(b.lateAfter, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if b.senders == 0 && b.toAdd > 0 {
+				b.cancel(wire.Errorf(wire.CodeInputStalled, "none came for %s", ticket.Duration(b.lateAfter)).
+					WithHint("run the same command again: what has come is kept"))
+			}
+		})
+	default:
+		b.late.Reset(b.lateAfter)
+	}
+}
+
+// lateAfter is how long a build waits for the next of its inputs: besides inputsLate what a
+// slow disk takes for the largest, which its client reads whole before it sends any of it.
+func lateAfter(cl *closure, wanted []int) time.Duration {
+	var most uint64
+	for _, i := range wanted {
+		most = max(most, cl.infos[i].NarSize)
+	}
+	return inputsLate + time.Duration(min(most, wire.MaxInputChunks*chunk.MaxSize)/slowDisk)*time.Second
 }
 
 // reading runs what reads a request's body, with a deadline that moves. The end of

@@ -462,6 +462,7 @@ func (b *build) end(result *wire.Result) {
 	}
 	b.building, b.machines = nil, nil
 	b.stopAway()
+	b.sending(0)
 	running := b.upload
 	b.closure, b.planned, b.wanted, b.policyRequest = nil, nil, nil, nil
 	rec, log := b.rec, b.log

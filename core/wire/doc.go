@@ -121,6 +121,10 @@
 // was taken it may be repeated. A NAR that is not what the closure states ends the
 // build.
 //
+// A build whose inputs stop coming ends with [CodeInputStalled], after ten minutes and
+// the time that a slow disk needs to read the largest of them. A request that waits for its
+// client for a minute ends before.
+//
 // An upload limit counts what the paths weigh, as their NAR sizes, however many
 // of their chunks were there already; and beside that, chunks that were sent in
 // vain.

@@ -55,6 +55,7 @@ const (
 	CodeInputManifest   Code = "input.manifest"        // a manifest that cannot be the input's
 	CodeInputChunk      Code = "input.chunk"           // a chunk that is not in the manifest
 	CodeInputIncomplete Code = "input.incomplete"      // ended before all of its chunks were there
+	CodeInputStalled    Code = "input.stalled"         // its client is there but sends none
 
 	// The build's own end.
 	CodeBuildFailed    Code = "build.failed"
@@ -118,6 +119,7 @@ var codes = map[Code]codeInfo{
 	CodeInputManifest:   {http.StatusUnprocessableEntity, ExitFailed, "a manifest is not that of the input"},
 	CodeInputChunk:      {http.StatusUnprocessableEntity, ExitFailed, "a chunk is not the one that the input's manifest names"},
 	CodeInputIncomplete: {http.StatusConflict, ExitFailed, "chunks of an input are missing"},
+	CodeInputStalled:    {http.StatusConflict, ExitFailed, "the inputs stopped coming"},
 
 	CodeBuildFailed:    {http.StatusUnprocessableEntity, ExitBuildFailed, "build failed"},
 	CodeBuildCancelled: {http.StatusConflict, ExitFailed, "build cancelled"},
