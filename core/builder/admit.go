@@ -184,14 +184,8 @@ func (c *caller) ticketID() ticket.ID {
 
 // roomFor bounds the builds that are under way. s.mu is held.
 func (s *Service) roomFor(c *caller) error {
-	all, own := 0, 0
+	all, own := len(s.builds.live), 0
 	for _, b := range s.builds.live {
-		select {
-		case <-b.done:
-			continue
-		default:
-		}
-		all++
 		// Read without its lock: neither changes after the build is made.
 		if b.rec.Client == c.client || c.ticket != nil && b.rec.Ticket == c.ticket.ID {
 			own++

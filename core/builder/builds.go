@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -400,15 +401,7 @@ func (s *Service) CancelTicket(ctx context.Context, id ticket.ID) int {
 func (s *Service) live() []*build {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var all []*build
-	for _, b := range s.builds.live {
-		select {
-		case <-b.done:
-		default:
-			all = append(all, b)
-		}
-	}
-	return all
+	return slices.Collect(maps.Values(s.builds.live))
 }
 
 // getEvents streams the build's events.

@@ -11,7 +11,7 @@ import (
 // owner, who asks for all, waits until all are looked through.
 type register struct {
 	all     map[wire.BuildID]*build
-	live    map[wire.BuildID]*build // that had not ended when they came
+	live    map[wire.BuildID]*build // that have not ended
 	clients map[key.ID]map[*build]bool
 	tickets map[ticket.ID]map[*build]bool
 }

@@ -47,7 +47,7 @@ func TestRoomForBuilds(t *testing.T) {
 	check("the last of all", trusted, true)
 	add(1, func(int) *caller { return holder(30, 30) })
 	check("one more of all", trusted, false)
-	close(s.builds.all["0"].done)
+	s.builds.ended(s.builds.all["0"])
 	check("one of them has ended", trusted, true)
 }
 

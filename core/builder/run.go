@@ -494,10 +494,10 @@ func (b *build) end(result *wire.Result) {
 	b.s.cfg.Log.Info("build ended", attrs...)
 	rec.State, rec.Result = state, result
 	b.s.cfg.Meter.Ended(&rec)
-	close(b.done)
 	b.s.mu.Lock()
 	b.s.builds.ended(b)
 	b.s.mu.Unlock()
+	close(b.done)
 	b.prepareOutputs()
 }
 
