@@ -82,7 +82,7 @@ func (a *app) serve(ctx context.Context, cfg *serveConfig, reread func() (*serve
 	}
 	settings.only = cfg.Systems
 	store := nixstore.New(nixstore.Config{
-		Dial: daemon.Config{Dial: a.builderDialer()}, MaxJobs: settings.maxJobs, Delegate: settings.delegates(),
+		Dial: daemon.Config{Dial: a.builderDialer()}, MaxJobs: settings.maxJobs,
 		NoSubstitutes: !settings.substitute,
 	})
 	defer store.Close()

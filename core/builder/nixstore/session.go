@@ -26,11 +26,7 @@ func (s *Store) Session(ctx context.Context) (builder.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	jobs := max(1, s.cfg.MaxJobs)
-	if s.cfg.Delegate {
-		jobs = 0
-	}
-	return &session{c, jobs, !s.cfg.NoSubstitutes}, nil
+	return &session{c, s.cfg.MaxJobs, !s.cfg.NoSubstitutes}, nil
 }
 
 func (s *session) AddTempRoots(ctx context.Context, paths []nix.Path) error {

@@ -25,7 +25,7 @@ const DefaultLogDir = "/nix/var/log/nix"
 // substituters.
 const askers = 8
 
-// Config makes a Store. The zero value is the machine's own store.
+// Config makes a Store.
 type Config struct {
 	Dial daemon.Config
 	// Root is put before store paths when files are read: where the store is
@@ -33,12 +33,10 @@ type Config struct {
 	Root string
 	// LogDir is DefaultLogDir if empty.
 	LogDir string
-	// MaxJobs is how many derivations of one build the daemon builds at a time,
-	// 1 if not set: whoever sets options of a connection sets this one too.
+	// MaxJobs is how many derivations of one build the daemon builds at a time
+	// on this machine: whoever sets options of a connection sets this one too. 0
+	// leaves every build to the daemon's own remote builders.
 	MaxJobs uint
-	// Delegate leaves every build to the daemon's own remote builders, as
-	// max-jobs = 0 does.
-	Delegate bool
 	// NoSubstitutes has builds fetch nothing, as substitute = false does.
 	NoSubstitutes bool
 }
