@@ -126,6 +126,86 @@ func TestConnectionsOfFewThatSayNothing(t *testing.T) {
 	})
 }
 
+// A few addresses, each with as many circuits as it may have, do not keep out others.
+func TestCircuitsOfFew(t *testing.T) {
+	const perAddress, addresses, total = 6, 6, 24
+	for name, limits := range map[string]relay.Limits{
+		"to a builder": {CircuitsPerBuilder: total, CircuitsPerAddress: perAddress},
+		"in all":       {Circuits: total, CircuitsPerAddress: perAddress},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{Limits: limits}, func(t *testing.T, w *world) {
+				w.builder(secret(102), echo)
+				fill := func() {
+					for range perAddress {
+						for i := range addresses {
+							ctx := linktest.From(t.Context(), fmt.Sprintf("192.0.2.%d:1", i))
+							if _, err := open(ctx, w, dialRoute(secret(102))); err != nil && wire.CodeOf(err) != wire.CodeRelayFull {
+								t.Fatal(err)
+							}
+						}
+					}
+					counted(t, w.relay, total, "circuits")
+				}
+				fill()
+				counted(t, w.relay, 0, "circuits_ended_total", "full") // they leave each other alone
+				for range 3 {
+					works(t, w)
+				}
+				fill()
+				works(t, w)
+				time.Sleep(5 * time.Second) // for ends that do not answer a goodbye
+				if metric(t, w.relay, "circuits_ended_total", "full") == 0 {
+					t.Error("not counted")
+				}
+				w.listener.Cut()
+			})
+		})
+	}
+}
+
+// A few addresses do not take up all registrations.
+func TestRegistrationsOfFew(t *testing.T) {
+	inWorld(t, relay.Config{Limits: relay.Limits{Registrations: 6}}, func(t *testing.T, w *world) {
+		listen := func(i int) (*wsconn.Socket, error) {
+			return open(linktest.From(t.Context(), fmt.Sprintf("192.0.2.%d:1", i)), w, wire.RouteRelayListen)
+		}
+		var many []*wsconn.Socket
+		for _, i := range []int{1, 1, 1, 1, 2, 2} {
+			ws, err := listen(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			many = append(many, ws)
+			time.Sleep(time.Millisecond)
+		}
+		// Of the first address, which still has more than either of the others after that.
+		for n := range 3 {
+			_, err := listen(3)
+			if want := map[bool]wire.Code{true: wire.CodeRelayFull}[n == 2]; wire.CodeOf(err) != want {
+				t.Errorf("number %d of another address: %v", n, err)
+			}
+		}
+		for _, ws := range many[2:4] {
+			if _, err := receive(t, ws); err != nil {
+				t.Fatal(err) // the challenge
+			}
+			closedWith(t, "the youngest", ws, wire.RelayCloseProof, wire.CodeRelayFull)
+		}
+		for _, ws := range []*wsconn.Socket{many[0], many[1], many[4], many[5]} {
+			if _, err := receive(t, ws); err != nil {
+				t.Error(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, _, err := ws.Read(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("of those that may stay: %v", err)
+			}
+			cancel()
+		}
+		w.listener.Cut()
+	})
+}
+
 // Clients of the relay inside a builder do not keep it from coming for others.
 func TestClientsThatSayNothing(t *testing.T) {
 	const clients, perAddress, total = "clients.example:80", 20, 100

@@ -17,9 +17,9 @@ const defaultHalfOpen = wire.RelayAcceptTimeout
 // pending is a circuit that waits for the builder's end. Its fields but for
 // the channels are under Server.mu.
 type pending struct {
+	place
 	id       wire.CircuitID
 	to       *registration
-	addr     netip.Addr
 	accepted chan *wsconn.Socket // 1
 	failed   chan wire.Code      // 1
 	given    bool                // the dialler does not wait any more
@@ -55,11 +55,18 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request, addr netip.Addr) e
 	s.metrics.opened.Inc()
 	log := s.logFor(r).With(slog.String("circuit", string(p.id)), slog.String("endpoint", id.String()))
 	log.Debug("circuit opened")
-	s.splice(client, builder, func(why string) {
+	c := s.splice(client, builder, func(why string) {
 		log.Debug("circuit ended", slog.String("reason", why))
 		s.metrics.ended.WithLabelValues(why).Inc()
 		done()
 	})
+	s.mu.Lock()
+	p.leave = func() {
+		s.uncountLocked(p)
+		s.tellFull("circuits, or circuits to a builder,")
+		c.closeBoth(ending{endFull, wire.RelayCloseBroken, ""})
+	}
+	s.mu.Unlock()
 	return nil
 }
 
@@ -71,28 +78,32 @@ func (s *Server) open(id key.ID, addr netip.Addr) (*pending, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	reg := s.builders[id]
+	reg, to := s.builders[id], s.circuitsTo[id]
+	if to == nil {
+		to = &places{}
+	}
 	switch {
 	case s.closing.Err() != nil:
 		return nil, closingError()
 	case reg == nil:
 		return nil, wire.CodeRelayNoBuilder.Err().WithHint("check on the builder that it runs and uses this relay")
-	case s.circuits.all >= s.limits.Circuits:
-		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits as it takes")
-	case s.circuitsTo[id] >= s.limits.CircuitsPerBuilder || reg.waiting >= s.limits.HalfOpenPerBuilder:
-		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits to this builder as it takes")
 	case s.circuits.by[addr] >= s.limits.CircuitsPerAddress:
 		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits of your address as it takes")
+	case reg.waiting >= s.limits.HalfOpenPerBuilder, to.all >= s.limits.CircuitsPerBuilder && !to.makeRoom(to.by[addr]):
+		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits to this builder as it takes")
+	case s.circuits.all >= s.limits.Circuits && !s.circuits.makeRoom(s.circuits.by[addr]):
+		return nil, wire.Errorf(wire.CodeRelayFull, "it has as many circuits as it takes")
 	}
 	p := &pending{
-		id: circuit, to: reg, addr: addr,
+		place: place{addr: addr}, id: circuit, to: reg,
 		accepted: make(chan *wsconn.Socket, 1),
 		failed:   make(chan wire.Code, 1),
 	}
 	s.pending[circuit] = p
 	reg.waiting++
-	s.circuits.add(addr)
-	s.circuitsTo[id]++
+	s.circuits.take(&p.place)
+	to.take(&p.place)
+	s.circuitsTo[id] = to
 	s.work.Add(1)
 	return p, nil
 }
@@ -100,11 +111,17 @@ func (s *Server) open(id key.ID, addr netip.Addr) (*pending, error) {
 // closed uncounts a circuit.
 func (s *Server) closed(p *pending) {
 	s.mu.Lock()
-	s.circuits.drop(p.addr)
-	if s.circuitsTo[p.to.id]--; s.circuitsTo[p.to.id] <= 0 {
-		delete(s.circuitsTo, p.to.id)
+	defer s.mu.Unlock()
+	s.uncountLocked(p)
+}
+
+func (s *Server) uncountLocked(p *pending) {
+	s.circuits.free(&p.place)
+	if to := s.circuitsTo[p.to.id]; to != nil {
+		if to.free(&p.place); to.all == 0 {
+			delete(s.circuitsTo, p.to.id)
+		}
 	}
-	s.mu.Unlock()
 }
 
 // await calls the builder and waits for its end of the circuit.

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,30 +17,20 @@ type pendingConns struct {
 	refused           func(limit string)
 
 	mu      sync.Mutex
-	conn    map[net.Conn]pendingConn
-	counted counter
+	conn    map[net.Conn]*place
+	counted places
 }
-
-type pendingConn struct {
-	addr   netip.Addr
-	exempt bool
-}
-
-// maxCompared is how many connections are looked at for one that makes room. In a flood
-// of few addresses nearly all are theirs; in one of many there is none, and to look at
-// them all would cost more than to refuse.
-const maxCompared = 256
 
 func (s *Server) newPendingConns() *pendingConns {
 	return &pendingConns{
 		total: s.limits.Connections, perAddress: s.limits.ConnectionsPerAddress, exempt: s.cfg.Proxy,
 		refused: func(limit string) {
 			s.metrics.conns.WithLabelValues(limit).Inc()
-			if limit == connsTotal && s.full.due() {
-				s.log.Warn("refused", slog.String("error", "the relay has as many connections that ask for nothing as it takes"))
+			if limit == connsTotal {
+				s.tellFull("connections that ask for nothing")
 			}
 		},
-		conn: map[net.Conn]pendingConn{},
+		conn: map[net.Conn]*place{},
 	}
 }
 
@@ -78,41 +67,27 @@ func (p *pendingConns) add(c net.Conn) (limit string) {
 		if exempt {
 			has = 0
 		}
-		if !p.makeRoom(has) {
+		if !p.counted.makeRoom(has) {
 			return connsTotal
 		}
 	}
-	p.conn[c] = pendingConn{addr, exempt}
-	p.counted.add(addr)
+	at := &place{addr: addr}
+	if !exempt {
+		at.leave = func() {
+			p.drop(c)
+			p.refused(connsTotal)
+			_ = abort(c)
+		}
+	}
+	p.conn[c] = at
+	p.counted.take(at)
 	return ""
 }
 
-// makeRoom closes a connection for an address that has so many, of one that has more and
-// would still have as many then.
-func (p *pendingConns) makeRoom(has int) bool {
-	var found net.Conn
-	compared, most := 0, has+1  // what the newcomer makes of it
-	for c, of := range p.conn { // begins anywhere
-		if n := p.counted.by[of.addr]; n > most && !of.exempt {
-			found, most = c, n
-		}
-		if compared++; compared == maxCompared {
-			break
-		}
-	}
-	if found == nil {
-		return false
-	}
-	p.drop(found)
-	p.refused(connsTotal)
-	_ = abort(found)
-	return true
-}
-
 func (p *pendingConns) drop(c net.Conn) {
-	if of, ok := p.conn[c]; ok {
+	if at, ok := p.conn[c]; ok {
 		delete(p.conn, c)
-		p.counted.drop(of.addr)
+		p.counted.free(at)
 	}
 }
 

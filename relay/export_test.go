@@ -15,13 +15,14 @@ func (s *Server) Add(id key.ID) error { return s.add(&registration{id: id}) }
 func (s *Server) Remembers() int {
 	s.mu.Lock()
 	n := len(s.builders) + len(s.pending) + len(s.circuitsTo) + int(s.buffers.Load())
-	for _, c := range []counter{s.registrations, s.circuits, s.refusals} {
+	for _, c := range []counter{s.registrations.counter, s.circuits.counter, s.refusals} {
 		n += c.all + len(c.by)
 	}
+	n += len(s.registrations.held) + len(s.circuits.held)
 	s.mu.Unlock()
 	for _, p := range []*pendingConns{s.conns, s.clients} {
 		p.mu.Lock()
-		n += len(p.conn) + p.counted.all + len(p.counted.by)
+		n += len(p.conn) + len(p.counted.held) + p.counted.all + len(p.counted.by)
 		p.mu.Unlock()
 	}
 	return n

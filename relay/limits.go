@@ -12,7 +12,9 @@ import (
 // Limits bound what peers may use of a relay. A zero field means its default.
 // An address is an IPv4 address or an IPv6 /64.
 type Limits struct {
-	// Registrations is how many builders may be registered: 20,000.
+	// Registrations is how many builders may be registered: 20,000. Of these, of
+	// circuits and of connections, an address that has more makes room for one that
+	// has fewer.
 	Registrations int
 	// RegistrationsPerAddress is how many of them may come from one address: 1,000.
 	RegistrationsPerAddress int
@@ -31,7 +33,6 @@ type Limits struct {
 	HandshakeBurst int
 	// Connections is how many connections may have asked for nothing yet, and how
 	// many may wait on a WebSocket to be told why they are refused: 4,096 each.
-	// Of the former, an address that has more makes room for one that has fewer.
 	Connections int
 	// ConnectionsPerAddress is how many of them may come from one address: 256.
 	ConnectionsPerAddress int
@@ -121,6 +122,65 @@ func (c *counter) drop(a netip.Addr) {
 	if c.by[a]--; c.by[a] <= 0 {
 		delete(c.by, a)
 	}
+}
+
+// places are counted things that each hold a place of which there are only so many.
+// When all are taken, an address that has more makes room for one that has fewer.
+// The zero value is ready.
+type places struct {
+	counter
+	held map[*place]struct{}
+}
+
+type place struct {
+	addr  netip.Addr
+	since int64 // by [clock]
+	// leave frees the place and ends what holds it, without waiting; nil while that
+	// cannot be.
+	leave func()
+}
+
+func (ps *places) take(p *place) {
+	if ps.held == nil {
+		ps.held = map[*place]struct{}{}
+	}
+	p.since = clock(time.Now())
+	ps.held[p] = struct{}{}
+	ps.add(p.addr)
+}
+
+// free does nothing for a place that is free already.
+func (ps *places) free(p *place) {
+	if _, ok := ps.held[p]; ok {
+		delete(ps.held, p)
+		ps.drop(p.addr)
+	}
+}
+
+// maxCompared is how many places are looked at for one that is made free. In a flood
+// of few addresses nearly all are theirs; in one of many there is none, and to look at
+// them all would cost more than to refuse.
+const maxCompared = 256
+
+// makeRoom frees a place for an address that has so many, of one that has more and
+// would still have as many then: its youngest, as that has done the least.
+func (ps *places) makeRoom(has int) bool {
+	var found *place
+	compared, most := 0, has+1 // what the newcomer makes of it
+	for p := range ps.held {   // begins anywhere
+		n := ps.by[p.addr]
+		if p.leave != nil && (n > most || n == most && found != nil && p.since > found.since) {
+			found, most = p, n
+		}
+		if compared++; compared == maxCompared {
+			break
+		}
+	}
+	if found == nil {
+		return false
+	}
+	found.leave()
+	return true
 }
 
 // maxBuckets bounds a rateLimiter's memory, about 10 MB.

@@ -3,6 +3,7 @@ package relay
 import (
 	"net/netip"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +37,46 @@ func TestGroup(t *testing.T) {
 			t.Errorf("%s and %s are the same: %t", c.a, c.b, same)
 		}
 	}
+}
+
+// An address that has more makes room: with its youngest place, and not for one that
+// would have as many.
+func TestPlaces(t *testing.T) {
+	a, b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
+	synctest.Test(t, func(t *testing.T) {
+		var ps places
+		var left []string
+		take := func(name string, addr netip.Addr, leaves bool) {
+			p := &place{addr: addr}
+			if leaves {
+				p.leave = func() {
+					ps.free(p)
+					left = append(left, name)
+				}
+			}
+			ps.take(p)
+			time.Sleep(time.Nanosecond)
+		}
+		take("a1", a, true)
+		take("b1", b, true)
+		take("a2", a, true)
+		take("a3", a, true)
+		take("a4", a, false)
+		take("b2", b, true)
+		for _, step := range []struct {
+			has  int
+			want string // who leaves
+		}{{3, ""}, {2, "a3"}, {2, ""}, {1, "a2"}, {0, "b2"}, {0, "a1"}, {0, ""}} {
+			left = nil
+			made := ps.makeRoom(step.has)
+			if got := strings.Join(left, " "); got != step.want || made != (step.want != "") {
+				t.Errorf("for one that has %d: %q leaves, want %q", step.has, got, step.want)
+			}
+		}
+		if ps.all != 2 || ps.by[a] != 1 || ps.by[b] != 1 || ps.by[c] != 0 || len(ps.held) != 2 {
+			t.Errorf("%+v is left", ps)
+		}
+	})
 }
 
 func TestRateLimiter(t *testing.T) {

@@ -58,11 +58,12 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr)
 	if !s.currentAccess().admitsToken(shown) {
 		return accessError()
 	}
-	if err := s.countRegistration(addr); err != nil {
+	p := &place{addr: addr}
+	if err := s.countRegistration(p); err != nil {
 		return err
 	}
 	done := func() {
-		s.uncountRegistration(addr)
+		s.uncountRegistration(p)
 		s.work.Done()
 	}
 	log := s.logFor(r)
@@ -72,30 +73,37 @@ func (s *Server) listen(w http.ResponseWriter, r *http.Request, addr netip.Addr)
 		done()
 		return nil
 	}
+	s.mu.Lock()
+	p.leave = func() {
+		s.registrations.free(p)
+		s.tellFull("builders")
+		go ws.CloseWithin(farewell, wire.RelayCloseProof, string(wire.CodeRelayFull))
+	}
+	s.mu.Unlock()
 	go s.serveBuilder(ws, host, shown, log, done)
 	return nil
 }
 
 // countRegistration also begins the work that Shutdown waits for.
-func (s *Server) countRegistration(addr netip.Addr) error {
+func (s *Server) countRegistration(p *place) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closing.Err() != nil:
 		return closingError()
-	case s.registrations.all >= s.limits.Registrations:
-		return wire.Errorf(wire.CodeRelayFull, "it has as many builders as it takes")
-	case s.registrations.by[addr] >= s.limits.RegistrationsPerAddress:
+	case s.registrations.by[p.addr] >= s.limits.RegistrationsPerAddress:
 		return wire.Errorf(wire.CodeRelayFull, "it has as many builders of your address as it takes")
+	case s.registrations.all >= s.limits.Registrations && !s.registrations.makeRoom(s.registrations.by[p.addr]):
+		return wire.Errorf(wire.CodeRelayFull, "it has as many builders as it takes")
 	}
-	s.registrations.add(addr)
+	s.registrations.take(p)
 	s.work.Add(1)
 	return nil
 }
 
-func (s *Server) uncountRegistration(addr netip.Addr) {
+func (s *Server) uncountRegistration(p *place) {
 	s.mu.Lock()
-	s.registrations.drop(addr)
+	s.registrations.free(p)
 	s.mu.Unlock()
 }
 

@@ -14,6 +14,7 @@ const (
 	endStalled = "stalled" // an end did not take or finish a message in time
 	endText    = "text"    // an end sent a text message
 	endLarge   = "large"   // an end sent a message above the limit
+	endFull    = "full"    // it made room for one of an address that has fewer
 	endClosing = "closing" // the relay shut down
 )
 
@@ -84,7 +85,7 @@ func newMetrics(s *Server) *metrics {
 	gauge("connections_pending", "Connections that are no WebSocket yet.", func(Stats) int { return s.conns.count() + s.clients.count() })
 	m.toBuilder, m.toClient = m.bytes.WithLabelValues("builder"), m.bytes.WithLabelValues("client")
 	// Series that are 0 from the start can be told from ones that are missing.
-	for _, end := range []string{endClean, endLost, endIdle, endStalled, endText, endLarge, endClosing} {
+	for _, end := range []string{endClean, endLost, endIdle, endStalled, endText, endLarge, endFull, endClosing} {
 		m.ended.WithLabelValues(end)
 	}
 	for _, result := range []string{stunAnswered, stunShort, stunInvalid, stunRate, stunFailed} {

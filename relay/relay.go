@@ -84,10 +84,10 @@ type Server struct {
 
 	mu            sync.Mutex
 	builders      map[key.ID]*registration
-	registrations counter // listen sockets, proved or not
+	registrations places // listen sockets, proved or not
 	pending       map[wire.CircuitID]*pending
-	circuits      counter // open and half open
-	circuitsTo    map[key.ID]int
+	circuits      places // open and half open
+	circuitsTo    map[key.ID]*places
 	refusals      counter // sockets that are told why they are refused
 	servers       []*http.Server
 	packets       []*net.UDPConn
@@ -113,7 +113,7 @@ func New(cfg Config) *Server {
 		mux:        http.NewServeMux(),
 		builders:   map[key.ID]*registration{},
 		pending:    map[wire.CircuitID]*pending{},
-		circuitsTo: map[key.ID]int{},
+		circuitsTo: map[key.ID]*places{},
 	}
 	s.rate = rateLimiter{perSecond: rate.Limit(s.limits.HandshakesPerSecond), burst: s.limits.HandshakeBurst}
 	s.access = cfg.Access

@@ -71,7 +71,7 @@ type flow struct {
 }
 
 // splice joins two ends. When both are closed it calls done with the reason.
-func (s *Server) splice(client, builder *wsconn.Socket, done func(why string)) {
+func (s *Server) splice(client, builder *wsconn.Socket, done func(why string)) *spliced {
 	c := &spliced{s: s, client: client, builder: builder, speed: newSpeed(s.limits.CircuitBytesPerSecond), gone: s.aborted}
 	c.up = flow{src: client, dst: builder, bytes: s.metrics.toBuilder}
 	c.down = flow{src: builder, dst: client, bytes: s.metrics.toClient}
@@ -86,6 +86,7 @@ func (s *Server) splice(client, builder *wsconn.Socket, done func(why string)) {
 	c.open.Store(2)
 	go c.pump(&c.up)
 	go c.pump(&c.down)
+	return c
 }
 
 // because notes how the circuit ends, unless that is known, and returns it.

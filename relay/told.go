@@ -28,6 +28,13 @@ func (s *seldom) due() bool {
 	return true
 }
 
+// tellFull says of what the relay has as much as it takes, when something of it is closed.
+func (s *Server) tellFull(what string) {
+	if s.full.due() {
+		s.log.Warn("refused", slog.String("error", "the relay has as many "+what+" as it takes"))
+	}
+}
+
 // toldListener says that connections cannot be accepted, such as for want of
 // descriptors. net/http goes on trying, and tells only a log that would name addresses.
 type toldListener struct {

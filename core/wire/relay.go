@@ -87,7 +87,8 @@ import (
 // message that is too large with 1009. A circuit on which nothing moves, or a
 // message that is not taken in time, closes it with [RelayCloseTimeout]. A
 // relay that shuts down lets circuits go on for a while and then closes them
-// with 1001.
+// with 1001. One that is full may close a circuit with [RelayCloseBroken], and a
+// registration with [RelayCloseProof] and [CodeRelayFull] as the reason, to make room.
 //
 // # STUN
 //
