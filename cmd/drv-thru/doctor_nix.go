@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -114,13 +113,12 @@ func (e *examination) nix(ctx context.Context) {
 // nixCommand checks what evaluates and imports: the daemon may be there and it not, or
 // it may have another store.
 func (e *examination) nixCommand(ctx context.Context) {
-	var said bytes.Buffer
-	config, err := eval.ShowConfig(ctx, eval.Config{Env: e.app.environ, Stderr: &said})
+	config, err := eval.ShowConfig(ctx, eval.Config{Env: e.app.environ})
 	switch store := config["store"]; {
 	case errors.Is(err, exec.ErrNotFound):
 		e.add("nix command", broken, needsNix, "%v", err)
 	case err != nil:
-		e.add("nix command", broken, "see nix.conf, and NIX_CONFIG", "%v: %s", err, strings.TrimSpace(said.String()))
+		e.add("nix command", broken, "see nix.conf, and NIX_CONFIG", "%v", err)
 	case elsewhere(store):
 		e.add("nix command", broken, "see NIX_REMOTE, and store in nix.conf", "it has its store elsewhere: %s", store)
 	}

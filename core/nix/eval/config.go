@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,22 +17,22 @@ import (
 // nix.conf and NIX_CONFIG. A daemon sees the first only, as it was when the
 // daemon was started, and there is no question in the protocol that would tell
 // its settings: SystemEnv gives the closest view.
+//
+// What Nix says beside them is in its [ExitError], and nowhere if it did not fail.
 func ShowConfig(ctx context.Context, cfg Config) (map[string]string, error) {
 	// Nix ≥ 2.20 has the first; the second is gone or warns there.
 	var said bytes.Buffer
-	quiet := cfg
-	quiet.Stderr = &said
-	quiet.Stdin = nil
-	out, err := quiet.run(ctx, showArgs("config", "show"))
+	cfg.Stderr, cfg.Stdin = &said, nil
+	out, err := cfg.run(ctx, showArgs("config", "show"))
 	var exit *ExitError
 	if errors.As(err, &exit) {
 		said.Reset()
-		out, err = quiet.run(ctx, showArgs("show-config"))
+		out, err = cfg.run(ctx, showArgs("show-config"))
+	}
+	if errors.As(err, &exit) {
+		exit.Message = strings.TrimSpace(said.String())
 	}
 	if err != nil {
-		if cfg.Stderr != nil {
-			_, _ = io.Copy(cfg.Stderr, &said)
-		}
 		return nil, fmt.Errorf("read the configuration of Nix: %w", err)
 	}
 	settings, err := parseConfig(out)

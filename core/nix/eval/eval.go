@@ -76,12 +76,13 @@ type Target struct {
 // ErrRequest is wrapped by errors about requests that Nix never sees.
 var ErrRequest = errors.New("not something to evaluate")
 
-// ExitError says that Nix failed. Its messages went to Config.Stderr.
+// ExitError says that Nix failed. Messages of an evaluation went to Config.Stderr.
 type ExitError struct {
 	// Command is what was run, shortened: "nix build".
 	Command string
 	Code    int
-	// Message is Nix's last error message without colours, possibly empty.
+	// Message is Nix's last error message without colours, possibly empty; of
+	// [ShowConfig], all that Nix said.
 	Message string
 }
 
