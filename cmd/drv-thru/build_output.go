@@ -38,13 +38,20 @@ func builtPaths(targets []target) []nix.Path {
 	return nix.SortedPaths(out)
 }
 
-// finish makes the links, prints what was asked for and the summary.
+// finish makes the links, prints what was asked for and the summary. Outputs without
+// their links are in the store all the same.
 func (r *buildRun) finish(ctx context.Context, targets []target, sum *summary) error {
+	var unlinked error
 	if !r.flags.noLink && !r.flags.dryRun {
-		if err := r.store.links(ctx, r.flags.outLink, targets); err != nil {
-			return err
-		}
+		unlinked = r.store.links(ctx, r.flags.outLink, targets)
 	}
+	if err := r.tell(targets, sum); err != nil {
+		return err
+	}
+	return unlinked
+}
+
+func (r *buildRun) tell(targets []target, sum *summary) error {
 	r.view.Close()
 	if sum != nil {
 		r.summarise(targets, sum)

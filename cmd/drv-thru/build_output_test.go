@@ -2,8 +2,12 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
@@ -81,6 +85,28 @@ func TestDryRunOfNothing(t *testing.T) {
 	const want = `{"send":[],"send_bytes":0,"input_paths":0,"input_bytes":0,"built":true,"build":[],"fetch":[],"fetch_bytes":0,"unpack_bytes":0,"receive_paths":0,"receive_bytes":0}` + "\n"
 	if out.String() != want {
 		t.Errorf("got %swant %s", out.String(), want)
+	}
+}
+
+// Who cannot have a link where it was to be is told where the outputs are.
+func TestOutputsWithoutLink(t *testing.T) {
+	var out, shown bytes.Buffer
+	p := term.New(&shown, func(string) string { return "" })
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &buildRun{
+		app: &app{stdout: &out}, flags: &buildFlags{printPaths: true, outLink: filepath.Join(file, "result")}, printer: p, view: term.NewProgress(p, term.Config{}),
+		targets: []target{{installable: "a", drv: someHash + "a.drv", outputs: []output{{"out", someHash + "a"}}}},
+		store:   &localStore{},
+	}
+	sum := &summary{result: &wire.Result{}, path: func() string { return "" }}
+	if err := r.finish(t.Context(), r.targets, sum); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("got %v", err)
+	}
+	if out.String() != someHash+"a\n" || !strings.Contains(shown.String(), "output       out  "+someHash+"a") {
+		t.Errorf("printed %q, and %q", &out, &shown)
 	}
 }
 
