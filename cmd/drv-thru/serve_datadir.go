@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -58,10 +57,7 @@ func lockDataDir(dir string) (unlock func(), err error) {
 // daemon follows the links below builds/, and a group may have the admin socket.
 func makeDataDir(dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "builds"), 0o755); err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return &hintError{fmt.Errorf("make data directory: %w", err), "name another with --data-dir"}
-		}
-		return fmt.Errorf("make data directory: %w", err)
+		return &hintError{fmt.Errorf("make data directory: %w", err), "name another with --data-dir"}
 	}
 	return nil
 }

@@ -42,6 +42,17 @@ func TestDataDir(t *testing.T) {
 	}
 }
 
+// Whatever keeps the directory from being made, another one is the way out.
+func TestDataDirCannotBeMade(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeDataDir(filepath.Join(file, "state")); err == nil || !strings.Contains(hintOf(err), "--data-dir") {
+		t.Errorf("got %v, hint %q", err, hintOf(err))
+	}
+}
+
 // The signing key is made once; its public half is for everybody to read.
 func TestSigningKey(t *testing.T) {
 	dir := t.TempDir()
