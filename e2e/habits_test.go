@@ -165,6 +165,16 @@ func TestHabits(t *testing.T) {
 			t.Errorf("the end of its terminal ends it: %v\n%s", err, left.Output())
 		}
 	})
+	t.Run("in a user namespace", func(t *testing.T) {
+		// Who is root there alone may mount nothing outside of it.
+		inside := []string{"unshare", "--user", "--map-root-user", "drv-thru", "build", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-namespace"))}
+		out, err := ch.Command(c.User, inside...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		says(t, string(out), "importing over HTTP on this machine, because: mount on /tmp/drv-thru-0/mount-", "operation not permitted\nimporting\n")
+		saysNot(t, string(out), "fusermount")
+	})
 	t.Run("one ID in all logs", func(t *testing.T) {
 		out, err := drvThru("build", "-v", "--builder", "home", "--no-link", "--impure", "--expr", string(lab.Hello("habits-logged"))).CombinedOutput()
 		if err != nil {

@@ -80,7 +80,7 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	options.FsName, options.Name = fsName, fsName
 	options.AllowOther = o.AllowOther
 	options.Options = []string{"ro", "nosuid", "nodev", "noexec", "default_permissions"}
-	options.DirectMount = os.Geteuid() == 0
+	options.DirectMountStrict = os.Geteuid() == 0
 	options.DirectMountFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	hides := occupied(full)
 	if err := m.serve(full, options); err != nil {
@@ -136,7 +136,8 @@ func (s *served) serve(on string, options *fuse.MountOptions) error {
 	server, err := fuse.NewServer(s.fs, on, options)
 	if err != nil {
 		close(s.done)
-		return err
+		// Of fusermount, which has said why, go-fuse's ends in a line break.
+		return errors.New(strings.TrimSpace(err.Error()))
 	}
 	go func() {
 		defer close(s.done)
