@@ -155,6 +155,11 @@ func TestMountStale(t *testing.T) {
 		t.Errorf("what was there: %q, %v", got, err)
 	}
 
+	// Where the kernel does not list what is mounted, it could not be taken away again.
+	blind := c.Command(lab.RootUser, "unshare", "--mount", "sh", "-c",
+		`while umount -l /proc 2>/dev/null; do :; done; exec timeout --signal INT 20 drv-thru mount --ticket "$0" `+mountDir, ticket)
+	says(t, fails(t, blind, wire.ExitFailed), "FUSE cannot be used: there is no /proc")
+
 	text := fails(t, c.Command(lab.RootUser, "drv-thru", "mount", "--ticket", s.Builder.Ticket("--expires", "1s", "--name", "gone")[:60], mountDir), wire.ExitUsage)
 	says(t, text, "ticket")
 	busy.Kill()

@@ -30,6 +30,9 @@ func (o Options) available() error {
 		return fmt.Errorf("%w: open %s: %w (modprobe fuse)", ErrUnavailable, fuseDevice, err)
 	}
 	status := procStatus()
+	if len(status) == 0 {
+		return fmt.Errorf("%w: there is no /proc, which lists what is mounted", ErrUnavailable)
+	}
 	if os.Geteuid() == 0 {
 		caps, err := strconv.ParseUint(status["CapEff"], 16, 64)
 		if err == nil && caps&(1<<unix.CAP_SYS_ADMIN) == 0 {
