@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"os/signal"
 	"syscall"
@@ -100,7 +101,11 @@ func newServeCommand(a *app) *ffcli.Command {
 			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			reread := func() (*serveConfig, error) { return f.configure(a) }
-			return a.serve(ctx, cfg, reread, a.logger(f.verbose))
+			err = a.serve(ctx, cfg, reread, a.logger(f.verbose))
+			if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+				return nil // it was told to stop before it was ready
+			}
+			return err
 		},
 	}
 }
