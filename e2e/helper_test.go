@@ -90,6 +90,17 @@ func TestImportHelper(t *testing.T) {
 		other := &lab.Client{Host: c, User: lab.BuilderUser}
 		says(t, fails(t, other.BuildCmd(ticket, "--no-link", "--impure", "--expr", expr), wire.ExitFailed), "open to a group that the user is not in")
 		stopHelper(t, c, p)
+
+		// Root of a container may not even leave its mount namespace.
+		contained := c.Start(lab.RootUser, "setpriv", "--bounding-set", "-sys_admin",
+			"drv-thru", "import-helper", "serve", "--socket-group", lab.Alice, "--trusted-public-key-file", helperKeys)
+		contained.WaitFor("msg=ready", longest)
+		over = client.BuildExpr(ticket, lab.Wide(5, "contained"))
+		contained.WaitFor("code=mount(?s:.*)msg=imported", longest)
+		if valid := c.Paths(); !slices.Contains(valid, over[0]) {
+			t.Errorf("%s was not imported in a container", over[0])
+		}
+		stopHelper(t, c, contained)
 		if mounts := c.FuseMounts(); len(mounts) > 0 {
 			t.Errorf("still mounted: %v", mounts)
 		}

@@ -53,7 +53,7 @@ func (s *Server) runImport(ctx context.Context, p *peer, req *Request) (err erro
 		p.log.Error("cannot make a cache", "err", err)
 		return refusef(CodeMount, "the helper cannot make a directory")
 	}
-	space, err := newSpace()
+	space, err := newSpace(req.URL == "")
 	if err != nil {
 		p.log.Error("cannot make a mount namespace", "err", err)
 		return refusef(CodeMount, "the helper cannot make a mount namespace")

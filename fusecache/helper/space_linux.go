@@ -9,29 +9,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// space is a mount namespace of its own. What is mounted in it nobody sees but
-// the processes that are started in it, and it is gone when they are.
-//
-// It is a thread that has left the process's namespace: Go starts a process from
-// the thread that asks for it.
+// space is a thread that processes are started from, and end with; mostly one that
+// has left for a mount namespace of its own. What is mounted there nobody sees but
+// those processes, and it is gone when they are.
 type space struct {
 	jobs chan func()
 	done chan struct{}
 	once sync.Once
 }
 
-var errSpace = errors.New("the mount namespace is closed")
+var errSpace = errors.New("the thread has ended")
 
-func newSpace() (*space, error) {
+// newSpace makes a space. Without mounts it stays in the process's own namespace, as
+// root of a container may not leave that.
+func newSpace(mounts bool) (*space, error) {
 	s := &space{jobs: make(chan func()), done: make(chan struct{})}
 	made := make(chan error)
 	go func() {
 		// Never unlocked: Go ends the thread with the goroutine.
 		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
-		if err == nil {
-			// Nothing that is mounted here spreads from here.
-			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
+		var err error
+		if mounts {
+			err = leave()
 		}
 		made <- err
 		if err != nil {
@@ -52,7 +51,16 @@ func newSpace() (*space, error) {
 	return s, nil
 }
 
-// do runs fn in the namespace. fn must not wait for anything that a user does.
+// leave puts this thread into a mount namespace of its own.
+func leave() error {
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	// Nothing that is mounted here spreads from here.
+	return unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
+}
+
+// do runs fn in the space. fn must not wait for anything that a user does.
 func (s *space) do(fn func() error) error {
 	result := make(chan error, 1)
 	select {
