@@ -172,7 +172,7 @@ func TestHabits(t *testing.T) {
 		if err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
-		says(t, string(out), "importing over HTTP on this machine, because: mount on /tmp/drv-thru-0/mount-", "operation not permitted\nimporting\n")
+		says(t, string(out), "importing over HTTP on this machine, because: mount on /tmp/drv-thru-0/mount-", ": operation not permitted\n")
 		saysNot(t, string(out), "fusermount")
 	})
 	t.Run("one ID in all logs", func(t *testing.T) {
