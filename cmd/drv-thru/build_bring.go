@@ -54,6 +54,7 @@ type incoming struct {
 func (in *incoming) take(ctx context.Context, targets []target) error {
 	in.wanted = builtPaths(targets)
 	if err := in.bring(ctx); err != nil {
+		in.tellOfOutputs(err)
 		return err
 	}
 	if err := in.finish(ctx, targets, in.sum); err != nil {
@@ -63,6 +64,15 @@ func (in *incoming) take(ctx context.Context, targets []target) error {
 		return in.buildFailed(built)
 	}
 	return nil
+}
+
+// tellOfOutputs tells how to have the outputs of a build whose import err has ended. The
+// build is paid for, which another with the same ticket would be anew, and nobody else
+// tells its ID.
+func (in *incoming) tellOfOutputs(err error) {
+	if code := wire.CodeOf(err); code != wire.CodeNotFound && code.Exit() != wire.ExitDenied {
+		in.view.Note("the builder keeps what it has built; to import it without building again: drv-thru attach " + string(in.id))
+	}
 }
 
 // bring brings the outputs into the local store.
