@@ -88,13 +88,15 @@ func sameFile(f *os.File) bool {
 	return err1 == nil && err2 == nil && os.SameFile(a, b)
 }
 
-// remove removes the directory, which nothing is mounted on any more.
+// remove removes the directory, which nothing is mounted on any more. Others may have
+// done so: who cleans up /tmp, or the end of the user's last login.
 func (m *mountDir) remove() error {
-	err := os.Remove(m.path)
-	if err == nil {
-		err = os.Remove(m.lock.Name())
+	for _, name := range []string{m.path, m.lock.Name()} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return errors.Join(err, m.lock.Close())
+		}
 	}
-	return errors.Join(err, m.lock.Close())
+	return m.lock.Close()
 }
 
 // guardScript waits for a line, or for the end of who should write it: then it takes

@@ -136,6 +136,26 @@ func TestNoLock(t *testing.T) {
 	}
 }
 
+// Whoever cleans up meanwhile takes what would be removed anyway: an import that is
+// complete does not fail for it.
+func TestRemovedMeanwhile(t *testing.T) {
+	for name, clean := range map[string]func(m *mountDir) error{
+		"lock": func(m *mountDir) error { return os.Remove(m.lock.Name()) },
+		"all":  func(m *mountDir) error { return os.RemoveAll(filepath.Dir(m.path)) },
+	} {
+		m, err := newMountDir(t.TempDir(), unix.Flock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := clean(m); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.remove(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestRuntimeDir(t *testing.T) {
 	base := t.TempDir()
 	a := &app{environ: []string{"XDG_RUNTIME_DIR=" + base}}
