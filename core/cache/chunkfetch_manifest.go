@@ -94,6 +94,9 @@ func (s *chunkStream) ask(from int) {
 			f.manifests[r.NarHash] = m
 			wanted = append(wanted, m)
 		}
+		if old := s.mans[i]; old != nil {
+			old.users-- // of an earlier batch, of which one was lost
+		}
 		f.clock++
 		m.users++
 		m.used = f.clock
