@@ -108,13 +108,13 @@ func TestConnectionsOfFewThatSayNothing(t *testing.T) {
 			}
 			counted(t, w.relay, perAddress*addresses, "connections_pending")
 		}
-		for range 3 {
+		for range perAddress + 1 {
 			proxied = append(proxied, from(0))
 		}
 		fill()
 		works(t, w)
 		fill()
-		// A proxy's stand for many, so they are not too many, and the next gets in.
+		// A proxy's stand for many, so they are not too many, and another gets in.
 		for _, c := range append(proxied, from(0)) {
 			fmt.Fprint(c, "GET /healthz HTTP/1.1\r\nHost: relay.example\r\n\r\n")
 			if _, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil {
@@ -147,14 +147,19 @@ func TestCircuitsOfFew(t *testing.T) {
 					}
 					counted(t, w.relay, total, "circuits")
 				}
+				const goodbye = 5 * time.Second // for ends that do not answer one
 				fill()
+				time.Sleep(goodbye)
 				counted(t, w.relay, 0, "circuits_ended_total", "full") // they leave each other alone
 				for range 3 {
 					works(t, w)
+					if n := metric(t, w.relay, "circuits"); n > total {
+						t.Errorf("%v circuits are counted", n)
+					}
 				}
 				fill()
 				works(t, w)
-				time.Sleep(5 * time.Second) // for ends that do not answer a goodbye
+				time.Sleep(goodbye)
 				if metric(t, w.relay, "circuits_ended_total", "full") == 0 {
 					t.Error("not counted")
 				}
@@ -231,6 +236,27 @@ func TestClientsThatSayNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// At the relay inside a builder nobody else registers.
+func TestOnlyClients(t *testing.T) {
+	const clients = "clients.example:80"
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		listener := w.network.Listen(clients)
+		go func() { _ = w.relay.ServeClients(listener) }()
+		id, done := dialled(t.Context(), t, w, register(t, w, secret(2)))
+		for _, route := range []string{wire.RouteRelayListen, acceptRoute(id)} {
+			_, resp, err := wsconn.Dial(t.Context(), "http://clients.example"+route, wsconn.DialOptions{
+				Protocols: []string{wire.RelayProtocol}, DialContext: w.network.DialContext,
+			})
+			if err == nil || resp == nil || resp.StatusCode != http.StatusNotFound {
+				t.Errorf("%s: %v, %v", route, resp, err)
+			}
+		}
+		listener.Cut()
+		w.listener.Cut()
+		<-done
+	})
 }
 
 // connect dials the builder of secret 2, which comes for the circuit with the context

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -236,51 +238,169 @@ func TestHalfOpenCircuits(t *testing.T) {
 	})
 }
 
-// hijacked calls a function before a connection is taken over.
+// hijacked calls a function before a connection is taken over, which fails if that does.
 type hijacked struct {
 	http.ResponseWriter
-	before func()
+	before func() error
 }
 
 func (h hijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	h.before()
+	if err := h.before(); err != nil {
+		return nil, nil, err
+	}
 	return http.NewResponseController(h.ResponseWriter).Hijack()
+}
+
+// hijacks serves the relay at another address, with a function that is called before it
+// takes over a connection.
+func (w *world) hijacks(before func() error) (open func(ctx context.Context, route string) (*wsconn.Socket, error)) {
+	srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.relay.ServeHTTP(hijacked{rw, before}, r)
+	})}
+	srv.ErrorLog = log.New(io.Discard, "", 0) // that an answer was begun
+	go srv.Serve(w.network.Listen("hijacks.example:80"))
+	w.t.Cleanup(func() { _ = srv.Close() })
+	return func(ctx context.Context, route string) (*wsconn.Socket, error) {
+		ws, _, err := wsconn.Dial(ctx, "http://hijacks.example"+route, wsconn.DialOptions{
+			Protocols: []string{wire.RelayProtocol}, DialContext: w.network.DialContext,
+		})
+		return ws, err
+	}
+}
+
+// dialled dials the builder of secret 2 and returns the circuit that it is called for.
+func dialled(ctx context.Context, t *testing.T, w *world, listen *wsconn.Socket) (wire.CircuitID, <-chan error) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		_, err := open(ctx, w, dialRoute(secret(2)))
+		done <- err
+	}()
+	m, err := receive(t, listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Circuit, done
 }
 
 // A client may leave while its builder comes, which is told so then.
 func TestClientLeavesWhileTheBuilderComes(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
 		ctx, leave := context.WithCancel(t.Context())
-		left := make(chan struct{})
-		srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			w.relay.ServeHTTP(hijacked{rw, func() {
-				leave()
-				<-left
-				time.Sleep(time.Second) // in the bubble: until the relay knows
-			}}, r)
-		})}
-		go srv.Serve(w.network.Listen("accept.example:80"))
-		defer srv.Close()
-		listen := register(t, w, secret(2))
-		go func() {
-			defer close(left)
-			if _, err := open(ctx, w, dialRoute(secret(2))); err == nil {
+		var left <-chan error
+		come := w.hijacks(func() error {
+			leave()
+			if err := <-left; err == nil {
 				t.Error("it has not left")
 			}
-		}()
-		m, err := receive(t, listen)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ws, _, err := wsconn.Dial(t.Context(), "http://accept.example"+acceptRoute(m.Circuit), wsconn.DialOptions{
-			Protocols: []string{wire.RelayProtocol}, DialContext: w.network.DialContext,
+			time.Sleep(time.Second) // in the bubble: until the relay knows
+			return nil
 		})
+		listen := register(t, w, secret(2))
+		id, done := dialled(ctx, t, w, listen)
+		left = done
+		ws, err := come(t.Context(), acceptRoute(id))
 		if err != nil {
 			t.Fatal(err)
 		}
 		closedWith(t, "the builder's end", ws, wire.RelayCloseBroken, wire.CodeRelayLost)
 		_ = listen.CloseNow()
 	})
+}
+
+// A circuit's ID does not work for two who come at the same time.
+func TestBuilderComesTwice(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		var id wire.CircuitID
+		come := w.hijacks(func() error {
+			if _, err := open(t.Context(), w, acceptRoute(id)); !errors.Is(err, wire.CodeRelayNoCircuit.Err()) {
+				t.Errorf("somebody else: %v", err)
+			}
+			return nil
+		})
+		listen := register(t, w, secret(2))
+		var done <-chan error
+		id, done = dialled(t.Context(), t, w, listen)
+		if _, err := come(t.Context(), acceptRoute(id)); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		w.listener.Cut()
+	})
+}
+
+// Who is lost in the handshake itself is not waited for by the other end.
+func TestEndIsLostInTheHandshake(t *testing.T) {
+	lost := func() error { return net.ErrClosed }
+	t.Run("builder", func(t *testing.T) {
+		inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+			listen := register(t, w, secret(2))
+			id, done := dialled(t.Context(), t, w, listen)
+			begin := time.Now()
+			_, _ = w.hijacks(lost)(t.Context(), acceptRoute(id))
+			if err := <-done; !errors.Is(err, wire.CodeRelayNoAnswer.Err()) || time.Since(begin) != 0 {
+				t.Errorf("the client is told %v after %s", err, time.Since(begin))
+			}
+			_ = listen.CloseNow()
+		})
+	})
+	t.Run("client", func(t *testing.T) {
+		inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+			listen := register(t, w, secret(2))
+			dial := w.hijacks(lost)
+			go func() { _, _ = dial(t.Context(), dialRoute(secret(2))) }()
+			m, err := receive(t, listen)
+			if err != nil {
+				t.Fatal(err)
+			}
+			builder, err := open(t.Context(), w, acceptRoute(m.Circuit))
+			if err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			closedWith(t, "the builder's end", builder, wire.RelayCloseBroken, wire.CodeRelayLost)
+			if took := time.Since(begin); took != 0 {
+				t.Errorf("it is told %s later", took)
+			}
+			_ = listen.CloseNow()
+		})
+	})
+}
+
+// Who waits for a builder when the relay goes looks elsewhere at once.
+func TestShutdownWhileSomebodyDials(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		_, done := dialled(t.Context(), t, w, register(t, w, secret(2)))
+		begin := time.Now()
+		go func() { _ = w.relay.Shutdown(context.Background()) }()
+		if err := <-done; !errors.Is(err, wire.CodeRelayClosing.Err()) || time.Since(begin) != 0 {
+			t.Errorf("the client is told %v after %s", err, time.Since(begin))
+		}
+		w.listener.Cut()
+	})
+}
+
+// Who waits for a builder by a registration that is given up is told so at once, although
+// its end may be lost and say nothing.
+func TestRegistrationIsGivenUpWhileSomebodyDials(t *testing.T) {
+	for name, giveUp := range map[string]func(t *testing.T, w *world){
+		"replaced":            func(t *testing.T, w *world) { register(t, w, secret(2)) },
+		"not let in any more": func(_ *testing.T, w *world) { w.relay.SetAccess(relay.AllowBuilders(nil)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+				_, done := dialled(t.Context(), t, w, register(t, w, secret(2)))
+				begin := time.Now()
+				giveUp(t, w)
+				if err := <-done; !errors.Is(err, wire.CodeRelayNoAnswer.Err()) || time.Since(begin) != 0 {
+					t.Errorf("the client is told %v after %s", err, time.Since(begin))
+				}
+				w.listener.Cut()
+			})
+		})
+	}
 }
 
 func TestIdleCircuitIsCut(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,14 +24,32 @@ func held() (goroutines, descriptors int) {
 	return runtime.NumGoroutine(), len(entries)
 }
 
+// remembered is a listener that counts the connections which are still in memory.
+type remembered struct {
+	net.Listener
+	n atomic.Int64
+}
+
+func (l *remembered) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	conn := &struct{ *net.TCPConn }{c.(*net.TCPConn)}
+	l.n.Add(1)
+	runtime.AddCleanup(conn, func(n *atomic.Int64) { n.Add(-1) }, &l.n)
+	return conn, nil
+}
+
 // Sessions over TCP leave no goroutine and no descriptor in relay, builder or
-// client.
+// client, and the relay forgets them.
 func TestNothingLeaks(t *testing.T) {
 	s := relay.New(relay.Config{Limits: relay.Limits{HandshakesPerSecond: 1e6, HandshakeBurst: 1e6}})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := &remembered{Listener: tcp}
 	go s.Serve(l)
 	defer s.Shutdown(context.Background())
 	url := "http://" + l.Addr().String()
@@ -72,6 +91,17 @@ func TestNothingLeaks(t *testing.T) {
 	g, d := goroutines, descriptors
 	for range *leakSessions {
 		session()
+	}
+	forgotten := func() bool {
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+			if runtime.GC(); l.n.Load() <= int64(*leakSessions)/2 {
+				return true
+			}
+		}
+		return false
+	}
+	if !forgotten() {
+		t.Errorf("after %d sessions the relay remembers %d connections", *leakSessions, l.n.Load())
 	}
 	if !settled(g, d) {
 		t.Errorf("after %d sessions: %d goroutines, %d before; %d descriptors, %d before", *leakSessions, goroutines, g, descriptors, d)

@@ -323,6 +323,18 @@ func TestDeadPeersOfTheListenSocketAreNoticed(t *testing.T) {
 	})
 }
 
+// What a builder may send is counted anew with each ping, so that it may stay.
+func TestRegistrationLasts(t *testing.T) {
+	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
+		l := w.builder(secret(2), echo)
+		since := l.Status()[0].Since
+		time.Sleep(12 * time.Hour)
+		if st := l.Status()[0]; !st.Connected || !st.Since.Equal(since) {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 func TestReplacedRegistration(t *testing.T) {
 	inWorld(t, relay.Config{}, func(t *testing.T, w *world) {
 		first := w.builder(secret(2), func(rw http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(rw, "first") })
@@ -549,6 +561,11 @@ func TestShutdownCutsWhatIsLeft(t *testing.T) {
 			t.Errorf("the request ends with %v", err)
 		}
 		counted(t, w.relay, 1, "circuits_ended_total", "closing")
+
+		late := w.network.Listen("late.example:80")
+		if err := w.relay.Serve(late); !errors.Is(err, http.ErrServerClosed) || !errors.Is(late.Close(), net.ErrClosed) {
+			t.Errorf("it serves again: %v", err)
+		}
 	})
 }
 

@@ -152,6 +152,24 @@ func FuzzSTUN(f *testing.F) {
 	})
 }
 
+// An answer is not answered: two relays would go on for ever, once somebody had sent one
+// of them a request in the other's name.
+func TestSTUNAnswersRequestsOnly(t *testing.T) {
+	s := relay.New(relay.Config{})
+	for _, typ := range []stun.MessageType{
+		stun.BindingRequest, stun.BindingSuccess, stun.BindingError,
+		stun.NewType(stun.MethodBinding, stun.ClassIndication), stun.NewType(stun.MethodAllocate, stun.ClassRequest),
+	} {
+		m, err := stun.Build(stun.TransactionID, typ, enough)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer := s.AnswerSTUN(m.Raw, netip.MustParseAddrPort("192.0.2.1:1")); (answer != nil) != (typ == stun.BindingRequest) {
+			t.Errorf("%s is answered with %d bytes", typ, len(answer))
+		}
+	}
+}
+
 // The answer comes from the address that was asked, of several that the host has: by
 // another no address translator lets it in.
 func TestSTUNAnswersFromWhereItWasAsked(t *testing.T) {
