@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -60,8 +62,7 @@ type way struct {
 	probe      time.Time
 	probePause time.Duration
 
-	mu  sync.Mutex
-	rtt time.Duration // 0: not measured
+	rtt atomic.Int64 // round trip in nanoseconds; 0: not measured
 }
 
 func (w *way) dead() bool {
@@ -89,16 +90,12 @@ func (w *way) meter(up bool) *meter {
 	return &w.down
 }
 
-func (w *way) roundTrip() time.Duration {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.rtt
-}
+func (w *way) roundTrip() time.Duration { return time.Duration(w.rtt.Load()) }
 
-// measure takes the way's round-trip time: the shortest of n requests.
-func (w *way) measure(ctx context.Context, header http.Header, n int) error {
+// measure takes the way's round-trip time: the shortest of three requests.
+func (w *way) measure(ctx context.Context, header http.Header) error {
 	var best time.Duration
-	for range n {
+	for range 3 {
 		begin := time.Now()
 		if err := ping(ctx, w.control, header); err != nil {
 			return err
@@ -107,9 +104,7 @@ func (w *way) measure(ctx context.Context, header http.Header, n int) error {
 			best = took
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.rtt = max(best, 1)
+	w.rtt.Store(int64(max(best, 1)))
 	return nil
 }
 
@@ -119,19 +114,13 @@ func ping(ctx context.Context, rt http.RoundTripper, header http.Header) error {
 	if err != nil {
 		return err
 	}
-	setHeader(req, header)
+	maps.Copy(req.Header, header)
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, wire.MaxPathDocument))
 	return errors.Join(err, resp.Body.Close())
-}
-
-func setHeader(req *http.Request, header http.Header) {
-	for k, v := range header {
-		req.Header[k] = v
-	}
 }
 
 // add makes a direct way known.
@@ -149,12 +138,7 @@ func (s *Session) add(w *way) {
 func (s *Session) remove(w *way) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i, other := range s.direct {
-		if other == w {
-			s.direct = append(s.direct[:i:i], s.direct[i+1:]...)
-			return
-		}
-	}
+	s.direct = slices.DeleteFunc(s.direct, func(other *way) bool { return other == w })
 }
 
 // loseDirect closes all direct ways.
@@ -170,13 +154,7 @@ func (s *Session) loseDirect() {
 
 // aliveLocked returns the direct ways that work.
 func (s *Session) aliveLocked() []*way {
-	var out []*way
-	for _, w := range s.direct {
-		if !w.dead() {
-			out = append(out, w)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(s.direct), (*way).dead)
 }
 
 // sameLocked reports whether a direct way goes where the lanes do: by a ticket of
@@ -238,7 +216,7 @@ func (s *Session) forBulk(up bool) *way {
 			}
 			continue
 		}
-		if w == s.lastBulk[direction(up)] {
+		if w == s.lastBulk[up] {
 			rate *= better
 		}
 		if best == nil || rate > bestRate {
@@ -265,15 +243,8 @@ func (s *Session) forBulk(up bool) *way {
 			return w
 		}
 	}
-	s.lastBulk[direction(up)] = best
+	s.lastBulk[up] = best
 	return best
-}
-
-func direction(up bool) int {
-	if up {
-		return 1
-	}
-	return 0
 }
 
 // slower reports whether another way is so much faster than w that what goes by w

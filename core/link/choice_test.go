@@ -126,7 +126,7 @@ func (b *slowBody) Close() error {
 
 // two makes a session with a relay's path and a direct one.
 func two(relay, direct *slowPath) (*Session, *way) {
-	s := &Session{log: slog.New(slog.DiscardHandler)}
+	s := &Session{log: slog.New(slog.DiscardHandler), lastBulk: make(map[bool]*way)}
 	s.ctx, s.cancel = context.Background(), func() {}
 	always := func() bool { return true }
 	s.base = &way{control: relay, bulk: relay, path: func() Path { return Path{Kind: PathRelay} }, ready: always}
@@ -137,7 +137,7 @@ func two(relay, direct *slowPath) (*Session, *way) {
 
 // fetch moves bytes by requests of 4 MiB, three at once, and repeats those that
 // fail, as the client does.
-func fetch(t *testing.T, s *Session, requests int) {
+func fetch(s *Session, requests int) {
 	move(s, requests, func() io.Reader { return bytes.NewReader(nil) })
 }
 
@@ -200,7 +200,7 @@ func TestBulkTakesTheFasterPath(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				relay, direct := &slowPath{speed: c.relay, size: chunk}, &slowPath{speed: c.direct, size: chunk}
 				s, _ := two(relay, direct)
-				fetch(t, s, 100)
+				fetch(s, 100)
 				mostByTheFaster(t, relay, direct)
 			})
 		})
@@ -244,11 +244,11 @@ func TestBulkLeavesAPathThatBecomesSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		relay, direct := &slowPath{speed: 10 << 20, size: 4 << 20}, &slowPath{speed: 40 << 20, size: 4 << 20}
 		s, _ := two(relay, direct)
-		fetch(t, s, 50)
+		fetch(s, 50)
 		direct.speed = 100 << 10
 		before := relay.bytes
 		began := time.Now()
-		fetch(t, s, 100)
+		fetch(s, 100)
 		if took := time.Since(began); took > 90*time.Second {
 			t.Errorf("took %s", took)
 		}
@@ -272,7 +272,7 @@ func TestControlTakesTheShorterPath(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, d := two(&slowPath{delay: c.relay}, &slowPath{delay: c.direct})
 				for _, w := range []*way{s.base, d} {
-					if err := w.measure(t.Context(), nil, 3); err != nil {
+					if err := w.measure(t.Context(), nil); err != nil {
 						t.Fatal(err)
 					}
 				}

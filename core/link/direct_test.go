@@ -206,7 +206,7 @@ func TestAddressesOnly(t *testing.T) {
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
 	s := directSession(t, Config{Addresses: []netip.AddrPort{at}}, tcpDialer{at})
 	// The builder lets nobody in whose first request it does not allow.
-	if err := s.base.measure(t.Context(), http.Header{"Authorization": {"me"}}, 1); err != nil {
+	if err := s.base.measure(t.Context(), http.Header{"Authorization": {"me"}}); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := do(s.Control(), http.MethodGet, "x", nil); err != nil || text != "HTTP/2.0 direct-tcp" {

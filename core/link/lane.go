@@ -176,7 +176,7 @@ var errCircuitLost = errors.New("the circuit of small requests was lost")
 // check asks the builder for nothing by the lane's connection, if there is one,
 // and drops it when no answer comes: after the network has changed or the machine
 // has slept, that is known sooner than by the connection's own pings.
-func (l *lane) check(ctx context.Context, header http.Header) {
+func (l *lane) check(ctx context.Context) {
 	l.mu.Lock()
 	cc, path := l.cc, l.path
 	l.mu.Unlock()
@@ -185,7 +185,7 @@ func (l *lane) check(ctx context.Context, header http.Header) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := ping(ctx, cc, header); err != nil {
+	if err := ping(ctx, cc, l.s.cfg.Header); err != nil {
 		l.s.log.Debug("a circuit does not answer", slog.String("lane", "control"), slog.Any("error", err))
 		l.noteLost(path)
 		l.drop(cc)
@@ -216,7 +216,11 @@ func (l *lane) openLocked() *opening {
 		}
 		cc, path, err := l.open()
 		if err == nil {
-			cc.SetStateHook(l.ended(path)) // calls it at once if it is lost already
+			cc.SetStateHook(func(cc *http.ClientConn) { // called at once if it is lost already
+				if cc.Err() != nil {
+					l.noteLost(path)
+				}
+			})
 		}
 		l.mu.Lock()
 		l.opening = nil
@@ -238,15 +242,6 @@ func (l *lane) openLocked() *opening {
 	}
 	l.cc, l.opening = nil, o
 	return o
-}
-
-// ended notes the end of connections.
-func (l *lane) ended(path Path) func(*http.ClientConn) {
-	return func(cc *http.ClientConn) {
-		if cc.Err() != nil {
-			l.noteLost(path)
-		}
-	}
 }
 
 func (l *lane) noteLost(path Path) {

@@ -51,8 +51,7 @@ type Listener struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
+	mu      sync.Mutex    // held to cancel ctx and to add to work, too
 	relays  []*registrar  // in the order given
 	changed chan struct{} // closed and replaced when a status changes
 }
@@ -98,13 +97,12 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Close leaves all relays. Circuits that Accept returned stay.
 func (l *Listener) Close() error {
 	l.mu.Lock()
-	if l.closed {
+	if l.ctx.Err() != nil {
 		l.mu.Unlock()
 		return net.ErrClosed
 	}
-	l.closed = true
-	l.mu.Unlock()
 	l.cancel()
+	l.mu.Unlock()
 	l.work.Wait()
 	for {
 		select {
@@ -133,7 +131,7 @@ func (l *Listener) SetRelays(urls []string) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.ctx.Err() != nil {
 		return ErrClosed
 	}
 	var next []*registrar
@@ -147,8 +145,7 @@ func (l *Listener) SetRelays(urls []string) error {
 		r.ctx, r.cancel = context.WithCancel(l.ctx)
 		r.status = RelayStatus{URL: u}
 		next = append(next, r)
-		l.work.Add(1)
-		go r.run()
+		l.work.Go(r.run)
 	}
 	for _, r := range l.relays {
 		if !slices.Contains(next, r) {
@@ -231,7 +228,7 @@ type incoming struct {
 func (l *Listener) room(r *registrar) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || r.coming >= max(1, l.cfg.Backlog/max(1, len(l.relays))) {
+	if l.ctx.Err() != nil || r.coming >= max(1, l.cfg.Backlog/max(1, len(l.relays))) {
 		return false
 	}
 	r.coming++

@@ -20,7 +20,7 @@ func (l *Listener) Watch() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.ctx.Err() != nil {
 		return ErrClosed
 	}
 	l.work.Go(func() {

@@ -37,7 +37,6 @@ type registrar struct {
 }
 
 func (r *registrar) run() {
-	defer r.l.work.Done()
 	defer r.cancel()
 	backoff := minBackoff
 	var told time.Time

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -48,14 +49,12 @@ func RelayURL(text string) (string, error) {
 // RelayURLs brings a list into its plain form and drops what is in it twice.
 func RelayURLs(texts []string) ([]string, error) {
 	var out []string
-	seen := map[string]bool{}
 	for _, t := range texts {
 		u, err := RelayURL(t)
 		if err != nil {
 			return nil, err
 		}
-		if !seen[u] {
-			seen[u] = true
+		if !slices.Contains(out, u) {
 			out = append(out, u)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -227,7 +228,7 @@ func rest(ctx context.Context, changed <-chan struct{}) bool {
 // recheck finds out which connections have survived a change.
 func (f *search) recheck(ctx context.Context, w *way) {
 	var work sync.WaitGroup
-	work.Go(func() { f.s.control.check(ctx, f.s.cfg.Header) })
+	work.Go(func() { f.s.control.check(ctx) })
 	f.s.bulk.check()
 	if w != nil {
 		work.Go(func() {
@@ -445,11 +446,11 @@ func (f *search) first(ctx context.Context, found <-chan *way) *way {
 
 // compare measures the round trips of a new way and of the lanes.
 func (f *search) compare(ctx context.Context, w *way) error {
-	if err := w.measure(ctx, f.s.cfg.Header, 3); err != nil {
+	if err := w.measure(ctx, f.s.cfg.Header); err != nil {
 		return err
 	}
 	if f.s.control.isOpen() && !f.s.cfg.Direct.patient {
-		_ = f.s.base.measure(ctx, f.s.cfg.Header, 3)
+		_ = f.s.base.measure(ctx, f.s.cfg.Header)
 	}
 	return nil
 }
@@ -464,7 +465,7 @@ func (f *search) exchange(ctx context.Context, r wire.PathRequest) (wire.PathAns
 	if err != nil {
 		return wire.PathAnswer{}, err
 	}
-	setHeader(req, f.s.cfg.Header)
+	maps.Copy(req.Header, f.s.cfg.Header)
 	req.Header.Set("Content-Type", wire.TypeJSON)
 	resp, err := f.s.control.RoundTrip(req)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,17 +65,15 @@ type Session struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	// starting guards closed. It is apart from mu, under which lanes and pools are
-	// asked and set to work, which then call start.
+	// starting is held to cancel ctx and to add to work. It is apart from mu, under
+	// which lanes and pools are asked and set to work, which then call start.
 	starting sync.Mutex
-	closed   bool
 
-	mu       sync.Mutex
-	circuits []*circuit // see watch
-	dialers  []dialer   // the one that worked last is first
-	direct   []*way
-	// lastBulk is what was chosen last, for downloads and for uploads.
-	lastBulk    [2]*way
+	mu          sync.Mutex
+	circuits    []*circuit // see watch
+	dialers     []dialer   // the one that worked last is first
+	direct      []*way
+	lastBulk    map[bool]*way // what was chosen last, for uploads under true
 	baseWarmed  time.Time
 	lastMove    time.Time
 	firstDirect chan struct{} // closed by the first direct way, nil from then on
@@ -100,7 +99,7 @@ func Dial(ctx context.Context, cfg Config) (*Session, error) {
 }
 
 func newSession(ctx context.Context, cfg Config, dialers []dialer) (*Session, error) {
-	s := &Session{cfg: cfg, log: cfg.Log, dialers: dialers}
+	s := &Session{cfg: cfg, log: cfg.Log, dialers: dialers, lastBulk: make(map[bool]*way)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -189,7 +188,7 @@ func (s *Session) Path() Path { return s.forControl().path() }
 func (s *Session) Explain() string {
 	control := s.forControl()
 	s.mu.Lock()
-	bulk := s.lastBulk[0]
+	bulk := s.lastBulk[false]
 	if bulk == nil || bulk.dead() {
 		bulk = control
 	}
@@ -216,9 +215,8 @@ func (s *Session) Explain() string {
 // Close ends the session and whatever is under way.
 func (s *Session) Close() error {
 	s.starting.Lock()
-	s.closed = true
-	s.starting.Unlock()
 	s.cancel()
+	s.starting.Unlock()
 	var work sync.WaitGroup
 	work.Go(s.control.close)
 	s.bulk.close()
@@ -231,7 +229,7 @@ func (s *Session) Close() error {
 func (s *Session) start(f func()) bool {
 	s.starting.Lock()
 	defer s.starting.Unlock()
-	if s.closed {
+	if s.ctx.Err() != nil {
 		return false
 	}
 	s.work.Go(f)
@@ -254,7 +252,7 @@ func (s *Session) worked(p Path) {
 func (s *Session) paths() []dialer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]dialer(nil), s.dialers...)
+	return slices.Clone(s.dialers)
 }
 
 // lost tells why a request failed with its circuit.

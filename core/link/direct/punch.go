@@ -79,7 +79,7 @@ func (p *Punch) Heard() <-chan netip.AddrPort { return p.heard }
 // Run sends the pings and returns when ctx ends or time is up. The exchange is
 // over then.
 func (p *Punch) Run(ctx context.Context) {
-	defer p.end()
+	defer p.Cancel()
 	ping := wire.AppendPunch(nil, p.token, wire.PunchPing)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -103,9 +103,7 @@ func (p *Punch) Run(ctx context.Context) {
 }
 
 // Cancel ends an exchange that is not run.
-func (p *Punch) Cancel() { p.end() }
-
-func (p *Punch) end() {
+func (p *Punch) Cancel() {
 	p.e.mu.Lock()
 	delete(p.e.punches, p.token)
 	p.e.mu.Unlock()

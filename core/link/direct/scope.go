@@ -1,6 +1,7 @@
 package direct
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -66,7 +67,7 @@ func ends(p netip.Prefix, a netip.Addr) bool {
 		return false
 	}
 	raw := a.As4()
-	host := uint32(raw[0])<<24 | uint32(raw[1])<<16 | uint32(raw[2])<<8 | uint32(raw[3])
+	host := binary.BigEndian.Uint32(raw[:])
 	mask := uint32(1)<<(32-p.Bits()) - 1
 	return host&mask == 0 || host&mask == mask
 }

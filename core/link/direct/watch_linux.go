@@ -30,9 +30,8 @@ func Watch(ctx context.Context) (<-chan struct{}, error) {
 		// good as one that does.
 		buf := make([]byte, 8<<10)
 		for {
-			if _, err := file.Read(buf); err != nil && ctx.Err() != nil {
-				return
-			} else if err != nil && !overrun(err) {
+			// ENOBUFS: there were more messages than the kernel kept.
+			if _, err := file.Read(buf); err != nil && (ctx.Err() != nil || !errors.Is(err, unix.ENOBUFS)) {
 				return
 			}
 			select {
@@ -43,6 +42,3 @@ func Watch(ctx context.Context) (<-chan struct{}, error) {
 	}()
 	return changed, nil
 }
-
-// overrun reports that there were more messages than the kernel kept.
-func overrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }

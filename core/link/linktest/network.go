@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,7 +152,7 @@ func (l *Listener) Silence() {
 func (l *Listener) Conns() []*Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]*Conn(nil), l.open...)
+	return slices.Clone(l.open)
 }
 
 // Conn is a connection of a Network.

@@ -35,9 +35,6 @@ func (f *framer) Write(p []byte) (int, error) {
 	return f.rwc.Write(p)
 }
 
-// end keeps what is sent from now on from following a goodbye.
-func (f *framer) end() { f.ended.Store(true) }
-
 // send sends what is behind the headroom of buf, which is masked already where
 // that is needed.
 func (f *framer) send(buf []byte, key [4]byte) error {

@@ -11,7 +11,6 @@ import (
 type framer struct{ ended atomic.Bool }
 
 func (*framer) Close() error { return nil }
-func (*framer) end()         {}
 
 // message is a message that is being gathered.
 type message struct {

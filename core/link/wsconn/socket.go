@@ -59,7 +59,7 @@ const goodbye = 10 * time.Second
 
 // Close says goodbye and waits for the peer's. Nothing is sent after it.
 func (s *Socket) Close(code websocket.StatusCode, reason string) error {
-	s.frames.end()
+	s.frames.ended.Store(true)
 	cut := time.AfterFunc(goodbye, s.abort)
 	defer cut.Stop()
 	if s.idle != nil {

@@ -116,7 +116,7 @@ func TestTry(t *testing.T) {
 	}
 	server.frames.mu.Unlock()
 
-	server.frames.end()
+	server.frames.ended.Store(true)
 	if server.Try(frame) {
 		t.Error("sent after the goodbye")
 	}
