@@ -12,8 +12,6 @@ import (
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
-const defaultHalfOpen = wire.RelayAcceptTimeout
-
 // pending is a circuit that waits for the builder's end. Its fields but for
 // the channels are under Server.mu.
 type pending struct {

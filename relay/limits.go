@@ -1,12 +1,15 @@
 package relay
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // Limits bound what peers may use of a relay. A zero field means its default.
@@ -54,33 +57,21 @@ type Limits struct {
 	Idle time.Duration
 }
 
-func (l Limits) withDefaults() Limits {
-	def := func(v *int, d int) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&l.Registrations, 20_000)
-	def(&l.RegistrationsPerAddress, 1_000)
-	def(&l.Circuits, 8_192)
-	def(&l.CircuitsPerBuilder, 1_024)
-	def(&l.CircuitsPerAddress, 256)
-	def(&l.HalfOpenPerBuilder, 64)
-	def(&l.HandshakeBurst, 500)
-	def(&l.Connections, 4_096)
-	def(&l.ConnectionsPerAddress, 256)
-	if l.STUNPerSecond == 0 {
-		l.STUNPerSecond = 20
-	}
-	if l.HandshakesPerSecond == 0 {
-		l.HandshakesPerSecond = 50
-	}
-	if l.HalfOpen == 0 {
-		l.HalfOpen = defaultHalfOpen
-	}
-	if l.Idle == 0 {
-		l.Idle = 2 * time.Minute
-	}
+// WithDefaults returns l with defaults for the fields that are zero.
+func (l Limits) WithDefaults() Limits {
+	l.Registrations = cmp.Or(l.Registrations, 20_000)
+	l.RegistrationsPerAddress = cmp.Or(l.RegistrationsPerAddress, 1_000)
+	l.Circuits = cmp.Or(l.Circuits, 8_192)
+	l.CircuitsPerBuilder = cmp.Or(l.CircuitsPerBuilder, 1_024)
+	l.CircuitsPerAddress = cmp.Or(l.CircuitsPerAddress, 256)
+	l.HalfOpenPerBuilder = cmp.Or(l.HalfOpenPerBuilder, 64)
+	l.HandshakesPerSecond = cmp.Or(l.HandshakesPerSecond, 50)
+	l.HandshakeBurst = cmp.Or(l.HandshakeBurst, 500)
+	l.Connections = cmp.Or(l.Connections, 4_096)
+	l.ConnectionsPerAddress = cmp.Or(l.ConnectionsPerAddress, 256)
+	l.STUNPerSecond = cmp.Or(l.STUNPerSecond, 20)
+	l.HalfOpen = cmp.Or(l.HalfOpen, wire.RelayAcceptTimeout)
+	l.Idle = cmp.Or(l.Idle, 2*time.Minute)
 	return l
 }
 

@@ -11,7 +11,7 @@ import (
 
 // A relay whose limits nobody set has all of them, but for those on bytes.
 func TestDefaultLimits(t *testing.T) {
-	l := reflect.ValueOf(Limits{}.withDefaults())
+	l := reflect.ValueOf(Limits{}.WithDefaults())
 	for i := range l.NumField() {
 		name := l.Type().Field(i).Name
 		unlimited := name == "BytesPerSecond" || name == "CircuitBytesPerSecond"

@@ -108,7 +108,7 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{
 		cfg:        cfg,
-		limits:     cfg.Limits.withDefaults(),
+		limits:     cfg.Limits.WithDefaults(),
 		log:        cfg.Log,
 		mux:        http.NewServeMux(),
 		builders:   map[key.ID]*registration{},

@@ -75,26 +75,24 @@ func (f *flags) set() *flag.FlagSet {
 	fs.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` that is logged: debug, info, warn or error")
 	fs.BoolVar(&f.logAddresses, "log-addresses", false, "log the addresses of builders and clients")
 	usage.DurationVar(fs, &f.drain, "drain-timeout", 5*time.Second, "`TIME` for which open circuits may go on after SIGTERM")
+	f.limits = relay.Limits{}.WithDefaults()
 	l := &f.limits
-	count := func(p *int, name string, value int, usage string) {
-		*p = value
-		fs.Var((*positive)(p), name, usage)
-	}
-	count(&l.Registrations, "max-registrations", 20_000, "`NUMBER` of builders at once")
-	count(&l.RegistrationsPerAddress, "max-registrations-per-address", 1_000, "`NUMBER` of builders at once from one address")
-	count(&l.Circuits, "max-circuits", 8_192, "`NUMBER` of circuits at once; a client uses one, and up to eight more while it moves bulk")
-	count(&l.CircuitsPerBuilder, "max-circuits-per-builder", 1_024, "`NUMBER` of circuits at once to one builder")
-	count(&l.CircuitsPerAddress, "max-circuits-per-address", 256, "`NUMBER` of circuits at once from one address")
-	count(&l.HalfOpenPerBuilder, "max-half-open-per-builder", 64, "`NUMBER` of circuits at once that one builder has not come for yet")
-	count(&l.Connections, "max-connections", 4_096, "`NUMBER` of connections at once that have asked for nothing yet")
-	count(&l.ConnectionsPerAddress, "max-connections-per-address", 256, "`NUMBER` of connections at once that have asked for nothing yet, from one address")
+	count := func(p *int, name, usage string) { fs.Var((*positive)(p), name, usage) }
+	count(&l.Registrations, "max-registrations", "`NUMBER` of builders at once")
+	count(&l.RegistrationsPerAddress, "max-registrations-per-address", "`NUMBER` of builders at once from one address")
+	count(&l.Circuits, "max-circuits", "`NUMBER` of circuits at once; a client uses one, and up to eight more while it moves bulk")
+	count(&l.CircuitsPerBuilder, "max-circuits-per-builder", "`NUMBER` of circuits at once to one builder")
+	count(&l.CircuitsPerAddress, "max-circuits-per-address", "`NUMBER` of circuits at once from one address")
+	count(&l.HalfOpenPerBuilder, "max-half-open-per-builder", "`NUMBER` of circuits at once that one builder has not come for yet")
+	count(&l.Connections, "max-connections", "`NUMBER` of connections at once that have asked for nothing yet")
+	count(&l.ConnectionsPerAddress, "max-connections-per-address", "`NUMBER` of connections at once that have asked for nothing yet, from one address")
 	fs.Var((*speed)(&l.BytesPerSecond), "max-bytes-per-second", "`SIZE` that all circuits together may carry in a second, such as 100M")
 	fs.Var((*speed)(&l.CircuitBytesPerSecond), "max-circuit-bytes-per-second", "`SIZE` that one circuit, and so one large transfer, may carry in a second")
-	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", 50, "`NUMBER` of new connections per second from one address")
-	count(&l.HandshakeBurst, "handshake-burst", 500, "`NUMBER` of new connections at once from one address")
-	fs.Float64Var(&l.STUNPerSecond, "stun-rate", 20, "`NUMBER` of STUN answers per second to one address")
-	usage.DurationVar(fs, &l.HalfOpen, "half-open-timeout", 10*time.Second, "`TIME` that a builder has to come for a circuit")
-	usage.DurationVar(fs, &l.Idle, "idle-timeout", 2*time.Minute, "`TIME` for which a circuit may carry nothing, or take over a piece of a message")
+	fs.Float64Var(&l.HandshakesPerSecond, "handshake-rate", l.HandshakesPerSecond, "`NUMBER` of new connections per second from one address")
+	count(&l.HandshakeBurst, "handshake-burst", "`NUMBER` of new connections at once from one address")
+	fs.Float64Var(&l.STUNPerSecond, "stun-rate", l.STUNPerSecond, "`NUMBER` of STUN answers per second to one address")
+	usage.DurationVar(fs, &l.HalfOpen, "half-open-timeout", l.HalfOpen, "`TIME` that a builder has to come for a circuit")
+	usage.DurationVar(fs, &l.Idle, "idle-timeout", l.Idle, "`TIME` for which a circuit may carry nothing, or take over a piece of a message")
 	fs.BoolVar(&f.version, "version", false, "print the version and exit")
 	return fs
 }
