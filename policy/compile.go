@@ -20,7 +20,7 @@ func (m *Module) compile(ctx context.Context, code []byte) error {
 	// more was asked for.
 	cfg = cfg.WithCoreFeatures(api.CoreFeaturesV2).WithCloseOnContextDone(true).WithDebugInfoEnabled(false)
 
-	disk := openDisk(m.host.cfg.CacheDir, m.hash, m.host.cfg.Clock())
+	disk := openDisk(m.host.cfg.CacheDir, m.info.Hash, m.host.cfg.Clock())
 	err := m.compileWith(ctx, cfg, code, disk.dir())
 	if err != nil && disk != nil && ctx.Err() == nil {
 		disk.drop()

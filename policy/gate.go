@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -68,13 +70,11 @@ func (g *gate) queue(cost time.Duration) (*waiter, error) {
 func (g *gate) withdraw(w *waiter) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, other := range g.waiting {
-		if other == w {
-			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-			return true
-		}
+	i := slices.Index(g.waiting, w)
+	if i >= 0 {
+		g.waiting = slices.Delete(g.waiting, i, i+1)
 	}
-	return false
+	return i >= 0
 }
 
 // leave hands the turn to the cheapest waiter.
@@ -85,13 +85,8 @@ func (g *gate) leave() {
 		g.free++
 		return
 	}
-	next := 0
-	for i, w := range g.waiting {
-		if w.cost < g.waiting[next].cost {
-			next = i
-		}
-	}
-	w := g.waiting[next]
-	g.waiting = append(g.waiting[:next], g.waiting[next+1:]...)
-	close(w.turn)
+	next := slices.MinFunc(g.waiting, func(a, b *waiter) int { return cmp.Compare(a.cost, b.cost) })
+	i := slices.Index(g.waiting, next)
+	g.waiting = slices.Delete(g.waiting, i, i+1)
+	close(next.turn)
 }

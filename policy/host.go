@@ -73,7 +73,6 @@ func NewHost(cfg Config) *Host {
 // Module is a compiled policy. It is safe for concurrent use.
 type Module struct {
 	host     *Host
-	hash     Hash
 	info     Info
 	runtime  wazero.Runtime
 	cache    wazero.CompilationCache
@@ -102,7 +101,7 @@ type Info struct {
 func (m *Module) Info() Info { return m.info }
 
 // Hash returns the BLAKE3 of the module as it was loaded.
-func (m *Module) Hash() Hash { return m.hash }
+func (m *Module) Hash() Hash { return m.info.Hash }
 
 // ReadModule reads a module's file, and no more than [MaxModule] of it. The error is
 // an [*Error], with [CodeMissing] where there is no such file.
@@ -132,9 +131,9 @@ func (h *Host) Load(ctx context.Context, code []byte) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Module{host: h, hash: HashOf(code)}
+	m := &Module{host: h}
 	m.info = Info{
-		Hash: m.hash, Bytes: len(code), Imports: s.imports, Exports: s.exports,
+		Hash: HashOf(code), Bytes: len(code), Imports: s.imports, Exports: s.exports,
 		Functions: s.functions, Memory: s.memory, Table: s.table,
 		Interpreted: h.cfg.Interpret || s.hard > maxWork,
 	}

@@ -2,8 +2,6 @@ package policy
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -59,29 +57,18 @@ func (s *scanner) fail(code Code, format string, args ...any) {
 	panic(errorf(code, format, args...))
 }
 
-var errNames = errors.New("damaged names")
-
 // functionNames returns a custom section with the names of functions, for
-// stack traces, if body is one that has them; otherwise, before. Long ones are cut.
-func functionNames(body, before []byte) []byte {
-	s := &scanner{data: body}
-	names, err := s.functionNames()
-	if err != nil {
-		return before
-	}
-	out := append([]byte("\x04name"), 1)
-	out = binary.AppendUvarint(out, uint64(len(names)))
-	return append(out, names...)
-}
-
-func (s *scanner) functionNames() (names []byte, err error) {
+// stack traces, if body is one that has them; otherwise, or if they are damaged, before.
+// Long ones are cut.
+func functionNames(body, before []byte) (section []byte) {
 	defer func() {
-		if e, ok := recover().(*Error); ok {
-			err = fmt.Errorf("%w: %s", errNames, e.Detail)
+		if _, ok := recover().(*Error); ok {
+			section = before
 		}
 	}()
+	s := &scanner{data: body}
 	if s.name() != "name" {
-		return nil, errNames
+		return before
 	}
 	for len(s.data) > 0 {
 		id, size := s.byte(), s.u32()
@@ -99,9 +86,12 @@ func (s *scanner) functionNames() (names []byte, err error) {
 			list = append(list, name...)
 		})
 		if len(s.data) > 0 {
-			return nil, errNames
+			return before
 		}
-		return append(binary.AppendUvarint(nil, uint64(n)), list...), nil
+		names := append(binary.AppendUvarint(nil, uint64(n)), list...)
+		section = append([]byte("\x04name"), 1)
+		section = binary.AppendUvarint(section, uint64(len(names)))
+		return append(section, names...)
 	}
-	return nil, errNames
+	return before
 }
