@@ -103,9 +103,6 @@ func (d *Duration) Set(text string) error {
 // Size is a number of bytes written as "512", "500M", "20G" or "1T", 1024-based.
 type Size int64
 
-// ErrNegativeSize is returned when a negative size would be written.
-var ErrNegativeSize = errors.New("negative size")
-
 var sizeUnits = []struct {
 	suffix string
 	shift  uint
@@ -148,7 +145,7 @@ func (s Size) String() string {
 // MarshalText implements [encoding.TextMarshaler].
 func (s Size) MarshalText() ([]byte, error) {
 	if s < 0 {
-		return nil, ErrNegativeSize
+		return nil, errors.New("negative size")
 	}
 	return []byte(s.String()), nil
 }

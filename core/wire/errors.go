@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 )
 
 // Code is the stable name of a failure: programs choose on it, documentation
@@ -129,11 +131,7 @@ var codes = map[Code]codeInfo{
 
 // Codes returns every code, in no order.
 func Codes() []Code {
-	all := make([]Code, 0, len(codes))
-	for c := range codes {
-		all = append(all, c)
-	}
-	return all
+	return slices.Collect(maps.Keys(codes))
 }
 
 // Status returns the HTTP status of the code, 500 for an unknown one.

@@ -85,18 +85,6 @@ const (
 	NATBlocked   NAT = "blocked"   // UDP does not come back
 )
 
-// Check says what is wrong with the request's form; which candidates are used
-// is the receiver's choice.
-func (r *PathRequest) Check() error {
-	if len(r.Candidates) > MaxCandidates {
-		return fmt.Errorf("%d candidates; at most %d are allowed", len(r.Candidates), MaxCandidates)
-	}
-	if r.Token == (PathToken{}) {
-		return errors.New("the token is missing")
-	}
-	return nil
-}
-
 // ParsePathAnswer reads an answer.
 func ParsePathAnswer(text []byte) (PathAnswer, error) {
 	var a PathAnswer
@@ -112,7 +100,8 @@ func ParsePathAnswer(text []byte) (PathAnswer, error) {
 	return a, nil
 }
 
-// ParsePathRequest reads a request.
+// ParsePathRequest reads a request and checks its form; which candidates are used is
+// the receiver's choice.
 func ParsePathRequest(text []byte) (PathRequest, error) {
 	var r PathRequest
 	if len(text) > MaxPathDocument {
@@ -121,7 +110,13 @@ func ParsePathRequest(text []byte) (PathRequest, error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return r, err
 	}
-	return r, r.Check()
+	if len(r.Candidates) > MaxCandidates {
+		return r, fmt.Errorf("%d candidates; at most %d are allowed", len(r.Candidates), MaxCandidates)
+	}
+	if r.Token == (PathToken{}) {
+		return r, errors.New("the token is missing")
+	}
+	return r, nil
 }
 
 // AppendPunch appends a punch packet.
