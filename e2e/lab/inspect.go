@@ -153,37 +153,19 @@ func (h *Host) Kill(pid int, sig syscall.Signal) {
 	}
 }
 
-// Mount is a line of mountinfo: proc_pid_mountinfo(5).
-type Mount struct {
-	Point string // directory
-	Type  string // "fuse.drv-thru", "tmpfs"
-}
-
-// Mounts lists the mounts of the host.
-func (h *Host) Mounts() []Mount {
+// FuseMounts lists the mount points of FUSE file systems: proc_pid_mountinfo(5).
+func (h *Host) FuseMounts() []string {
 	h.t.Helper()
 	info, err := h.ReadFile("/proc/1/mountinfo")
 	if err != nil {
 		h.t.Fatalf("lab: list the mounts of %s: %v", h.name, err)
 	}
-	var mounts []Mount
+	var points []string
 	for line := range strings.Lines(string(info)) {
 		before, after, ok := strings.Cut(line, " - ")
 		f, g := strings.Fields(before), strings.Fields(after)
-		if ok && len(f) > 4 && len(g) > 0 {
-			mounts = append(mounts, Mount{Point: unescape(f[4]), Type: g[0]})
-		}
-	}
-	return mounts
-}
-
-// FuseMounts lists the mount points of FUSE file systems.
-func (h *Host) FuseMounts() []string {
-	h.t.Helper()
-	var points []string
-	for _, m := range h.Mounts() {
-		if m.Type == "fuse" || strings.HasPrefix(m.Type, "fuse.") {
-			points = append(points, m.Point)
+		if ok && len(f) > 4 && len(g) > 0 && (g[0] == "fuse" || strings.HasPrefix(g[0], "fuse.")) {
+			points = append(points, unescape(f[4]))
 		}
 	}
 	return points

@@ -20,11 +20,10 @@ import (
 // A Network is what a host is plugged into.
 type Network string
 
-// The networks. Behind all but the first two is a router that translates
+// The networks. Behind all but the first is a router that translates
 // addresses and lets nothing in that nobody asked for.
 const (
 	Open      Network = "open"      // the host's address is everybody's
-	NoUDP     Network = "no-udp"    // the same, but UDP is dropped
 	Cone      Network = "cone"      // one outer port for every peer
 	Symmetric Network = "symmetric" // another outer port for every peer
 	Blocked   Network = "blocked"   // cone, and UDP is dropped
@@ -137,16 +136,10 @@ func (in *Internet) Plug(h *Host, n Network, v6 bool) *Site {
 		outer, bits, gateway, inner, via, ibits = internet6+number, "/64", internet6+"1", "fd00:"+number+"::2", "fd00:"+number+"::1", "/64"
 	}
 	s := &Site{Address: outer, in: in, host: h, link: "net0"}
-	switch n {
-	case Open, NoUDP:
+	if n == Open {
 		s.wire(in.pid, "p"+strconv.Itoa(id), h.pid, s.link)
 		in.script(in.pid, "ip link set p"+strconv.Itoa(id)+" master br0 up")
 		in.script(h.pid, "ip link set net0 up\nip addr add "+outer+bits+" dev net0 nodad\nip route add default via "+gateway)
-		if n == NoUDP {
-			in.rules(h.pid, `table inet site { chain i { type filter hook input priority filter; meta l4proto udp drop; }
-				chain o { type filter hook output priority filter; meta l4proto udp drop; }
-			}`)
-		}
 		return s
 	}
 	s.router = in.namespace()
@@ -180,7 +173,7 @@ func (in *Internet) Plug(h *Host, n Network, v6 bool) *Site {
 // Unplug takes the host's network away.
 func (s *Site) Unplug() {
 	s.in.t.Helper()
-	s.in.script(s.host.pid, "ip link del "+s.link+"; nft delete table inet site 2>/dev/null || true")
+	s.in.script(s.host.pid, "ip link del "+s.link)
 	if s.router != nil {
 		_ = s.router.Process.Kill()
 		_ = s.router.Wait()
