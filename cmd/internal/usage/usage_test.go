@@ -11,19 +11,13 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 )
 
-// list is a flag that may be repeated.
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, ",") }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
-
 func program() *ffcli.Command {
 	flags := func(name string) *flag.FlagSet { return flag.NewFlagSet(name, flag.ContinueOnError) }
 	root, do, group, leaf, hidden := flags("prog"), flags("prog do"), flags("prog group"), flags("prog group leaf"), flags("prog hidden")
 	var file string
 	do.StringVar(&file, "f", "", "read `FILE`")
 	do.StringVar(&file, "file", "", "same as -f `FILE`")
-	do.Var(new(list), "pair", "`NAME VALUE`: set NAME to VALUE")
+	do.Var(new(List), "pair", "`NAME VALUE`: set NAME to VALUE")
 	do.String("way", "auto", "`WAY` to do it")
 	do.Func("sum", "`N` to add", func(string) error { return nil })
 	do.Bool("fast", false, "do it fast")
