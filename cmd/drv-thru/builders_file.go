@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -219,11 +222,17 @@ func (e *otherKeyError) Hint() string {
 	return "ask its owner; if its key has changed: drv-thru builders add --replace"
 }
 
-// changeBuilders changes the builders.json that is the user's own.
+// changeBuilders changes the builders.json that is the user's own, one process at a time.
 func (a *app) changeBuilders(change func(file string, all map[string]builderEntry) error) error {
 	file, err := a.ownBuilders()
 	if err != nil {
 		return err
+	}
+	dir := filepath.Dir(file)
+	_ = os.MkdirAll(dir, 0o700) // replaceFile tells why that cannot be
+	if d, err := os.Open(dir); err == nil {
+		defer d.Close()
+		_ = unix.Flock(int(d.Fd()), unix.LOCK_EX) // not every file system can
 	}
 	all, err := readBuilders(file)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/drv-thru/drv-thru/core/key"
@@ -90,5 +92,26 @@ func TestReplaceFileFollowsLink(t *testing.T) {
 	text, err := os.ReadFile(target)
 	if to, lerr := os.Readlink(link); err != nil || string(text) != "new" || lerr != nil || to != target {
 		t.Errorf("target has %q, %v; the link is to %q, %v", text, err, to, lerr)
+	}
+}
+
+// Two that change builders.json at the same moment lose nothing of each other.
+func TestChangesAtOnce(t *testing.T) {
+	const n = 40
+	a := writeBuilders(t, `{"builders": {}}`)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if err := a.changeBuilders(func(_ string, all map[string]builderEntry) error {
+				all[strconv.Itoa(i)] = builderEntry{EndpointID: someID, RelayURL: "https://a.example"}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := a.builders(); err != nil || len(all) != n {
+		t.Errorf("%d of %d are there, %v", len(all), n, err)
 	}
 }
