@@ -99,6 +99,15 @@ func (f *search) run(looked chan<- struct{}) {
 		f.observe(ctx)
 	}()
 	defer func() { <-observed }()
+	observeAgain := func() {
+		<-observed
+		done := make(chan struct{})
+		observed = done
+		go func() {
+			defer close(done)
+			f.observe(ctx)
+		}()
+	}
 	w := f.known(ctx)
 	tried()
 	pause, had := searchAfter, w != nil
@@ -131,6 +140,9 @@ func (f *search) run(looked chan<- struct{}) {
 		case wayLost:
 			f.gone(w)
 			w = nil
+			// Perhaps the router has another address now, of which nothing is
+			// heard here.
+			observeAgain()
 		case networkChanged:
 			pause = searchAfter
 			f.recheck(ctx, w)
@@ -138,12 +150,7 @@ func (f *search) run(looked chan<- struct{}) {
 				f.gone(w)
 				w = nil
 			}
-			<-observed
-			observed = make(chan struct{})
-			go func(done chan struct{}) {
-				defer close(done)
-				f.observe(ctx)
-			}(observed)
+			observeAgain()
 		case timeToRetry:
 			most := searchMost
 			if had {

@@ -3,10 +3,19 @@
 package link
 
 import (
+	"bytes"
+	"crypto/rand"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/pion/stun/v3"
 
 	"github.com/drv-thru/drv-thru/core/wire"
 )
@@ -40,4 +49,83 @@ func TestWhyNoSTUN(t *testing.T) {
 			t.Errorf("%s here and %s there: %s", c.here, c.there, got)
 		}
 	}
+}
+
+// A router may have got another address when a direct path is lost: the next search names
+// what others see now.
+func TestLostPathIsSoughtFromTheNewAddress(t *testing.T) {
+	before, after := netip.MustParseAddrPort("198.51.100.1:5000"), netip.MustParseAddrPort("198.51.100.2:5000")
+	var outside atomic.Pointer[netip.AddrPort]
+	outside.Store(&before)
+	var named atomic.Pointer[[]netip.AddrPort]
+	b := serveDirect(t, func(cfg *DirectConfig) {
+		cfg.Authorize = func(r *http.Request) (string, error) {
+			if r.Method != http.MethodPost {
+				return "", nil
+			}
+			text, err := io.ReadAll(r.Body)
+			if err != nil {
+				return "", err
+			}
+			r.Body = io.NopCloser(bytes.NewReader(text))
+			req, err := wire.ParsePathRequest(text)
+			named.Store(&req.Candidates)
+			return "", err
+		}
+	})
+	b.unlimited()
+	s, err := newSession(t.Context(), Config{
+		Identity: secret(t, 1), Peer: secret(t, 2).ID(),
+		Direct: &Direct{Rand: rand.Reader, loopback: true, patient: true, STUN: []string{serveSTUN(t, &outside)}},
+	}, []dialer{&relayed{wayTo{network: &b.network, address: "b"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.start(func() { _, _ = get(s.Control(), "x") }) // opens the session
+	seen := func(at netip.AddrPort) {
+		t.Helper()
+		// A busy machine may be late with an answer once.
+		for range 10 {
+			s.waitFor(t, PathDirectTCP)
+			if slices.Contains(*named.Load(), at) {
+				return
+			}
+			s.loseDirect()
+		}
+		t.Errorf("no exchange names %s", at)
+	}
+	seen(before)
+	outside.Store(&after)
+	s.loseDirect()
+	seen(after)
+}
+
+// serveSTUN answers STUN requests with an address and returns where.
+func serveSTUN(t *testing.T, at *atomic.Pointer[netip.AddrPort]) string {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			m := &stun.Message{Raw: bytes.Clone(buf[:n])}
+			if m.Decode() != nil {
+				continue
+			}
+			says := at.Load()
+			r, err := stun.Build(m, stun.BindingSuccess, &stun.XORMappedAddress{IP: says.Addr().AsSlice(), Port: int(says.Port())})
+			if err == nil {
+				_, _ = c.WriteToUDPAddrPort(r.Raw, from)
+			}
+		}
+	}()
+	return c.LocalAddr().String()
 }
