@@ -86,12 +86,9 @@ func openDirect(ctx context.Context, cfg *serveConfig, identity key.Secret, svc 
 		return nil, &hintError{err, "listen elsewhere with --listen ADDR, or nowhere with --listen none"}
 	}
 	go func() {
-		for known := -1; ; {
+		for {
 			changed := circuits.Changed()
-			if n := len(stunOf(d.stun, circuits)); n != known {
-				known = n
-				l.Renew()
-			}
+			l.Renew()
 			select {
 			case <-changed:
 			case <-ctx.Done():

@@ -183,7 +183,8 @@ func (d *DirectListener) watch() {
 	}
 }
 
-// Renew looks at the network again: there are other STUN servers.
+// Renew looks at the network again: there are other STUN servers, or a relay was lost,
+// perhaps because the router has another address.
 func (d *DirectListener) Renew() {
 	select {
 	case d.renew <- struct{}{}:
