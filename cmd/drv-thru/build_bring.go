@@ -223,8 +223,9 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 	}
 	if missing.Bytes > largeImport {
 		// Most of what an import holds is buffers that are used again and again:
-		// collecting the little garbage beside them sooner costs next to nothing.
-		defer debug.SetGCPercent(debug.SetGCPercent(50))
+		// collecting the little garbage beside them sooner costs next to nothing,
+		// and all of them with this much garbage are below 200 MiB.
+		defer debug.SetGCPercent(debug.SetGCPercent(25))
 	}
 	verified := way.view.AddInfos(infos)
 	before := way.fetcher.Received()
