@@ -13,6 +13,7 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
+	"github.com/drv-thru/drv-thru/core/link/linktest"
 )
 
 func TestDirectSettings(t *testing.T) {
@@ -73,27 +74,19 @@ func TestRelaysRenewDirectPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	asked := make(chan [stun.TransactionIDSize]byte, 100)
+	go linktest.ServeSTUN(server, func(request *stun.Message, from netip.AddrPort) netip.AddrPort {
+		asked <- request.TransactionID
+		return from
+	})
 	// Without renewals, the third observation is made after 25 seconds.
-	if err := server.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	asked := make(map[[stun.TransactionIDSize]byte]bool)
-	for buf := make([]byte, 1500); len(asked) < 4; {
-		n, from, err := server.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			t.Fatalf("%d observations: %v", len(asked), err)
-		}
-		m := &stun.Message{Raw: buf[:n]}
-		if err := m.Decode(); err != nil {
-			t.Fatal(err)
-		}
-		asked[m.TransactionID] = true
-		answer, err := stun.Build(m, stun.BindingSuccess, &stun.XORMappedAddress{IP: from.Addr().AsSlice(), Port: int(from.Port())})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := server.WriteToUDPAddrPort(answer.Raw, from); err != nil {
-			t.Fatal(err)
+	late := time.After(20 * time.Second)
+	for seen := make(map[[stun.TransactionIDSize]byte]bool); len(seen) < 4; {
+		select {
+		case id := <-asked:
+			seen[id] = true
+		case <-late:
+			t.Fatalf("%d observations", len(seen))
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pion/stun/v3"
 
+	"github.com/drv-thru/drv-thru/core/link/linktest"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -109,23 +110,6 @@ func serveSTUN(t *testing.T, at *atomic.Pointer[netip.AddrPort]) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := c.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			m := &stun.Message{Raw: bytes.Clone(buf[:n])}
-			if m.Decode() != nil {
-				continue
-			}
-			says := at.Load()
-			r, err := stun.Build(m, stun.BindingSuccess, &stun.XORMappedAddress{IP: says.Addr().AsSlice(), Port: int(says.Port())})
-			if err == nil {
-				_, _ = c.WriteToUDPAddrPort(r.Raw, from)
-			}
-		}
-	}()
+	go linktest.ServeSTUN(c, func(*stun.Message, netip.AddrPort) netip.AddrPort { return *at.Load() })
 	return c.LocalAddr().String()
 }

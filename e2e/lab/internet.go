@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"github.com/pion/stun/v3"
+
+	"github.com/drv-thru/drv-thru/core/link/linktest"
 )
 
 // A Network is what a host is plugged into.
@@ -370,21 +372,5 @@ func (in *Internet) serveSTUN(address string) {
 		in.t.Fatalf("lab: STUN at %s: %v", address, err)
 	}
 	in.t.Cleanup(func() { c.Close() })
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := c.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			m := &stun.Message{Raw: bytes.Clone(buf[:n])}
-			if m.Decode() != nil || m.Type != stun.BindingRequest {
-				continue
-			}
-			r, err := stun.Build(m, stun.BindingSuccess, &stun.XORMappedAddress{IP: from.Addr().Unmap().AsSlice(), Port: int(from.Port())})
-			if err == nil {
-				_, _ = c.WriteToUDPAddrPort(r.Raw, from)
-			}
-		}
-	}()
+	go linktest.ServeSTUN(c, func(_ *stun.Message, from netip.AddrPort) netip.AddrPort { return from })
 }

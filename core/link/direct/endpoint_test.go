@@ -11,6 +11,7 @@ import (
 
 	"github.com/pion/stun/v3"
 
+	"github.com/drv-thru/drv-thru/core/link/linktest"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -40,25 +41,9 @@ func socket(t *testing.T) (*net.UDPConn, netip.AddrPort) {
 // stunServer answers with the address it sees, or another port.
 func stunServer(t *testing.T, lie uint16) netip.AddrPort {
 	c, at := socket(t)
-	go func() {
-		buf := make([]byte, 1500)
-		for {
-			n, from, err := c.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			m := &stun.Message{Raw: append([]byte(nil), buf[:n]...)}
-			if m.Decode() != nil {
-				continue
-			}
-			x := &stun.XORMappedAddress{IP: from.Addr().Unmap().AsSlice(), Port: int(from.Port() + lie)}
-			r, err := stun.Build(m, stun.BindingSuccess, x)
-			if err != nil {
-				continue
-			}
-			_, _ = c.WriteToUDPAddrPort(r.Raw, from)
-		}
-	}()
+	go linktest.ServeSTUN(c, func(_ *stun.Message, from netip.AddrPort) netip.AddrPort {
+		return netip.AddrPortFrom(from.Addr(), from.Port()+lie)
+	})
 	return at
 }
 
