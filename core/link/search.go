@@ -89,24 +89,17 @@ func (f *search) run(looked chan<- struct{}) {
 	if err != nil {
 		f.s.log.Debug("changes of the network are not noticed", slog.Any("error", err))
 	}
-	observed := make(chan struct{})
-	go func() {
-		defer close(observed)
+	observed := begin(func() {
 		if len(f.s.cfg.Direct.STUN) == 0 {
 			// The relay says who to ask.
 			_, _, _ = f.s.control.conn(ctx)
 		}
 		f.observe(ctx)
-	}()
+	})
 	defer func() { <-observed }()
 	observeAgain := func() {
 		<-observed
-		done := make(chan struct{})
-		observed = done
-		go func() {
-			defer close(done)
-			f.observe(ctx)
-		}()
+		observed = begin(func() { f.observe(ctx) })
 	}
 	w := f.known(ctx)
 	tried()
@@ -161,6 +154,16 @@ func (f *search) run(looked chan<- struct{}) {
 		}
 		retry.Stop()
 	}
+}
+
+// begin runs fn beside its caller. What it returns is closed when fn has ended.
+func begin(fn func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	return done
 }
 
 // gone forgets a way that was lost.
