@@ -51,10 +51,15 @@ func (s *Service) putInputs(w http.ResponseWriter, r *http.Request, c *caller) e
 	return s.writeJSON(w, c, b.view())
 }
 
-var (
-	errNewerUpload = wire.Errorf(wire.CodeConflict, "another upload of this build has begun")
-	errEnded       = wire.Errorf(wire.CodeInputUnasked, "the build has ended")
-)
+var errNewerUpload = wire.Errorf(wire.CodeConflict, "another upload of this build has begun")
+
+// endedError tells whoever brings inputs of a build that has ended how it did.
+func endedError(result *wire.Result) *wire.Error {
+	if result != nil && result.Error != nil {
+		return result.Error
+	}
+	return wire.Errorf(wire.CodeInputUnasked, "the build has ended")
+}
 
 // beginUpload makes this the build's only request that adds inputs. An older one
 // that reads from its client, and so may hang on a dead connection, is ended
@@ -70,10 +75,7 @@ func (b *build) beginUpload(parent context.Context, reads bool) (context.Context
 			b.mu.Unlock()
 			stop()
 			cancel(nil)
-			if result != nil && result.Error != nil {
-				return nil, nil, result.Error
-			}
-			return nil, nil, errEnded
+			return nil, nil, endedError(result)
 		}
 		older := b.upload
 		if older == nil {

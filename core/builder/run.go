@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -440,7 +439,7 @@ func outputPaths(result *wire.Result) []nix.Path {
 // end records and tells how the build ended.
 func (b *build) end(result *wire.Result) {
 	defer b.s.wg.Done()
-	b.cancel(cmp.Or(result.Error, errEnded)) // for requests that are under way
+	b.cancel(endedError(result)) // for requests that are under way
 	state := wire.StateBuilt
 	if result.Error != nil {
 		switch state = wire.StateFailed; result.Error.Code {
