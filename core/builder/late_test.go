@@ -1,7 +1,6 @@
 package builder_test
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,24 +13,6 @@ import (
 	bt "github.com/drv-thru/drv-thru/core/builder/buildertest"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
-
-// direct asks a handler without a network between.
-type direct struct{ http.Handler }
-
-func (d direct) RoundTrip(r *http.Request) (resp *http.Response, err error) {
-	defer func() {
-		if p := recover(); p != nil { // as net/http's server, which breaks off the connection
-			err = fmt.Errorf("%v", p)
-		}
-	}()
-	w := httptest.NewRecorder()
-	if r.Body == nil {
-		r.Body = http.NoBody
-	}
-	d.ServeHTTP(w, r)
-	r.Body.Close()
-	return w.Result(), nil
-}
 
 // Inputs may come slowly, and a large one is read whole before any of it comes; but who
 // follows a build and sends none of its inputs does not keep it for ever.
@@ -57,7 +38,7 @@ func TestInputsThatDoNotCome(t *testing.T) {
 				}
 				defer svc.Close()
 				holder := e.holder(1)
-				holder.Server, holder.HTTP = &httptest.Server{URL: "http://builder"}, &http.Client{Transport: direct{svc}}
+				holder.Server, holder.HTTP = &httptest.Server{URL: "http://builder"}, &http.Client{Transport: inProcess{svc}}
 				follow := func(id uint32, objects ...bt.Object) {
 					t.Helper()
 					if _, err := holder.Put(bt.ID(id), bt.Request(objects...)); err != nil {

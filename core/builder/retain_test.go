@@ -281,10 +281,18 @@ func (r *heldRecords) DeleteBuild(ctx context.Context, id wire.BuildID) error {
 // inProcess sends requests to a handler.
 type inProcess struct{ h http.Handler }
 
-func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+func (p inProcess) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler { // net/http's server breaks off the connection
+			err = http.ErrAbortHandler
+		} else if p != nil {
+			panic(p)
+		}
+	}()
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
+	defer r.Body.Close()
 	w := httptest.NewRecorder()
 	p.h.ServeHTTP(w, r)
 	return w.Result(), nil

@@ -92,25 +92,20 @@ func TestStopIsNoFailure(t *testing.T) {
 }
 
 // slowToLeave asks substituters for as long as it may, and then a little longer.
-type slowToLeave struct {
-	*bt.Store
-	asked chan struct{}
-}
+type slowToLeave struct{ fullDisk }
 
-func (s slowToLeave) ValidPaths(ctx context.Context, paths []nix.Path, substitute bool) ([]nix.Path, error) {
-	if !substitute {
-		return s.Store.ValidPaths(ctx, paths, false)
+func (s *slowToLeave) ValidPaths(ctx context.Context, paths []nix.Path, substitute bool) ([]nix.Path, error) {
+	valid, err := s.fullDisk.ValidPaths(ctx, paths, substitute)
+	if substitute {
+		time.Sleep(20 * time.Millisecond)
 	}
-	close(s.asked)
-	<-ctx.Done()
-	time.Sleep(20 * time.Millisecond)
-	return nil, context.Cause(ctx)
+	return valid, err
 }
 
 // A builder has not stopped before the builds that are being admitted have ended.
 func TestStopWaitsForAdmissions(t *testing.T) {
 	asked := make(chan struct{})
-	e := start(t, func(c *builder.Config) { c.Store = slowToLeave{c.Store.(*bt.Store), asked} })
+	e := start(t, func(c *builder.Config) { c.Store = &slowToLeave{fullDisk{c.Store.(*bt.Store), asked}} })
 	c := e.holder(1)
 	done := make(chan struct{})
 	go func() {
