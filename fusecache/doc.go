@@ -13,6 +13,9 @@
 // shown from there once its hash has been checked, also when the builder cannot be
 // reached.
 //
+// The mount of an import hands NARs of 256 KiB and more on through named pipes
+// ([Options].Pipes), which spares Nix waiting for an answer to each read.
+//
 // A read can be interrupted and ends within the View's ReadTimeout, with EIO.
 // Names that do not exist are not cached, so a path that appears is found. How many
 // names the kernel knows is bounded.

@@ -34,7 +34,8 @@ const (
 type fileSystem struct {
 	fuse.RawFileSystem
 	view     *cache.View
-	disk     *Disk // may be nil
+	disk     *Disk  // may be nil
+	pipes    *pipes // may be nil
 	live     bool
 	uid, gid uint32
 	server   *fuse.Server
@@ -101,6 +102,9 @@ func (s *fileSystem) Init(server *fuse.Server) { s.server = server }
 
 // close fails all reads, those that wait and those to come.
 func (s *fileSystem) close() {
+	if s.pipes != nil {
+		s.pipes.close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -147,9 +151,18 @@ func (s *fileSystem) attr(id uint64, n node, out *fuse.Attr) {
 	out.Owner = fuse.Owner{Uid: s.uid, Gid: s.gid}
 	out.Nlink = 1
 	out.Mode = fuse.S_IFREG | 0o444
-	if n.dir {
+	switch {
+	case n.dir:
 		out.Mode = fuse.S_IFDIR | 0o555
+	case s.piped(n):
+		out.Mode, out.Size, out.Blocks = fuse.S_IFLNK|0o777, 0, 0
 	}
+}
+
+// piped reports whether a file is a link to a pipe.
+func (s *fileSystem) piped(n node) bool {
+	_, isNar := narHash(n.name)
+	return s.pipes != nil && isNar && n.size >= minPiped
 }
 
 // changes reports whether what a name stands for may change. The log of a build that
@@ -281,6 +294,20 @@ func (s *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	out.SetTimeout(s.timeout(n.name))
 	s.attr(in.NodeId, n, &out.Attr)
 	return fuse.OK
+}
+
+// Readlink implements [fuse.RawFileSystem]: whoever opens a link asks anew where it
+// leads, so each has a pipe of their own.
+func (s *fileSystem) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+	n, ok := s.node(in.NodeId)
+	if !ok || !s.piped(n) {
+		return nil, fuse.EINVAL
+	}
+	path, err := s.pipes.open(n.name)
+	if err != nil {
+		return nil, status(err)
+	}
+	return []byte(path), fuse.OK
 }
 
 // Open implements [fuse.RawFileSystem].
@@ -475,8 +502,11 @@ func (s *fileSystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 	s.mu.RUnlock()
 	for _, e := range list[min(in.Offset, uint64(len(list))):] {
 		mode := uint32(fuse.S_IFREG)
-		if e.IsDir() {
+		switch {
+		case e.IsDir():
 			mode = fuse.S_IFDIR
+		case s.pipes != nil:
+			mode = 0 // unknown: some are links
 		}
 		if !out.AddDirEntry(fuse.DirEntry{Name: e.Name(), Mode: mode}) {
 			break

@@ -76,6 +76,11 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 		return nil, err
 	}
 	m := &Mounted{dir: full, served: newServed(view, o)}
+	if o.Pipes != "" {
+		if m.fs.pipes, err = newPipes(view, o.Pipes); err != nil {
+			m.logger.Info("large NARs are read as files", "err", err)
+		}
+	}
 	options := m.mountOptions()
 	options.FsName, options.Name = fsName, fsName
 	options.AllowOther = o.AllowOther

@@ -128,7 +128,7 @@ func (i *importer) mount(view *cache.View) (string, func() error, error) {
 		return "", nil, err
 	}
 	release := dir.guard(i.app.env("PATH"))
-	m, err := fusecache.Mount(view, dir.path, fusecache.Options{Logger: i.log})
+	m, err := fusecache.Mount(view, dir.path, fusecache.Options{Logger: i.log, Pipes: dir.path + pipeSuffix})
 	if err != nil {
 		release()
 		return "", nil, errors.Join(err, dir.remove())

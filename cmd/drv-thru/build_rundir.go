@@ -23,7 +23,11 @@ type mountDir struct {
 	lock *os.File
 }
 
-const lockSuffix = ".lock"
+// Beside a directory lie its lock, and for a moment the pipes of its mount.
+const (
+	lockSuffix = ".lock"
+	pipeSuffix = ".pipe"
+)
 
 // runtimeDir returns the user's directory for mounts, which nobody else can
 // write to.
@@ -103,6 +107,7 @@ func (m *mountDir) remove() error {
 // away what that has left.
 const guardScript = `read -r _ && exit
 fusermount3 -uz -- "$0" || fusermount -uz -- "$0" || umount -l -- "$0"
+rm -f -- "$0".pipe*
 rmdir -- "$0" && rm -f -- "$0.lock"`
 
 // guard starts a process that takes a mount on the directory away, and the
@@ -141,6 +146,10 @@ func sweep(dir string, clear func(string) error) {
 		// Whoever holds the lock is alive.
 		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			path := strings.TrimSuffix(name, lockSuffix)
+			pipes, _ := filepath.Glob(path + pipeSuffix + "*")
+			for _, pipe := range pipes {
+				_ = os.Remove(pipe)
+			}
 			if clear(path) == nil {
 				if err := os.Remove(path); err == nil || errors.Is(err, os.ErrNotExist) {
 					_ = os.Remove(name)

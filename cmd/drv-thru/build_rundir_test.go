@@ -29,6 +29,11 @@ func TestSweep(t *testing.T) {
 		*p = m.path
 		_ = m.lock.Close() // as when its process is killed
 	}
+	for _, path := range []string{alive.path, gone} {
+		if err := unix.Mkfifo(path+pipeSuffix+"7", 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var cleared []string
 	sweep(dir, func(path string) error {
 		cleared = append(cleared, path)
@@ -48,6 +53,11 @@ func TestSweep(t *testing.T) {
 			if _, err := os.Lstat(p); (err == nil) != there {
 				t.Errorf("%s: %v", p, err)
 			}
+		}
+	}
+	for path, there := range map[string]bool{alive.path: true, gone: false} {
+		if _, err := os.Lstat(path + pipeSuffix + "7"); (err == nil) != there {
+			t.Errorf("pipe of %s: %v", path, err)
 		}
 	}
 	if err := alive.remove(); err != nil {
@@ -77,6 +87,9 @@ func TestGuard(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer m.lock.Close()
+		if err := unix.Mkfifo(m.path+pipeSuffix+"7", 0o600); err != nil {
+			t.Fatal(err)
+		}
 		said := filepath.Join(base, "said")
 		if err := os.WriteFile(filepath.Join(base, "fusermount3"), []byte("#!/bin/sh\necho \"$@\" > "+said+"\n"), 0o700); err != nil {
 			t.Fatal(err)
@@ -114,6 +127,9 @@ func TestGuard(t *testing.T) {
 		text, _ := os.ReadFile(said)
 		if (err != nil) != killed || killed != (string(text) == "-uz -- "+m.path+"\n") {
 			t.Errorf("killed %t: %v, unmounted %q", killed, err, text)
+		}
+		if _, err := os.Lstat(m.path + pipeSuffix + "7"); (err != nil) != killed {
+			t.Errorf("killed %t, a pipe: %v", killed, err)
 		}
 	}
 }

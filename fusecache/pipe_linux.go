@@ -1,0 +1,191 @@
+package fusecache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/core/cache"
+)
+
+const (
+	// minPiped is the size from which a NAR goes through a pipe. Up to four requests
+	// cost no more than to make one.
+	minPiped = 256 << 10
+	// pipeSize is what a pipe holds, the most that a user may have by default (pipe(7)).
+	pipeSize = 1 << 20
+	// pieceSize is how much has to be here before it goes into a pipe.
+	pieceSize = 64 << 10
+	// drainTime is how long a full pipe is left to its reader, more each time when it
+	// has taken nothing.
+	drainTime, maxDrainTime = time.Millisecond, 50 * time.Millisecond
+	// openTime is how long a pipe is there for who has asked for its name, and may have
+	// done so without a wish to open it, as ls -l does.
+	openTime = 10 * time.Second
+)
+
+// pipes hands large NARs to programs that read from the beginning to the end. A
+// pipe's reader takes what is there already, where a FUSE file system's sends a
+// request for each 64 KiB and sleeps until it is answered.
+type pipes struct {
+	view   *cache.View
+	prefix string // of the pipes' paths
+	ctx    context.Context
+	cancel context.CancelFunc
+	served sync.WaitGroup
+
+	mu    sync.Mutex // nothing begins once ctx is done
+	count int
+}
+
+// newPipes fails where no pipe can be made.
+func newPipes(view *cache.View, prefix string) (*pipes, error) {
+	p := &pipes{view: view, prefix: prefix}
+	path, err := p.make()
+	if err != nil {
+		return nil, err
+	}
+	_ = os.Remove(path)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p, nil
+}
+
+// close ends all pipes and removes them.
+func (p *pipes) close() {
+	p.mu.Lock()
+	p.cancel()
+	p.mu.Unlock()
+	p.served.Wait()
+}
+
+// open makes a pipe out of which a NAR comes, for one reader, and returns its path.
+func (p *pipes) open(nar string) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		return "", os.ErrClosed
+	}
+	path, err := p.make()
+	if err != nil {
+		return "", err
+	}
+	p.served.Go(func() { p.serve(path, nar) })
+	return path, nil
+}
+
+func (p *pipes) make() (string, error) {
+	p.count++
+	path := p.prefix + strconv.Itoa(p.count)
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return "", fmt.Errorf("make named pipe %s: %w", path, err)
+	}
+	return path, nil
+}
+
+// serve writes the NAR to who opens the pipe. An error ends it early, which nobody
+// takes for a whole NAR; the View knows what kept its bytes from coming.
+func (p *pipes) serve(path, nar string) {
+	w := p.reader(path)
+	if w == nil {
+		return
+	}
+	defer w.Close()
+	defer context.AfterFunc(p.ctx, func() { w.Close() })()
+	file, err := p.view.OpenFile(p.ctx, nar)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	for off := int64(0); off < file.Size(); {
+		span, err := file.Borrow(p.ctx, off, pieceSize)
+		if err != nil {
+			return
+		}
+		for _, b := range span.Bufs {
+			if err = fill(w, b); err != nil {
+				break
+			}
+		}
+		off += int64(span.Len())
+		span.Release()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// reader waits until somebody has opened the pipe to read, opens the other end, and
+// takes the pipe's name away. It returns nil if nobody came.
+func (p *pipes) reader(path string) *os.File {
+	defer os.Remove(path)
+	gaveUp := time.After(openTime)
+	for pause := 20 * time.Microsecond; ; pause = min(2*pause, time.Second) {
+		w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
+		if err == nil {
+			// A smaller one does as well.
+			_ = control(w, func(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize) })
+			return w
+		}
+		if !errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+			continue
+		case <-gaveUp:
+		case <-p.ctx.Done():
+		}
+		// Whoever has begun to open it just now is not to wait for ever.
+		if both, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
+			_ = os.Remove(path)
+			both.Close()
+		}
+		return nil
+	}
+}
+
+// fill writes to a pipe. While it is full, its reader has some time to itself: to wake
+// this process for each piece that was read costs both of them more.
+func fill(w *os.File, b []byte) error {
+	for pause := drainTime; ; {
+		n, err := writeSome(w, b)
+		if err != nil {
+			return err
+		}
+		b = b[n:]
+		if len(b) == 0 {
+			return nil
+		}
+		if n > 0 {
+			pause = drainTime
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, maxDrainTime)
+	}
+}
+
+// writeSome writes what fits into a pipe.
+func writeSome(w *os.File, b []byte) (n int, err error) {
+	closed := control(w, func(fd int) { n, err = unix.Write(fd, b) })
+	switch {
+	case closed != nil:
+		return 0, closed
+	case errors.Is(err, unix.EAGAIN):
+		return 0, nil
+	}
+	return n, err
+}
+
+func control(f *os.File, do func(fd int)) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Control(func(fd uintptr) { do(int(fd)) })
+}

@@ -1,0 +1,165 @@
+package fusecache
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/drv-thru/drv-thru/core/nix"
+)
+
+// pipedNar is the file system of a View with one NAR, and the node of that.
+func pipedNar(t *testing.T, b *zeroBuilder) (s *fileSystem, nar *fuse.EntryOut) {
+	t.Helper()
+	view, info := zeroView(t, b)
+	s = newFileSystem(view, Options{})
+	var err error
+	if s.pipes, err = newPipes(view, filepath.Join(t.TempDir(), "pipe")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	var dir, file fuse.EntryOut
+	if status := s.Lookup(nil, &fuse.InHeader{NodeId: fuse.FUSE_ROOT_ID}, "nar", &dir); status != fuse.OK {
+		t.Fatal(status)
+	}
+	if status := s.Lookup(nil, &fuse.InHeader{NodeId: dir.NodeId}, filepath.Base(nix.NarURL(info.NarHash)), &file); status != fuse.OK {
+		t.Fatal(status)
+	}
+	return s, &file
+}
+
+func readlink(t *testing.T, s *fileSystem, nar *fuse.EntryOut) string {
+	t.Helper()
+	path, status := s.Readlink(nil, &fuse.InHeader{NodeId: nar.NodeId})
+	if status != fuse.OK {
+		t.Fatal(status)
+	}
+	return string(path)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func TestPipe(t *testing.T) {
+	const size = 3<<20 + 5
+	s, nar := pipedNar(t, &zeroBuilder{size: size})
+	if nar.Attr.Mode != fuse.S_IFLNK|0o777 {
+		t.Errorf("mode %#o", nar.Attr.Mode)
+	}
+	first, second := readlink(t, s, nar), readlink(t, s, nar)
+	for _, path := range []string{second, first} {
+		data, err := os.ReadFile(path)
+		if err != nil || !bytes.Equal(data, make([]byte, size)) {
+			t.Errorf("%d bytes, %v", len(data), err)
+		}
+		if exists(path) {
+			t.Error("a pipe is there after it was read")
+		}
+	}
+}
+
+// Nix 2.29 and later open a NAR, cannot map it, close it and open it again.
+func TestPipeIsClosedUnread(t *testing.T) {
+	s, nar := pipedNar(t, &zeroBuilder{size: 1 << 20})
+	f, err := os.Open(readlink(t, s, nar))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if data, err := os.ReadFile(readlink(t, s, nar)); err != nil || len(data) != 1<<20 {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+}
+
+// Whoever fills a pipe ends when its reader does, and when the mount does; then nobody
+// waits for it to go on, or to begin.
+func TestPipeEnds(t *testing.T) {
+	s, nar := pipedNar(t, &zeroBuilder{size: 64 << 20})
+	gone, stays, unopened := readlink(t, s, nar), readlink(t, s, nar), readlink(t, s, nar)
+	for _, path := range []string{gone, stays} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := io.ReadFull(f, make([]byte, 2<<20)); err != nil {
+			t.Fatal(err)
+		}
+		if path == gone {
+			f.Close()
+			continue
+		}
+		s.close()
+		if rest, err := io.ReadAll(f); err != nil || len(rest) > pipeSize {
+			t.Errorf("%d bytes after the end, %v", len(rest), err)
+		}
+	}
+	for _, path := range []string{gone, stays, unopened} {
+		if exists(path) {
+			t.Errorf("%s was left", path)
+		}
+	}
+	if _, status := s.Readlink(nil, &fuse.InHeader{NodeId: nar.NodeId}); status != fuse.EIO {
+		t.Errorf("after the end: %v", status)
+	}
+}
+
+func TestPipeOfWhatBreaks(t *testing.T) {
+	s, nar := pipedNar(t, &zeroBuilder{size: 3 << 20, bad: 2 << 20})
+	data, err := os.ReadFile(readlink(t, s, nar))
+	if err != nil || len(data) > 2<<20 {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	if s.view.Err() == nil {
+		t.Error("the View has no error")
+	}
+}
+
+// A reader that rests gets what is left when it goes on.
+func TestPipeOfSlowReader(t *testing.T) {
+	s, nar := pipedNar(t, &zeroBuilder{size: 4 << 20})
+	f, err := os.Open(readlink(t, s, nar))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	total := 0
+	for {
+		n, err := f.Read(make([]byte, 512<<10))
+		total += n
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if total != 4<<20 {
+		t.Errorf("%d bytes", total)
+	}
+}
+
+func TestSmallNarsAreFiles(t *testing.T) {
+	s, nar := pipedNar(t, &zeroBuilder{size: minPiped - 1})
+	if nar.Attr.Mode != fuse.S_IFREG|0o444 {
+		t.Errorf("mode %#o", nar.Attr.Mode)
+	}
+	if _, status := s.Readlink(nil, &fuse.InHeader{NodeId: nar.NodeId}); status != fuse.EINVAL {
+		t.Errorf("%v", status)
+	}
+}
+
+func TestNoPipes(t *testing.T) {
+	if _, err := newPipes(nil, filepath.Join(t.TempDir(), "missing", "pipe")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}
