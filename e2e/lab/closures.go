@@ -169,6 +169,20 @@ func Wide(n int, salt string) Expr {
 		fmt.Sprintf(`outputs = [ "out" ] ++ builtins.genList (i: "o${toString (i + 1)}") %d;`, n-1))
 }
 
+// Blobs is n outputs of the given number of KiB: random ones, and as many that are the same.
+func Blobs(n, kib int, salt string) Expr {
+	return drv("blobs", salt, fmt.Sprintf(`
+		for o in $outputs; do
+			eval "p=\$$o"
+			case $o in
+			r*) dd if=/dev/urandom of=$p bs=1024 count=%[1]d 2>/dev/null ;;
+			*) dd if=/dev/zero of=$p bs=1024 count=%[1]d 2>/dev/null ;;
+			esac
+		done
+		echo made blobs`, kib),
+		fmt.Sprintf(`outputs = [ "out" ] ++ builtins.genList (i: (if builtins.bitAnd i 1 == 0 then "r" else "z") + toString i) %d;`, n-1))
+}
+
 // Blob is one file of the given number of MiB of random bytes.
 func Blob(mib int, salt string) Expr {
 	// Nix takes a builder that has closed its log for one that has ended, and
