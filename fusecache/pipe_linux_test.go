@@ -2,8 +2,10 @@ package fusecache
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/nix"
 )
 
@@ -41,6 +44,80 @@ func readlink(t *testing.T, s *fileSystem, nar *fuse.EntryOut) string {
 		t.Fatal(status)
 	}
 	return string(path)
+}
+
+// bytesBuilder sends NARs of its bytes.
+type bytesBuilder struct {
+	zeroBuilder
+	data []byte
+}
+
+type bytesStream struct {
+	cache.Stream
+	b    *bytesBuilder
+	left uint64
+}
+
+func (b *bytesBuilder) Fetch(ctx context.Context, ranges []cache.NarRange) (cache.Stream, error) {
+	s, err := b.zeroBuilder.Fetch(ctx, ranges)
+	return &bytesStream{Stream: s, b: b}, err
+}
+
+func (s *bytesStream) Next() (cache.Frame, error) {
+	f, err := s.Stream.Next()
+	s.left = f.Size
+	return f, err
+}
+
+func (s *bytesStream) Read(p []byte) (int, error) {
+	n, err := s.Stream.Read(p)
+	copy(p[:n], s.b.data[uint64(len(s.b.data))-s.left:])
+	s.left -= uint64(n)
+	return n, err
+}
+
+// What was put into a pipe stays as it is while the View's memory is used again.
+func TestPipeBytes(t *testing.T) {
+	b := &bytesBuilder{data: make([]byte, 48<<20+5)}
+	rand.NewChaCha8([32]byte{}).Read(b.data)
+	b.size = uint64(len(b.data))
+	path, err := nix.ParsePath("/nix/store/00000000000000000000000000000000-x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := nix.PathInfo{Path: path, NarHash: nix.SumHash(nil), NarSize: b.size}
+	view, err := cache.NewView([]string{string(info.MarshalNarInfo())}, cache.ViewConfig{Fetcher: b, Budget: 6 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer view.Close()
+	p, err := newPipes(view, filepath.Join(t.TempDir(), "pipe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	name, err := p.open(nix.NarURL(info.NarHash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	buf := make([]byte, 64<<10)
+	for off := 0; off < len(b.data); {
+		n, err := f.Read(buf)
+		if err != nil {
+			t.Fatal(off, err)
+		}
+		if !bytes.Equal(buf[:n], b.data[off:off+n]) {
+			t.Fatalf("other bytes at %d", off)
+		}
+		if off += n; off%7 == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 func exists(path string) bool {
