@@ -25,9 +25,9 @@ const (
 	// drainTime is how long a full pipe is left to its reader, more each time when it
 	// has taken nothing.
 	drainTime, maxDrainTime = time.Millisecond, 50 * time.Millisecond
-	// openTime is how long a pipe is there for who has asked for its name, and may have
-	// done so without a wish to open it, as ls -l does.
-	openTime = 10 * time.Second
+	// longestOpen bounds the pauses, each twice the one before, after which it is looked
+	// whether a pipe was opened. Who has asked for its name may not want to, as ls -l.
+	longestOpen = 8 * time.Second
 )
 
 // pipes hands large NARs to programs that read from the beginning to the end. A
@@ -124,8 +124,7 @@ func (p *pipes) serve(path, nar string) {
 // takes the pipe's name away. It returns nil if nobody came.
 func (p *pipes) reader(path string) *os.File {
 	defer os.Remove(path)
-	gaveUp := time.After(openTime)
-	for pause := 20 * time.Microsecond; ; pause = min(2*pause, time.Second) {
+	for pause := 20 * time.Microsecond; pause < longestOpen && p.ctx.Err() == nil; pause *= 2 {
 		w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err == nil {
 			// A smaller one does as well.
@@ -137,17 +136,15 @@ func (p *pipes) reader(path string) *os.File {
 		}
 		select {
 		case <-time.After(pause):
-			continue
-		case <-gaveUp:
 		case <-p.ctx.Done():
 		}
-		// Whoever has begun to open it just now is not to wait for ever.
-		if both, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
-			_ = os.Remove(path)
-			both.Close()
-		}
-		return nil
 	}
+	// Whoever has begun to open it just now is not to wait for ever.
+	if both, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
+		_ = os.Remove(path)
+		both.Close()
+	}
+	return nil
 }
 
 // fill writes to a pipe. While it is full, its reader has some time to itself: to wake

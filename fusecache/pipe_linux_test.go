@@ -200,10 +200,12 @@ func TestPipeOfWhatBreaks(t *testing.T) {
 	}
 }
 
-// A reader that rests gets what is left when it goes on.
+// A reader that comes late gets the NAR, and one that rests the rest of it when it goes on.
 func TestPipeOfSlowReader(t *testing.T) {
 	s, nar := pipedNar(t, &zeroBuilder{size: 4 << 20})
-	f, err := os.Open(readlink(t, s, nar))
+	path := readlink(t, s, nar)
+	time.Sleep(50 * time.Millisecond)
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
