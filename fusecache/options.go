@@ -18,10 +18,10 @@ type Options struct {
 	// Disk keeps NARs that were read whole, and then serves them; nil keeps
 	// nothing. It must stay open until the mount has ended.
 	Disk *Disk
-	// Pipes is what the paths of named pipes begin with, through which NARs of
-	// 256 KiB and more go: in the mount they are symbolic links. It is for a mount whose only reader
-	// reads each NAR from the beginning to the end, as Nix does, which takes half the
-	// time so. Empty, or where no named pipe can be made, all are files.
+	// Pipes is what the paths of named pipes begin with, through which NARs of 256 KiB
+	// and more go: in the mount they are symbolic links. It is for a mount whose only
+	// reader reads each NAR from the beginning to the end, as Nix does, which takes half
+	// the time so. Empty, or where no named pipe can be made, all are files.
 	Pipes string
 	// Logger takes what is odd but no failure; nil discards it.
 	Logger *slog.Logger
