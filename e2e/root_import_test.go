@@ -16,12 +16,12 @@ func TestRootImportsManyAtOnce(t *testing.T) {
 		t.Run(string(root), func(t *testing.T) {
 			t.Parallel()
 			p := lab.NewPair(t, root, lab.Trixie)
-			root := &lab.Client{Host: p.Client.Host, User: lab.RootUser}
+			client := &lab.Client{Host: p.Client.Host, User: lab.RootUser}
 			const n = 60
-			root.Host.WriteFile(lab.Alice, "/tmp/blobs.nix", string(lab.Blobs(n, 1500, "many")))
-			drv := root.Host.Run(lab.Alice, "nix-instantiate", "/tmp/blobs.nix")
-			c := root.BuildCmd(p.Builder.Ticket(), "--no-link", "--print-out-paths", drv+"^*").AddEnv("NIX_REMOTE=local")
-			paths := strings.Fields(root.Host.Must(c))
+			client.Host.WriteFile(lab.Alice, "/tmp/blobs.nix", string(lab.Blobs(n, 1500, "many")))
+			drv := client.Host.Run(lab.Alice, "nix-instantiate", "/tmp/blobs.nix")
+			c := client.BuildCmd(p.Builder.Ticket(), "--no-link", "--print-out-paths", drv+"^*").AddEnv("NIX_REMOTE=local")
+			paths := strings.Fields(client.Host.Must(c))
 			if len(paths) != n {
 				t.Errorf("%d paths, want %d", len(paths), n)
 			}

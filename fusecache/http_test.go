@@ -55,12 +55,18 @@ func (s *zeroStream) Close() error { return nil }
 
 func zeroView(t *testing.T, b *zeroBuilder) (*cache.View, nix.PathInfo) {
 	t.Helper()
+	return narView(t, b.size, cache.ViewConfig{Fetcher: b})
+}
+
+// narView is a View of one path, whose NAR has size bytes.
+func narView(t *testing.T, size uint64, cfg cache.ViewConfig) (*cache.View, nix.PathInfo) {
+	t.Helper()
 	p, err := nix.ParsePath("/nix/store/00000000000000000000000000000000-x")
 	if err != nil {
 		t.Fatal(err)
 	}
-	info := nix.PathInfo{Path: p, NarHash: nix.SumHash(nil), NarSize: b.size}
-	v, err := cache.NewView([]string{string(info.MarshalNarInfo())}, cache.ViewConfig{Fetcher: b})
+	info := nix.PathInfo{Path: p, NarHash: nix.SumHash(nil), NarSize: size}
+	v, err := cache.NewView([]string{string(info.MarshalNarInfo())}, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -97,6 +98,12 @@ func (p *pipes) serve(path, nar string) {
 	}
 	defer w.Close()
 	defer context.AfterFunc(p.ctx, func() { w.Close() })()
+	pipe, err := w.SyscallConn()
+	if err != nil {
+		return
+	}
+	// A smaller one does as well.
+	_ = pipe.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
 	file, err := p.view.OpenFile(p.ctx, nar)
 	if err != nil {
 		return
@@ -108,7 +115,7 @@ func (p *pipes) serve(path, nar string) {
 			return
 		}
 		for _, b := range span.Bufs {
-			if err = fill(w, b); err != nil {
+			if err = fill(pipe, b); err != nil {
 				break
 			}
 		}
@@ -127,8 +134,6 @@ func (p *pipes) reader(path string) *os.File {
 	for pause := 20 * time.Microsecond; pause < longestOpen && p.ctx.Err() == nil; pause *= 2 {
 		w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err == nil {
-			// A smaller one does as well.
-			_ = control(w, func(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize) })
 			return w
 		}
 		// ENXIO: nobody has. Or descriptors are short, and a reader waits.
@@ -147,9 +152,9 @@ func (p *pipes) reader(path string) *os.File {
 
 // fill writes to a pipe. While it is full, its reader has some time to itself: to wake
 // this process for each piece that was read costs both of them more.
-func fill(w *os.File, b []byte) error {
+func fill(pipe syscall.RawConn, b []byte) error {
 	for pause := drainTime; ; {
-		n, err := writeSome(w, b)
+		n, err := writeSome(pipe, b)
 		if err != nil {
 			return err
 		}
@@ -166,8 +171,8 @@ func fill(w *os.File, b []byte) error {
 }
 
 // writeSome writes what fits into a pipe.
-func writeSome(w *os.File, b []byte) (n int, err error) {
-	closed := control(w, func(fd int) { n, err = unix.Write(fd, b) })
+func writeSome(pipe syscall.RawConn, b []byte) (n int, err error) {
+	closed := pipe.Control(func(fd uintptr) { n, err = unix.Write(int(fd), b) })
 	switch {
 	case closed != nil:
 		return 0, closed
@@ -175,12 +180,4 @@ func writeSome(w *os.File, b []byte) (n int, err error) {
 		return 0, nil
 	}
 	return n, err
-}
-
-func control(f *os.File, do func(fd int)) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Control(func(fd uintptr) { do(int(fd)) })
 }

@@ -17,10 +17,15 @@ import (
 	"github.com/drv-thru/drv-thru/core/nix"
 )
 
-// pipedNar is the file system of a View with one NAR, and the node of that.
-func pipedNar(t *testing.T, b *zeroBuilder) (s *fileSystem, nar *fuse.EntryOut) {
+func pipedNar(t *testing.T, b *zeroBuilder) (*fileSystem, *fuse.EntryOut) {
 	t.Helper()
-	view, info := zeroView(t, b)
+	return pipedView(t, b.size, cache.ViewConfig{Fetcher: b})
+}
+
+// pipedView is the file system of a View with one NAR, and the node of that.
+func pipedView(t *testing.T, size uint64, cfg cache.ViewConfig) (s *fileSystem, nar *fuse.EntryOut) {
+	t.Helper()
+	view, info := narView(t, size, cfg)
 	s = newFileSystem(view, Options{})
 	var err error
 	if s.pipes, err = newPipes(view, filepath.Join(t.TempDir(), "pipe")); err != nil {
@@ -81,26 +86,8 @@ func TestPipeBytes(t *testing.T) {
 	b := &bytesBuilder{data: make([]byte, 48<<20+5)}
 	rand.NewChaCha8([32]byte{}).Read(b.data)
 	b.size = uint64(len(b.data))
-	path, err := nix.ParsePath("/nix/store/00000000000000000000000000000000-x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := nix.PathInfo{Path: path, NarHash: nix.SumHash(nil), NarSize: b.size}
-	view, err := cache.NewView([]string{string(info.MarshalNarInfo())}, cache.ViewConfig{Fetcher: b, Budget: 6 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer view.Close()
-	p, err := newPipes(view, filepath.Join(t.TempDir(), "pipe"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.close()
-	name, err := p.open(nix.NarURL(info.NarHash))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(name)
+	s, nar := pipedView(t, b.size, cache.ViewConfig{Fetcher: b, Budget: 6 << 20})
+	f, err := os.Open(readlink(t, s, nar))
 	if err != nil {
 		t.Fatal(err)
 	}
