@@ -54,6 +54,8 @@ type fuseConfig struct {
 	AllowOther  bool
 	// Ahead has all NARs fetched before anything is read.
 	Ahead bool
+	// Pipes, if set, is what the paths of named pipes begin with, as in an import.
+	Pipes string
 	// Disk, if set, is where NARs are kept that were read; their hashes are true
 	// then.
 	Disk string
@@ -126,7 +128,7 @@ func serveFuse(text string) error {
 	if err := fusecache.Available(); err != nil {
 		return err
 	}
-	o := fusecache.Options{AllowOther: c.AllowOther, Logger: slog.New(slog.NewTextHandler(os.Stdout, nil))}
+	o := fusecache.Options{AllowOther: c.AllowOther, Pipes: c.Pipes, Logger: slog.New(slog.NewTextHandler(os.Stdout, nil))}
 	if c.Disk != "" {
 		if o.Disk, err = fusecache.OpenDisk(c.Disk, 8<<30, o.Logger); err != nil {
 			return err

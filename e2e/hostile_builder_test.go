@@ -219,8 +219,18 @@ func TestHostileBuilderNars(t *testing.T) {
 	}
 	for name, d := range slow {
 		for _, root := range lab.Roots {
-			running[name+string(root)] = start(name, root, d)
+			running[name+"/"+string(root)] = start(name, root, d)
 		}
+	}
+	// Nix 2.29 and later map a small NAR, and are ended before they miss a page of it.
+	never := deceit{
+		tamper: on(onChunks, func(x *exchange) bool { x.stall(); return true }),
+		says:   `nix copy has ended" err="not all can be read".*(no data from the builder|sends nothing)`,
+		args:   []string{"-v"},
+		expr:   lab.Hello("never"),
+	}
+	for _, root := range lab.Roots {
+		running["never/"+string(root)] = f.start(t, root, never)
 	}
 	for name, d := range map[string]deceit{
 		"flipped":      {tamper: flip, says: "import the outputs: .*malformed answer.*chunk 5 of the NAR"},
@@ -235,10 +245,8 @@ func TestHostileBuilderNars(t *testing.T) {
 			t.Run(name+"/"+string(root), func(t *testing.T) { start(name, root, d).finish(t) })
 		}
 	}
-	for name := range slow {
-		for _, root := range lab.Roots {
-			t.Run(name+"/"+string(root), func(t *testing.T) { running[name+string(root)].finish(t) })
-		}
+	for name, a := range running {
+		t.Run(name, func(t *testing.T) { a.finish(t) })
 	}
 	// Nix unpacks where a path is to be, and leaves what it does not take there
 	// until the path is imported after all.

@@ -13,8 +13,12 @@
 // shown from there once its hash has been checked, also when the builder cannot be
 // reached.
 //
-// The mount of an import hands NARs of 256 KiB and more on through named pipes
-// ([Options].Pipes), which spares Nix waiting for an answer to each read.
+// The mount of an import ([Options].Pipes) spares Nix waiting for answers. It hands NARs
+// of 256 KiB and more on through named pipes. All other files the kernel opens by
+// itself, and once another process has listed their directories it has their names
+// and, as they come, their bytes. Who reads one that fails to come should be ended by who
+// mounts it, when the View fails: it has five seconds until the answer, which is a SIGBUS for
+// a reader that has mapped it.
 //
 // A read can be interrupted and ends within the View's ReadTimeout, with EIO.
 // Names that do not exist are not cached, so a path that appears is found. How many

@@ -39,6 +39,9 @@ type fileSystem struct {
 	live     bool
 	uid, gid uint32
 	server   *fuse.Server
+	// store gives the kernel bytes of a node from its beginning on. Without them, it asks
+	// as usual.
+	store func(id uint64, data []byte)
 
 	mu       sync.RWMutex
 	closed   bool
@@ -56,6 +59,8 @@ type node struct {
 	name string // in the View
 	dir  bool
 	size uint64
+	// failed tells that a read has, of a file that is read without being opened.
+	failed bool
 	// lookups is how often the kernel was told of it since it forgot it.
 	lookups uint64
 }
@@ -98,7 +103,10 @@ func newFileSystem(view *cache.View, o Options) *fileSystem {
 }
 
 // Init implements [fuse.RawFileSystem].
-func (s *fileSystem) Init(server *fuse.Server) { s.server = server }
+func (s *fileSystem) Init(server *fuse.Server) {
+	s.server = server
+	s.store = func(id uint64, data []byte) { _ = server.InodeNotifyStoreCache(id, 0, data) }
+}
 
 // close fails all reads, those that wait and those to come.
 func (s *fileSystem) close() {
@@ -318,6 +326,8 @@ func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 		return fuse.ENOENT
 	case in.Flags&fuse.O_ANYWRITE != 0:
 		return fuse.EROFS
+	case s.unopened():
+		return fuse.ENOSYS
 	}
 	h, err := s.open(interrupted{context.Background(), cancel}, n)
 	if err != nil {
@@ -359,8 +369,7 @@ func (s *fileSystem) give(id uint64, h *handle) {
 	if h.spool != nil {
 		h.spool.write([][]byte{h.data}, 0, func() {})
 	}
-	// Without it, the kernel asks as usual.
-	_ = s.server.InodeNotifyStoreCache(id, 0, h.data)
+	s.store(id, h.data)
 }
 
 // open opens a NAR that is complete on this machine there, and anything else
@@ -402,6 +411,9 @@ func (s *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // Read implements [fuse.RawFileSystem]. It answers with all that was asked for
 // unless the file ends, as programs take a short read for its end.
 func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+	if in.Fh == 0 {
+		return s.readUnopened(cancel, in)
+	}
 	s.mu.RLock()
 	h := s.handles[in.Fh]
 	closed := s.closed
@@ -416,22 +428,26 @@ func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fu
 		from := min(in.Offset, uint64(len(h.data)))
 		return fuse.ReadResultData(h.data[from:min(from+uint64(in.Size), uint64(len(h.data)))]), fuse.OK
 	}
-	span, err := h.file.Borrow(interrupted{context.Background(), cancel}, int64(in.Offset), int(in.Size))
+	r, err := borrow(h.file, cancel, in)
 	if err != nil {
 		return nil, status(err)
 	}
-	n := span.Len()
-	if n == 0 {
-		span.Release()
-		return fuse.ReadResultData(nil), fuse.OK
-	}
-	r := &spanResult{span: span, size: n}
-	r.users.Store(1)
-	if h.spool != nil {
+	if h.spool != nil && r.size > 0 {
 		r.users.Add(1)
-		h.spool.write(span.Bufs, int64(in.Offset), r.Done)
+		h.spool.write(r.span.Bufs, int64(in.Offset), r.Done)
 	}
 	return r, fuse.OK
+}
+
+// borrow reads a file of the View.
+func borrow(f *cache.File, cancel <-chan struct{}, in *fuse.ReadIn) (*spanResult, error) {
+	span, err := f.Borrow(interrupted{context.Background(), cancel}, int64(in.Offset), int(in.Size))
+	if err != nil {
+		return nil, err
+	}
+	r := &spanResult{span: span, size: span.Len()}
+	r.users.Store(1)
+	return r, nil
 }
 
 // spanResult answers a read in place; go-fuse writes the slices with writev(2)

@@ -130,7 +130,7 @@ func (s *served) mountOptions() *fuse.MountOptions {
 		MaxReadAhead:       maxRead,
 		MaxBackground:      64,
 		DisableXAttrs:      true,
-		DisableReadDirPlus: true,
+		DisableReadDirPlus: s.fs.pipes == nil,
 		Logger:             log.New(logWriter{s.logger}, "", 0),
 	}
 }

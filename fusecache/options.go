@@ -21,7 +21,9 @@ type Options struct {
 	// Pipes is what the paths of named pipes begin with, through which NARs of 256 KiB
 	// and more go: in the mount they are symbolic links. It is for a mount whose only
 	// reader reads each NAR from the beginning to the end, as Nix does, which takes half
-	// the time so. Empty, or where no named pipe can be made, all are files.
+	// the time so. Smaller files are given to the kernel before it asks, once another
+	// process lists their directories and they are here. Empty, or where no named pipe
+	// can be made, all are ordinary files.
 	Pipes string
 	// Logger takes what is odd but no failure; nil discards it.
 	Logger *slog.Logger

@@ -80,6 +80,15 @@ func (p *pipes) open(nar string) (string, error) {
 	return path, nil
 }
 
+// begin has do done beside the pipes, until they are closed.
+func (p *pipes) begin(do func(context.Context)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() == nil {
+		p.served.Go(func() { do(p.ctx) })
+	}
+}
+
 func (p *pipes) make() (string, error) {
 	p.count++
 	path := p.prefix + strconv.Itoa(p.count)

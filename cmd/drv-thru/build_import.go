@@ -53,7 +53,8 @@ type exposure struct {
 	view  *cache.View
 	close func() error  // takes the view away from Nix; may be called again
 	ready chan struct{} // closed when what follows is known
-	url   string
+	url   string        // to copy from
+	list  func()        // has the kernel learn what is mounted; may be nil
 	done  func() error
 	err   error
 }
@@ -71,7 +72,7 @@ func (i *importer) start(view *cache.View) *exposure {
 	})
 	go func() {
 		defer close(e.ready)
-		e.url, e.done, e.err = i.expose(view)
+		e.err = i.expose(e)
 	}()
 	return e
 }
@@ -84,10 +85,13 @@ func (i *importer) run(ctx context.Context, from *exposure, paths []nix.Path) er
 	}
 	i.log.Debug("nix copy begins", "url", from.url)
 	var err error
+	if from.list != nil {
+		from.list()
+	}
 	if i.helper != nil {
 		err = i.helper.copy(ctx, from.view, paths, i.recursive)
 	} else {
-		err = i.copy(ctx, from.url, paths)
+		err = i.copyWhole(ctx, from, paths)
 	}
 	i.log.Debug("nix copy has ended", "err", err)
 	if err != nil && ctx.Err() == nil {
@@ -96,52 +100,72 @@ func (i *importer) run(ctx context.Context, from *exposure, paths []nix.Path) er
 	return err
 }
 
-// expose shows the view to Nix and returns the URL to copy from.
-func (i *importer) expose(view *cache.View) (string, func() error, error) {
+// expose shows the view to Nix.
+func (i *importer) expose(e *exposure) error {
 	if i.helper != nil {
-		return "", nil, nil // it mounts by itself, when there is something to import
+		return nil // it mounts by itself, when there is something to import
 	}
 	if i.mode != "http" {
-		url, done, err := i.mount(view)
+		err := i.mount(e)
 		if err == nil || i.mode == "fuse" {
-			return url, done, err
+			return err
 		}
 		i.note("importing over HTTP on this machine, because: " + err.Error())
 	}
-	srv, err := fusecache.ServeHTTP(view)
+	srv, err := fusecache.ServeHTTP(e.view)
 	if err != nil {
-		return "", nil, fmt.Errorf("serve the outputs to the local Nix: %w", err)
+		return fmt.Errorf("serve the outputs to the local Nix: %w", err)
 	}
-	return srv.URL(), srv.Close, nil
+	e.url, e.done = srv.URL(), srv.Close
+	return nil
 }
 
-func (i *importer) mount(view *cache.View) (string, func() error, error) {
+func (i *importer) mount(e *exposure) error {
 	if err := fusecache.Available(); err != nil {
-		return "", nil, err
+		return err
 	}
 	base, err := i.app.runtimeDir()
 	if err != nil {
-		return "", nil, err
+		return err
 	}
 	dir, err := newMountDir(base, unix.Flock)
 	if err != nil {
-		return "", nil, err
+		return err
 	}
-	release := dir.guard(i.app.env("PATH"))
-	m, err := fusecache.Mount(view, dir.path, fusecache.Options{Logger: i.log, Pipes: dir.path + pipeSuffix})
+	guard := dir.guard(i.app.env("PATH"))
+	m, err := fusecache.Mount(e.view, dir.path, fusecache.Options{Logger: i.log, Pipes: dir.path + pipeSuffix})
 	if err != nil {
-		release()
-		return "", nil, errors.Join(err, dir.remove())
+		guard.release()
+		return errors.Join(err, dir.remove())
 	}
 	i.exposed(m)
-	return m.URL(), func() error {
+	e.url, e.list = m.URL(), guard.list
+	e.done = func() error {
 		if err := m.Unmount(); err != nil {
 			return fmt.Errorf("unmount %s: %w", dir.path, err)
 		}
 		i.exposed(nil)
-		release()
+		guard.release()
 		return dir.remove()
-	}, nil
+	}
+	return nil
+}
+
+// errNotWhole ends a nix copy of what cannot be read. The View says why.
+var errNotWhole = errors.New("not all can be read")
+
+// copyWhole is copy that ends when a NAR could not be read.
+func (i *importer) copyWhole(ctx context.Context, from *exposure, paths []nix.Path) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-from.view.Failed():
+			cancel(errNotWhole)
+		case <-ctx.Done():
+		}
+	}()
+	return i.copy(ctx, from.url, paths)
 }
 
 // copy runs nix copy as the user, with signatures required: that is Nix's
@@ -189,7 +213,12 @@ func (i *importer) nix(ctx context.Context, env, args []string) error {
 	cmd.Stdout, cmd.Stderr = said, said
 	// Ctrl-C in a terminal reaches everyone in it; this process decides.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Cancel = func() error {
+		if errors.Is(context.Cause(ctx), errNotWhole) {
+			return cmd.Process.Kill() // it may wait for what does not come
+		}
+		return cmd.Process.Signal(syscall.SIGTERM)
+	}
 	cmd.WaitDelay = copyGrace
 	err := cmd.Run()
 	switch {

@@ -103,17 +103,27 @@ func (m *mountDir) remove() error {
 	return m.lock.Close()
 }
 
-// guardScript waits for a line, or for the end of who should write it: then it takes
+// guardScript lists the mount when it reads "list", which has the kernel ask for all
+// that is in it, and ends at any other line. At the end of who should write lines it takes
 // away what that has left.
-const guardScript = `read -r _ && exit
+const guardScript = `while read -r line; do
+	[ "$line" = list ] || exit 0
+	: "$0"/* "$0"/nar/*
+done
 fusermount3 -uz -- "$0" || fusermount -uz -- "$0" || umount -l -- "$0"
 rm -f -- "$0".pipe*
 rmdir -- "$0" && rm -f -- "$0.lock"`
 
-// guard starts a process that takes a mount on the directory away, and the
-// directory too, when this one ends without a call of release, as by SIGKILL. path is
-// where it finds programs. Without a guard, that is left to the next sweep.
-func (m *mountDir) guard(path string) (release func()) {
+// guard is a process that takes a mount on a directory away, and the directory too,
+// when this one ends without a call of release, as by SIGKILL.
+type guard struct {
+	cmd  *exec.Cmd
+	line io.Writer
+}
+
+// guard starts one. path is where it finds programs. Without it, all that is left to the
+// next sweep.
+func (m *mountDir) guard(path string) *guard {
 	cmd := exec.Command("/bin/sh", "-c", guardScript, m.path)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=" + path + ":/run/wrappers/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
 	// Signals to the group, such as a terminal's, are not for it.
@@ -123,11 +133,24 @@ func (m *mountDir) guard(path string) (release func()) {
 		err = cmd.Start()
 	}
 	if err != nil {
-		return func() {}
+		return nil
 	}
-	return func() {
-		_, _ = io.WriteString(line, "\n")
-		_ = cmd.Wait() // closes the pipe; it has nothing to do, and so nothing to fail
+	return &guard{cmd, line}
+}
+
+// list has the guard list what is mounted: a process that waits for its own answers cannot
+// be killed.
+func (g *guard) list() {
+	if g != nil {
+		_, _ = io.WriteString(g.line, "list\n")
+	}
+}
+
+// release ends the guard, which leaves the mount alone.
+func (g *guard) release() {
+	if g != nil {
+		_, _ = io.WriteString(g.line, "\n")
+		_ = g.cmd.Wait() // closes the pipe; it has nothing to do, and so nothing to fail
 	}
 }
 

@@ -73,11 +73,12 @@ func TestSweep(t *testing.T) {
 func TestGuard(t *testing.T) {
 	const path = "DRV_THRU_TEST_GUARDED"
 	if dir := os.Getenv(path); dir != "" {
-		release := (&mountDir{path: dir}).guard(os.Getenv("PATH"))
+		guard := (&mountDir{path: dir}).guard(os.Getenv("PATH"))
+		guard.list()
 		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
 			t.Fatal(err)
 		}
-		release()
+		guard.release()
 		return
 	}
 	for _, killed := range []bool{false, true} {

@@ -68,8 +68,8 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
-// Paths that are added without waiting are shown once all are verified, or not at
-// all.
+// Of paths that are added without waiting, NARs are shown once all are verified, or not
+// at all.
 func TestAddInfos(t *testing.T) {
 	key, _, other := testKeys(t)
 	parse := func(texts ...string) []nix.PathInfo {
@@ -95,8 +95,11 @@ func TestAddInfos(t *testing.T) {
 			t.Fatal(err)
 		}
 		wait := v.AddInfos(c.infos)
-		if _, err := v.Stat(nix.NarInfoURL(good.info.Path)); !errors.Is(err, c.want) {
-			t.Errorf("want %v, the narinfo is %v", c.want, err)
+		if _, err := v.Stat(nix.NarInfoURL(good.info.Path)); err != nil {
+			t.Errorf("the narinfo is %v", err)
+		}
+		if _, err := v.Stat(good.narName()); !errors.Is(err, c.want) {
+			t.Errorf("want %v, the NAR is %v", c.want, err)
 		}
 		if err := wait(); !errors.Is(err, c.want) {
 			t.Errorf("want %v, got %v", c.want, err)

@@ -83,16 +83,8 @@ func (f *File) Whole(limit int64) []byte {
 	if f.closed || v.closed || n.covered(0) < n.size {
 		return nil
 	}
-	data := make([]byte, 0, n.size)
-	for i := n.seek(0); int64(len(data)) < n.size; i++ {
-		data = append(data, n.segs[i].bytes(int64(len(data)), n.segs[i].end())...)
-	}
 	f.pos, f.end = n.size, n.size
-	v.front = n.start + n.size
-	v.stats.Read += uint64(n.size)
-	v.trim(n)
-	v.nudge()
-	return data
+	return v.readWhole(n, make([]byte, 0, n.size))
 }
 
 // ReadAtContext is ReadAt that stops waiting when ctx is done.

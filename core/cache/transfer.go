@@ -190,6 +190,9 @@ func (v *View) publish(ctx context.Context, r *run, n int) {
 			wakeUp(t.ready)
 		}
 	}
+	if w.off == w.nar.size {
+		wakeUp(v.arrived)
+	}
 	if r.unmarked += n; r.unmarked >= progressUnit {
 		v.mark(r)
 	}
@@ -270,6 +273,7 @@ func (v *View) end(ctx context.Context, r *run) error {
 // failNar makes all reads of a NAR fail until it is opened anew.
 func (v *View) failNar(n *narState, err error) {
 	n.err = err
+	wakeUp(v.arrived)
 	for _, w := range n.waiters {
 		v.detach(w)
 		w.fail(err)

@@ -101,6 +101,7 @@ type View struct {
 	mu     sync.Mutex
 	closed bool
 	err    error
+	failed chan struct{} // closed when err is set
 	stats  Stats
 	infos  map[string]nix.PathInfo // by the path's hash part
 	paths  []nix.Path              // as added
@@ -117,6 +118,8 @@ type View struct {
 	order    []*narState // import order
 	expected int         // how many of order are fetched ahead
 	front    int64       // where somebody read last, in bytes of order
+	// arrived is woken when a NAR may have become whole, and when it cannot.
+	arrived chan struct{}
 
 	pool    pool
 	runs    map[*run]struct{}
@@ -175,6 +178,7 @@ func NewView(narinfos []string, cfg ViewConfig) (*View, error) {
 		used:        make(map[string]lookedUp),
 		nars:        make(map[string]*narState, len(narinfos)),
 		pool:        pool{max: slabs},
+		failed:      make(chan struct{}),
 		runs:        make(map[*run]struct{}),
 		files:       make(map[*File]struct{}),
 		static: map[string][]byte{
@@ -216,8 +220,8 @@ func (v *View) Add(narinfos []string) error {
 }
 
 // AddInfos makes further paths visible and returns at once. Until wait returns,
-// which it does when all have been verified, no narinfo is shown, and none ever if
-// its error is not nil, which is Add's. Call it once, before anybody looks.
+// which it does when all have been verified, no NAR is shown, and none ever if its
+// error is not nil, which is Add's. Call it once, before anybody looks.
 func (v *View) AddInfos(infos []nix.PathInfo) (wait func() error) {
 	done := make(chan struct{})
 	v.mu.Lock()
@@ -240,7 +244,7 @@ func (v *View) AddInfos(infos []nix.PathInfo) (wait func() error) {
 	}
 }
 
-// fit waits until narinfos may be shown, or tells why they may not.
+// fit waits until NARs may be shown, or tells why they may not.
 func (v *View) fit(ctx context.Context) error {
 	v.mu.Lock()
 	done := v.verified
@@ -319,6 +323,9 @@ func (v *View) Err() error {
 	defer v.mu.Unlock()
 	return v.err
 }
+
+// Failed is closed when a NAR could not be read: Err tells why.
+func (v *View) Failed() <-chan struct{} { return v.failed }
 
 // Close fails all reads that wait, and all later ones, with fs.ErrClosed; it
 // returns when nothing of the View runs any more.
@@ -414,14 +421,15 @@ func (v *View) stat(ctx context.Context, op, name string) (*fileInfo, error) {
 		}
 		return dataInfo(name, text), nil
 	}
-	if hash, ok := strings.CutSuffix(name, narInfoSuffix); ok {
-		err := v.fit(ctx)
-		if err == nil && v.cfg.Lookup != nil {
-			err = v.lookup(ctx, hash)
-		}
-		if err != nil {
-			return fail(err)
-		}
+	base, isNar := strings.CutPrefix(name, narDir+"/")
+	var err error
+	if isNar {
+		err = v.fit(ctx)
+	} else if hash, ok := strings.CutSuffix(name, narInfoSuffix); ok && v.cfg.Lookup != nil {
+		err = v.lookup(ctx, hash)
+	}
+	if err != nil {
+		return fail(err)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -436,7 +444,7 @@ func (v *View) stat(ctx context.Context, op, name string) (*fileInfo, error) {
 			return dataInfo(name, info.MarshalNarInfo()), nil
 		}
 	}
-	if base, ok := strings.CutPrefix(name, narDir+"/"); ok {
+	if isNar {
 		hash, _ := strings.CutSuffix(base, ".nar")
 		if n, ok := v.nars[hash]; ok && n.name == name {
 			return &fileInfo{name: base, size: n.size, mode: 0o444, nar: n}, nil

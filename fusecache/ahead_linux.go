@@ -1,0 +1,132 @@
+package fusecache
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+const (
+	// maxAhead bounds what is given to the kernel before anybody asks for it, narinfos
+	// and NARs each: it takes memory of the machine until it is read.
+	maxAhead = 64 << 20
+	// infoAhead is up to what size a narinfo is given so.
+	infoAhead = 64 << 10
+	// endTime is how long whoever has mounted an import has to end its reader.
+	endTime = 5 * time.Second
+)
+
+// In the mount of an import the kernel is given what Nix will ask for, so that Nix
+// does not have to wait until this process has woken, answered and woken it. Who lists
+// a directory has the kernel know all files in it. Their bytes go into its page
+// cache, and what is in there it opens and reads by itself.
+
+// unopened reports whether the kernel opens files by itself, which it does for good once
+// it is told ENOSYS. Those that are no links are small then, and do not change.
+func (s *fileSystem) unopened() bool {
+	return s.pipes != nil && s.server.KernelSettings().Flags64()&fuse.CAP_NO_OPEN_SUPPORT != 0
+}
+
+// readUnopened answers a read of a file that the kernel has opened by itself. When one
+// fails the kernel asks again, and once more, and each could wait for as long. Nix may
+// have mapped the file (2.29 and later do), and a page that does not come is a
+// SIGBUS: whoever has mounted it learns from the View that it is time to end Nix.
+func (s *fileSystem) readUnopened(cancel <-chan struct{}, in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
+	s.mu.RLock()
+	n, known := s.nodes[in.NodeId]
+	fails := !known || n.failed || s.closed
+	s.mu.RUnlock()
+	if fails {
+		return nil, fuse.EIO
+	}
+	f, err := s.view.OpenFile(interrupted{context.Background(), cancel}, n.name)
+	if err == nil {
+		defer f.Close()
+		var r *spanResult
+		if r, err = borrow(f, cancel, in); err == nil {
+			return r, fuse.OK
+		}
+	}
+	failure := status(err)
+	if failure != fuse.EINTR {
+		s.mu.Lock()
+		n.failed = true
+		s.mu.Unlock()
+		select {
+		case <-s.pipes.ctx.Done():
+		case <-cancel:
+		case <-time.After(endTime):
+		}
+	}
+	return nil, failure
+}
+
+// ReadDirPlus implements [fuse.RawFileSystem].
+func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	s.mu.RLock()
+	list := s.dirs[in.Fh]
+	s.mu.RUnlock()
+	rest := list[min(in.Offset, uint64(len(list))):]
+	for _, e := range rest {
+		entry := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name()})
+		if entry == nil {
+			return fuse.OK
+		}
+		if s.Lookup(cancel, &in.InHeader, e.Name(), entry) != fuse.OK {
+			*entry = fuse.EntryOut{} // only the name is told
+			continue
+		}
+		out.FixMode(entry.Mode)
+	}
+	if len(rest) > 0 {
+		return fuse.OK
+	}
+	switch n, _ := s.node(in.NodeId); n.name {
+	case ".":
+		s.pipes.begin(func(context.Context) { s.giveInfos(list) })
+	case "nar":
+		s.pipes.begin(func(ctx context.Context) { s.view.Ahead(ctx, minPiped-1, s.giver()) })
+	}
+	return fuse.OK
+}
+
+// giveInfos gives the kernel the files of a list.
+func (s *fileSystem) giveInfos(list []fs.DirEntry) {
+	give := s.giver()
+	for _, e := range list {
+		if e.IsDir() {
+			continue
+		}
+		f, err := s.view.OpenFile(context.Background(), e.Name())
+		if err != nil {
+			return
+		}
+		data := f.Whole(infoAhead)
+		f.Close()
+		if len(data) > 0 && !give(e.Name(), data) {
+			return
+		}
+	}
+}
+
+// giver returns what gives the kernel a file of the View, until it has been given
+// enough.
+func (s *fileSystem) giver() func(name string, data []byte) bool {
+	left, page := maxAhead, os.Getpagesize()
+	return func(name string, data []byte) bool {
+		if left -= (len(data) + page - 1) / page * page; left < 0 {
+			return false
+		}
+		s.mu.RLock()
+		id, known := s.ids[name]
+		closed := s.closed
+		s.mu.RUnlock()
+		if known && !closed {
+			s.store(id, data)
+		}
+		return !closed
+	}
+}
