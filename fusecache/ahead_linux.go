@@ -68,6 +68,7 @@ func (s *fileSystem) readUnopened(cancel <-chan struct{}, in *fuse.ReadIn) (fuse
 func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	s.mu.RLock()
 	list := s.dirs[in.Fh]
+	room := maxNodes/2 - len(s.nodes)
 	s.mu.RUnlock()
 	rest := list[min(in.Offset, uint64(len(list))):]
 	for _, e := range rest {
@@ -75,10 +76,11 @@ func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *f
 		if entry == nil {
 			return fuse.OK
 		}
-		if s.Lookup(cancel, &in.InHeader, e.Name(), entry) != fuse.OK {
+		if room <= 0 || s.Lookup(cancel, &in.InHeader, e.Name(), entry) != fuse.OK {
 			*entry = fuse.EntryOut{} // only the name is told
 			continue
 		}
+		room--
 		out.FixMode(entry.Mode)
 	}
 	if len(rest) > 0 {
@@ -88,45 +90,55 @@ func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *f
 	case ".":
 		s.pipes.begin(func(context.Context) { s.giveInfos(list) })
 	case "nar":
-		s.pipes.begin(func(ctx context.Context) { s.view.Ahead(ctx, minPiped-1, s.giver()) })
+		s.pipes.begin(func(ctx context.Context) { s.view.Ahead(ctx, s.wanted(minPiped-1), s.give) })
 	}
 	return fuse.OK
 }
 
 // giveInfos gives the kernel the files of a list.
 func (s *fileSystem) giveInfos(list []fs.DirEntry) {
-	give := s.giver()
+	wanted := s.wanted(infoAhead)
 	for _, e := range list {
-		if e.IsDir() {
+		info, err := e.Info()
+		if err != nil {
+			return
+		}
+		if info.IsDir() || !wanted(e.Name(), info.Size()) {
 			continue
 		}
 		f, err := s.view.OpenFile(context.Background(), e.Name())
 		if err != nil {
 			return
 		}
-		data := f.Whole(infoAhead)
+		s.give(e.Name(), f.Whole(infoAhead))
 		f.Close()
-		if len(data) > 0 && !give(e.Name(), data) {
-			return
-		}
 	}
 }
 
-// giver returns what gives the kernel a file of the View, until it has been given
-// enough.
-func (s *fileSystem) giver() func(name string, data []byte) bool {
-	left, page := maxAhead, os.Getpagesize()
-	return func(name string, data []byte) bool {
-		if left -= (len(data) + page - 1) / page * page; left < 0 {
+// wanted returns what chooses the files to give: the kernel knows them, they have at
+// most so many bytes, and they are not too many.
+func (s *fileSystem) wanted(most int64) func(name string, size int64) bool {
+	left, page := int64(maxAhead), int64(os.Getpagesize())
+	return func(name string, size int64) bool {
+		s.mu.RLock()
+		_, known := s.ids[name]
+		s.mu.RUnlock()
+		pages := (size + page - 1) / page * page
+		if !known || size > most || pages > left {
 			return false
 		}
-		s.mu.RLock()
-		id, known := s.ids[name]
-		closed := s.closed
-		s.mu.RUnlock()
-		if known && !closed {
-			s.store(id, data)
-		}
-		return !closed
+		left -= pages
+		return true
+	}
+}
+
+// give gives the kernel a file.
+func (s *fileSystem) give(name string, data []byte) {
+	s.mu.RLock()
+	id, known := s.ids[name]
+	closed := s.closed
+	s.mu.RUnlock()
+	if known && !closed {
+		s.store(id, data)
 	}
 }

@@ -166,15 +166,29 @@ func TestReadUnopened(t *testing.T) {
 // What is given ahead is bounded.
 func TestGivenEnough(t *testing.T) {
 	s, _ := pipedNar(t, &zeroBuilder{size: 1})
-	given := 0
-	s.store = func(_ uint64, data []byte) { given += len(data) }
-	give, piece := s.giver(), make([]byte, 200_000)
 	s.ids["some"] = 77
-	n := 0
-	for give("some", piece) {
+	wanted, n := s.wanted(200_000), 0
+	for wanted("some", 190_000) {
 		n++
 	}
-	if given == 0 || given > maxAhead || n != given/len(piece) {
-		t.Errorf("%d bytes in %d pieces", given, n)
+	if sum := n * 190_000; sum == 0 || sum > maxAhead || wanted("some", 190_000) {
+		t.Errorf("%d bytes", sum)
+	}
+	wanted = s.wanted(200_000)
+	if wanted("some", 200_001) || wanted("other", 1) || !wanted("some", 200_000) {
+		t.Error("wants what is large or unknown, or nothing")
+	}
+}
+
+// However many files there are, the kernel is told of so many that it can remember them.
+func TestListingIsBounded(t *testing.T) {
+	s, _ := pipedNar(t, &zeroBuilder{size: 1})
+	for k := range uint64(maxNodes / 2) {
+		s.nodes[1000+k] = &node{name: "some"}
+	}
+	for name, e := range list(t, s, fuse.FUSE_ROOT_ID) {
+		if e.NodeId != 0 {
+			t.Errorf("%s is told", name)
+		}
 	}
 }

@@ -334,7 +334,7 @@ func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 		return status(err)
 	}
 	if h.file != nil && !s.changes(n.name) {
-		s.give(in.NodeId, h)
+		s.giveOpened(in.NodeId, h)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -359,10 +359,10 @@ func (s *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 	return fuse.OK
 }
 
-// give puts a small file that is here into the kernel's page cache: whoever opens
+// giveOpened puts a small file that is here into the kernel's page cache: whoever opens
 // it need not ask for its bytes, nor learn by another request that there are no
 // more.
-func (s *fileSystem) give(id uint64, h *handle) {
+func (s *fileSystem) giveOpened(id uint64, h *handle) {
 	if h.data = h.file.Whole(givenWhole); len(h.data) == 0 {
 		return
 	}

@@ -3,11 +3,11 @@ package cache
 import "context"
 
 // Ahead calls give with the name and the bytes of each NAR that RunAhead fetches and
-// that has at most limit bytes, in that order, once all of it is here. What somebody
-// else has read meanwhile is left out, and what is given counts as read. It asks for
-// nothing by itself. It returns when none is left, give returns false, ctx is done or the
-// View is closed. give must not keep the bytes. Call it after RunAhead, once.
-func (v *View) Ahead(ctx context.Context, limit int64, give func(name string, nar []byte) bool) {
+// that is wanted, in that order, once all of it is here. What somebody else has read
+// meanwhile is left out, and what is given counts as read. It asks for nothing by
+// itself. It returns when none is left, ctx is done or the View is closed. give must not
+// keep the bytes. Call it after RunAhead, once.
+func (v *View) Ahead(ctx context.Context, wanted func(name string, size int64) bool, give func(name string, nar []byte)) {
 	if v.fit(ctx) != nil {
 		return
 	}
@@ -18,7 +18,7 @@ func (v *View) Ahead(ctx context.Context, limit int64, give func(name string, na
 	v.mu.Unlock()
 	var buf []byte
 	for _, n := range nars {
-		if n.size > limit {
+		if !wanted(n.name, n.size) {
 			continue
 		}
 		for {
@@ -29,8 +29,8 @@ func (v *View) Ahead(ctx context.Context, limit int64, give func(name string, na
 				buf = v.readWhole(n, buf[:0])
 			}
 			v.mu.Unlock()
-			if here && !give(n.name, buf) {
-				return
+			if here {
+				give(n.name, buf)
 			}
 			if here || gone {
 				break
@@ -54,7 +54,6 @@ func (v *View) readWhole(n *narState, buf []byte) []byte {
 		off = n.segs[i].end()
 	}
 	n.done = true
-	v.front = n.start + n.size
 	v.stats.Read += uint64(n.size)
 	v.trim(n)
 	v.nudge()

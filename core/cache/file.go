@@ -84,6 +84,7 @@ func (f *File) Whole(limit int64) []byte {
 		return nil
 	}
 	f.pos, f.end = n.size, n.size
+	v.front = n.start + n.size
 	return v.readWhole(n, make([]byte, 0, n.size))
 }
 
