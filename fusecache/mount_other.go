@@ -4,6 +4,7 @@ package fusecache
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -31,6 +32,9 @@ func (*Mounted) Done() <-chan struct{} { return nil }
 
 // Unmount does nothing.
 func (*Mounted) Unmount() error { return nil }
+
+// RemovePipe removes a file.
+func RemovePipe(path string) { _ = os.Remove(path) }
 
 // ClearStale does nothing.
 func ClearStale(string) error { return nil }

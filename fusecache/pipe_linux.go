@@ -29,6 +29,9 @@ const (
 	// longestOpen bounds the pauses, each twice the one before, after which it is looked
 	// whether a pipe was opened. Who has asked for its name may not want to, as ls -l.
 	longestOpen = 8 * time.Second
+	// openTime is more than passes between finding a pipe's name and waiting in open(2)
+	// for who writes to it.
+	openTime = time.Second
 )
 
 // pipes hands large NARs to programs that read from the beginning to the end. A
@@ -136,13 +139,24 @@ func (p *pipes) serve(path, nar string) {
 	}
 }
 
+// RemovePipe removes a pipe that nobody writes to any more. Whoever waits for that in
+// open(2), where they would for ever, sees the pipe's end; so does who has found its name
+// just now.
+func RemovePipe(path string) {
+	both, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	_ = os.Remove(path)
+	if err == nil {
+		time.AfterFunc(openTime, func() { both.Close() })
+	}
+}
+
 // reader waits until somebody has opened the pipe to read, opens the other end, and
 // takes the pipe's name away. It returns nil if nobody came.
 func (p *pipes) reader(path string) *os.File {
-	defer os.Remove(path)
 	for pause := 20 * time.Microsecond; pause < longestOpen && p.ctx.Err() == nil; pause *= 2 {
 		w, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err == nil {
+			_ = os.Remove(path)
 			return w
 		}
 		// ENXIO: nobody has. Or descriptors are short, and a reader waits.
@@ -151,11 +165,7 @@ func (p *pipes) reader(path string) *os.File {
 		case <-p.ctx.Done():
 		}
 	}
-	// Whoever has begun to open it just now is not to wait for ever.
-	if both, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
-		_ = os.Remove(path)
-		both.Close()
-	}
+	RemovePipe(path)
 	return nil
 }
 

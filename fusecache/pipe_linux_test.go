@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -173,6 +175,27 @@ func TestPipeEnds(t *testing.T) {
 	}
 	if _, status := s.Readlink(nil, &fuse.InHeader{NodeId: nar.NodeId}); status != fuse.EIO {
 		t.Errorf("after the end: %v", status)
+	}
+}
+
+// Nobody waits for ever to open a pipe that is removed, not even who has found its name
+// and comes after that.
+func TestRemovePipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, err := unix.Open(path, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(found)
+	RemovePipe(path)
+	if data, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", found)); err != nil || len(data) > 0 {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	if exists(path) {
+		t.Error("it is there")
 	}
 }
 

@@ -105,13 +105,15 @@ func (m *mountDir) remove() error {
 
 // guardScript lists the mount when it reads "list", which has the kernel ask for all
 // that is in it, and ends at any other line. At the end of who should write lines it takes
-// away what that has left.
+// away what that has left; a pipe as fusecache.RemovePipe does.
 const guardScript = `while read -r line; do
 	[ "$line" = list ] || exit 0
 	: "$0"/* "$0"/nar/*
 done
 fusermount3 -uz -- "$0" || fusermount -uz -- "$0" || umount -l -- "$0"
-rm -f -- "$0".pipe*
+for pipe in "$0".pipe*; do
+	[ ! -p "$pipe" ] || { rm -f -- "$pipe"; sleep 1 & } 3<>"$pipe"
+done
 rmdir -- "$0" && rm -f -- "$0.lock"`
 
 // guard is a process that takes a mount on a directory away, and the directory too,
@@ -171,7 +173,7 @@ func sweep(dir string, clear func(string) error) {
 			path := strings.TrimSuffix(name, lockSuffix)
 			pipes, _ := filepath.Glob(path + pipeSuffix + "*")
 			for _, pipe := range pipes {
-				_ = os.Remove(pipe)
+				fusecache.RemovePipe(pipe)
 			}
 			if clear(path) == nil {
 				if err := os.Remove(path); err == nil || errors.Is(err, os.ErrNotExist) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 func TestSweep(t *testing.T) {
@@ -34,6 +36,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	opened := opens(gone + pipeSuffix + "7")
 	var cleared []string
 	sweep(dir, func(path string) error {
 		cleared = append(cleared, path)
@@ -60,12 +63,28 @@ func TestSweep(t *testing.T) {
 			t.Errorf("pipe of %s: %v", path, err)
 		}
 	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
 	if err := alive.remove(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(alive.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("still there: %v", err)
 	}
+}
+
+// opens reads a pipe, as an orphaned Nix does, which waits in open(2) for who writes to it.
+func opens(path string) <-chan error {
+	opened := make(chan error, 1)
+	go func() {
+		_, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil // it came too late
+		}
+		opened <- err
+	}()
+	return opened
 }
 
 // A mount is taken away after the process that has made it was killed, and left to
@@ -91,6 +110,7 @@ func TestGuard(t *testing.T) {
 		if err := unix.Mkfifo(m.path+pipeSuffix+"7", 0o600); err != nil {
 			t.Fatal(err)
 		}
+		opened := opens(m.path + pipeSuffix + "7")
 		said := filepath.Join(base, "said")
 		if err := os.WriteFile(filepath.Join(base, "fusermount3"), []byte("#!/bin/sh\necho \"$@\" > "+said+"\n"), 0o700); err != nil {
 			t.Fatal(err)
@@ -131,6 +151,12 @@ func TestGuard(t *testing.T) {
 		}
 		if _, err := os.Lstat(m.path + pipeSuffix + "7"); (err != nil) != killed {
 			t.Errorf("killed %t, a pipe: %v", killed, err)
+		}
+		if !killed {
+			fusecache.RemovePipe(m.path + pipeSuffix + "7")
+		}
+		if err := <-opened; err != nil {
+			t.Error(err)
 		}
 	}
 }
