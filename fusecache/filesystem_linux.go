@@ -411,7 +411,7 @@ func (s *fileSystem) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 // Read implements [fuse.RawFileSystem]. It answers with all that was asked for
 // unless the file ends, as programs take a short read for its end.
 func (s *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
-	if in.Fh == 0 {
+	if in.Fh == 0 && s.pipes != nil {
 		return s.readUnopened(cancel, in)
 	}
 	s.mu.RLock()

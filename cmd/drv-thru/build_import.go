@@ -213,12 +213,7 @@ func (i *importer) nix(ctx context.Context, env, args []string) error {
 	cmd.Stdout, cmd.Stderr = said, said
 	// Ctrl-C in a terminal reaches everyone in it; this process decides.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error {
-		if errors.Is(context.Cause(ctx), errNotWhole) {
-			return cmd.Process.Kill() // it may wait for what does not come
-		}
-		return cmd.Process.Signal(syscall.SIGTERM)
-	}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = copyGrace
 	err := cmd.Run()
 	switch {

@@ -6,7 +6,7 @@
 // # What a View shows
 //
 //	nix-cache-info              StoreDir, WantMassQuery, Priority
-//	<hash>.narinfo              rendered from the verified path info
+//	<hash>.narinfo              rendered from the parsed path info
 //	nar/<nar hash>.nar          uncompressed, size known in advance
 //	log/<derivation>            build log, when the Fetcher has logs
 //	realisations/<id>.doi       when the build reported realisations
@@ -19,8 +19,8 @@
 //
 // The judge of what enters a store is that store's own Nix daemon: it checks
 // each path's signature and that the NAR has the signed hash. A View checks
-// signatures too when it is told the builder's key, only to fail early with a
-// clear message. It does not hash NARs: they are not authenticated before
+// signatures too when it is told the builder's key, to fail early with a clear
+// message, and shows no NAR before. It does not hash NARs: they are not authenticated before
 // their last byte anyway, the daemon hashes them in any case, and hashing them
 // twice costs a third of an import's CPU. What a View promises about NAR bytes
 // is that there are exactly as many as the narinfo says; what a ChunkFetcher
