@@ -88,7 +88,7 @@ func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *f
 	}
 	switch n, _ := s.node(in.NodeId); n.name {
 	case ".":
-		s.pipes.begin(func(context.Context) { s.giveInfos(list) })
+		s.pipes.begin(func(ctx context.Context) { s.giveInfos(ctx, list) })
 	case "nar":
 		s.pipes.begin(func(ctx context.Context) { s.view.Ahead(ctx, s.wanted(minPiped-1), s.give) })
 	}
@@ -96,21 +96,22 @@ func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *f
 }
 
 // giveInfos gives the kernel the files of a list.
-func (s *fileSystem) giveInfos(list []fs.DirEntry) {
+func (s *fileSystem) giveInfos(ctx context.Context, list []fs.DirEntry) {
 	wanted := s.wanted(infoAhead)
 	for _, e := range list {
-		info, err := e.Info()
-		if err != nil {
+		if ctx.Err() != nil {
 			return
 		}
-		if info.IsDir() || !wanted(e.Name(), info.Size()) {
+		if e.IsDir() {
 			continue
 		}
-		f, err := s.view.OpenFile(context.Background(), e.Name())
+		f, err := s.view.OpenFile(ctx, e.Name())
 		if err != nil {
 			return
 		}
-		s.give(e.Name(), f.Whole(infoAhead))
+		if wanted(e.Name(), f.Size()) {
+			s.give(e.Name(), f.Whole(infoAhead))
+		}
 		f.Close()
 	}
 }
@@ -136,9 +137,8 @@ func (s *fileSystem) wanted(most int64) func(name string, size int64) bool {
 func (s *fileSystem) give(name string, data []byte) {
 	s.mu.RLock()
 	id, known := s.ids[name]
-	closed := s.closed
 	s.mu.RUnlock()
-	if known && !closed {
+	if known {
 		s.store(id, data)
 	}
 }
