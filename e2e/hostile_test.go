@@ -54,22 +54,14 @@ func newPeer(t *testing.T, text string) *peer {
 	return p
 }
 
-// dial opens another session with the same key. A builder that has just been started may
-// not have registered yet.
+// dial opens another session with the same key.
 func (p *peer) dial() *link.Session {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	var s *link.Session
-	for {
-		var err error
-		if s, err = link.Dial(ctx, link.Config{Identity: p.id, Peer: p.ticket.Builder, Relays: p.ticket.Relays, Network: p.network}); err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			p.t.Fatalf("connect to the builder: %v", err)
-		}
-		time.Sleep(20 * time.Millisecond)
+	s, err := link.Dial(ctx, link.Config{Identity: p.id, Peer: p.ticket.Builder, Relays: p.ticket.Relays, Network: p.network})
+	if err != nil {
+		p.t.Fatalf("connect to the builder: %v", err)
 	}
 	p.t.Cleanup(func() { s.Close() })
 	return s

@@ -78,7 +78,7 @@ type Builder struct {
 }
 
 // StartBuilder runs drv-thru serve on a host whose daemon runs, and waits until
-// it answers on its admin socket.
+// it is ready: its relay knows it, and who comes now finds it.
 func StartBuilder(t T, h *Host, config BuilderConfig) *Builder {
 	t.Helper()
 	Programs(t)
@@ -90,6 +90,7 @@ func StartBuilder(t T, h *Host, config BuilderConfig) *Builder {
 	}
 	b := &Builder{Host: h, config: config, socket: config.DataDir + "/admin.sock"}
 	b.Start()
+	b.WaitFor(`ready +make a ticket`, startTimeout)
 	return b
 }
 
