@@ -108,7 +108,6 @@ type importPair struct {
 	client   *lab.Client
 	hosts    []*lab.Host
 	ticket   string
-	key      string   // file of the key that the client trusts for the other ways
 	raw      string   // URL of a binary cache without compression in the client's tmpfs
 	sshStore string   // URL of the builder's store
 	sshEnv   []string // what copying from it needs
@@ -130,10 +129,8 @@ func newImportPair(t testing.TB, direct bool) *importPair {
 		config.Args = []string{"--listen", ":" + strconv.Itoa(bh.FreePort())}
 	}
 	p.builder = lab.StartBuilder(t, bh, config)
-	secret, public := bh.Key(lab.RootUser, "peer-1")
-	p.key = secret
 	ch := lab.NewHost(t, lab.Trixie, lab.WithName("client"))
-	ch.StartDaemon("trusted-public-keys = " + p.builder.PublicKey() + " " + public)
+	ch.StartDaemon("trusted-public-keys = " + p.builder.PublicKey())
 	p.client = lab.NewClient(t, ch)
 	p.hosts = []*lab.Host{bh, rh, ch}
 	ticket := []string{"--uses", "unlimited"}
@@ -154,7 +151,9 @@ func (p *importPair) build(expr lab.Expr) []string {
 	p.drv = ch.Run(lab.Alice, "nix-instantiate", "/tmp/import.nix")
 	p.outputs = strings.Fields(ch.Must(p.client.BuildCmd(p.ticket, "--no-link", "--print-out-paths", p.drv+"^*")))
 	closure := ch.Closure(p.outputs...)
-	bh.Run(lab.RootUser, append([]string{"nix", "store", "sign", "--key-file", p.key}, closure...)...)
+	// Of each path Nix checks every signature by a key that it trusts, so it is the same one
+	// whichever way the path comes.
+	bh.Run(lab.RootUser, append([]string{"nix", "store", "sign", "--key-file", builderData + "/signing-secret.key"}, closure...)...)
 	const cache = "/nix/raw-cache"
 	ch.Run(lab.RootUser, "rm", "-rf", cache)
 	ch.Run(lab.RootUser, append([]string{"nix", "copy", "--no-check-sigs", "--to", "file://" + cache + "?compression=none"}, closure...)...)
@@ -167,8 +166,12 @@ func (p *importPair) again() *lab.Cmd {
 	return p.client.BuildCmd(p.ticket, "--no-link", p.drv+"^*").AddEnv("XDG_CACHE_HOME=" + clientCache)
 }
 
-// builderIndex is what the builder knows of its store.
-const builderIndex = "/var/lib/drv-thru/state/index"
+// builderData is the builder's data directory, and builderIndex what it knows of its
+// store.
+const (
+	builderData  = "/var/lib/drv-thru/state"
+	builderIndex = builderData + "/index"
+)
 
 // clientCache is where the client's chunk store is: on its tmpfs, too.
 const clientCache = "/nix/client-cache"
