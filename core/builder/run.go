@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/nix/daemon"
 	"github.com/drv-thru/drv-thru/core/ticket"
@@ -359,14 +357,8 @@ func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.R
 	if len(outputs) == 0 {
 		return nil
 	}
-	var roots errgroup.Group
-	root := func() error { return b.addRoots(ctx, session, outRoots, outputs) }
-	most := smallest(b.limits.MaxOutputBytes, b.s.tuning().MaxOutputBytes)
-	if most == 0 {
-		roots.Go(root)
-	}
 	infos, err := b.s.cache.Closure(ctx, outputs)
-	if most != 0 {
+	if most := smallest(b.limits.MaxOutputBytes, b.s.tuning().MaxOutputBytes); most != 0 {
 		if err == nil {
 			err = b.s.checkOutputs(infos, most)
 		}
@@ -374,13 +366,27 @@ func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.R
 			result.Outputs = nil // whoever reads the build's outputs reads these
 			return storeError(err)
 		}
-		roots.Go(root)
 	}
 	if err == nil { // else the client will be told
 		b.countOutputs(infos, outputs)
 		b.s.keepIndex(b.rec.ID, newIndex(infos))
+		outputs = tops(infos, outputs)
 	}
-	return roots.Wait()
+	return b.addRoots(ctx, session, outRoots, outputs)
+}
+
+// tops returns those of the paths that nothing else in their closure refers to: to keep
+// them keeps all.
+func tops(closure []nix.PathInfo, paths []nix.Path) []nix.Path {
+	referred := make(map[nix.Path]bool, len(closure))
+	for i := range closure {
+		for _, r := range closure[i].References {
+			if r != closure[i].Path {
+				referred[r] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(paths), func(p nix.Path) bool { return referred[p] })
 }
 
 // checkOutputs holds the outputs' size against the limit. What counts are the
