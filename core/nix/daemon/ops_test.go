@@ -88,6 +88,11 @@ func TestOperations(t *testing.T) {
 		}, func(ctx context.Context, c *Conn) (any, error) {
 			return nil, c.AddTempRoots(ctx, []nix.Path{pathA, pathB})
 		}, nil},
+		{"KeepPaths", 34, step{
+			u(11) + s(pathB) + u(11) + s(pathA) + u(31) + list(s(pathA), s(pathB)) + u(0), last + u(1) + last + u(1) + last + list(s(pathB)),
+		}, func(ctx context.Context, c *Conn) (any, error) {
+			return c.KeepPaths(ctx, []nix.Path{pathB, pathA})
+		}, []nix.Path{pathB}},
 		{"AddIndirectRoots", 34, step{
 			u(12) + s("/home/me/result") + u(12) + s("/home/me/other"), last + u(1) + last + u(1),
 		}, func(ctx context.Context, c *Conn) (any, error) {

@@ -71,6 +71,7 @@ func TestPoolDiscards(t *testing.T) {
 	}{
 		"daemon error": {step{askValid, errorMsg("no")}, func(ctx context.Context, c *Conn) { _ = isValid(ctx, c) }},
 		"root":         {step{u(11) + s(pathA), last + u(1)}, func(ctx context.Context, c *Conn) { _ = c.AddTempRoots(ctx, []nix.Path{pathA}) }},
+		"keep":         {step{u(31) + list() + u(0), last + list()}, func(ctx context.Context, c *Conn) { _, _ = c.KeepPaths(ctx, nil) }},
 		"closed":       {step{}, func(_ context.Context, c *Conn) { _ = c.Close() }},
 		"running": {step{askValid, logLine(1, "x")}, func(ctx context.Context, c *Conn) {
 			begun := make(chan struct{})

@@ -9,12 +9,14 @@ import (
 // QueryValidPaths returns those of the paths that are in the store, sorted. With
 // substitute the daemon first fetches what its substituters have of the others.
 func (c *Conn) QueryValidPaths(ctx context.Context, ps []nix.Path, substitute bool) (valid []nix.Path, err error) {
-	err = c.call(ctx, func(e *encoder) {
-		e.u64(opQueryValidPaths)
-		e.paths(nix.SortedPaths(ps))
-		e.bool(substitute)
-	}, func(d *decoder) { valid = d.paths() })
+	err = c.call(ctx, func(e *encoder) { e.queryValidPaths(ps, substitute) }, func(d *decoder) { valid = d.paths() })
 	return valid, err
+}
+
+func (e *encoder) queryValidPaths(ps []nix.Path, substitute bool) {
+	e.u64(opQueryValidPaths)
+	e.paths(nix.SortedPaths(ps))
+	e.bool(substitute)
 }
 
 // QueryPathInfos asks for many paths at once, in one round trip or few. The
