@@ -50,7 +50,7 @@ func TestBuilderNixConf(t *testing.T) {
 		bh.StartDaemon(conf...)
 		b.Start()
 		ch.Delete(path)
-		c.BuildExpr(b.Ticket(), random)
+		must(t, c.BuildCmd(b.Ticket(), "--no-link", "--impure", "--expr", string(random)).AddEnv("DRV_THRU_CACHE_SIZE=0"))
 		if got := ch.Run(lab.Alice, "cat", path+"/share/random"); got != was {
 			t.Errorf("the output has %s, that of the cache %s", got, was)
 		}

@@ -34,7 +34,7 @@ const flushTime = 5 * time.Second
 // incoming is a build's outputs on their way into the local store.
 type incoming struct {
 	*buildRun
-	session    *client.Session
+	session    *client.Session // nil: from the chunk store alone
 	id         wire.BuildID
 	signingKey string
 	// trusted tells that the local Nix lets the user name trusted keys.
@@ -44,9 +44,9 @@ type incoming struct {
 	wanted []nix.Path
 	sum    *summary
 
-	chunks  *chunkCache
-	infos   []nix.PathInfo // the outputs' closure
-	lacking int            // paths that were not here when the last attempt began
+	narinfos []string       // of the outputs' closure
+	infos    []nix.PathInfo // the same
+	fetched  []nix.PathInfo // what was not here when the last attempt began
 }
 
 // take brings the outputs of targets, and ends as the build did: of one that went on
@@ -77,8 +77,7 @@ func (in *incoming) tellOfOutputs(err error) {
 
 // bring brings the outputs into the local store.
 func (in *incoming) bring(ctx context.Context) (err error) {
-	in.chunks = in.app.openChunks(in.cacheSize, in.view.Note)
-	defer in.chunks.close()
+	in.openChunks()
 	way, err := in.open()
 	if err != nil {
 		return err
@@ -91,25 +90,20 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 	if err := in.store.reopen(ctx); err != nil {
 		return err
 	}
-	all := make([]nix.Path, len(in.infos))
-	for i, info := range in.infos {
-		all[i] = info.Path
-	}
-	// From here on the daemon keeps what is there and what comes.
-	if err := in.store.conn.AddTempRoots(ctx, all); err != nil {
-		return fmt.Errorf("keep the outputs from garbage collection: %w", err)
-	}
-	least, fruitless := len(all)+1, 0
+	least, fruitless := len(in.infos)+1, 0
 	for attempt := 1; ; attempt++ {
 		err := in.attempt(ctx, way, attempt == 1)
-		if in.lacking < least {
-			least, fruitless = in.lacking, 0
+		if len(in.fetched) < least {
+			least, fruitless = len(in.fetched), 0
 		}
 		fruitless++
 		var lost *lostError
 		switch {
 		case err == nil:
 			go way.shut() // meanwhile; what is deferred waits for it
+			if err := in.keep(way); err != nil {
+				in.log.Debug("importing this again will take the builder", "reason", err)
+			}
 			return in.check(ctx)
 		case !errors.As(err, &lost) || attempt == maxImports || fruitless == maxFruitless:
 			return err
@@ -136,6 +130,7 @@ func (in *incoming) describe(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("ask for the outputs: %w", err)
 	}
+	in.narinfos = closure.NarInfos
 	if in.infos, err = client.ParseClosure(&closure); err != nil {
 		return err
 	}
@@ -149,13 +144,16 @@ func (in *incoming) attempt(ctx context.Context, way *passage, first bool) error
 	if err != nil {
 		return err
 	}
-	in.lacking = len(missing.Fetch)
+	in.fetched = missing.Fetch
 	if first {
 		in.sum.paths, in.sum.fromHere, in.sum.unpacked = len(missing.Fetch), missing.Substituted, missing.Bytes
 	}
 	in.log.Debug("compared with the local store", "missing", len(missing.Fetch), "substituted", missing.Substituted)
-	if len(missing.Fetch) == 0 {
+	switch {
+	case len(missing.Fetch) == 0:
 		return nil
+	case in.session == nil && !way.fetcher.Kept(missing.Fetch):
+		return errNotKept
 	}
 	return in.fetch(ctx, way, missing)
 }
@@ -175,6 +173,7 @@ type passage struct {
 	*exposure
 	importer *importer
 	fetcher  *cache.ChunkFetcher
+	known    []nix.PathInfo // that the fetcher has the manifests of from the beginning
 	progress *importProgress
 	shut     func() error // takes the View away from Nix and ends all fetching; may be called again
 }
@@ -187,15 +186,23 @@ func (in *incoming) open() (*passage, error) {
 	if in.trusted {
 		p.importer.trustKey = in.signingKey
 	}
-	api := in.session.API
-	p.fetcher = cache.NewChunkFetcher(cache.ChunkConfig{
-		Transport: api.Bulk, Header: api.Header(), Base: strings.TrimSuffix(api.Base, "/"),
-		Store: in.chunks.store, Seeds: in.chunks.seeds, Warn: in.view.Note, Now: time.Now,
-	})
+	config := cache.ChunkConfig{Store: in.chunks.store, Warn: in.view.Note, Now: time.Now}
+	var key string // what is kept was verified before
+	if in.session != nil {
+		key = in.signingKey
+		api := in.session.API
+		config.Transport, config.Header, config.Base = api.Bulk, api.Header(), strings.TrimSuffix(api.Base, "/")
+		config.Seeds = in.chunks.seeds
+	}
+	p.fetcher = cache.NewChunkFetcher(config)
+	if k := in.kept; k != nil {
+		// What is damaged is asked for.
+		p.known, _ = p.fetcher.TakeManifests(k.manifests, k.infos)
+	}
 	p.progress = newImportProgress(in.view, p.fetcher.Received)
 	view, err := cache.NewView(nil, cache.ViewConfig{
 		Fetcher:      p.fetcher,
-		SigningKey:   in.signingKey,
+		SigningKey:   key,
 		Fetches:      in.flags.fetches.orAuto(),
 		Realisations: in.realisations(),
 		Progress:     p.progress.piece,
@@ -249,6 +256,9 @@ func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Mis
 }
 
 func (in *incoming) realisations() []string {
+	if in.sum.result == nil {
+		return nil
+	}
 	var out []string
 	for _, o := range in.sum.result.Outputs {
 		if o.Realisation != "" {

@@ -14,8 +14,8 @@ import (
 
 // summary is what a build was, for the lines at its end.
 type summary struct {
-	inputs   int // paths of the closure
-	result   *wire.Result
+	inputs   int          // paths of the closure
+	result   *wire.Result // nil: nobody was asked
 	path     func() string
 	began    time.Time // of the import
 	received uint64
@@ -118,14 +118,15 @@ func (r *buildRun) summarise(targets []target, sum *summary) {
 			row("output", "%s  %s", o.name, o.path)
 		}
 	}
-	res := sum.result
-	sent := term.Bytes(int64(res.UploadBytes))
-	if sum.inputs > 0 { // not known of a build that was attached to
-		sent += " of " + term.Count(sum.inputs, "path")
+	if res := sum.result; res != nil {
+		sent := term.Bytes(int64(res.UploadBytes))
+		if sum.inputs > 0 { // not known of a build that was attached to
+			sent += " of " + term.Count(sum.inputs, "path")
+		}
+		row("inputs sent", "%s", sent)
+		row("queued", "%s", term.Span(seconds(res.QueueTime)))
+		row("built in", "%s", term.Span(seconds(res.BuildTime)))
 	}
-	row("inputs sent", "%s", sent)
-	row("queued", "%s", term.Span(seconds(res.QueueTime)))
-	row("built in", "%s", term.Span(seconds(res.BuildTime)))
 	came := fmt.Sprintf("%s for %s, %s unpacked", term.Bytes(int64(sum.received)), term.Count(sum.paths, "path"), term.Bytes(sum.unpacked))
 	if sum.fromHere > 0 {
 		came += fmt.Sprintf("; %s from this machine's own substituters", term.Count(sum.fromHere, "path"))

@@ -64,10 +64,13 @@ type buildRun struct {
 	out     emergency
 	store   *localStore
 	targets []target
-	here    map[nix.Path]bool // wanted outputs that are valid
+	known   bool              // of all wanted outputs, where they will be
+	here    map[nix.Path]bool // of all that is wanted, what is valid
 	log     *slog.Logger
 	// cacheSize bounds the chunk store.
 	cacheSize int64
+	chunks    *chunkCache // nil before openChunks
+	kept      *kept       // of the wanted outputs; nil: nothing
 }
 
 // build is the command: flags are read, installables at least one.
@@ -91,6 +94,7 @@ func (a *app) watch(ctx context.Context, f *buildFlags, told string, do func(con
 	log.SetOutput(slog.NewLogLogger(r.log.Handler(), slog.LevelDebug).Writer())
 	ctx, stop := r.interruptible(ctx, told)
 	defer stop()
+	defer r.closeChunks()
 	r.view = term.NewProgress(p, term.Config{Logs: f.logs, Alive: true, Nom: nom()})
 	defer r.view.Close()
 	err = do(ctx, r)
@@ -188,10 +192,6 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 		return err
 	}
 	r.log.Debug("evaluated")
-	// Nobody else keeps them from garbage collection: the evaluator is gone.
-	if err := r.store.conn.AddTempRoots(ctx, r.roots()); err != nil {
-		return fmt.Errorf("keep the derivations from garbage collection: %w", err)
-	}
 	valid, err := r.valid(ctx)
 	if err != nil {
 		return err
@@ -210,7 +210,16 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 			hint: "give --ticket TICKET, --builder NAME (see: drv-thru builders list), or --server ID with --relay-url URL",
 		}
 	}
-	return r.elsewhere(ctx, userTrust)
+	roots, err := r.wireRoots()
+	if err != nil {
+		return err
+	}
+	if r.known && !r.flags.rebuild && !r.flags.detach && !r.flags.dryRun {
+		if done, err := r.importKept(ctx, userTrust); done || err != nil {
+			return err
+		}
+	}
+	return r.elsewhere(ctx, roots, userTrust)
 }
 
 // openStore connects to the local store until end, and begins to find out whether it
@@ -245,21 +254,10 @@ func (r *buildRun) roots() []nix.Path {
 	return nix.SortedPaths(out)
 }
 
-// valid reports whether every wanted output is here already.
+// valid reports whether every wanted output is here already. Nobody else keeps the
+// derivations from garbage collection: the evaluator is gone.
 func (r *buildRun) valid(ctx context.Context) (bool, error) {
-	var want []nix.Path
-	known := true
-	for _, t := range r.targets {
-		for _, o := range t.outputs {
-			if o.path == "" {
-				known = false
-				continue
-			}
-			want = append(want, o.path)
-		}
-	}
-	want = nix.SortedPaths(want)
-	has, err := r.store.ValidPaths(ctx, want)
+	has, err := r.store.ValidPaths(ctx, r.roots())
 	if err != nil {
 		return false, err
 	}
@@ -267,15 +265,19 @@ func (r *buildRun) valid(ctx context.Context) (bool, error) {
 	for _, p := range has {
 		r.here[p] = true
 	}
-	return known && len(has) == len(want), nil
+	r.known = true
+	all := true
+	for _, t := range r.targets {
+		for _, o := range t.outputs {
+			r.known = r.known && o.path != ""
+			all = all && r.here[o.path]
+		}
+	}
+	return all, nil
 }
 
 // elsewhere builds on the builder.
-func (r *buildRun) elsewhere(ctx context.Context, userTrust func() (client.LocalTrust, error)) error {
-	roots, err := r.wireRoots()
-	if err != nil {
-		return err
-	}
+func (r *buildRun) elsewhere(ctx context.Context, roots []wire.Root, userTrust func() (client.LocalTrust, error)) error {
 	r.view.Phase("connecting to builder " + r.route.builder.Short())
 	var b *dialed
 	var s *client.Session
@@ -297,7 +299,7 @@ func (r *buildRun) elsewhere(ctx context.Context, userTrust func() (client.Local
 		inputs, err = collect(gctx, r.store, drvsOf(roots))
 		return err
 	})
-	err = g.Wait()
+	err := g.Wait()
 	if b != nil {
 		defer b.link.Close()
 	}

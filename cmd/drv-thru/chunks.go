@@ -79,6 +79,20 @@ type chunkCache struct {
 	close func()
 }
 
+// openChunks opens the chunk store, once. closeChunks closes it.
+func (r *buildRun) openChunks() *chunkCache {
+	if r.chunks == nil {
+		r.chunks = r.app.openChunks(r.cacheSize, r.view.Note)
+	}
+	return r.chunks
+}
+
+func (r *buildRun) closeChunks() {
+	if r.chunks != nil {
+		r.chunks.close()
+	}
+}
+
 // openChunks opens the chunk store; an import does without it if need be.
 func (a *app) openChunks(size int64, note func(string)) *chunkCache {
 	c := &chunkCache{seeds: &seedFinder{cfg: daemon.Config{Dial: a.storeDialer()}}, close: func() {}}

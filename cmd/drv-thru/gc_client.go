@@ -15,8 +15,8 @@ import (
 )
 
 // gcClient removes what this user's builds have left and nobody needs: the chunk
-// store, what mounts have kept and compiled policies, all of which can be had again,
-// and the places of mounts whose process is gone. What a running drv-thru writes to stays. With dryRun
+// store and what says what is in it, what mounts have kept and compiled policies, all of
+// which can be had again, and the places of mounts whose process is gone. What a running drv-thru writes to stays. With dryRun
 // it only tells.
 func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, error) {
 	items := []builder.Garbage{}
@@ -26,7 +26,9 @@ func (a *app) gcClient(ctx context.Context, dryRun bool) ([]builder.Garbage, err
 		items, failed = append(items, chunks...), append(failed, err)
 		kept, err := gcMounted(ctx, filepath.Join(base, mountCacheDir), dryRun)
 		items, failed = append(items, kept...), append(failed, err)
-		compiled, err := gcPolicies(ctx, a.policyCache(), dryRun)
+		outputs, err := gcWhole(ctx, filepath.Join(base, outputsDir), "imported", dryRun)
+		items, failed = append(items, outputs...), append(failed, err)
+		compiled, err := gcWhole(ctx, a.policyCache(), "policy", dryRun)
 		items, failed = append(items, compiled...), append(failed, err)
 	}
 	// Asking for the directory makes it.
@@ -94,11 +96,12 @@ func gcMounted(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage,
 	})
 }
 
-// gcPolicies removes what was compiled of modules, of which an author makes another
-// with each change. Who loads one meanwhile compiles it.
-func gcPolicies(ctx context.Context, dir string, dryRun bool) ([]builder.Garbage, error) {
+// gcWhole removes all that is in a directory: what was compiled of modules, of which an
+// author makes another with each change, and what says which chunks outputs are made of.
+// Who looks for it meanwhile compiles the module, or asks the builder.
+func gcWhole(ctx context.Context, dir, what string, dryRun bool) ([]builder.Garbage, error) {
 	return gcBelow(ctx, dir, func(_ os.DirEntry, path string) (builder.Garbage, error) {
-		item := builder.Garbage{What: "policy", Name: path, Bytes: builder.BytesBelow(path)}
+		item := builder.Garbage{What: what, Name: path, Bytes: builder.BytesBelow(path)}
 		if !dryRun {
 			if err := os.RemoveAll(path); err != nil {
 				return builder.Garbage{}, err

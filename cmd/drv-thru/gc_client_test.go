@@ -16,7 +16,8 @@ func TestGCClient(t *testing.T) {
 	a := &app{environ: []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + run}}
 	chunks := filepath.Join(home, ".cache/drv-thru/chunks")
 	mounts := filepath.Join(run, "drv-thru")
-	for _, dir := range []string{chunks, filepath.Join(mounts, "mount-1")} {
+	outputs := filepath.Join(home, ".cache/drv-thru/outputs")
+	for _, dir := range []string{chunks, outputs, filepath.Join(mounts, "mount-1")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -30,6 +31,7 @@ func TestGCClient(t *testing.T) {
 	for _, name := range []string{"old.pack", "old.index", "busy.index"} {
 		write(filepath.Join(chunks, name))
 	}
+	write(filepath.Join(outputs, "0ab"))
 	write(filepath.Join(mounts, "mount-1.lock"))
 	busy, err := os.Open(write(filepath.Join(chunks, "busy.pack")))
 	if err != nil {
@@ -63,7 +65,7 @@ func TestGCClient(t *testing.T) {
 	}
 	for _, dry := range []bool{true, false} {
 		items, err := a.gcClient(t.Context(), dry)
-		if err != nil || len(items) != 5 {
+		if err != nil || len(items) != 6 {
 			t.Errorf("dry run %v: %v, %v", dry, items, err)
 		}
 		for _, item := range items {

@@ -132,7 +132,7 @@ func (s *localStore) PathInfos(ctx context.Context, paths []nix.Path) (map[nix.P
 
 // ValidPaths implements [client.Store].
 func (s *localStore) ValidPaths(ctx context.Context, paths []nix.Path) ([]nix.Path, error) {
-	return s.conn.QueryValidPaths(ctx, paths, false)
+	return s.conn.KeepPaths(ctx, paths)
 }
 
 // Substitutable implements [client.Store].

@@ -24,7 +24,7 @@ type ChunkStore interface {
 // ChunkConfig says where a [ChunkFetcher] gets chunks from.
 type ChunkConfig struct {
 	// Transport carries the requests: the bulk lane of a session. Each is
-	// short, so that the next can take another path.
+	// short, so that the next can take another path. nil: there is nobody to ask.
 	Transport http.RoundTripper
 	// Header is sent with every request: credentials, agent. May be nil.
 	Header http.Header

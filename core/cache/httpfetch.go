@@ -19,7 +19,7 @@ const defaultBase = "https://builder"
 
 // httpClient makes a builder's requests of the cache.
 type httpClient struct {
-	transport http.RoundTripper
+	transport http.RoundTripper // nil: there is nobody to ask
 	header    http.Header
 	base      string // "" means defaultBase
 }
@@ -31,6 +31,9 @@ func (c *httpClient) post(ctx context.Context, path string, body []byte) (*http.
 // do makes a request. Answers of status 4xx are permanent errors (*wire.Error),
 // except that the builder is busy or restarting.
 func (c *httpClient) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	if c.transport == nil {
+		return nil, Permanent(errNobody)
+	}
 	base := c.base
 	if base == "" {
 		base = defaultBase

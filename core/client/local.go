@@ -14,7 +14,8 @@ import (
 type Store interface {
 	// PathInfos returns what is known of those of the paths that are valid.
 	PathInfos(ctx context.Context, paths []nix.Path) (map[nix.Path]nix.PathInfo, error)
-	// ValidPaths returns those of the paths that are valid.
+	// ValidPaths returns those of the paths that are valid. From then on all of them
+	// are kept from garbage collection, those that come later too.
 	ValidPaths(ctx context.Context, paths []nix.Path) ([]nix.Path, error)
 	// Substitutable returns those of the paths that the local Nix can have
 	// from its own substituters.
