@@ -111,6 +111,53 @@ func TestImportWithoutBuilder(t *testing.T) {
 	}
 }
 
+// A nix copy that fails when a part has come is repeated for the rest: two imports of the
+// same make that of Nix 2.8 fail. One that brings nothing is not.
+func TestImportInParts(t *testing.T) {
+	p := lab.NewPair(t, lab.Bookworm, lab.Trixie)
+	c, h := p.Client, p.Client.Host
+	const dir = "/home/" + lab.Alice + "/bin"
+	copies := func(how string) {
+		t.Helper()
+		h.WriteFile(lab.Alice, dir+"/nix", `#!/bin/bash
+case " $* " in *" copy --from "*) ;; *) exec /usr/bin/nix "$@" ;; esac
+echo copy >> `+dir+`/copies
+`+how)
+		h.Run(lab.Alice, "sh", "-c", "chmod +x "+dir+"/nix; rm -f "+dir+"/copies")
+	}
+	count := func(want int) {
+		t.Helper()
+		text, err := h.ReadFile(dir + "/copies")
+		if err != nil || strings.Count(string(text), "copy") != want {
+			t.Errorf("nix copy ran %d times, want %d; %v", strings.Count(string(text), "copy"), want, err)
+		}
+	}
+	const half = `[ $(wc -l < ` + dir + `/copies) -gt 1 ] && exec /usr/bin/nix "$@"
+/usr/bin/nix "${@:1:$#-5}"
+echo "error: not an absolute path: 'nix-archive-1'" >&2
+exit 1
+`
+	build := func(ticket string, expr lab.Expr) *lab.Cmd {
+		return c.BuildCmd(ticket, "--no-link", "--print-out-paths", "--impure", "--expr", string(expr)).AddEnv("PATH=" + dir + ":/usr/local/bin:/usr/bin:/bin")
+	}
+	ticket := p.Builder.Ticket()
+	copies(half)
+	out := must(t, build(ticket, lab.Wide(20, "parts")))
+	count(2)
+
+	// The same without the builder.
+	h.Delete(h.Closure(out)...)
+	copies(half)
+	must(t, build(ticket, lab.Wide(20, "parts")))
+	count(2)
+
+	copies("echo 'error: no' >&2; exit 1")
+	text := fails(t, build(p.Builder.Ticket(), lab.Wide(20, "none")), wire.ExitFailed)
+	says(t, text, "error: no", "drv-thru attach ")
+	count(1)
+	p.Verify(t)
+}
+
 // forgeKept changes the signatures in what is kept of an import.
 func forgeKept(t *testing.T, h *lab.Host, packs string) {
 	t.Helper()

@@ -76,20 +76,25 @@ func (in *incoming) tellOfOutputs(err error) {
 }
 
 // bring brings the outputs into the local store.
-func (in *incoming) bring(ctx context.Context) (err error) {
+func (in *incoming) bring(ctx context.Context) error {
 	in.openChunks()
 	way, err := in.open()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, way.shut()) }()
 	if err := in.describe(ctx); err != nil {
-		return err
+		return errors.Join(err, way.shut())
 	}
 	// The daemon may have been restarted while the build ran.
 	if err := in.store.reopen(ctx); err != nil {
-		return err
+		return errors.Join(err, way.shut())
 	}
+	return in.bringBy(ctx, way)
+}
+
+// bringBy imports what is missing, at first by way.
+func (in *incoming) bringBy(ctx context.Context, way *passage) (err error) {
+	defer func() { err = errors.Join(err, way.shut()) }()
 	least, fruitless := len(in.infos)+1, 0
 	for attempt := 1; ; attempt++ {
 		err := in.attempt(ctx, way, attempt == 1)
@@ -97,31 +102,60 @@ func (in *incoming) bring(ctx context.Context) (err error) {
 			least, fruitless = len(in.fetched), 0
 		}
 		fruitless++
-		var lost *lostError
-		switch {
-		case err == nil:
+		if err == nil {
 			go way.shut() // meanwhile; what is deferred waits for it
 			if err := in.keep(way); err != nil {
 				in.log.Debug("importing this again will take the builder", "reason", err)
 			}
 			return in.check(ctx)
-		case !errors.As(err, &lost) || attempt == maxImports || fruitless == maxFruitless:
+		}
+		if attempt == maxImports || fruitless == maxFruitless {
 			return err
 		}
-		// Once the builder answers again.
-		if _, err := in.session.State(ctx, in.id); err != nil {
+		if err := in.again(ctx, err); err != nil {
 			return err
 		}
 		if err := way.shut(); err != nil {
 			return err
+		}
+		if manifests, err := way.fetcher.AppendManifests(nil, in.infos); err == nil {
+			in.kept = &kept{in.signingKey, in.infos, manifests}
 		}
 		next, err := in.open()
 		if err != nil {
 			return err
 		}
 		way = next
-		in.view.Note("importing again what was not complete when the connection was lost")
+		in.view.Note("importing again what has not come")
 	}
+}
+
+// again returns nil when to import again may help after a failure, or what to fail with.
+func (in *incoming) again(ctx context.Context, failed error) error {
+	var lost *lostError
+	var copied *copyError
+	switch {
+	case in.session != nil && errors.As(failed, &lost):
+		// Once the builder answers again.
+		_, err := in.session.State(ctx, in.id)
+		return err
+	case errors.As(failed, &copied):
+		// Somebody else may import the same. Nix 2.8 takes the bytes of a path that has
+		// come meanwhile for the next path.
+		if valid, err := in.store.ValidPaths(ctx, pathsOf(in.fetched)); err == nil && len(valid) > 0 {
+			in.log.Debug("not all was imported", "valid", len(valid), "err", copied)
+			return nil
+		}
+	}
+	return failed
+}
+
+func pathsOf(infos []nix.PathInfo) []nix.Path {
+	paths := make([]nix.Path, len(infos))
+	for i := range infos {
+		paths[i] = infos[i].Path
+	}
+	return paths
 }
 
 // describe asks what the outputs are made of.
@@ -218,10 +252,7 @@ func (in *incoming) open() (*passage, error) {
 
 // fetch has the local Nix import what is missing.
 func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Missing) error {
-	paths := make([]nix.Path, len(missing.Fetch))
-	for i, info := range missing.Fetch {
-		paths[i] = info.Path
-	}
+	paths := pathsOf(missing.Fetch)
 	infos, ask := missing.Fetch, paths
 	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
 		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a

@@ -93,7 +93,7 @@ func (r *buildRun) importKept(ctx context.Context, userTrust func() (client.Loca
 // nobody is the path of what comes from the chunk store.
 func nobody() string { return "the chunk cache; nobody was asked" }
 
-func (in *incoming) bringKept(ctx context.Context, userTrust func() (client.LocalTrust, error)) (err error) {
+func (in *incoming) bringKept(ctx context.Context, userTrust func() (client.LocalTrust, error)) error {
 	k, err := in.findKept()
 	if err != nil {
 		return err
@@ -114,16 +114,11 @@ func (in *incoming) bringKept(ctx context.Context, userTrust func() (client.Loca
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, way.shut()) }()
 	// Before this machine's substituters are asked.
 	if !way.fetcher.Kept(way.known) {
-		return errNotKept
+		return errors.Join(errNotKept, way.shut())
 	}
-	if err := in.attempt(ctx, way, true); err != nil {
-		return err
-	}
-	go way.shut() // meanwhile; what is deferred waits for it
-	return in.check(ctx)
+	return in.bringBy(ctx, way)
 }
 
 // findKept returns what is kept of the wanted outputs.
@@ -174,7 +169,7 @@ func parseKept(doc []byte, wanted []nix.Path) (*kept, error) {
 
 // keep keeps what importKept needs of what way has brought. Nothing depends on it.
 func (in *incoming) keep(way *passage) error {
-	if in.chunks.store == nil || len(in.fetched) == 0 || len(in.realisations()) > 0 || !way.fetcher.Kept(in.fetched) {
+	if in.session == nil || in.chunks.store == nil || len(in.fetched) == 0 || len(in.realisations()) > 0 || !way.fetcher.Kept(in.fetched) {
 		return nil
 	}
 	if err := in.verifyOthers(); err != nil {

@@ -70,7 +70,7 @@ type buildRun struct {
 	// cacheSize bounds the chunk store.
 	cacheSize int64
 	chunks    *chunkCache // nil before openChunks
-	kept      *kept       // of the wanted outputs; nil: nothing
+	kept      *kept       // what is known of the wanted outputs; nil: nothing
 }
 
 // build is the command: flags are read, installables at least one.
