@@ -44,9 +44,8 @@ type incoming struct {
 	wanted []nix.Path
 	sum    *summary
 
-	narinfos []string       // of the outputs' closure
-	infos    []nix.PathInfo // the same
-	fetched  []nix.PathInfo // what was not here when the last attempt began
+	infos   []nix.PathInfo // the outputs' closure
+	fetched []nix.PathInfo // what was not here when the last attempt began
 }
 
 // take brings the outputs of targets, and ends as the build did: of one that went on
@@ -142,20 +141,12 @@ func (in *incoming) again(ctx context.Context, failed error) error {
 	case errors.As(failed, &copied):
 		// Somebody else may import the same. Nix 2.8 takes the bytes of a path that has
 		// come meanwhile for the next path.
-		if valid, err := in.store.ValidPaths(ctx, pathsOf(in.fetched)); err == nil && len(valid) > 0 {
+		if valid, err := in.store.ValidPaths(ctx, nix.PathsOf(in.fetched)); err == nil && len(valid) > 0 {
 			in.log.Debug("not all was imported", "valid", len(valid), "err", copied)
 			return nil
 		}
 	}
 	return failed
-}
-
-func pathsOf(infos []nix.PathInfo) []nix.Path {
-	paths := make([]nix.Path, len(infos))
-	for i := range infos {
-		paths[i] = infos[i].Path
-	}
-	return paths
 }
 
 // describe asks what the outputs are made of.
@@ -164,7 +155,6 @@ func (in *incoming) describe(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("ask for the outputs: %w", err)
 	}
-	in.narinfos = closure.NarInfos
 	if in.infos, err = client.ParseClosure(&closure); err != nil {
 		return err
 	}
@@ -252,7 +242,7 @@ func (in *incoming) open() (*passage, error) {
 
 // fetch has the local Nix import what is missing.
 func (in *incoming) fetch(ctx context.Context, way *passage, missing *client.Missing) error {
-	paths := pathsOf(missing.Fetch)
+	paths := nix.PathsOf(missing.Fetch)
 	infos, ask := missing.Fetch, paths
 	if slices.ContainsFunc(paths, nix.Path.IsDrv) {
 		// To nix copy a .drv by name is what it builds (up to Nix 2.14); as a

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drv-thru/drv-thru/core/cache"
 	"github.com/drv-thru/drv-thru/core/chunk"
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/key"
@@ -172,40 +173,21 @@ func (in *incoming) keep(way *passage) error {
 	if in.session == nil || in.chunks.store == nil || len(in.fetched) == 0 || len(in.realisations()) > 0 || !way.fetcher.Kept(in.fetched) {
 		return nil
 	}
-	if err := in.verifyOthers(); err != nil {
-		return err
+	if in.kept != nil {
+		// Not all that manifests are known of was fetched, and so verified, just now.
+		if err := cache.VerifySigned(in.infos, in.signingKey); err != nil {
+			return err
+		}
 	}
-	head := in.signingKey + "\n" + strings.Join(in.narinfos, "\n") + "\n\n"
-	doc, err := way.fetcher.AppendManifests([]byte(head), in.infos)
+	doc := append([]byte(in.signingKey), '\n')
+	for _, info := range in.infos {
+		doc = append(append(doc, info.MarshalNarInfo()...), '\n')
+	}
+	doc, err := way.fetcher.AppendManifests(append(doc, '\n'), in.infos)
 	if err != nil || len(doc) > maxKept {
 		return err
 	}
 	return in.putKept(doc)
-}
-
-// verifyOthers verifies what was not fetched now, but may have been earlier. importKept
-// leaves signatures to Nix.
-func (in *incoming) verifyOthers() error {
-	if in.kept == nil {
-		return nil
-	}
-	key, err := nix.ParsePublicKey(in.signingKey)
-	if err != nil {
-		return err
-	}
-	fetched := make(map[nix.Path]bool, len(in.fetched))
-	for i := range in.fetched {
-		fetched[in.fetched[i].Path] = true
-	}
-	for _, info := range in.infos {
-		if fetched[info.Path] {
-			continue
-		}
-		if _, ok := info.VerifySig([]nix.PublicKey{key}); !ok {
-			return fmt.Errorf("%s has no signature of %s", info.Path, key.Name)
-		}
-	}
-	return nil
 }
 
 func (in *incoming) putKept(doc []byte) error {

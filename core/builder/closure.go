@@ -155,11 +155,7 @@ func (c *closure) addRoot(r wire.Root) error {
 }
 
 func (c *closure) paths() []nix.Path {
-	all := make([]nix.Path, len(c.infos))
-	for i := range c.infos {
-		all[i] = c.infos[i].Path
-	}
-	return all
+	return nix.PathsOf(c.infos)
 }
 
 func (c *closure) rootDrvs() []nix.Path {

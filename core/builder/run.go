@@ -370,23 +370,9 @@ func (b *build) keepOutputs(ctx context.Context, session Session, result *wire.R
 	if err == nil { // else the client will be told
 		b.countOutputs(infos, outputs)
 		b.s.keepIndex(b.rec.ID, newIndex(infos))
-		outputs = tops(infos, outputs)
+		outputs = nix.Tops(infos) // which holds no others
 	}
 	return b.addRoots(ctx, session, outRoots, outputs)
-}
-
-// tops returns those of the paths that nothing else in their closure refers to: to keep
-// them keeps all.
-func tops(closure []nix.PathInfo, paths []nix.Path) []nix.Path {
-	referred := make(map[nix.Path]bool, len(closure))
-	for i := range closure {
-		for _, r := range closure[i].References {
-			if r != closure[i].Path {
-				referred[r] = true
-			}
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(paths), func(p nix.Path) bool { return referred[p] })
 }
 
 // checkOutputs holds the outputs' size against the limit. What counts are the

@@ -38,6 +38,15 @@ func parseNarInfos(texts []string, keys []nix.PublicKey) ([]nix.PathInfo, error)
 	return infos, verifyInfos(infos, keys)
 }
 
+// VerifySigned makes sure that each has a valid signature of the key, "name:base64".
+func VerifySigned(infos []nix.PathInfo, signingKey string) error {
+	key, err := nix.ParsePublicKey(signingKey)
+	if err != nil {
+		return err
+	}
+	return verifyInfos(infos, []nix.PublicKey{key})
+}
+
 // verifyInfos makes sure that each has a valid signature of one of the keys, if
 // there are any.
 func verifyInfos(infos []nix.PathInfo, keys []nix.PublicKey) error {

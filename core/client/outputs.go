@@ -151,20 +151,10 @@ func FindMissing(ctx context.Context, store Store, infos []nix.PathInfo, substit
 		}
 		m.Substituted = n - len(lacking)
 	}
-	referred := make(map[nix.Path]bool)
 	for _, info := range lacking {
 		m.Bytes += int64(info.NarSize)
-		for _, r := range info.References {
-			if r != info.Path {
-				referred[r] = true
-			}
-		}
 	}
-	for _, info := range lacking {
-		if !referred[info.Path] {
-			m.Tops = append(m.Tops, info.Path)
-		}
-	}
+	m.Tops = nix.Tops(lacking)
 	m.Fetch = lacking
 	return m, nil
 }
@@ -175,7 +165,7 @@ func substituted(ctx context.Context, store Store, lacking []nix.PathInfo, note 
 		note("waiting for this machine's own substituters, which may have the outputs (--no-substitute leaves them out)")
 	})
 	defer slow.Stop()
-	have, err := store.Substitutable(ctx, pathsOf(lacking))
+	have, err := store.Substitutable(ctx, nix.PathsOf(lacking))
 	if err == nil && len(have) > 0 {
 		err = store.Substitute(ctx, have)
 	}
@@ -192,7 +182,7 @@ func substituted(ctx context.Context, store Store, lacking []nix.PathInfo, note 
 
 // invalid returns those of the paths that are not in the local store.
 func invalid(ctx context.Context, store Store, infos []nix.PathInfo) ([]nix.PathInfo, error) {
-	valid, err := store.ValidPaths(ctx, pathsOf(infos))
+	valid, err := store.ValidPaths(ctx, nix.PathsOf(infos))
 	if err != nil {
 		return nil, fmt.Errorf("ask the local Nix what it has: %w", err)
 	}
@@ -207,12 +197,4 @@ func invalid(ctx context.Context, store Store, infos []nix.PathInfo) ([]nix.Path
 		}
 	}
 	return out, nil
-}
-
-func pathsOf(infos []nix.PathInfo) []nix.Path {
-	out := make([]nix.Path, len(infos))
-	for i, info := range infos {
-		out[i] = info.Path
-	}
-	return out
 }

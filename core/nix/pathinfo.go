@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -36,6 +37,29 @@ type PathInfo struct {
 	Sigs []string `json:"sigs,omitempty"`
 	// CA is the content address (ParseCA), or empty for an input-addressed path.
 	CA string `json:"ca,omitempty"`
+}
+
+// PathsOf returns the paths of infos.
+func PathsOf(infos []PathInfo) []Path {
+	paths := make([]Path, len(infos))
+	for i := range infos {
+		paths[i] = infos[i].Path
+	}
+	return paths
+}
+
+// Tops returns the paths that no other of infos refers to. Those of a closure keep all
+// of it from garbage collection.
+func Tops(infos []PathInfo) []Path {
+	referred := make(map[Path]bool, len(infos))
+	for i := range infos {
+		for _, r := range infos[i].References {
+			if r != infos[i].Path {
+				referred[r] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(PathsOf(infos), func(p Path) bool { return referred[p] })
 }
 
 // Fingerprint is the text that signatures are made of
