@@ -90,7 +90,7 @@ func (s *fileSystem) ReadDirPlus(cancel <-chan struct{}, in *fuse.ReadIn, out *f
 	case ".":
 		s.pipes.begin(func(ctx context.Context) { s.giveInfos(ctx, list) })
 	case "nar":
-		s.pipes.begin(func(ctx context.Context) { s.view.Ahead(ctx, s.wanted(minPiped-1), s.give) })
+		s.pipes.begin(func(ctx context.Context) { s.view.Ahead(ctx, s.wanted(MinPiped-1), s.give) })
 	}
 	return fuse.OK
 }

@@ -14,7 +14,8 @@
 // reached.
 //
 // The mount of an import ([Options].Pipes) spares Nix waiting for answers. It hands NARs
-// of 256 KiB and more on through named pipes. All other files the kernel opens by
+// of 256 KiB and more on through named pipes; what the View has in files
+// ([cache.View.Pieces]) goes there without being copied. All other files the kernel opens by
 // itself, and once another process has listed their directories it has their names
 // and, as they come, their bytes. Who reads one that fails to come should be ended by who
 // mounts it, when the View fails: it has five seconds until the answer, which is a SIGBUS for

@@ -170,7 +170,7 @@ func (s *fileSystem) attr(id uint64, n node, out *fuse.Attr) {
 // piped reports whether a file is a link to a pipe.
 func (s *fileSystem) piped(n node) bool {
 	_, isNar := narHash(n.name)
-	return s.pipes != nil && isNar && n.size >= minPiped
+	return s.pipes != nil && isNar && n.size >= MinPiped
 }
 
 // changes reports whether what a name stands for may change. The log of a build that

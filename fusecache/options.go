@@ -8,6 +8,10 @@ import (
 // ErrUnavailable is wrapped by errors that say why FUSE cannot be had.
 var ErrUnavailable = errors.New("FUSE cannot be used")
 
+// MinPiped is the size from which NARs go through a pipe ([Options].Pipes). Up to four
+// requests cost no more than to make one.
+const MinPiped = 256 << 10
+
 // Options of a mount.
 type Options struct {
 	// AllowOther lets all users read it, not just the one who mounts.

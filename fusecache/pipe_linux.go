@@ -1,9 +1,12 @@
 package fusecache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"os"
 	"strconv"
 	"sync"
@@ -16,9 +19,6 @@ import (
 )
 
 const (
-	// minPiped is the size from which a NAR goes through a pipe. Up to four requests
-	// cost no more than to make one.
-	minPiped = 256 << 10
 	// pipeSize is what a pipe holds, the most that a user may have by default (pipe(7)).
 	pipeSize = 1 << 20
 	// pieceSize is how much has to be here before it goes into a pipe.
@@ -116,6 +116,18 @@ func (p *pipes) serve(path, nar string) {
 	}
 	// A smaller one does as well.
 	_ = pipe.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	pieces, err := p.view.Pieces(p.ctx, nar)
+	switch {
+	case err != nil:
+	case pieces != nil:
+		p.hand(pipe, nar, pieces)
+	default:
+		p.copy(pipe, nar)
+	}
+}
+
+// copy writes what the View reads.
+func (p *pipes) copy(pipe syscall.RawConn, nar string) {
 	file, err := p.view.OpenFile(p.ctx, nar)
 	if err != nil {
 		return
@@ -127,7 +139,7 @@ func (p *pipes) serve(path, nar string) {
 			return
 		}
 		for _, b := range span.Bufs {
-			if err = fill(pipe, b); err != nil {
+			if err = fill(pipe, len(b), from(b)); err != nil {
 				break
 			}
 		}
@@ -137,6 +149,51 @@ func (p *pipes) serve(path, nar string) {
 			return
 		}
 	}
+}
+
+// hand has the kernel refer to the files that have the NAR: nobody copies its bytes into
+// the pipe.
+func (p *pipes) hand(pipe syscall.RawConn, nar string, pieces iter.Seq[cache.Piece]) {
+	for piece := range pieces {
+		left := refer(pipe, piece)
+		if left == 0 {
+			continue
+		}
+		b, err := piece.Load()
+		if err != nil {
+			p.view.Fail(nar, err)
+			return
+		}
+		if err := fill(pipe, left, from(b[len(b)-left:])); err != nil {
+			return // its reader is gone, or it is closed
+		}
+	}
+}
+
+// refer puts a piece of a file into a pipe, and returns how much of it could not be.
+func refer(pipe syscall.RawConn, piece cache.Piece) (left int) {
+	left = int(piece.Size)
+	if piece.File == nil {
+		return left
+	}
+	file, err := piece.File.SyscallConn()
+	if err != nil {
+		return left
+	}
+	off := piece.Offset
+	_ = fill(pipe, left, func(out int, size int) (n int, err error) {
+		closed := file.Control(func(in uintptr) {
+			var k int64
+			k, err = unix.Splice(int(in), &off, out, nil, size, unix.SPLICE_F_NONBLOCK)
+			n = max(int(k), 0)
+		})
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF // the file is shorter
+		}
+		left -= n
+		return n, cmp.Or(closed, err)
+	})
+	return left
 }
 
 // RemovePipe removes a pipe that nobody writes to any more. Whoever waits for that in
@@ -169,16 +226,29 @@ func (p *pipes) reader(path string) *os.File {
 	return nil
 }
 
-// fill writes to a pipe. While it is full, its reader has some time to itself: to wake
-// this process for each piece that was read costs both of them more.
-func fill(pipe syscall.RawConn, b []byte) error {
+// from gives bytes to fill.
+func from(b []byte) func(pipe, size int) (int, error) {
+	return func(pipe, size int) (int, error) {
+		n, err := unix.Write(pipe, b[len(b)-size:])
+		return max(n, 0), err
+	}
+}
+
+// fill has size bytes put into a pipe, as much each time as fits of what is left. While it
+// is full, its reader has some time to itself: to wake this process for each piece that was
+// read costs both of them more.
+func fill(pipe syscall.RawConn, size int, put func(pipe, size int) (int, error)) error {
 	for pause := drainTime; ; {
-		n, err := writeSome(pipe, b)
-		if err != nil {
+		var n int
+		var err error
+		closed := pipe.Control(func(fd uintptr) { n, err = put(int(fd), size) })
+		switch {
+		case closed != nil:
+			return closed
+		case err != nil && !errors.Is(err, unix.EAGAIN):
 			return err
 		}
-		b = b[n:]
-		if len(b) == 0 {
+		if size -= n; size == 0 {
 			return nil
 		}
 		if n > 0 {
@@ -187,16 +257,4 @@ func fill(pipe syscall.RawConn, b []byte) error {
 		time.Sleep(pause)
 		pause = min(2*pause, maxDrainTime)
 	}
-}
-
-// writeSome writes what fits into a pipe.
-func writeSome(pipe syscall.RawConn, b []byte) (n int, err error) {
-	closed := pipe.Control(func(fd uintptr) { n, err = unix.Write(int(fd), b) })
-	switch {
-	case closed != nil:
-		return 0, closed
-	case errors.Is(err, unix.EAGAIN):
-		return 0, nil
-	}
-	return n, err
 }

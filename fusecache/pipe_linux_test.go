@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -238,7 +240,7 @@ func TestPipeOfSlowReader(t *testing.T) {
 }
 
 func TestSmallNarsAreFiles(t *testing.T) {
-	s, nar := pipedNar(t, &zeroBuilder{size: minPiped - 1})
+	s, nar := pipedNar(t, &zeroBuilder{size: MinPiped - 1})
 	if nar.Attr.Mode != fuse.S_IFREG|0o444 {
 		t.Errorf("mode %#o", nar.Attr.Mode)
 	}
@@ -250,5 +252,122 @@ func TestSmallNarsAreFiles(t *testing.T) {
 func TestNoPipes(t *testing.T) {
 	if _, err := newPipes(nil, filepath.Join(t.TempDir(), "missing", "pipe")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// filedBuilder has its NAR in a file, of which what is not there can be loaded.
+type filedBuilder struct {
+	bytesBuilder
+	pieces []cache.Piece
+}
+
+func (b *filedBuilder) Pieces(string) iter.Seq[cache.Piece] { return slices.Values(b.pieces) }
+
+// newFiledBuilder has a NAR of 64 pieces, each in the file behind a byte that is not of it.
+func newFiledBuilder(t *testing.T) *filedBuilder {
+	t.Helper()
+	const size = 70_001
+	b := &filedBuilder{bytesBuilder: bytesBuilder{data: make([]byte, 64*size)}}
+	rand.NewChaCha8([32]byte{}).Read(b.data)
+	b.size = uint64(len(b.data))
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	for data := range slices.Chunk(b.data, size) {
+		at, _ := file.Seek(0, io.SeekEnd)
+		if _, err := file.Write(append([]byte{'x'}, data...)); err != nil {
+			t.Fatal(err)
+		}
+		b.pieces = append(b.pieces, cache.Piece{File: file, Offset: at + 1, Size: size, Load: func() ([]byte, error) { return data, nil }})
+	}
+	return b
+}
+
+// What a file has goes into a pipe from there, and whatever does not, because it is in none,
+// the file is closed, shorter, or none that the kernel can refer to, comes loaded.
+func TestPipeOfPieces(t *testing.T) {
+	closed, err := os.Create(filepath.Join(t.TempDir(), "closed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for name, change := range map[string]func(p *cache.Piece){
+		"all in a file":  func(p *cache.Piece) { p.Load = func() ([]byte, error) { return nil, errors.New("loaded") } },
+		"none in a file": func(p *cache.Piece) { p.File = nil },
+		"closed":         func(p *cache.Piece) { p.File = closed },
+		"a directory":    func(p *cache.Piece) { p.File = dir },
+		"shorter":        func(p *cache.Piece) { p.Offset = 1 << 40 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newFiledBuilder(t)
+			for i := range b.pieces {
+				if name == "all in a file" || i%5 == 3 {
+					change(&b.pieces[i])
+				}
+			}
+			s, nar := pipedView(t, b.size, cache.ViewConfig{Fetcher: b, Filed: MinPiped})
+			data, err := os.ReadFile(readlink(t, s, nar))
+			if err != nil || !bytes.Equal(data, b.data) {
+				t.Errorf("other bytes, %d of %d, %v", len(data), len(b.data), err)
+			}
+			if err := s.view.Err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A file that ends within a piece gives what it has; the rest is loaded.
+func TestPipeOfShortFile(t *testing.T) {
+	b := newFiledBuilder(t)
+	last := &b.pieces[len(b.pieces)-1]
+	if err := last.File.Truncate(last.Offset + last.Size/2); err != nil {
+		t.Fatal(err)
+	}
+	s, nar := pipedView(t, b.size, cache.ViewConfig{Fetcher: b, Filed: MinPiped})
+	data, err := os.ReadFile(readlink(t, s, nar))
+	if err != nil || !bytes.Equal(data, b.data) {
+		t.Errorf("other bytes, %d of %d, %v", len(data), len(b.data), err)
+	}
+}
+
+// A piece that cannot be had ends the NAR, and the View says why.
+func TestPipeOfMissingPiece(t *testing.T) {
+	b := newFiledBuilder(t)
+	gone := errors.New("it is gone")
+	b.pieces[20].File, b.pieces[20].Load = nil, func() ([]byte, error) { return nil, gone }
+	s, nar := pipedView(t, b.size, cache.ViewConfig{Fetcher: b, Filed: MinPiped})
+	data, err := os.ReadFile(readlink(t, s, nar))
+	if err != nil || int64(len(data)) != 20*b.pieces[0].Size {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+	if err := s.view.Err(); !errors.Is(err, gone) {
+		t.Errorf("the View's error is %v", err)
+	}
+}
+
+// Whoever hands a file on ends when its reader does.
+func TestPipeOfPiecesEnds(t *testing.T) {
+	b := newFiledBuilder(t)
+	s, nar := pipedView(t, b.size, cache.ViewConfig{Fetcher: b, Filed: MinPiped})
+	path := readlink(t, s, nar)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(f, make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	s.pipes.served.Wait()
+	if err := s.view.Err(); err != nil || exists(path) {
+		t.Errorf("the pipe is there: %t; %v", exists(path), err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/nix"
 	"github.com/drv-thru/drv-thru/core/wire"
+	"github.com/drv-thru/drv-thru/fusecache"
 )
 
 // maxImports bounds how often an import is begun. What an import has brought in
@@ -212,6 +213,10 @@ func (in *incoming) open() (*passage, error) {
 	}
 	config := cache.ChunkConfig{Store: in.chunks.store, Warn: in.view.Note, Now: time.Now}
 	var key string // what is kept was verified before
+	var filed int64
+	if in.session == nil && in.helper == nil {
+		filed = fusecache.MinPiped
+	}
 	if in.session != nil {
 		key = in.signingKey
 		api := in.session.API
@@ -227,6 +232,7 @@ func (in *incoming) open() (*passage, error) {
 	view, err := cache.NewView(nil, cache.ViewConfig{
 		Fetcher:      p.fetcher,
 		SigningKey:   key,
+		Filed:        filed,
 		Fetches:      in.flags.fetches.orAuto(),
 		Realisations: in.realisations(),
 		Progress:     p.progress.piece,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -17,6 +18,9 @@ type ChunkStore interface {
 	Has(id chunk.ID) bool
 	// Get returns a chunk, in dst if it has the room. It has been verified.
 	Get(id chunk.ID, dst []byte) ([]byte, bool)
+	// Locate tells which file has a chunk of that size, if one has, and where. It has not been
+	// verified there, and the file may be closed at any time.
+	Locate(id chunk.ID, size int) (file *os.File, off int64)
 	// Put takes a chunk in; it copies or writes it before it returns.
 	Put(id chunk.ID, masked []byte) error
 }
@@ -99,8 +103,9 @@ type ChunkFetcher struct {
 }
 
 var (
-	_ Fetcher    = (*ChunkFetcher)(nil)
-	_ LogFetcher = (*ChunkFetcher)(nil)
+	_ Fetcher      = (*ChunkFetcher)(nil)
+	_ LogFetcher   = (*ChunkFetcher)(nil)
+	_ PieceFetcher = (*ChunkFetcher)(nil)
 )
 
 // NewChunkFetcher makes a ChunkFetcher. It must be closed.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -237,9 +238,19 @@ type memChunks struct {
 	gets   int
 	// slow, if set, is waited for before anything is put.
 	slow chan struct{}
+	// file, if set, has those of at, too.
+	file *os.File
+	at   map[chunk.ID]int64
 }
 
 func newMemChunks() *memChunks { return &memChunks{chunks: make(map[chunk.ID][]byte)} }
+
+func (m *memChunks) Locate(id chunk.ID, _ int) (*os.File, int64) {
+	if off, ok := m.at[id]; ok {
+		return m.file, off
+	}
+	return nil, 0
+}
 
 func (m *memChunks) Has(id chunk.ID) bool {
 	m.mu.Lock()

@@ -188,6 +188,9 @@ func (v *View) reorder(paths []nix.Path) {
 		}
 	}
 	v.expected = len(order)
+	for _, n := range order {
+		n.done = n.done || v.cfg.Filed > 0 && n.size >= v.cfg.Filed
+	}
 	for _, n := range v.order {
 		if !first[n] {
 			order = append(order, n)

@@ -25,7 +25,8 @@
 // twice costs a third of an import's CPU. What a View promises about NAR bytes
 // is that there are exactly as many as the narinfo says; what a ChunkFetcher
 // promises is that each chunk is the one that the builder's manifest names, so
-// that what a disk or a link has damaged ends here.
+// that what a disk or a link has damaged ends here. Pieces that lie in files
+// ([View.Pieces]) are the exception: those the daemon alone verifies.
 //
 // # Fetching
 //

@@ -46,6 +46,11 @@ type ViewConfig struct {
 	// Budget is the memory for NAR bytes; 0 means DefaultBudget. At least
 	// 6 MiB are used.
 	Budget int64
+	// Filed, if set, is the size from which NARs can be had as [View.Pieces], and are not
+	// fetched ahead. It is for what comes from this machine's chunk store alone: whoever
+	// found a chunk damaged could not have another, so that the importing store, which
+	// hashes all of it anyway, may as well.
+	Filed int64
 	// Fetches bounds the NARs that are fetched at once, for readers that read
 	// several; 0 means DefaultFetches. Budget has to suffice for them, unless
 	// it is 0.

@@ -101,20 +101,20 @@ func (v *View) borrow(ctx context.Context, f *File, off, end int64) (*Span, erro
 			return v.pin(n, off, end), nil
 		}
 		if n.err != nil {
-			return nil, v.fail(n, n.err)
+			return nil, v.fail(n.name, n.err)
 		}
 		if err := v.wait(ctx, f, off, end); err != nil {
 			if ctx.Err() != nil || f.closed || v.closed {
 				return nil, err
 			}
-			return nil, v.fail(n, err)
+			return nil, v.fail(n.name, err)
 		}
 	}
 }
 
 // fail notes why a read failed, for Err.
-func (v *View) fail(n *narState, err error) error {
-	err = fmt.Errorf("read %s: %w", n.name, err)
+func (v *View) fail(name string, err error) error {
+	err = fmt.Errorf("read %s: %w", name, err)
 	if v.err == nil {
 		v.err = err
 		close(v.failed)

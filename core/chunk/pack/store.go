@@ -155,6 +155,34 @@ func (s *Store) Get(id chunk.ID, dst []byte) ([]byte, bool) {
 	return dst, true
 }
 
+// Locate tells which file has a chunk's masked bytes, if they are size and have been
+// written, and where. The chunk may be damaged, and the file closed at any time, as when
+// its pack is removed.
+func (s *Store) Locate(id chunk.ID, size int) (file *os.File, off int64) {
+	s.refresh()
+	p, at := s.locate(id)
+	if p == nil || int(at.size) != size {
+		return nil, 0
+	}
+	s.use(p)
+	return p.file, int64(at.off)
+}
+
+// locate finds a chunk that has been written to a pack.
+func (s *Store) locate(id chunk.ID) (*pack, place) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	at, ok := s.index.get(id)
+	if !ok {
+		return nil, at
+	}
+	p := s.packs[at.pack]
+	if p == s.own && int64(at.off) >= p.end {
+		return nil, at
+	}
+	return p, at
+}
+
 // use records that a pack was of use.
 func (s *Store) use(p *pack) {
 	now := s.cfg.Now()
