@@ -147,10 +147,12 @@ func (l errorLog) Write(p []byte) (int, error) {
 	text := string(bytes.TrimSpace(p))
 	level := slog.LevelWarn
 	switch {
-	case bytes.Contains(p, []byte("TLS handshake error")):
-		level = slog.LevelDebug // any stranger can cause it
 	case bytes.Contains(p, []byte("panic")):
 		level = slog.LevelError
+	case bytes.Contains(p, []byte("TLS handshake error")), bytes.Contains(p, []byte("http2: server")):
+		// Any stranger can cause it, and every client does that has reached several of
+		// the builder's addresses and goes on with one.
+		level = slog.LevelDebug
 	}
 	l.log.Log(context.Background(), level, text)
 	return len(p), nil

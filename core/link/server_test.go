@@ -5,6 +5,7 @@ package link
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -87,5 +88,23 @@ func TestExchangeThatDoesNotEnd(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("%s by %s", resp.Status, resp.Proto)
+	}
+}
+
+// What a stranger, or a client that goes on with another connection, can cause is nothing that
+// a log should be full of.
+func TestErrorLog(t *testing.T) {
+	for text, want := range map[string]string{
+		"http2: server: error reading preface from client 192.0.2.2:1: connection reset by peer": "DEBUG",
+		"http2: server connection error from 192.0.2.2:1: PROTOCOL_ERROR":                        "DEBUG",
+		"http: TLS handshake error from 192.0.2.2:1: EOF":                                        "DEBUG",
+		"http: Accept error: too many open files; retrying in 5ms":                               "WARN",
+		"http2: panic serving 192.0.2.2:1: nil map":                                              "ERROR",
+	} {
+		var b strings.Builder
+		log := slog.New(slog.NewTextHandler(&b, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		if _, err := (errorLog{log}).Write([]byte(text + "\n")); err != nil || !strings.Contains(b.String(), "level="+want+" msg=\""+text) {
+			t.Errorf("want level %s: %s%v", want, b.String(), err)
+		}
 	}
 }
