@@ -165,7 +165,7 @@ func (in *incoming) describe(ctx context.Context) (err error) {
 
 // attempt imports what is missing now.
 func (in *incoming) attempt(ctx context.Context, way *passage, first bool) error {
-	missing, err := client.FindMissing(ctx, in.store, in.infos, first && !in.flags.noSubstitute, in.view.Note)
+	missing, err := client.FindMissing(ctx, in.store, in.infos, in.store.recall(), first && !in.flags.noSubstitute, in.view.Note)
 	if err != nil {
 		return err
 	}

@@ -257,15 +257,11 @@ func (r *buildRun) roots() []nix.Path {
 // valid reports whether every wanted output is here already. Nobody else keeps the
 // derivations from garbage collection: the evaluator is gone.
 func (r *buildRun) valid(ctx context.Context) (bool, error) {
-	has, err := r.store.ValidPaths(ctx, r.roots())
+	here, err := r.store.validity(ctx, r.roots())
 	if err != nil {
 		return false, err
 	}
-	r.here = make(map[nix.Path]bool, len(has))
-	for _, p := range has {
-		r.here[p] = true
-	}
-	r.known = true
+	r.here, r.known = here, true
 	all := true
 	for _, t := range r.targets {
 		for _, o := range t.outputs {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/nix"
@@ -21,7 +22,15 @@ import (
 type localStore struct {
 	conn *daemon.Conn
 	cfg  daemon.Config
+
+	// known is what validity has told, for recall, until knownUntil.
+	known      map[nix.Path]bool
+	knownUntil time.Time
 }
+
+// knownFor bounds the age of what recall tells: what somebody else has brought in
+// since is fetched for nothing.
+const knownFor = 5 * time.Second
 
 // needsNix is the hint where there is no Nix.
 const needsNix = "this needs the Nix of this machine: install Nix, start its daemon, or put its programs into PATH"
@@ -34,7 +43,7 @@ func (a *app) dialStore(ctx context.Context) (*localStore, error) {
 	cfg := daemon.Config{Dial: a.storeDialer()}
 	conn, err := daemon.Dial(ctx, cfg)
 	if err == nil {
-		return &localStore{conn, cfg}, nil
+		return &localStore{conn: conn, cfg: cfg}, nil
 	}
 	// One that is run because none listens does not say so.
 	socket, listens := a.daemonSocket()
@@ -64,8 +73,37 @@ func (s *localStore) reopen(ctx context.Context) error {
 		return err
 	}
 	_ = s.conn.Close()
-	s.conn = conn
+	// What was valid has lost its temporary roots.
+	s.conn, s.known = conn, nil
 	return nil
+}
+
+// validity tells of each path whether it is valid, and remembers it for recall.
+func (s *localStore) validity(ctx context.Context, paths []nix.Path) (map[nix.Path]bool, error) {
+	valid, err := s.ValidPaths(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[nix.Path]bool, len(paths))
+	for _, p := range paths {
+		known[p] = false
+	}
+	for _, p := range valid {
+		known[p] = true
+	}
+	s.known, s.knownUntil = known, time.Now().Add(knownFor)
+	return known, nil
+}
+
+// recall returns what validity has told, if that was just now: what was valid then is
+// held since. It returns it once, as whoever asks is about to change it.
+func (s *localStore) recall() map[nix.Path]bool {
+	known := s.known
+	s.known = nil
+	if time.Now().After(s.knownUntil) {
+		return nil
+	}
+	return known
 }
 
 func (a *app) storeDialer() daemon.Dialer {

@@ -402,6 +402,7 @@ type store struct {
 	subst map[nix.Path]bool
 	fail  error         // of Substitute
 	slow  time.Duration // of Substitutable
+	asked []nix.Path    // of ValidPaths
 }
 
 func newStore() *store {
@@ -458,6 +459,7 @@ func (s *store) PathInfos(_ context.Context, paths []nix.Path) (map[nix.Path]nix
 }
 
 func (s *store) ValidPaths(_ context.Context, paths []nix.Path) ([]nix.Path, error) {
+	s.asked = append(s.asked, paths...)
 	return slices.DeleteFunc(slices.Clone(paths), func(p nix.Path) bool { return !s.valid[p] }), nil
 }
 

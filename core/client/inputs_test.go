@@ -124,26 +124,51 @@ func TestFindMissing(t *testing.T) {
 	s.subst[path("lib")] = true
 	note := func(text string) { t.Log(text) }
 
-	m, err := FindMissing(t.Context(), s, infos, false, note)
+	m, err := FindMissing(t.Context(), s, infos, nil, false, note)
 	if err != nil || len(m.Fetch) != 3 || m.Bytes != 300 || m.Substituted != 0 || !slices.Equal(m.Tops, []nix.Path{path("app")}) {
 		t.Errorf("without substituters: %+v, %v", m, err)
 	}
 	s.fail = errors.New("no network")
-	m, err = FindMissing(t.Context(), s, infos, true, note)
+	m, err = FindMissing(t.Context(), s, infos, nil, true, note)
 	if err != nil || len(m.Fetch) != 3 {
 		t.Errorf("with substituters that fail: %+v, %v", m, err)
 	}
 	s.fail = nil
-	m, err = FindMissing(t.Context(), s, infos, true, note)
+	m, err = FindMissing(t.Context(), s, infos, nil, true, note)
 	if err != nil || len(m.Fetch) != 2 || m.Fetch[0].Path != path("tool") || m.Substituted != 1 {
 		t.Errorf("with substituters: %+v, %v", m, err)
 	}
 	for _, i := range infos {
 		s.valid[i.Path] = true
 	}
-	m, err = FindMissing(t.Context(), s, infos, true, note)
+	m, err = FindMissing(t.Context(), s, infos, nil, true, note)
 	if err != nil || len(m.Fetch) != 0 || len(m.Tops) != 0 {
 		t.Errorf("with everything here: %+v, %v", m, err)
+	}
+}
+
+// What is known is not asked again, until substituters may have changed it.
+func TestFindMissingKnown(t *testing.T) {
+	infos := []nix.PathInfo{{Path: path("libc")}, {Path: path("lib")}, {Path: path("tool")}, {Path: path("app")}}
+	known := map[nix.Path]bool{path("libc"): true, path("lib"): false, path("app"): false}
+	for name, c := range map[string]struct {
+		known, subst          map[nix.Path]bool
+		asked, again, missing []nix.Path
+	}{
+		"nothing": {nil, nil, nix.PathsOf(infos), nil, []nix.Path{path("lib"), path("tool"), path("app")}},
+		"some":    {known, nil, []nix.Path{path("tool")}, nil, []nix.Path{path("lib"), path("tool"), path("app")}},
+		"all":     {map[nix.Path]bool{path("libc"): true, path("lib"): true, path("tool"): true, path("app"): true}, nil, nil, nil, nil},
+		"brought": {known, map[nix.Path]bool{path("lib"): true}, []nix.Path{path("tool")}, []nix.Path{path("lib"), path("tool"), path("app")}, []nix.Path{path("tool"), path("app")}},
+	} {
+		s := newStore()
+		s.valid[path("libc")], s.subst = true, c.subst
+		m, err := FindMissing(t.Context(), s, infos, c.known, true, func(text string) { t.Log(text) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := slices.Concat(c.asked, c.again); !slices.Equal(s.asked, want) || !slices.Equal(nix.PathsOf(m.Fetch), c.missing) {
+			t.Errorf("%s: asked about %v, missing %v, want %v and %v", name, s.asked, nix.PathsOf(m.Fetch), want, c.missing)
+		}
 	}
 }
 
@@ -154,7 +179,7 @@ func TestFindMissingTellsOfSlowSubstituters(t *testing.T) {
 			s := newStore()
 			s.slow = slow
 			var notes []string
-			_, err := FindMissing(t.Context(), s, []nix.PathInfo{{Path: path("app"), NarSize: 100}}, true, func(text string) { notes = append(notes, text) })
+			_, err := FindMissing(t.Context(), s, []nix.PathInfo{{Path: path("app"), NarSize: 100}}, nil, true, func(text string) { notes = append(notes, text) })
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			if err != nil || len(notes) != want {

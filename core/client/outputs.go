@@ -134,12 +134,13 @@ type Missing struct {
 	Substituted int
 }
 
-// FindMissing compares a checked closure with the local store. With substitute,
-// what the local Nix can have from its own substituters is brought in from
+// FindMissing compares a checked closure with the local store. known tells of paths
+// that were asked about already, and are kept since, whether they are valid. With
+// substitute, what the local Nix can have from its own substituters is brought in from
 // there first: nobody's home line carries what a public cache has. When that
 // fails, those paths are fetched too.
-func FindMissing(ctx context.Context, store Store, infos []nix.PathInfo, substitute bool, note func(string)) (*Missing, error) {
-	lacking, err := invalid(ctx, store, infos)
+func FindMissing(ctx context.Context, store Store, infos []nix.PathInfo, known map[nix.Path]bool, substitute bool, note func(string)) (*Missing, error) {
+	lacking, err := invalid(ctx, store, infos, known)
 	if err != nil {
 		return nil, err
 	}
@@ -177,22 +178,31 @@ func substituted(ctx context.Context, store Store, lacking []nix.PathInfo, note 
 	case len(have) == 0:
 		return lacking, nil
 	}
-	return invalid(ctx, store, lacking)
+	return invalid(ctx, store, lacking, nil)
 }
 
-// invalid returns those of the paths that are not in the local store.
-func invalid(ctx context.Context, store Store, infos []nix.PathInfo) ([]nix.PathInfo, error) {
-	valid, err := store.ValidPaths(ctx, nix.PathsOf(infos))
-	if err != nil {
-		return nil, fmt.Errorf("ask the local Nix what it has: %w", err)
+// invalid returns those of the paths that are not in the local store, which is asked
+// about what is not known.
+func invalid(ctx context.Context, store Store, infos []nix.PathInfo, known map[nix.Path]bool) ([]nix.PathInfo, error) {
+	var ask []nix.Path
+	for _, info := range infos {
+		if _, ok := known[info.Path]; !ok {
+			ask = append(ask, info.Path)
+		}
 	}
-	has := make(map[nix.Path]bool, len(valid))
-	for _, p := range valid {
-		has[p] = true
+	has := make(map[nix.Path]bool, len(ask))
+	if len(ask) > 0 {
+		valid, err := store.ValidPaths(ctx, ask)
+		if err != nil {
+			return nil, fmt.Errorf("ask the local Nix what it has: %w", err)
+		}
+		for _, p := range valid {
+			has[p] = true
+		}
 	}
 	var out []nix.PathInfo
 	for _, info := range infos {
-		if !has[info.Path] {
+		if !known[info.Path] && !has[info.Path] {
 			out = append(out, info)
 		}
 	}
