@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -100,6 +101,39 @@ func (s *stage) interruptTwice(t *testing.T) {
 		w.ticket = s.valve.ticket(t, s.pair.Builder.Ticket())
 		w.runAgain(t)
 	})
+}
+
+// Two times Ctrl-C leave nothing of an import behind, not even a nix copy that does not end
+// when it is told to, as that of Nix 2.8 now and then.
+func TestInterruptedTwiceImporting(t *testing.T) {
+	p := lab.NewPair(t, lab.Bookworm, lab.Trixie)
+	c, h := p.Client, p.Client.Host
+	const dir = "/home/" + lab.Alice + "/bin"
+	h.WriteFile(lab.Alice, dir+"/nix", `#!/bin/bash
+case " $* " in *" copy --from "*) ;; *) exec /usr/bin/nix "$@" ;; esac
+trap '' TERM
+touch `+dir+`/begun
+exec sleep 1000
+`)
+	h.Run(lab.Alice, "chmod", "+x", dir+"/nix")
+	args := []string{"--no-link", "--impure", "--expr", string(lab.Blob(1, "twice"))}
+	build := h.StartCmd(c.BuildCmd(p.Builder.Ticket(), args...).AddEnv("PATH=" + dir + ":/usr/local/bin:/usr/bin:/bin"))
+	eventually(t, "nix copy has begun", func() bool { _, err := h.ReadFile(dir + "/begun"); return err == nil })
+	build.Interrupt()
+	build.WaitFor("once more to leave at once", longest)
+	build.Interrupt()
+	if code := lab.ExitCode(build.Wait(longest)); code != 130 {
+		t.Errorf("exit code %d", code)
+	}
+	alice := uid(t, h, lab.Alice)
+	eventually(t, "nothing of it runs", func() bool {
+		return !slices.ContainsFunc(h.Processes(), func(p lab.ProcessInfo) bool { return p.UID == alice })
+	})
+	if left := list(t, h, fmt.Sprintf("/tmp/drv-thru-%d", alice)); len(left) > 0 {
+		t.Errorf("left of its mount: %v", left)
+	}
+	c.Build(p.Builder.Ticket(), args...)
+	p.Verify(t)
 }
 
 // buildsWithoutRelay kills the relay, lets the build go on without one, starts

@@ -206,7 +206,10 @@ type passage struct {
 // open begins to make a passage; what it is for may still be asked meanwhile.
 func (in *incoming) open() (*passage, error) {
 	p := &passage{
-		importer: &importer{app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note, exposed: in.out.set, helper: in.helper},
+		importer: &importer{
+			app: in.app, log: in.log, mode: in.flags.importMode, note: in.view.Note,
+			exposed: in.out.set, copying: in.out.copying, helper: in.helper,
+		},
 	}
 	if in.trusted {
 		p.importer.trustKey = in.signingKey

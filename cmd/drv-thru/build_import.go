@@ -43,8 +43,10 @@ type importer struct {
 	// is spared the narinfo of everything that it has already.
 	recursive bool
 	note      func(string)
-	// exposed is told of the mount, so that it can be taken away in a hurry.
+	// exposed is told of the mount, so that it can be taken away in a hurry, and copying
+	// of the nix copy that runs, so that it can be ended so; then of nil.
 	exposed func(*fusecache.Mounted)
+	copying func(*os.Process)
 	log     *slog.Logger
 }
 
@@ -145,7 +147,8 @@ func (i *importer) mount(e *exposure) error {
 			return fmt.Errorf("unmount %s: %w", dir.path, err)
 		}
 		i.exposed(nil)
-		guard.release()
+		// Who leaves in a hurry may end this process at any time: until then the guard stays.
+		defer guard.release()
 		return dir.remove()
 	}
 	return nil
@@ -215,7 +218,12 @@ func (i *importer) nix(ctx context.Context, env, args []string) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = copyGrace
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		i.copying(cmd.Process)
+		err = cmd.Wait()
+		i.copying(nil)
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -271,10 +279,12 @@ func (l *lastBytes) Write(p []byte) (int, error) {
 }
 
 // emergency takes the mount away without waiting for anyone, for a user who
-// wants out now. What is left is cleared at the next start.
+// wants out now, and ends nix copy: Nix 2.8 may hang when it is told to end, and would
+// hold a path's lock for good. What is left is for the guard.
 type emergency struct {
-	mu sync.Mutex
-	m  *fusecache.Mounted
+	mu   sync.Mutex
+	m    *fusecache.Mounted
+	copy *os.Process
 }
 
 func (e *emergency) set(m *fusecache.Mounted) {
@@ -283,10 +293,19 @@ func (e *emergency) set(m *fusecache.Mounted) {
 	e.m = m
 }
 
-func (e *emergency) unmount(within time.Duration) {
+func (e *emergency) copying(p *os.Process) {
 	e.mu.Lock()
-	m := e.m
+	defer e.mu.Unlock()
+	e.copy = p
+}
+
+func (e *emergency) leave(within time.Duration) {
+	e.mu.Lock()
+	m, nix := e.m, e.copy
 	e.mu.Unlock()
+	if nix != nil {
+		_ = nix.Kill()
+	}
 	if m == nil {
 		return
 	}
@@ -294,7 +313,6 @@ func (e *emergency) unmount(within time.Duration) {
 	go func() {
 		defer close(done)
 		_ = m.Unmount()
-		_ = os.Remove(m.Dir())
 	}()
 	select {
 	case <-done:

@@ -128,8 +128,8 @@ func (a *app) newRun(f *buildFlags, p *term.Printer) (*buildRun, error) {
 }
 
 // interruptible returns a context that the first signal cancels. The second
-// ends the process, with no more ado than taking the mount away. told is printed
-// at the first.
+// ends the process, with no more ado than ending nix copy and taking the mount away.
+// told is printed at the first.
 func (r *buildRun) interruptible(ctx context.Context, told string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r.printer.OnError(func(err error) {
@@ -152,7 +152,7 @@ func (r *buildRun) interruptible(ctx context.Context, told string) (context.Cont
 				go r.printer.Line(told)
 				continue
 			}
-			r.out.unmount(hurry)
+			r.out.leave(hurry)
 			r.tidy()
 			os.Exit(exitInterrupted)
 		}
