@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/cache"
@@ -76,11 +77,33 @@ func (a *app) outputsPath(of string) (string, error) {
 	return filepath.Join(dir, outputsDir, of[:digits]), nil
 }
 
+// beginKept begins to look for what is kept of the wanted outputs, while Nix is asked
+// whether they are here; find waits for it. If they are, nobody calls that, and the chunk
+// store stays open to the end of the process. find is nil where the builder has to be asked
+// in any case.
+func (r *buildRun) beginKept() (find func() (*kept, error)) {
+	wanted := builtPaths(r.targets)
+	if r.route == nil || slices.Contains(wanted, "") || r.flags.rebuild || r.flags.detach || r.flags.dryRun {
+		return nil
+	}
+	file, err := r.readKept(wanted)
+	if err != nil {
+		return func() (*kept, error) { return nil, err }
+	}
+	chunks := r.app.openChunks(r.cacheSize, r.view.Note)
+	search := sync.OnceValues(func() (*kept, error) { return file.find(chunks.store, wanted) })
+	go search()
+	return func() (*kept, error) {
+		r.chunks = chunks
+		return search()
+	}
+}
+
 // importKept imports the targets' outputs without the builder, and reports whether
 // that could be done. No use of a ticket is spent on what is here.
-func (r *buildRun) importKept(ctx context.Context, userTrust func() (client.LocalTrust, error)) (bool, error) {
+func (r *buildRun) importKept(ctx context.Context, find func() (*kept, error), userTrust func() (client.LocalTrust, error)) (bool, error) {
 	in := &incoming{buildRun: r, wanted: builtPaths(r.targets), sum: &summary{began: time.Now(), path: nobody}}
-	err := in.bringKept(ctx, userTrust)
+	err := in.bringKept(ctx, find, userTrust)
 	switch {
 	case err == nil:
 		return true, in.finish(ctx, r.targets, in.sum)
@@ -94,8 +117,8 @@ func (r *buildRun) importKept(ctx context.Context, userTrust func() (client.Loca
 // nobody is the path of what comes from the chunk store.
 func nobody() string { return "the chunk cache; nobody was asked" }
 
-func (in *incoming) bringKept(ctx context.Context, userTrust func() (client.LocalTrust, error)) error {
-	k, err := in.findKept()
+func (in *incoming) bringKept(ctx context.Context, find func() (*kept, error), userTrust func() (client.LocalTrust, error)) error {
+	k, err := find()
 	if err != nil {
 		return err
 	}
@@ -122,10 +145,10 @@ func (in *incoming) bringKept(ctx context.Context, userTrust func() (client.Loca
 	return in.bringBy(ctx, way)
 }
 
-// findKept returns what is kept of the wanted outputs.
-func (in *incoming) findKept() (*kept, error) {
-	of := outputsOf(in.route.builder, in.wanted)
-	path, err := in.app.outputsPath(of)
+// readKept reads what names the chunks that are kept of outputs.
+func (r *buildRun) readKept(wanted []nix.Path) (*outputsFile, error) {
+	of := outputsOf(r.route.builder, wanted)
+	path, err := r.app.outputsPath(of)
 	if err != nil {
 		return nil, err
 	}
@@ -140,22 +163,26 @@ func (in *incoming) findKept() (*kept, error) {
 	if file.Of != of || len(file.Chunks) > maxKept/chunk.MaxSize {
 		return nil, errNotKept
 	}
-	store := in.openChunks().store
+	return &file, nil
+}
+
+// find returns what a file names, if the chunk store has it.
+func (f *outputsFile) find(store cache.ChunkStore, wanted []nix.Path) (*kept, error) {
 	if store == nil {
 		return nil, errNotKept
 	}
 	var doc []byte
-	for _, text := range file.Chunks {
+	for _, text := range f.Chunks {
 		id, err := hex.DecodeString(text)
 		if err != nil || len(id) != len(chunk.ID{}) {
-			return nil, fmt.Errorf("%s: no chunk ID: %.80q", path, text)
+			return nil, fmt.Errorf("no chunk ID: %.80q", text)
 		}
 		var ok bool
 		if doc, ok = store.Get(chunk.ID(id), doc); !ok {
 			return nil, errNotKept
 		}
 	}
-	return parseKept(doc, in.wanted)
+	return parseKept(doc, wanted)
 }
 
 func parseKept(doc []byte, wanted []nix.Path) (*kept, error) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,7 +22,10 @@ func TestKeptOutputs(t *testing.T) {
 	a := &app{environ: []string{"HOME=" + home}}
 	wanted := []nix.Path{nix.Path("/nix/store/" + strings.Repeat("a", 32) + "-it")}
 	looks := func(builder byte, wanted []nix.Path) *incoming {
-		r := &buildRun{app: a, route: &route{builder: key.ID{builder}}, log: slog.New(slog.DiscardHandler), cacheSize: 1 << 30}
+		r := &buildRun{app: a, route: &route{builder: key.ID{builder}}, flags: &buildFlags{}, log: slog.New(slog.DiscardHandler), cacheSize: 1 << 30}
+		for i, p := range wanted {
+			r.targets = append(r.targets, target{drv: "x.drv", outputs: []output{{strconv.Itoa(i), p}}})
+		}
 		t.Cleanup(r.closeChunks)
 		return &incoming{buildRun: r, wanted: wanted}
 	}
@@ -42,11 +46,11 @@ func TestKeptOutputs(t *testing.T) {
 		in.chunks = nil
 		return path
 	}
-	if k, err := looks(1, wanted).findKept(); err == nil {
+	if k, err := looks(1, wanted).beginKept()(); err == nil {
 		t.Fatalf("found before anything is kept: %+v", k)
 	}
 	file := keep(doc)
-	k, err := looks(1, wanted).findKept()
+	k, err := looks(1, wanted).beginKept()()
 	if err != nil || k.signingKey != "k-1:key" || len(k.infos) != 1 || k.infos[0].Path != wanted[0] || !bytes.Equal(k.manifests, manifests) {
 		t.Fatalf("%v, or it is not what was kept", err)
 	}
@@ -59,7 +63,7 @@ func TestKeptOutputs(t *testing.T) {
 	}
 	refused := func(name string, in *incoming) {
 		t.Helper()
-		if k, err := in.findKept(); err == nil {
+		if k, err := in.beginKept()(); err == nil {
 			t.Errorf("%s: found %+v", name, k)
 		}
 	}
@@ -68,6 +72,19 @@ func TestKeptOutputs(t *testing.T) {
 	off := looks(1, wanted)
 	off.cacheSize = 0
 	refused("without a chunk store", off)
+	for name, change := range map[string]func(r *buildRun){
+		"nobody is named":      func(r *buildRun) { r.route = nil },
+		"to build it again":    func(r *buildRun) { r.flags.rebuild = true },
+		"detached":             func(r *buildRun) { r.flags.detach = true },
+		"to see what would be": func(r *buildRun) { r.flags.dryRun = true },
+		"a build tells where":  func(r *buildRun) { r.targets[0].outputs[0].path = "" },
+	} {
+		in := looks(1, wanted)
+		change(in.buildRun)
+		if in.beginKept() != nil {
+			t.Errorf("%s: it looks", name)
+		}
+	}
 	for name, damaged := range map[string]string{
 		"empty":      "",
 		"cut":        string(text[:len(text)-1]),

@@ -64,7 +64,6 @@ type buildRun struct {
 	out     emergency
 	store   *localStore
 	targets []target
-	known   bool              // of all wanted outputs, where they will be
 	here    map[nix.Path]bool // of all that is wanted, what is valid
 	log     *slog.Logger
 	// cacheSize bounds the chunk store.
@@ -192,6 +191,7 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 		return err
 	}
 	r.log.Debug("evaluated")
+	find := r.beginKept()
 	valid, err := r.valid(ctx)
 	if err != nil {
 		return err
@@ -214,8 +214,8 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 	if err != nil {
 		return err
 	}
-	if r.known && !r.flags.rebuild && !r.flags.detach && !r.flags.dryRun {
-		if done, err := r.importKept(ctx, userTrust); done || err != nil {
+	if find != nil {
+		if done, err := r.importKept(ctx, find, userTrust); done || err != nil {
 			return err
 		}
 	}
@@ -261,11 +261,10 @@ func (r *buildRun) valid(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	r.here, r.known = here, true
+	r.here = here
 	all := true
 	for _, t := range r.targets {
 		for _, o := range t.outputs {
-			r.known = r.known && o.path != ""
 			all = all && r.here[o.path]
 		}
 	}
