@@ -54,7 +54,7 @@ func Scan(ctx context.Context, fsRoot string) (*Layout, error) {
 		_ = t.close()
 		return nil, fmt.Errorf("scan %s: %w", fsRoot, err)
 	}
-	s.l.literal = slices.Clip(s.l.literal)
+	s.l.literal = slices.Concat(append(s.blocks, s.block)...)
 	s.l.files = slices.Clip(s.l.files)
 	s.l.size = int64(len(s.l.literal)) + s.contents
 	return s.l, nil
@@ -73,6 +73,35 @@ type scanner struct {
 	ctx      context.Context
 	l        *Layout
 	contents int64 // bytes of file contents so far
+	// The literal bytes so far: blocks that are full, of before bytes in all, and the one
+	// under way. A slice that grows in one piece is copied so often that it leaves five
+	// times its size behind.
+	blocks [][]byte
+	before int
+	block  []byte
+}
+
+const (
+	// firstBlock and lastBlock bound a block's size; between them it is what all before
+	// it are.
+	firstBlock = 4 << 10
+	lastBlock  = 1 << 20
+	// maxEntry is more than one entry adds at once, besides those below it.
+	maxEntry = MaxNameLen + MaxTargetLen + 1<<10
+)
+
+// literal is how many literal bytes there are so far.
+func (s *scanner) literal() int { return s.before + len(s.block) }
+
+// room makes room for an entry.
+func (s *scanner) room() {
+	if cap(s.block)-len(s.block) >= maxEntry {
+		return
+	}
+	if len(s.block) > 0 {
+		s.blocks, s.before = append(s.blocks, s.block), s.literal()
+	}
+	s.block = make([]byte, 0, maxEntry+min(max(s.before, firstBlock), lastBlock))
 }
 
 func (s *scanner) root() error {
@@ -80,29 +109,29 @@ func (s *scanner) root() error {
 	if err != nil {
 		return err
 	}
-	s.l.literal = appendString(s.l.literal, magic)
+	s.room()
+	s.block = appendString(s.block, magic)
 	return s.node(st, "", 0, 0, 0)
 }
 
 // node appends one node. path is the node's own when it is a directory; dir and
 // name say where a file's name is found again.
 func (s *scanner) node(st stat, path string, dir, name uint32, depth int) error {
-	lit := s.l.literal
 	switch st.mode {
 	case 0:
-		lit = appendFileHead(lit, uint64(st.size), st.executable)
+		s.block = appendFileHead(s.block, uint64(st.size), st.executable)
 		if st.size > 0 {
 			s.l.files = append(s.l.files, file{
-				off: int64(len(lit)) + s.contents, size: st.size,
-				lit: uint32(len(lit)), dir: dir, name: name, nameLen: uint8(len(st.name)),
+				off: int64(s.literal()) + s.contents, size: st.size,
+				lit: uint32(s.literal()), dir: dir, name: name, nameLen: uint8(len(st.name)),
 			})
 			s.contents += st.size
 		}
-		lit = append(lit, zeros[:padding(uint64(st.size))]...)
-		s.l.literal = appendString(lit, wordClose)
+		s.block = append(s.block, zeros[:padding(uint64(st.size))]...)
+		s.block = appendString(s.block, wordClose)
 		return nil
 	case fs.ModeSymlink:
-		s.l.literal = appendStrings(lit, wordOpen, wordType, wordLink, wordTarget, st.target, wordClose)
+		s.block = appendStrings(s.block, wordOpen, wordType, wordLink, wordTarget, st.target, wordClose)
 		return nil
 	case fs.ModeDir:
 		return s.directory(path, depth)
@@ -123,17 +152,18 @@ func (s *scanner) directory(path string, depth int) error {
 	}
 	dir := uint32(len(s.l.dirs))
 	s.l.dirs = append(s.l.dirs, path)
-	s.l.literal = appendStrings(s.l.literal, wordOpen, wordType, wordDir)
+	s.block = appendStrings(s.block, wordOpen, wordType, wordDir)
 	for _, e := range entries {
 		if err := checkName(e.name); err != nil {
 			return fmt.Errorf("%w: %w", ErrUnsupported, err)
 		}
-		if len(s.l.literal) > maxLiteral {
+		if s.literal() > maxLiteral {
 			return ErrTooLarge
 		}
-		s.l.literal = appendStrings(s.l.literal, wordEntry, wordOpen, wordName)
-		name := uint32(len(s.l.literal) + align)
-		s.l.literal = appendStrings(s.l.literal, e.name, wordNode)
+		s.room()
+		s.block = appendStrings(s.block, wordEntry, wordOpen, wordName)
+		name := uint32(s.literal() + align)
+		s.block = appendStrings(s.block, e.name, wordNode)
 		below := ""
 		if e.mode != 0 && e.mode != fs.ModeSymlink {
 			below = join(path, e.name)
@@ -141,9 +171,9 @@ func (s *scanner) directory(path string, depth int) error {
 		if err := s.node(e, below, dir, name, depth+1); err != nil {
 			return err
 		}
-		s.l.literal = appendString(s.l.literal, wordClose)
+		s.block = appendString(s.block, wordClose)
 	}
-	s.l.literal = appendString(s.l.literal, wordClose)
+	s.block = appendString(s.block, wordClose)
 	return nil
 }
 
