@@ -131,7 +131,9 @@ func (t *TicketRecord) Check(client key.ID, now time.Time, reuse bool) error {
 	}
 	switch {
 	case !reuse && !t.Expires.IsZero() && !now.Before(t.Expires):
-		return wire.Errorf(wire.CodeTicketExpired, "at %s", t.Expires.UTC().Format(time.RFC3339))
+		// By which of two clocks, one of which may be wrong, the client cannot know.
+		return wire.Errorf(wire.CodeTicketExpired, "at %s; the builder's clock says %s",
+			t.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case t.UsesLeft() == 0 && !reuse:
 		return wire.CodeTicketUsed.Err()
 	}

@@ -368,6 +368,16 @@ func TestBoundTicketReadsNothing(t *testing.T) {
 	wantCode(t, err, wire.CodeTicketBound)
 }
 
+// Whoever's ticket has expired is told by which clock.
+func TestExpiredTicketNamesTheClock(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	r := builder.TicketRecord{Expires: at}
+	err := r.Check(key.ID{}, at.Add(24*time.Hour), false)
+	if want := "ticket expired: at 2026-01-02T03:04:05Z; the builder's clock says 2026-01-03T03:04:05Z"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %q", err, want)
+	}
+}
+
 func TestExpiredTicketStillReads(t *testing.T) {
 	e := start(t)
 	c := e.holder(1)
