@@ -3,16 +3,12 @@
 package link
 
 import (
-	"bytes"
-	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"sync"
@@ -24,7 +20,6 @@ import (
 
 	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link/direct"
-	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // Who may not use the builder gets no further than the first refusal.
@@ -76,8 +71,14 @@ func TestArrivals(t *testing.T) {
 	for i := range maxKnownClients + 10 {
 		d.know(key.ID{byte(i), byte(i >> 8), 1}, now)
 	}
-	if len(d.known) > maxKnownClients {
+	if len(d.known) != maxKnownClients {
 		t.Errorf("%d clients are remembered", len(d.known))
+	}
+	// Nobody is forgotten before the time.
+	later := now.Add(knownClientFor + 1)
+	d.know(key.ID{1}, later)
+	if _, known := d.known[key.ID{1}]; !known || len(d.known) != 1 {
+		t.Errorf("%d clients are remembered when the time of the others is over", len(d.known))
 	}
 }
 
@@ -424,32 +425,54 @@ func TestHandshakesOfOneHost(t *testing.T) {
 	})
 }
 
-// However many keys the holders of a ticket have, their exchanges leave room for others'.
-func TestExchangesAreShared(t *testing.T) {
-	d := serveDirect(t, func(cfg *DirectConfig) {
-		cfg.Authorize = func(r *http.Request) (string, error) { return r.Header.Get("Authorization"), nil }
-	}).listen
-	exchange := func(group string, who byte, token wire.PathToken) error {
-		doc, err := json.Marshal(wire.PathRequest{Token: token, NAT: wire.NATUnknown})
+// A direct connection has to prove itself useful in time, by whichever protocol.
+func TestDirectConnectionsHaveATimeLimit(t *testing.T) {
+	limited := make(chan bool, 1)
+	b := serveDirect(t, func(cfg *DirectConfig) {
+		cfg.Authorize = func(r *http.Request) (string, error) {
+			a := arrivalOf(r.Context())
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			limited <- a.timer != nil
+			return "", errStranger
+		}
+	})
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
+	for kind, connect := range map[PathKind]func() (http.RoundTripper, error){
+		PathDirectTCP: func() (http.RoundTripper, error) {
+			conn, err := attempt(t.Context(), secret(t, 9), secret(t, 2).ID(), protoControl, tcpDialer{at})
+			if err != nil {
+				return nil, err
+			}
+			return clientConn(t.Context(), conn, protoControl)
+		},
+		PathDirectQUIC: func() (http.RoundTripper, error) {
+			e, err := direct.Open(netip.MustParseAddrPort("127.0.0.1:0"), nil)
+			if err != nil {
+				return nil, err
+			}
+			t.Cleanup(func() { _ = e.Close() })
+			cfg, err := secret(t, 9).ClientTLS(secret(t, 2).ID())
+			if err != nil {
+				return nil, err
+			}
+			cfg.NextProtos = []string{http3.NextProtoH3}
+			conn, err := e.Dial(t.Context(), at, cfg)
+			if err != nil {
+				return nil, err
+			}
+			return quicWay(conn, Path{Kind: PathDirectQUIC}).control, nil
+		},
+	} {
+		rt, err := connect()
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := httptest.NewRequest(http.MethodPost, wire.RoutePath, bytes.NewReader(doc))
-		r.Header.Set("Authorization", group)
-		id := secret(t, who).ID()
-		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{PublicKey: ed25519.PublicKey(id[:])}}}
-		_, err = d.exchange(httptest.NewRecorder(), r)
-		return err
-	}
-	taken := 0
-	for who := range byte(100) {
-		for n := range byte(8) {
-			if exchange("one", who, wire.PathToken{1, who, n}) == nil {
-				taken++
-			}
+		if text, err := get(rt, "x"); err != nil {
+			t.Fatalf("%s: got %q, %v", kind, text, err)
 		}
-	}
-	if err := exchange("other", 200, wire.PathToken{2}); taken < 8 || err != nil {
-		t.Errorf("after %d exchanges of one ticket's holders another's is refused: %v", taken, err)
+		if !<-limited {
+			t.Errorf("%s: whoever connects may stay", kind)
+		}
 	}
 }

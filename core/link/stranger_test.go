@@ -81,3 +81,16 @@ func TestStrangersOnCircuits(t *testing.T) {
 		<-served
 	})
 }
+
+// A connection whose handshake does not end proves nothing.
+func TestStrangerWithoutHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, begin, ended := new(acquaintances), time.Now(), time.Duration(0)
+		k.await(&arrival{}, func() tls.ConnectionState { return tls.ConnectionState{} }, func() { ended = time.Since(begin) })
+		time.Sleep(2 * strangerTime)
+		synctest.Wait()
+		if ended != strangerTime {
+			t.Errorf("ended after %s", ended)
+		}
+	})
+}
