@@ -21,8 +21,9 @@
 // Any number of processes may use a store at once: each appends to a pack of
 // its own, which it holds by flock(2), and reads them all. Nothing is ever
 // synced to disk: Get compares each chunk with its ID, so that what a crash or
-// a bad disk left behind is a chunk that is missing. Whole packs are removed,
-// those first that were not read for the longest time.
+// a bad disk left behind is a chunk that is missing. Who reads a file that Locate
+// names has to find that out otherwise. Whole packs are removed, those first that
+// were not read for the longest time.
 package pack
 
 import (
