@@ -217,14 +217,13 @@ func (in *incoming) open() (*passage, error) {
 	config := cache.ChunkConfig{Store: in.chunks.store, Warn: in.view.Note, Now: time.Now}
 	var key string // what is kept was verified before
 	var filed int64
-	if in.session == nil && in.helper == nil {
-		filed = fusecache.MinPiped
-	}
 	if in.session != nil {
 		key = in.signingKey
 		api := in.session.API
 		config.Transport, config.Header, config.Base = api.Bulk, api.Header(), strings.TrimSuffix(api.Base, "/")
 		config.Seeds = in.chunks.seeds
+	} else if in.helper == nil {
+		filed = fusecache.MinPiped
 	}
 	p.fetcher = cache.NewChunkFetcher(config)
 	if k := in.kept; k != nil {

@@ -189,7 +189,7 @@ func (v *View) reorder(paths []nix.Path) {
 	}
 	v.expected = len(order)
 	for _, n := range order {
-		n.done = n.done || v.cfg.Filed > 0 && n.size >= v.cfg.Filed
+		n.done = n.done || v.filed(n) // is not fetched ahead
 	}
 	for _, n := range v.order {
 		if !first[n] {

@@ -31,11 +31,11 @@ type PieceFetcher interface {
 // otherwise nil. What keeps a reader from going on to the end is for Fail.
 func (v *View) Pieces(ctx context.Context, name string) (iter.Seq[Piece], error) {
 	f, ok := v.cfg.Fetcher.(PieceFetcher)
-	if !ok || v.cfg.Filed <= 0 {
+	if !ok {
 		return nil, nil
 	}
 	info, err := v.stat(ctx, "open", name)
-	if err != nil || info.nar == nil || info.size < v.cfg.Filed {
+	if err != nil || info.nar == nil || !v.filed(info.nar) {
 		return nil, err
 	}
 	n := info.nar
@@ -59,6 +59,9 @@ func (v *View) Pieces(ctx context.Context, name string) (iter.Seq[Piece], error)
 		}
 	}, nil
 }
+
+// filed reports whether a NAR may be read past this View.
+func (v *View) filed(n *narState) bool { return v.cfg.Filed > 0 && n.size >= v.cfg.Filed }
 
 // Fail notes why a NAR could not be read, for Err.
 func (v *View) Fail(name string, err error) {

@@ -141,7 +141,7 @@ func (s *Store) Get(id chunk.ID, dst []byte) ([]byte, bool) {
 		return dst, false
 	}
 	p, n := s.packs[at.pack], len(dst)
-	if p == s.own && int64(at.off) >= p.end {
+	if s.gathered(at) {
 		dst = append(dst, s.buf[int64(at.off)-p.end:][:at.size]...)
 		s.mu.RUnlock()
 		return dst, true
@@ -177,11 +177,16 @@ func (s *Store) locate(id chunk.ID) (*pack, place) {
 	if !ok {
 		return nil, at
 	}
-	p := s.packs[at.pack]
-	if p == s.own && int64(at.off) >= p.end {
+	if s.gathered(at) {
 		return nil, at
 	}
-	return p, at
+	return s.packs[at.pack], at
+}
+
+// gathered reports whether a chunk is only in buf so far; mu is held.
+func (s *Store) gathered(at place) bool {
+	p := s.packs[at.pack]
+	return p == s.own && int64(at.off) >= p.end
 }
 
 // use records that a pack was of use.
@@ -303,7 +308,7 @@ func (s *Store) fail() {
 		return
 	}
 	s.mu.Lock()
-	s.index.remove(func(at place) bool { return s.packs[at.pack] == s.own && int64(at.off) >= s.own.end })
+	s.index.remove(s.gathered)
 	s.buf = s.buf[:0]
 	s.mu.Unlock()
 	s.entries = s.entries[:0]
