@@ -51,7 +51,7 @@ func (d *packageDocs) follow(t *testing.T, m *lab.Machine, purpose string) strin
 	m.WriteFile(lab.RootUser, "/usr/local/bin/apt", apt)
 	m.Run(lab.RootUser, "chmod", "+x", "/usr/local/bin/apt")
 	script := strings.NewReplacer("_amd64.deb", "_"+runtime.GOARCH+".deb", "https://relay.example.org", machineRelay, "ENDPOINT_ID", d.id,
-		"drv-thru-…-1:…", d.key, "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=", d.key).Replace(b.text)
+		"drv-thru-…-1:…", d.key, "drv-thru-zbslgtcuwy-1:JWtzGCIoGlXYmNW5xeM7YmyolTIV9bqJr8Ij03FNKAk=", d.key).Replace(b.text)
 	out, err := m.Command(lab.RootUser, "bash", "-euo", "pipefail", "-c", script).In(packagesDir + "/1").Output()
 	if err != nil {
 		journal, _ := m.Command(lab.RootUser, "journalctl", "--no-pager", "-n", "60").Output()

@@ -79,7 +79,7 @@ func newReader(t *testing.T, root lab.Root) *reader {
 	}
 	builder.StartDaemon()
 	// That of the README's transcript.
-	const transcript = "127.0.0.1:38031"
+	const transcript = "127.0.0.1:35293"
 	builder.Start(lab.BuilderUser, "drv-thru-relay", "--listen", transcript, "--hostname", transcript).WaitFor(`relay ready at`, longest)
 	// The home of the lab's own user for services, which the README's has.
 	builder.Run(lab.RootUser, "rm", "-r", "/var/lib/drv-thru")

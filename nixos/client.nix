@@ -128,7 +128,7 @@ in
         options = {
           publicKey = mkOption {
             type = own.nixPublicKey;
-            example = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
+            example = "drv-thru-zbslgtcuwy-1:JWtzGCIoGlXYmNW5xeM7YmyolTIV9bqJr8Ij03FNKAk=";
             description = "The builder's signing key, as `drv-thru serve` prints it there.";
           };
           endpointId = mkOption {
@@ -184,7 +184,7 @@ in
         publicKey = mkOption {
           type = types.nullOr own.nixPublicKey;
           default = null;
-          example = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
+          example = "drv-thru-zbslgtcuwy-1:JWtzGCIoGlXYmNW5xeM7YmyolTIV9bqJr8Ij03FNKAk=";
           description = ''
             The builder's signing key, which makes Nix trust it as
             {option}`services.drv-thru.client.trustedBuilders` does. A builder that signs with
@@ -227,7 +227,7 @@ in
     trustedBuilderPublicKeys = mkOption {
       type = types.listOf own.nixPublicKey;
       default = [ ];
-      example = [ "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=" ];
+      example = [ "drv-thru-zbslgtcuwy-1:JWtzGCIoGlXYmNW5xeM7YmyolTIV9bqJr8Ij03FNKAk=" ];
       description = ''
         The signing keys of the builders whose outputs it imports, beside those of
         {option}`services.drv-thru.client.trustedBuilders` and

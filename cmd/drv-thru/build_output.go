@@ -14,7 +14,8 @@ import (
 
 // summary is what a build was, for the lines at its end.
 type summary struct {
-	inputs   int          // paths of the closure
+	inputs   int // paths of the closure; 0: others have sent them
+	sent     int64
 	result   *wire.Result // nil: nobody was asked
 	path     func() string
 	began    time.Time // of the import
@@ -119,21 +120,24 @@ func (r *buildRun) summarise(targets []target, sum *summary) {
 		}
 	}
 	if res := sum.result; res != nil {
-		sent := term.Bytes(int64(res.UploadBytes))
-		if sum.inputs > 0 { // not known of a build that was attached to
-			sent += " of " + term.Count(sum.inputs, "path")
+		sent := unpacked(res.UploadBytes)
+		if sum.inputs > 0 {
+			sent = fmt.Sprintf("%s of %s, %s", term.Bytes(sum.sent), term.Count(sum.inputs, "path"), sent)
 		}
 		row("inputs sent", "%s", sent)
 		row("queued", "%s", term.Span(seconds(res.QueueTime)))
 		row("built in", "%s", term.Span(seconds(res.BuildTime)))
 	}
-	came := fmt.Sprintf("%s for %s, %s unpacked", term.Bytes(int64(sum.received)), term.Count(sum.paths, "path"), term.Bytes(sum.unpacked))
+	came := fmt.Sprintf("%s for %s, %s", term.Bytes(int64(sum.received)), term.Count(sum.paths, "path"), unpacked(uint64(sum.unpacked)))
 	if sum.fromHere > 0 {
 		came += fmt.Sprintf("; %s from this machine's own substituters", term.Count(sum.fromHere, "path"))
 	}
 	row("received", "%s, in %s", came, term.Span(time.Since(sum.began)))
 	row("path", "%s", term.Safe(sum.path()))
 }
+
+// unpacked tells what NARs weigh that came in chunks, compressed.
+func unpacked(bytes uint64) string { return term.Bytes(int64(min(bytes, math.MaxInt64))) + " unpacked" }
 
 func seconds(s float64) time.Duration {
 	// A builder may answer anything.

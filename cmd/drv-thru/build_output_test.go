@@ -122,3 +122,23 @@ func TestDryRunOfRebuild(t *testing.T) {
 		t.Errorf("%s", got)
 	}
 }
+
+func TestSummaryOfInputs(t *testing.T) {
+	for _, c := range []struct {
+		sum  summary
+		want string
+	}{
+		{summary{inputs: 1200, sent: 117_760, result: &wire.Result{UploadBytes: 129 << 20}}, "inputs sent  115 KiB of 1200 paths, 129 MiB unpacked\n"},
+		{summary{inputs: 5, result: &wire.Result{}}, "inputs sent  0 B of 5 paths, 0 B unpacked\n"},
+		{summary{result: &wire.Result{UploadBytes: 1 << 63}}, "inputs sent  8.0 EiB unpacked\n"}, // attached to
+	} {
+		var out bytes.Buffer
+		p := term.New(&out, func(string) string { return "" })
+		c.sum.path = func() string { return "" }
+		(&buildRun{printer: p}).summarise(nil, &c.sum)
+		p.Flush()
+		if !strings.HasPrefix(out.String(), c.want) {
+			t.Errorf("%s, want %s", out.String(), c.want)
+		}
+	}
+}

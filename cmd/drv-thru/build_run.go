@@ -343,7 +343,7 @@ func (r *buildRun) elsewhere(ctx context.Context, roots []wire.Root, userTrust f
 		return err
 	}
 	r.log.Debug("the build has ended", "build", id)
-	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), result: built, path: b.link.Explain}
+	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), sent: s.Sent(), result: built, path: b.link.Explain}
 	if built.Error != nil && (!r.flags.keepGoing || len(built.Outputs) == 0) {
 		return r.buildFailed(built)
 	}

@@ -155,7 +155,7 @@ func (a *app) showBuild(b *builder.BuildStatus, now time.Time) error {
 	if res := b.Result; res != nil {
 		row("queued for", term.Span(seconds(res.QueueTime)))
 		row("built in", term.Span(seconds(res.BuildTime)))
-		row("inputs sent", term.Bytes(int64(res.UploadBytes)))
+		row("inputs sent", unpacked(res.UploadBytes))
 		for _, name := range slices.Sorted(maps.Keys(res.Machines)) {
 			row("built", term.Count(res.Machines[name], "derivation")+onMachine(name))
 		}

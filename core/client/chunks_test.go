@@ -45,6 +45,9 @@ func TestOnlyMissingChunksAreSent(t *testing.T) {
 		if r.builder.wasted > 0 || r.wire.count("PUT chunks") != 1 {
 			t.Errorf("%d chunks were sent in vain, with %d requests", r.builder.wasted, r.wire.count("PUT chunks"))
 		}
+		if sent, all := r.Sent(), int64(r.request.Inputs.Bytes); sent != r.wire.carried.Load() || sent == 0 || sent > all/2 {
+			t.Errorf("%d bytes are said to have been sent, %d arrived, of inputs of %d", sent, r.wire.carried.Load(), all)
+		}
 		if r.seen.last.Done != r.seen.last.Total {
 			t.Errorf("progress ended at %+v", r.seen.last)
 		}

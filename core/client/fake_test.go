@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +43,8 @@ type transport struct {
 	seen map[string]int
 	// log is what was requested, in order.
 	log []string
+	// carried is how many bytes of inputs have arrived.
+	carried atomic.Int64
 }
 
 type cut struct {
@@ -94,6 +97,9 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	} else if c.sendBytes > 0 {
 		in.Body = io.NopCloser(&breaking{r: req.Body, left: c.sendBytes})
 	}
+	if slices.Contains([]string{"PUT inputs", "PUT manifest", "PUT chunks"}, k) {
+		in.Body = io.NopCloser(io.TeeReader(in.Body, counter{&t.carried}))
+	}
 	pr, pw := io.Pipe()
 	w := &responseWriter{header: make(http.Header), body: pw, ready: make(chan struct{})}
 	go func() {
@@ -133,6 +139,13 @@ func (t *transport) count(kind string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.seen[kind]
+}
+
+type counter struct{ n *atomic.Int64 }
+
+func (c counter) Write(p []byte) (int, error) {
+	c.n.Add(int64(len(p)))
+	return len(p), nil
 }
 
 type readCloser struct {

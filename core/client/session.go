@@ -55,7 +55,12 @@ type Session struct {
 	outage outage
 	cuts   cuts
 	pace   pace
+	sent   int64 // of uploads that have ended
 }
+
+// Sent is how many bytes of inputs have gone over the wire, in all attempts. It is known
+// when the build has ended.
+func (s *Session) Sent() int64 { return s.sent }
 
 // Request is what to build.
 type Request struct {
@@ -177,6 +182,7 @@ func (s *Session) upload(ctx context.Context, r *Request, build wire.Build) erro
 	}
 	in := r.Inputs
 	t := tally{observer: s.Observer, total: in.size(build.Wanted), paths: len(build.Wanted)}
+	defer func() { s.sent += t.carried() }()
 	p := patience{s: s}
 	stuck := 0 // rounds without a failure that brought the end no closer
 	for len(build.Wanted) > 0 && !build.State.Ended() {
@@ -291,6 +297,13 @@ func (t *tally) onWire(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.wire += int64(n)
+}
+
+// carried is what onWire was told.
+func (t *tally) carried() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.wire
 }
 
 // skip notes what is there already and needs no sending.

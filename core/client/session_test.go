@@ -83,8 +83,8 @@ func TestBuildOfWhatIsThereSendsNothing(t *testing.T) {
 			r.builder.already[string(p)] = true
 		}
 		r.mustBuild(t)
-		if n := r.wire.count("PUT inputs") + r.wire.count("PUT manifest"); n != 0 {
-			t.Errorf("%d uploads, want none", n)
+		if n := r.wire.count("PUT inputs") + r.wire.count("PUT manifest"); n != 0 || r.Sent() != 0 {
+			t.Errorf("%d uploads, %d bytes, want none", n, r.Sent())
 		}
 	})
 }

@@ -9,7 +9,7 @@
     # Whose outputs may enter this machine's store: the signing key that
     # "drv-thru serve" prints there (journalctl -u drv-thru).
     #
-    #     trustedBuilders.attic.publicKey = "drv-thru-is4ephmkvp-1:arnx6499M4j0+dWG9m6Z/VQIDfLERvDlhmiwnAihbdA=";
+    #     trustedBuilders.attic.publicKey = "drv-thru-zbslgtcuwy-1:JWtzGCIoGlXYmNW5xeM7YmyolTIV9bqJr8Ij03FNKAk=";
 
     # Builders that know this user's key, for "drv-thru build --builder attic":
     #
