@@ -58,7 +58,7 @@ func TestNATDirectTicket(t *testing.T) {
 		says(t, string(out), "the ticket names no relay, only addresses of the builder itself")
 		n.mountBy(t, "address", `"circuit open" lane=control path="direct-tcp `)
 		f := n.doctor(t, 0, n.in.STUN(false)...)
-		if f["path"].Verdict != "ok" || f["builder"].Verdict != "ok" {
+		if f["path"].Verdict != "ok" || f["builder"].Verdict != "ok" || f["clock"].Text != "agrees with the builder's" {
 			t.Errorf("found %+v", f)
 		}
 		says(t, f["network"].Text, "behind a router that direct paths get through")

@@ -57,15 +57,35 @@ func (e *examination) relays(ctx context.Context) {
 		default:
 			e.add("relay", fine, "", "%s answers after %s", u, milliseconds(r.Latency))
 		}
-		if !r.HasTime {
-			continue
-		}
-		if r.Skew.Abs() > mostSkew {
-			e.add("clock", broken, "set the clock: timedatectl set-ntp true", "this machine's clock differs from the relay's by %s", r.Skew)
-		} else {
-			e.add("clock", fine, "", "agrees with the relay's")
+		if r.HasTime {
+			e.clock("relay", r.Skew)
 		}
 	}
+}
+
+// clock tells how this machine's clock compares with another's.
+func (e *examination) clock(whose string, skew time.Duration) {
+	if skew.Abs() > mostSkew {
+		e.add("clock", broken, "set the clock that is wrong: timedatectl set-ntp true", "this machine's clock differs from the %s's by %s", whose, skew)
+	} else {
+		e.add("clock", fine, "", "agrees with the %s's", whose)
+	}
+}
+
+// clockReader compares clocks with whoever answers.
+type clockReader struct {
+	http.RoundTripper
+	skew  time.Duration
+	known bool
+}
+
+func (c *clockReader) RoundTrip(req *http.Request) (*http.Response, error) {
+	begin := time.Now()
+	resp, err := c.RoundTripper.RoundTrip(req)
+	if err == nil {
+		c.skew, c.known = link.ClockSkew(resp, begin)
+	}
+	return resp, err
 }
 
 // proxies tells which relays are reached through which proxy. That the environment
@@ -139,7 +159,12 @@ func (e *examination) builder(ctx context.Context) {
 		return
 	}
 	defer b.link.Close()
+	clock := &clockReader{RoundTripper: b.Control}
+	b.Control = clock
 	info, err := b.Info(ctx, "")
+	if clock.known {
+		e.clock("builder", clock.skew) // by which tickets expire
+	}
 	code := wire.CodeOf(err)
 	switch {
 	case code == wire.CodeNoCredentials && e.route.ticket == nil:

@@ -14,7 +14,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/ticket"
 	"github.com/drv-thru/drv-thru/core/wire"
@@ -152,6 +154,30 @@ func TestDoctorRelays(t *testing.T) {
 	}
 }
 
+// A ticket expires by its builder's clock, also for who is told no more than that.
+func TestDoctorBuildersClock(t *testing.T) {
+	for ahead, want := range map[time.Duration]finding{
+		time.Minute: {"clock", fine, "agrees with the builder's", ""},
+		-time.Hour:  {"clock", broken, "this machine's clock differs from the builder's by 1h0m0s", "set the clock that is wrong: timedatectl set-ntp true"},
+	} {
+		reader := &clockReader{RoundTripper: dated(func(*http.Request) *http.Response {
+			return &http.Response{StatusCode: http.StatusUnauthorized, Body: http.NoBody, Header: http.Header{"Date": {time.Now().Add(ahead).UTC().Format(http.TimeFormat)}}}
+		})}
+		if _, err := (&client.API{Control: reader, Base: "https://builder/"}).Info(t.Context(), ""); err == nil || !reader.known {
+			t.Fatalf("%v, known: %t", err, reader.known)
+		}
+		e := &examination{}
+		e.clock("builder", reader.skew.Round(time.Minute))
+		if !slices.Equal(e.findings, []finding{want}) {
+			t.Errorf("found %+v, want %+v", e.findings, want)
+		}
+	}
+}
+
+type dated func(*http.Request) *http.Response
+
+func (d dated) RoundTrip(req *http.Request) (*http.Response, error) { return d(req), nil }
+
 // saying is a Unix socket at which everybody is told the same.
 func saying(t *testing.T, name string, text []byte) string {
 	t.Helper()
@@ -260,8 +286,11 @@ func TestDoctorOfTheRefused(t *testing.T) {
 		x := &examination{route: &route{builder: identity.ID(), relays: e.urls(), identity: newSecret(t), ticket: new(ticket.Secret)}}
 		x.builder(t.Context())
 		<-codes
-		if len(x.findings) != 1 || x.findings[0].Check != check || x.findings[0].Verdict != broken || check == "ticket" && x.findings[0].Fix == "" {
-			t.Errorf("%s: %+v", code, x.findings)
+		if len(x.findings) != 2 || x.findings[0].Check != "clock" || x.findings[0].Verdict != fine {
+			t.Fatalf("%s: %+v", code, x.findings)
+		}
+		if f := x.findings[1]; f.Check != check || f.Verdict != broken || check == "ticket" && f.Fix == "" {
+			t.Errorf("%s: %+v", code, f)
 		}
 	}
 }

@@ -66,8 +66,7 @@ func CheckRelay(ctx context.Context, n Network, relay string, nobody key.ID) Rel
 	return r
 }
 
-// clockSkew compares clocks with a relay by the Date of an answer (RFC 9110
-// §6.6.1).
+// clockSkew compares clocks with a relay.
 func clockSkew(ctx context.Context, n Network, relay string) (time.Duration, bool) {
 	tr := &http.Transport{Proxy: n.Proxy, TLSClientConfig: n.TLS, DialContext: n.DialContext,
 		// A login page that answers HEAD with a body would have net/http print that.
@@ -86,6 +85,13 @@ func clockSkew(ctx context.Context, n Network, relay string) (time.Duration, boo
 		return 0, false
 	}
 	_ = resp.Body.Close()
+	return ClockSkew(resp, begin)
+}
+
+// ClockSkew is how far this machine's clock is ahead of the one of whoever has just
+// answered a request that began at begin, in whole seconds, by the answer's Date
+// (RFC 9110 §6.6.1), if it has one.
+func ClockSkew(resp *http.Response, begin time.Time) (skew time.Duration, known bool) {
 	at, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
 		return 0, false
