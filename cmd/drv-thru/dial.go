@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/client"
+	"github.com/drv-thru/drv-thru/core/key"
 	"github.com/drv-thru/drv-thru/core/link"
 )
 
@@ -19,8 +20,16 @@ type dialed struct {
 
 // dial connects to the route's builder. The caller closes the link.
 func (r *route) dial(ctx context.Context, log *slog.Logger) (*dialed, error) {
+	identity := r.identity
+	if identity.IsZero() {
+		// A new key each time: nothing links the builds of two tickets.
+		var err error
+		if identity, err = key.NewSecret(rand.Reader); err != nil {
+			return nil, err
+		}
+	}
 	cfg := link.Config{
-		Identity: r.identity, Peer: r.builder, Relays: r.relays, Log: log, Header: r.header(),
+		Identity: identity, Peer: r.builder, Relays: r.relays, Log: log, Header: r.header(),
 		Network: link.Network{Proxy: http.ProxyFromEnvironment, Agent: softwareName()},
 	}
 	if !r.relayOnly {

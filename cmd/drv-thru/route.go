@@ -86,7 +86,7 @@ type route struct {
 	relayOnly bool
 	stun      []string // servers, none for the relays'
 	ticket    *ticket.Secret
-	identity  key.Secret
+	identity  key.Secret // zero: a new one for each connection
 	// signingKey is what the builder has to sign with; "" says nothing of that.
 	signingKey string
 }
@@ -162,9 +162,6 @@ func (a *app) ticketRoute(f *routeFlags, note func(string)) (*route, error) {
 	}
 	if f.keyFile != "" {
 		r.identity, err = key.LoadFile(f.keyFile)
-	} else {
-		// A new key each time: nothing links the builds of two tickets.
-		r.identity, err = key.NewSecret(rand.Reader)
 	}
 	return r, err
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 )
@@ -154,11 +155,15 @@ func (r *Request) check(keys []string) *RefusedError {
 	return nil
 }
 
-var loopbackURL = regexp.MustCompile(`\Ahttp://(127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})(?:/[0-9A-Za-z]{1,64})?\z`)
+// loopbackURL is compiled when it is asked for: that takes as long as a tenth of the
+// program's start.
+var loopbackURL = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`\Ahttp://(127\.0\.0\.1|\[::1\]):([1-9][0-9]{0,4})(?:/[0-9A-Za-z]{1,64})?\z`)
+})
 
 // parseURL takes the loopback URLs that a client may name, and no other.
 func parseURL(text string) (netip.AddrPort, error) {
-	m := loopbackURL.FindStringSubmatch(text)
+	m := loopbackURL().FindStringSubmatch(text)
 	if m == nil {
 		return netip.AddrPort{}, fmt.Errorf("the URL %.200q is not one of this machine's loopback interface", text)
 	}
