@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -58,26 +57,27 @@ const stunOff = "off"
 func (f *flags) set() *flag.FlagSet {
 	fs := flag.NewFlagSet("drv-thru-relay", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.StringVar(&f.listen, "listen", ":7411", "`ADDRESS` to listen on; port 0 takes a free one")
-	fs.StringVar(&f.stunListen, "stun-listen", "", "UDP `ADDRESS` to answer STUN on, or off; default: that of --listen, and off behind --trusted-proxies")
-	fs.StringVar(&f.metrics, "metrics", "", "`ADDRESS` to serve Prometheus metrics on; default: nowhere")
-	fs.StringVar(&f.tlsCert, "tls-cert", "", "`FILE` with the certificate chain in PEM, read again when it changes; without certificates the relay speaks plain HTTP")
-	fs.StringVar(&f.tlsKey, "tls-key", "", "`FILE` with the certificate's key in PEM")
+	f.listen, f.acme.directory = ":7411", autocert.DefaultACMEDirectory
+	fs.Var((*usage.Word)(&f.listen), "listen", "`ADDRESS` to listen on; port 0 takes a free one")
+	fs.Var((*usage.Word)(&f.stunListen), "stun-listen", "UDP `ADDRESS` to answer STUN on, or off; default: that of --listen, and off behind --trusted-proxies")
+	fs.Var((*usage.Word)(&f.metrics), "metrics", "`ADDRESS` to serve Prometheus metrics on; default: nowhere")
+	fs.Var((*usage.Word)(&f.tlsCert), "tls-cert", "`FILE` with the certificate chain in PEM, read again when it changes; without certificates the relay speaks plain HTTP")
+	fs.Var((*usage.Word)(&f.tlsKey), "tls-key", "`FILE` with the certificate's key in PEM")
 	fs.Var(&f.acme.domains, "acme-domain", "`NAME` to get a certificate for by ACME; it has to lead to port 443 of this relay (repeatable, or separated by commas)")
-	fs.StringVar(&f.acme.dir, "acme-dir", "", "`DIRECTORY` where certificates by ACME are kept; default: $STATE_DIRECTORY")
-	fs.StringVar(&f.acme.email, "acme-email", "", "`ADDRESS` that the certificate authority may write to")
-	fs.StringVar(&f.acme.directory, "acme-directory", autocert.DefaultACMEDirectory, "`URL` of the certificate authority")
+	fs.Var((*usage.Word)(&f.acme.dir), "acme-dir", "`DIRECTORY` where certificates by ACME are kept; default: $STATE_DIRECTORY")
+	fs.Var((*usage.Word)(&f.acme.email), "acme-email", "`ADDRESS` that the certificate authority may write to")
+	fs.Var((*usage.Word)(&f.acme.directory), "acme-directory", "`URL` of the certificate authority")
 	fs.Var(&f.hosts, "hostname", "`NAME` by which builders know this relay, with or without a port (repeatable, or separated by commas); default: the certificate's names")
 	fs.Var(&f.trustedProxies, "trusted-proxies", "`ADDRESSES` of proxies (CIDR, separated by commas) whose X-Forwarded-For is believed (repeatable)")
 	fs.StringVar(&f.access, "access", accessOpen, "`WHO` may register builders: open, allowlist or token")
 	fs.Var(&f.allowlists, "allowlist", "`FILE` with the endpoint IDs of --access allowlist, one a line (repeatable)")
 	fs.Var(&f.tokenFiles, "token-file", "`FILE` with the tokens of --access token, one a line (repeatable)")
-	fs.TextVar(&f.logLevel, "log-level", slog.LevelInfo, "least `LEVEL` that is logged: debug, info, warn or error")
+	fs.Var((*level)(&f.logLevel), "log-level", "least `LEVEL` that is logged: debug, info, warn or error")
 	fs.BoolVar(&f.logAddresses, "log-addresses", false, "log the addresses of builders and clients")
 	usage.DurationVar(fs, &f.drain, "drain-timeout", 5*time.Second, "`TIME` for which open circuits may go on after SIGTERM")
 	f.limits = relay.Limits{}.WithDefaults()
 	l := &f.limits
-	count := func(p *int, name, usage string) { fs.Var((*positive)(p), name, usage) }
+	count := func(p *int, name, text string) { fs.Var((*usage.Count)(p), name, text) }
 	count(&l.Registrations, "max-registrations", "`NUMBER` of builders at once")
 	count(&l.RegistrationsPerAddress, "max-registrations-per-address", "`NUMBER` of builders at once from one address")
 	count(&l.Circuits, "max-circuits", "`NUMBER` of circuits at once; a client uses one, and up to eight more while it moves bulk")
@@ -142,20 +142,6 @@ func notName(flag, value string) error {
 	return fmt.Errorf("--%s=%s: want a name, such as relay.example.org", flag, value)
 }
 
-// positive is a number flag that cannot be 0.
-type positive int
-
-func (p *positive) String() string { return strconv.Itoa(int(*p)) }
-
-func (p *positive) Set(s string) error {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return errors.New("want a number of at least 1")
-	}
-	*p = positive(n)
-	return nil
-}
-
 // speed is a flag for a number of bytes a second.
 type speed int64
 
@@ -178,6 +164,20 @@ func (b *speed) Set(text string) error {
 		return errors.New("want at least 16K")
 	}
 	*b = speed(n)
+	return nil
+}
+
+// level is a flag for what is logged.
+type level slog.Level
+
+func (l *level) String() string { return strings.ToLower(slog.Level(*l).String()) }
+
+func (l *level) Set(text string) error {
+	var parsed slog.Level
+	if err := parsed.UnmarshalText([]byte(text)); err != nil {
+		return errors.New("want debug, info, warn or error")
+	}
+	*l = level(parsed)
 	return nil
 }
 
@@ -273,7 +273,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	} else if err = cmd.Parse(args); err == nil {
 		err = cmd.Run(ctx)
 	} else if !errors.Is(err, flag.ErrHelp) {
-		err = usageError{usage.ParseError(err)}
+		err = usageError{usage.ParseError(usage.Find(cmd, args).FlagSet, err)}
 	}
 	if errors.Is(err, flag.ErrHelp) {
 		_, err = fmt.Fprint(stdout, usage.Help(usage.Find(cmd, args)))

@@ -9,6 +9,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 )
 
 // adminSocketEnv names the admin socket for every command that asks the builder.
@@ -26,8 +27,8 @@ type adminFlags struct {
 }
 
 func (f *adminFlags) register(fs *flag.FlagSet, withJSON bool) {
-	fs.StringVar(&f.socket, "admin-socket", "", "`PATH` of the builder's admin socket (default "+systemAdminSocket+" where there is one, else DATA-DIR/"+adminSocketName+")")
-	fs.StringVar(&f.dataDir, "data-dir", "", "the builder's data `DIR`")
+	fs.Var((*usage.Word)(&f.socket), "admin-socket", "`PATH` of the builder's admin socket (default "+systemAdminSocket+" where there is one, else DATA-DIR/"+adminSocketName+")")
+	fs.Var((*usage.Word)(&f.dataDir), "data-dir", "the builder's data `DIR`")
 	if withJSON {
 		fs.BoolVar(&f.json, "json", false, "print JSON")
 	}

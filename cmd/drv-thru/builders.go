@@ -84,10 +84,10 @@ func newBuildersAddCommand(a *app) *ffcli.Command {
 	var e builderEntry
 	var relays usage.Names
 	fs := a.flags("drv-thru builders add")
-	fs.StringVar(&e.EndpointID, "endpoint-id", "", "the builder's endpoint `ID`, as its serve prints it")
-	fs.StringVar(&e.EndpointIDFile, "endpoint-id-file", "", "absolute path of a `FILE` with it")
+	fs.Var((*usage.Word)(&e.EndpointID), "endpoint-id", "the builder's endpoint `ID`, as its serve prints it")
+	fs.Var((*usage.Word)(&e.EndpointIDFile), "endpoint-id-file", "absolute path of a `FILE` with it")
 	fs.Var(&relays, "relay-url", "`URL` of a relay to reach it through (repeatable, or separated by commas)")
-	fs.StringVar(&e.PublicKey, "public-key", "", "the signing `KEY` that it must have")
+	fs.Var((*usage.Word)(&e.PublicKey), "public-key", "the signing `KEY` that it must have")
 	replace := fs.Bool("replace", false, "replace the builder of this name")
 	return &ffcli.Command{
 		Name:       "add",

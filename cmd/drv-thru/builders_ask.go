@@ -11,6 +11,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/wire"
 )
 
@@ -41,7 +42,8 @@ type askedBuilder struct {
 func newBuildersTestCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru builders test")
 	asJSON := fs.Bool("json", false, "print JSON")
-	keyFile := fs.String("key-file", "", "this client's secret key `FILE` (default ~/.config/drv-thru/secret.key)")
+	var keyFile string
+	fs.Var((*usage.Word)(&keyFile), "key-file", "this client's secret key `FILE` (default ~/.config/drv-thru/secret.key)")
 	return &ffcli.Command{
 		Name:       "test",
 		ShortUsage: "drv-thru builders test [NAME…] [flags]",
@@ -68,7 +70,7 @@ func newBuildersTestCommand(a *app) *ffcli.Command {
 			}
 			asked := make([]askedBuilder, len(names))
 			for i, name := range names {
-				asked[i] = a.askBuilder(ctx, name, *keyFile)
+				asked[i] = a.askBuilder(ctx, name, keyFile)
 			}
 			return a.printAsked(asked, *asJSON)
 		},

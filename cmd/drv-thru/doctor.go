@@ -9,6 +9,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/ticket"
 )
 
@@ -21,9 +22,9 @@ type doctorFlags struct {
 func newDoctorCommand(a *app) *ffcli.Command {
 	var f doctorFlags
 	fs := a.flags("drv-thru doctor")
-	fs.StringVar(&f.ticket, "ticket", "", "also check the way to the builder of this `TICKET`; - reads it from standard input")
-	fs.StringVar(&f.builder, "builder", "", "also check the way to the builder of this `NAME` in builders.json")
-	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` for --builder (default ~/.config/drv-thru/secret.key)")
+	fs.Var((*usage.Word)(&f.ticket), "ticket", "also check the way to the builder of this `TICKET`; - reads it from standard input")
+	fs.Var((*usage.Word)(&f.builder), "builder", "also check the way to the builder of this `NAME` in builders.json")
+	fs.Var((*usage.Word)(&f.keyFile), "key-file", "this client's secret key `FILE` for --builder (default ~/.config/drv-thru/secret.key)")
 	fs.Var(&f.relays, "relay-url", "also check the relay at `URL` (repeatable, or separated by commas)")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
 	fs.BoolVar(&f.json, "json", false, "print the findings as JSON")

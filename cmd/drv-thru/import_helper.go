@@ -40,18 +40,18 @@ func newImportHelperCommand(a *app) *ffcli.Command {
 }
 
 func newImportHelperServeCommand(a *app) *ffcli.Command {
-	var f importHelperFlags
+	f := importHelperFlags{socket: helper.DefaultSocket, maxImports: 16, maxImportsPerUser: 4}
 	fs := a.flags("drv-thru import-helper serve")
-	fs.StringVar(&f.socket, "socket", helper.DefaultSocket, "`PATH` of the socket to make")
-	fs.StringVar(&f.group, "socket-group", "", "`GROUP` that may connect to it (default: root alone)")
+	fs.Var((*usage.Word)(&f.socket), "socket", "`PATH` of the socket to make")
+	fs.Var((*usage.Word)(&f.group), "socket-group", "`GROUP` that may connect to it (default: root alone)")
 	fs.Var(&f.keyFiles, "trusted-public-key-file", "`FILE` with the public keys that users may name, one a line (repeatable)")
-	fs.StringVar(&f.nix, "nix", "", "`FILE` of the program nix (default: that of "+helper.DefaultPath+")")
+	fs.Var((*usage.Word)(&f.nix), "nix", "`FILE` of the program nix (default: that of "+helper.DefaultPath+")")
 	usage.DurationVar(fs, &f.requestTime, "request-timeout", 10*time.Second, "`TIME` for a client to say what it wants")
 	usage.DurationVar(fs, &f.readyTime, "ready-timeout", 15*time.Second, "`TIME` for a client to serve what was mounted for it")
 	usage.DurationVar(fs, &f.stallTime, "stall-timeout", 90*time.Second, "`TIME` that an import may go without progress")
 	usage.DurationVar(fs, &f.importTime, "import-timeout", 24*time.Hour, "`TIME` that an import may take")
-	fs.IntVar(&f.maxImports, "max-imports", 16, "`NUMBER` of imports at once")
-	fs.IntVar(&f.maxImportsPerUser, "max-imports-per-user", 4, "`NUMBER` of imports at once of one user")
+	fs.Var((*usage.Count)(&f.maxImports), "max-imports", "`NUMBER` of imports at once")
+	fs.Var((*usage.Count)(&f.maxImportsPerUser), "max-imports-per-user", "`NUMBER` of imports at once of one user")
 	fs.BoolVar(&f.verbose, "v", false, "log more")
 	return &ffcli.Command{
 		Name:       "serve",
@@ -84,8 +84,6 @@ func (f *importHelperFlags) check() error {
 		return usagef("--socket is a whole path, not %q", f.socket)
 	case f.nix != "" && !filepath.IsAbs(f.nix):
 		return usagef("--nix is a whole path, not %q", f.nix)
-	case f.maxImports < 1 || f.maxImportsPerUser < 1:
-		return usagef("--max-imports and --max-imports-per-user are at least 1")
 	}
 	return nil
 }

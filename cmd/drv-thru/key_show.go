@@ -7,6 +7,7 @@ import (
 	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/core/key"
 )
 
@@ -22,7 +23,8 @@ func newKeyCommand(a *app) *ffcli.Command {
 
 func newKeyShowCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru key show")
-	file := fs.String("key-file", "", "secret key `FILE` (default ~/.config/drv-thru/secret.key, made when it does not exist)")
+	var file string
+	fs.Var((*usage.Word)(&file), "key-file", "secret key `FILE` (default ~/.config/drv-thru/secret.key, made when it does not exist)")
 	asJSON := fs.Bool("json", false, "print JSON")
 	return &ffcli.Command{
 		Name:       "show",
@@ -35,7 +37,7 @@ func newKeyShowCommand(a *app) *ffcli.Command {
 			if err := noOperands(fs, args); err != nil {
 				return err
 			}
-			secret, err := a.identity(*file)
+			secret, err := a.identity(file)
 			if err != nil {
 				return err
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/admin"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/term"
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/policy"
 	"github.com/drv-thru/drv-thru/policy/builtin"
 )
@@ -152,17 +153,15 @@ func newPolicyListCommand(a *app) *ffcli.Command {
 
 func newPolicyLogCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru policy log")
-	n := fs.Int("n", 20, "`NUMBER` of decisions")
+	n := usage.Count(20)
+	fs.Var(&n, "n", "`NUMBER` of decisions")
 	return a.asking(&ffcli.Command{
 		Name:       "log",
 		ShortUsage: "drv-thru policy log [flags]",
 		ShortHelp:  "show what the builder's policies have decided",
 		LongHelp:   "Shows the newest decisions, with all that the ticket's holder is not told.\nWhat the built-in policy allows is not recorded.",
 	}, fs, "", func(ctx context.Context, client *admin.Client, _ string, asJSON bool) error {
-		if *n < 1 {
-			return usagef("policy log: -n must be at least 1")
-		}
-		all, err := client.Decisions(ctx, *n)
+		all, err := client.Decisions(ctx, int(n))
 		if err != nil {
 			return err
 		}

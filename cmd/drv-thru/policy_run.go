@@ -26,9 +26,9 @@ type policyRunFlags struct {
 func newPolicyRunCommand(a *app) *ffcli.Command {
 	var f policyRunFlags
 	fs := a.flags("drv-thru policy run")
-	fs.StringVar(&f.input, "i", "", "`FILE` with the request, or the part of it that differs from an ordinary one; - is standard input")
-	fs.StringVar(&f.settings, "settings", "", "`JSON` of the policy's settings, or @FILE")
-	fs.StringVar(&f.event, "event", "", "`EVENT`: create, build or start")
+	fs.Var((*usage.Word)(&f.input), "i", "`FILE` with the request, or the part of it that differs from an ordinary one; - is standard input")
+	fs.Var((*usage.Word)(&f.settings), "settings", "`JSON` of the policy's settings, or @FILE")
+	fs.Var((*usage.Word)(&f.event), "event", "`EVENT`: create, build or start")
 	usage.DurationVar(fs, &f.wall, "time", policy.MaxWall, "`TIME` that it may take; a builder gives no other")
 	fs.BoolVar(&f.json, "json", false, "print the decision, the limits that it leaves and the cost as JSON")
 	return &ffcli.Command{
@@ -155,7 +155,8 @@ const casesFile = "cases.json"
 
 func newPolicyTestCommand(a *app) *ffcli.Command {
 	fs := a.flags("drv-thru policy test")
-	module := fs.String("module", "", "`FILE` of the module (default DIR/policy.wasm)")
+	var module string
+	fs.Var((*usage.Word)(&module), "module", "`FILE` of the module (default DIR/policy.wasm)")
 	var wall time.Duration
 	usage.DurationVar(fs, &wall, "time", policy.MaxWall, "`TIME` that a decision may take; a builder gives no other")
 	return &ffcli.Command{
@@ -173,10 +174,10 @@ func newPolicyTestCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			if *module == "" {
-				*module = filepath.Join(dir, "policy.wasm")
+			if module == "" {
+				module = filepath.Join(dir, "policy.wasm")
 			}
-			return a.policyTest(ctx, filepath.Join(dir, casesFile), *module, wall)
+			return a.policyTest(ctx, filepath.Join(dir, casesFile), module, wall)
 		},
 	}
 }

@@ -205,7 +205,7 @@ func wantsHelp(args []string) bool {
 
 // parseError says what is wrong with flags.
 func parseError(fs *flag.FlagSet, err error) error {
-	err = usage.ParseError(err)
+	err = usage.ParseError(fs, err)
 	e := &usageError{text: err.Error()}
 	if near := usage.NearestFlag(fs, err); near != "" {
 		e.hint = "did you mean: " + near

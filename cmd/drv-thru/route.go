@@ -32,13 +32,13 @@ type routeFlags struct {
 }
 
 func (f *routeFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&f.ticket, "ticket", "", "`TICKET` for the builder; - reads it from standard input")
-	fs.StringVar(&f.builder, "builder", "", "`NAME` of a builder in builders.json")
-	fs.StringVar(&f.server, "server", "", "endpoint `ID` of a builder that trusts this client's key")
+	fs.Var((*usage.Word)(&f.ticket), "ticket", "`TICKET` for the builder; - reads it from standard input")
+	fs.Var((*usage.Word)(&f.builder), "builder", "`NAME` of a builder in builders.json")
+	fs.Var((*usage.Word)(&f.server), "server", "endpoint `ID` of a builder that trusts this client's key")
 	fs.Var(&f.relays, "relay-url", "`URL` of a relay of --server (repeatable, or separated by commas)")
 	fs.BoolVar(&f.noDirect, "no-direct", false, "use relays only, and look for no direct path")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
-	fs.StringVar(&f.keyFile, "key-file", "", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
+	fs.Var((*usage.Word)(&f.keyFile), "key-file", "this client's secret key `FILE` (default for --builder and --server: ~/.config/drv-thru/secret.key; for tickets: a new key each time)")
 }
 
 // named is how many builders there are.

@@ -46,6 +46,9 @@ type optionalFlag struct {
 func (o *optionalFlag) String() string   { return o.value }
 func (o *optionalFlag) IsBoolFlag() bool { return true }
 func (o *optionalFlag) Set(s string) error {
+	if s == "" {
+		return new(usage.Word).Set(s)
+	}
 	o.given = s != "false"
 	if s != "true" && s != "false" {
 		o.value = s
@@ -56,21 +59,21 @@ func (o *optionalFlag) Set(s string) error {
 func newServeCommand(a *app) *ffcli.Command {
 	var f serveFlags
 	fs := a.flags("drv-thru serve")
-	fs.StringVar(&f.config, "config", "", "configuration `FILE` (JSON)")
-	fs.StringVar(&f.dataDir, "data-dir", "", "`DIR` for keys, state and builds (default "+systemDataDir+", else $XDG_STATE_HOME/drv-thru)")
-	fs.StringVar(&f.adminSocket, "admin-socket", "", "`PATH` of the socket for ticket and status (default DATA-DIR/"+adminSocketName+")")
+	fs.Var((*usage.Word)(&f.config), "config", "configuration `FILE` (JSON)")
+	fs.Var((*usage.Word)(&f.dataDir), "data-dir", "`DIR` for keys, state and builds (default "+systemDataDir+", else $XDG_STATE_HOME/drv-thru)")
+	fs.Var((*usage.Word)(&f.adminSocket), "admin-socket", "`PATH` of the socket for ticket and status (default DATA-DIR/"+adminSocketName+")")
 	fs.Var(&f.trustedClients, "trusted-client", "`ID` of a client that needs no ticket (repeatable, or separated by commas)")
 	fs.Var(&f.relays, "relay", "`URL` of a relay to be found at (repeatable, or separated by commas)")
 	fs.Var(&f.relayTokenFiles, "relay-token-file", "`URL=FILE` with the token that the owner of the relay at URL gave out (repeatable)")
 	fs.Var(&f.embeddedRelay, "embedded-relay", "run a relay inside, optionally at =`ADDR` (default "+defaultEmbeddedRelay+"; without --relay this is the default)")
 	fs.Var(&f.embeddedRelayURLs, "embedded-relay-url", "`URL` at which clients reach the embedded relay (repeatable, or separated by commas; default: this machine's addresses)")
-	fs.StringVar(&f.listen, "listen", "", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
+	fs.Var((*usage.Word)(&f.listen), "listen", "`ADDR` for clients that come without a relay, UDP and TCP: :7412, 192.0.2.1:7412; none for none (default: any free port)")
 	fs.Var(&f.announce, "announce", "further `ADDR` that leads to --listen's port, such as a router's that forwards it (repeatable, or separated by commas; default: the router is asked to forward it)")
 	fs.Var(&f.stun, "stun", "`HOST:PORT` of a STUN server (repeatable, or separated by commas; default: the relays)")
 	fs.BoolVar(&f.allowTrustedDaemon, "allow-trusted-daemon", false, "serve although the Nix daemon trusts this user")
 	fs.BoolVar(&f.allowUnsandboxed, "allow-unsandboxed", false, "serve although builds are not sandboxed, or run as root")
 	fs.Var(&f.drainTimeout, "drain-timeout", "`DURATION` that running builds have to end at SIGTERM before they are handed back (default none)")
-	fs.StringVar(&f.metrics, "metrics", "", "`ADDR` to serve Prometheus metrics on: 9464 or :9464 (both of this machine only), 127.0.0.1:9464 (default: nowhere)")
+	fs.Var((*usage.Word)(&f.metrics), "metrics", "`ADDR` to serve Prometheus metrics on: 9464 or :9464 (both of this machine only), 127.0.0.1:9464 (default: nowhere)")
 	fs.BoolVar(&f.metricsPublic, "metrics-public", false, "let --metrics be an address that other machines reach")
 	fs.BoolVar(&f.verbose, "verbose", false, "log more")
 	fs.BoolVar(&f.check, "check", false, "only check the configuration and the state; the exit code tells")

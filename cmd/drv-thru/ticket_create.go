@@ -44,7 +44,7 @@ func newTicketCreateCommand(a *app) *ffcli.Command {
 	}
 	fs := a.flags("drv-thru ticket create")
 	f.register(fs, true)
-	fs.StringVar(&f.name, "name", "", "`NAME` for lists (default ticket-<unix time>)")
+	fs.Var((*usage.Word)(&f.name), "name", "`NAME` for lists (default ticket-<unix time>)")
 	fs.Var(&f.expires, "expires", "`DURATION` until it expires: 90s, 30m, 2h, 7d")
 	fs.StringVar(&f.uses, "uses", "1", "`N` builds that it allows, or unlimited")
 	fs.Var(&f.buildTime, "max-build-time", "`DURATION` that one build may run")

@@ -147,9 +147,10 @@ func Find(root *ffcli.Command, args []string) *ffcli.Command {
 	return root
 }
 
-// ParseError says what is wrong with a command line. ff and package flag put words
-// before it that say nothing, and write every flag with one dash.
-func ParseError(err error) error {
+// ParseError says what is wrong with a command line that fs was to read. ff and
+// package flag put words before it that say nothing, write every flag with one dash,
+// and of values that are no number or truth they only say that they do not parse.
+func ParseError(fs *flag.FlagSet, err error) error {
 	text := err.Error()
 	for _, prefix := range []string{"error parsing commandline arguments: ", "error parsing environment variables: "} {
 		text = strings.TrimPrefix(text, prefix)
@@ -161,7 +162,11 @@ func ParseError(err error) error {
 		text = dashed(name) + " needs a value"
 	}
 	if m := badValue.FindStringSubmatch(text); m != nil {
-		text = dashed(m[2]) + "=" + m[1] + ": " + m[3]
+		text = dashed(m[2]) + "=" + m[1] + ": " + wanted(fs, m[2], m[3])
+	}
+	if m := badVariable.FindStringSubmatch(text); m != nil {
+		// Without the value, which may be a secret.
+		text = m[2] + ": " + wanted(fs, m[1], m[3])
 	}
 	return errors.New(text)
 }
@@ -173,3 +178,18 @@ func (e *UnknownFlagError) Error() string { return "there is no flag " + dashed(
 
 // badValue is what package flag says of a value: the value, the flag and why.
 var badValue = regexp.MustCompile(`^invalid (?:boolean )?value "(.*)" for (?:flag )?-(\S+): ((?s:.*))$`)
+
+// badVariable is what ff says of a variable: the flag, the variable and why.
+var badVariable = regexp.MustCompile(`^error setting flag "(\S+)" from environment variable "(\S+)": ((?s:.*))$`)
+
+// wanted is why the flag does not take a value. Flags that do not say it themselves
+// are those of package flag, for truths and numbers.
+func wanted(fs *flag.FlagSet, name, why string) string {
+	switch f := fs.Lookup(name); {
+	case why != "parse error" && why != "value out of range" || f == nil:
+		return why
+	case isBool(f):
+		return "want true or false"
+	}
+	return "want a number"
+}

@@ -3,11 +3,13 @@ package usage
 import (
 	"context"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/peterbourgon/ff/v3"
 	"github.com/peterbourgon/ff/v3/ffcli"
 )
 
@@ -202,6 +204,44 @@ func TestFind(t *testing.T) {
 	for args, want := range map[string]string{"": "prog", "group leaf --n 4": "prog group leaf", "group other": "prog group", "--x do": "prog"} {
 		if got := Find(root, strings.Fields(args)).FlagSet.Name(); got != want {
 			t.Errorf("%q: %s", args, got)
+		}
+	}
+}
+
+func TestParseError(t *testing.T) {
+	for _, c := range []struct {
+		args, environ []string
+		want          string
+	}{
+		{args: []string{"-nothing"}, want: "there is no flag --nothing"},
+		{args: []string{"--name"}, want: "--name needs a value"},
+		{args: []string{"--name="}, want: "--name=: it is empty"},
+		{args: []string{"--fast=maybe"}, want: "--fast=maybe: want true or false"},
+		{args: []string{"--rate", "much"}, want: "--rate=much: want a number"},
+		{args: []string{"--rate", "1e999"}, want: "--rate=1e999: want a number"},
+		{args: []string{"-n", "x"}, want: "-n=x: want a number of at least 1"},
+		{environ: []string{"PROG_FAST=maybe"}, want: "PROG_FAST: want true or false"},
+		{environ: []string{"PROG_NAME=,"}, want: "PROG_NAME: it is empty"},
+	} {
+		fs := flag.NewFlagSet("prog", flag.ContinueOnError)
+		fs.SetOutput(io.Discard)
+		fs.Bool("fast", false, "")
+		fs.Float64("rate", 0, "")
+		fs.Var(new(Count), "n", "")
+		fs.Var(new(Names), "name", "")
+		for _, v := range c.environ {
+			name, value, _ := strings.Cut(v, "=")
+			t.Setenv(name, value)
+		}
+		err := ff.Parse(fs, c.args, ff.WithEnvVarPrefix("PROG"))
+		if err == nil {
+			t.Errorf("%q %q is understood", c.args, c.environ)
+		} else if got := ParseError(fs, err).Error(); got != c.want {
+			t.Errorf("%q %q: %s, want %s", c.args, c.environ, got, c.want)
+		}
+		for _, v := range c.environ {
+			name, _, _ := strings.Cut(v, "=")
+			t.Setenv(name, "")
 		}
 	}
 }
