@@ -8,15 +8,20 @@ import (
 
 	"github.com/peterbourgon/ff/v3/ffcli"
 
+	"github.com/drv-thru/drv-thru/cmd/internal/usage"
 	"github.com/drv-thru/drv-thru/policy"
 )
+
+// maxBench bounds the decisions of a benchmark, whose times are all kept.
+const maxBench = 1_000_000
 
 func newPolicyBenchCommand(a *app) *ffcli.Command {
 	var f policyRunFlags
 	fs := a.flags("drv-thru policy bench")
-	fs.StringVar(&f.input, "i", "", "`FILE` with the request, as for policy run")
-	fs.StringVar(&f.settings, "settings", "", "`JSON` of the policy's settings, or @FILE")
-	count := fs.Int("n", 200, "`NUMBER` of decisions")
+	fs.Var((*usage.Word)(&f.input), "i", "`FILE` with the request, as for policy run")
+	fs.Var((*usage.Word)(&f.settings), "settings", "`JSON` of the policy's settings, or @FILE")
+	count := usage.Count(200)
+	fs.Var(&count, "n", "`NUMBER` of decisions")
 	return &ffcli.Command{
 		Name:       "bench",
 		ShortUsage: "drv-thru policy bench MODULE [flags]",
@@ -27,10 +32,10 @@ func newPolicyBenchCommand(a *app) *ffcli.Command {
 			if err != nil {
 				return err
 			}
-			if *count < 1 {
-				return usagef("policy bench: -n must be at least 1")
+			if count > maxBench {
+				return usagef("-n=%d: want at most %d", count, maxBench)
 			}
-			return a.policyBench(ctx, &f, operand, *count)
+			return a.policyBench(ctx, &f, operand, int(count))
 		},
 	}
 }
