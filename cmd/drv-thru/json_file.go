@@ -33,6 +33,12 @@ func readJSON(path string, v any) error {
 	if len(text) > maxJSONFile {
 		return fmt.Errorf("%s: larger than %d bytes", path, maxJSONFile)
 	}
+	if bytes.HasPrefix(text, []byte("\ufeff")) {
+		return fmt.Errorf("%s: it begins with a byte order mark; save it as UTF-8 without one", path)
+	}
+	if string(bytes.TrimSpace(text)) == "null" {
+		return fmt.Errorf("%s: null where an object is wanted (line 1)", path)
+	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	keys := json.NewDecoder(bytes.NewReader(text))
 	// What is no JSON at all is told by the first decoder.
@@ -54,7 +60,11 @@ func readJSON(path string, v any) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %s (line %d)", path, strings.TrimPrefix(err.Error(), "json: "), lineAt(text, errorOffset(dec, err)))
+		offset := errorOffset(dec, err)
+		if bytes.HasPrefix(text[min(max(0, offset-1), int64(len(text))):], []byte("//")) {
+			err = errors.New("comments are no part of JSON")
+		}
+		return fmt.Errorf("%s: %s (line %d)", path, strings.TrimPrefix(err.Error(), "json: "), lineAt(text, offset))
 	}
 	return nil
 }

@@ -121,6 +121,9 @@ func (c *serveConfig) check(a *app) error {
 	case c.MaxParallelFills < 0 || c.MaxParallelFills > maxParallelFills:
 		return usagef("output_cache_max_parallel_fills must be 1 to 16")
 	}
+	if err := checkSystems("systems:", c.Systems); err != nil {
+		return err
+	}
 	for _, r := range slices.Concat(c.Relays, c.EmbeddedRelayURLs) {
 		if err := ticket.CheckRelayURL(r); err != nil {
 			return usagef("%s", err)
@@ -155,6 +158,22 @@ func (c *serveConfig) check(a *app) error {
 	}
 	_, err = c.clients()
 	return err
+}
+
+// systemName is what a Nix system may be called.
+var systemName = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,64}$`)
+
+// checkSystems checks Nix systems; what is where they were given.
+func checkSystems(what string, systems []string) error {
+	for i, s := range systems {
+		switch {
+		case !systemName.MatchString(s):
+			return usagef("%s %q is no system, such as x86_64-linux", what, s)
+		case slices.Contains(systems[:i], s):
+			return usagef("%s %s is there twice", what, s)
+		}
+	}
+	return nil
 }
 
 // defaultDataDir is the system's for root and for whoever may write there, else

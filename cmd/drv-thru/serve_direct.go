@@ -29,8 +29,11 @@ type directListen struct {
 func (c *serveConfig) direct() (directListen, error) {
 	var d directListen
 	if c.Listen == listenNone {
+		if len(c.Announce) > 0 {
+			return d, usagef("--announce=%s leads to --listen, which is none", c.Announce[0])
+		}
 		d.off = true
-		return d, nil
+		return d, checkSTUN(c.STUN)
 	}
 	if c.Listen != "" {
 		host, portText, err := net.SplitHostPort(c.Listen)
@@ -48,7 +51,7 @@ func (c *serveConfig) direct() (directListen, error) {
 	}
 	for _, text := range c.Announce {
 		at, err := netip.ParseAddrPort(text)
-		if err != nil || at.Port() == 0 || at.Addr().Zone() != "" {
+		if err != nil || at.Port() == 0 || at.Addr().Zone() != "" || at.Addr().IsUnspecified() {
 			return d, usagef("--announce=%s: want ADDRESS:PORT", text)
 		}
 		d.announce = append(d.announce, at)
@@ -63,7 +66,9 @@ func (c *serveConfig) direct() (directListen, error) {
 // checkSTUN checks the STUN servers that were named.
 func checkSTUN(named []string) error {
 	for _, s := range named {
-		if _, port, err := net.SplitHostPort(s); err != nil || port == "" {
+		host, portText, err := net.SplitHostPort(s)
+		port, perr := strconv.ParseUint(portText, 10, 16)
+		if err != nil || perr != nil || host == "" || port == 0 {
 			return usagef("--stun=%s: want HOST:PORT", s)
 		}
 	}

@@ -38,6 +38,12 @@ func TestDirectSettings(t *testing.T) {
 		"announced port":   {Announce: []string{"192.0.2.1:0"}},
 		"STUN port":        {STUN: []string{"stun.example.org"}},
 		"announced a lot":  {Announce: slices.Repeat([]string{"192.0.2.1:7412"}, 17)},
+		"announced any":    {Announce: []string{"[::]:7412"}},
+		"announced none":   {Listen: "none", Announce: []string{"192.0.2.1:7412"}},
+		"STUN host":        {STUN: []string{":3478"}},
+		"STUN port 0":      {STUN: []string{"stun.example.org:0"}},
+		"STUN port large":  {STUN: []string{"stun.example.org:65536"}},
+		"STUN when off":    {Listen: "none", STUN: []string{"stun.example.org:stun"}},
 		"STUN without end": {STUN: []string{"stun.example.org:"}},
 	} {
 		if d, err := c.direct(); err == nil {

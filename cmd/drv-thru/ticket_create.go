@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -84,7 +85,7 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 	if f.uses != "unlimited" {
 		uses, err := strconv.ParseInt(f.uses, 10, 32)
 		if err != nil || uses < 1 {
-			return usagef("--uses=%s: want a number from 1 on, or unlimited", f.uses)
+			return usagef("--uses=%s: want a number from 1 to %d, or unlimited", f.uses, math.MaxInt32)
 		}
 		n.MaxUses = uses
 	}
@@ -95,10 +96,8 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 		}
 		n.Bind = id
 	}
-	for i, s := range f.systems {
-		if slices.Contains(f.systems[:i], s) {
-			return usagef("--system %s is there twice", s)
-		}
+	if err := checkSystems("--system", f.systems); err != nil {
+		return err
 	}
 	var err error
 	if n.Policy, err = readPolicyChoice(f.policy, f.settings); err != nil {
@@ -107,6 +106,17 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 	client, err := a.admin(&f.adminFlags)
 	if err != nil {
 		return err
+	}
+	if len(f.systems) > 0 {
+		st, err := client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		for _, s := range f.systems {
+			if !slices.Contains(st.Systems, s) {
+				a.note(fmt.Sprintf("warning: this builder builds for %s, and not for %s", strings.Join(st.Systems, ", "), s))
+			}
+		}
 	}
 	t, err := client.CreateTicket(ctx, n)
 	if denied := (*wire.Error)(nil); f.json && errors.As(err, &denied) {
