@@ -147,7 +147,7 @@ func newBuildersRemoveCommand(a *app) *ffcli.Command {
 						return &hintError{err, "it stands in " + others[i].file + ", which is not changed by this command"}
 					}
 				}
-				return err
+				return &hintError{err, "see: drv-thru builders list"}
 			})
 		},
 	}

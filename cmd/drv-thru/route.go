@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/user"
@@ -161,7 +162,7 @@ func (a *app) ticketRoute(f *routeFlags, note func(string)) (*route, error) {
 		return nil, usagef("the ticket names no relay, only addresses of the builder itself: leave --no-direct away, or give --relay-url URL")
 	}
 	if f.keyFile != "" {
-		r.identity, err = key.LoadFile(f.keyFile)
+		r.identity, err = loadKey(f.keyFile)
 	}
 	return r, err
 }
@@ -210,7 +211,7 @@ func (a *app) serverRoute(f *routeFlags) (*route, error) {
 // identity loads the user's key, making it where it should be by default.
 func (a *app) identity(file string) (key.Secret, error) {
 	if file != "" {
-		return key.LoadFile(file)
+		return loadKey(file)
 	}
 	dir, err := a.configDir()
 	if err != nil {
@@ -221,6 +222,15 @@ func (a *app) identity(file string) (key.Secret, error) {
 		return key.Secret{}, fmt.Errorf("make a place for the secret key: %w", err)
 	}
 	return key.LoadOrCreateFile(file, rand.Reader)
+}
+
+// loadKey loads a key that was named.
+func loadKey(file string) (key.Secret, error) {
+	s, err := key.LoadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, &hintError{err, "to make one at ~/.config/drv-thru/secret.key: drv-thru key show"}
+	}
+	return s, err
 }
 
 // home is the user's home directory, "" without one. Where sudo -E leaves root somebody

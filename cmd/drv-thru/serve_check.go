@@ -31,7 +31,10 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 			fmt.Fprintf(a.stdout, "%-15s %s: good\n", what, where)
 		}
 	}
-	_, err := os.Stat(cfg.DataDir)
+	info, err := os.Stat(cfg.DataDir)
+	if err == nil && !info.IsDir() {
+		return &hintError{fmt.Errorf("data directory %s: not a directory", cfg.DataDir), "name another with --data-dir"}
+	}
 	note("data directory", cfg.DataDir, err)
 	_, err = key.LoadFile(cfg.SecretKeyFile)
 	if dir := filepath.Dir(cfg.SecretKeyFile); errors.Is(err, fs.ErrNotExist) && dir != cfg.DataDir {
@@ -51,10 +54,11 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 	note("signing key", signing, err)
 	db := filepath.Join(cfg.DataDir, "state.db")
 	note("state", db, state.Check(ctx, db))
+	failed = errors.Join(failed, checkAdminSocket(cfg))
 	if len(cfg.RelayTokenFiles) > 0 {
 		// One that is missing is not made.
 		if _, err := cfg.relayToken(); err != nil {
-			failed = errors.Join(failed, errors.New(err.Error()))
+			failed = errors.Join(failed, err)
 		}
 	}
 	if err := errors.Join(failed, cfg.checkModules(ctx)); err != nil {
@@ -68,6 +72,26 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 		fmt.Fprintf(a.stderr, "warning: %s\n", warning)
 	}
 	fmt.Fprintln(a.stdout, "the configuration can be served")
+	return nil
+}
+
+// checkAdminSocket finds what keeps the admin socket from being made, but the builder
+// that may have it now.
+func checkAdminSocket(cfg *serveConfig) error {
+	info, err := os.Lstat(cfg.AdminSocket)
+	switch {
+	case err == nil && info.Mode().Type() != fs.ModeSocket:
+		err = errors.New("a file of that name exists and is no socket")
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+		// serve makes no directory but its own.
+		if dir := filepath.Dir(cfg.AdminSocket); dir != cfg.DataDir {
+			_, err = os.Stat(dir)
+		}
+	}
+	if err != nil {
+		return &hintError{fmt.Errorf("admin socket %s: %w", cfg.AdminSocket, err), "name another with --admin-socket"}
+	}
 	return nil
 }
 

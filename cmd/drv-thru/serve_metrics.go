@@ -58,7 +58,7 @@ func (c *serveConfig) serveMetrics(m *metrics.Metrics, log *slog.Logger, failed 
 	}
 	l, err := net.Listen("tcp", at)
 	if err != nil {
-		return nil, fmt.Errorf("listen for metrics: %w", err)
+		return nil, &hintError{fmt.Errorf("listen for metrics: %w", err), "listen elsewhere with --metrics ADDR"}
 	}
 	registry := prometheus.NewRegistry()
 	if err := errors.Join(registry.Register(m), registry.Register(collectors.NewGoCollector()),

@@ -223,8 +223,11 @@ func listenAdmin(path string) (net.Listener, string, error) {
 	switch len(given) {
 	case 0:
 		l, err := admin.Listen(path)
-		if errors.Is(err, syscall.EINVAL) {
+		switch {
+		case errors.Is(err, syscall.EINVAL):
 			err = &hintError{err, "its path may be too long, as one of a socket has about a hundred bytes: name another with --admin-socket"}
+		case err != nil:
+			err = &hintError{err, "name another with --admin-socket"}
 		}
 		return l, path, err
 	case 1:

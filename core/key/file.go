@@ -16,6 +16,20 @@ const maxFileSize = 4096
 // ErrOpenPermissions means that others than the owner may read a key file.
 var ErrOpenPermissions = errors.New("key file is readable by others")
 
+// openError is a file with which [ErrOpenPermissions] is.
+type openError struct {
+	path string
+	mode fs.FileMode
+}
+
+func (e *openError) Error() string {
+	return fmt.Sprintf("%s: %s has mode %04o", ErrOpenPermissions, e.path, e.mode)
+}
+func (e *openError) Unwrap() error { return ErrOpenPermissions }
+
+// Hint says what to do about it.
+func (e *openError) Hint() string { return "chmod 600 " + e.path }
+
 // ReadFile returns the contents of a secret's file. A file that its group or
 // others may read or write is refused with [ErrOpenPermissions].
 func ReadFile(path string) ([]byte, error) {
@@ -32,7 +46,7 @@ func ReadFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read key file %s: not a regular file", path)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("%w: %s has mode %04o; run: chmod 600 %s", ErrOpenPermissions, path, mode, path)
+		return nil, &openError{path, mode}
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
 	if err != nil {

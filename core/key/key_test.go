@@ -295,7 +295,9 @@ func TestFiles(t *testing.T) {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadFile(path); !errors.Is(err, ErrOpenPermissions) || !strings.Contains(err.Error(), "chmod 600") {
+		_, err := LoadFile(path)
+		var hint interface{ Hint() string }
+		if !errors.Is(err, ErrOpenPermissions) || !errors.As(err, &hint) || hint.Hint() != "chmod 600 "+path {
 			t.Errorf("mode %04o: %v", mode, err)
 		}
 	}

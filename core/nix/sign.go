@@ -51,7 +51,7 @@ func ParsePublicKey(text string) (PublicKey, error) {
 	}
 	key, err := signature.ParsePublicKey(text)
 	if err != nil {
-		return PublicKey{}, fmt.Errorf("public key %s: %w", quote(text), err)
+		return PublicKey{}, fmt.Errorf("public key %s: want NAME:KEY, and KEY in base64", quote(text))
 	}
 	if !isKeyName(key.Name) {
 		return PublicKey{}, fmt.Errorf("public key %s: malformed name", quote(text))
