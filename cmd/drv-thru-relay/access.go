@@ -45,7 +45,7 @@ func (f *flags) readAccess() (relay.Access, error) {
 			}
 			err := lines(path, func(line string) error {
 				if len(line) < minToken || len(line) > maxToken || strings.ContainsAny(line, " \t") {
-					return fmt.Errorf("a token has %d to %d characters and no blanks; make one with: openssl rand -base64 24", minToken, maxToken)
+					return &hintError{fmt.Errorf("a token has %d to %d characters and no blanks", minToken, maxToken), "make one with: openssl rand -base64 24"}
 				}
 				tokens = append(tokens, line)
 				return nil
@@ -69,8 +69,11 @@ func onlyOwn(path string) error {
 	if err != nil {
 		return fmt.Errorf("read the tokens: %w", err)
 	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("read the tokens: %s: not a regular file", path)
+	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return fmt.Errorf("read the tokens: everybody may read %s (mode %04o); run: chmod 600 %s", path, mode, path)
+		return &hintError{fmt.Errorf("read the tokens: everybody may read %s (mode %04o)", path, mode), "chmod 600 " + path}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -109,6 +110,14 @@ func (f *flags) check() error {
 		return errors.New("certificates come from files or by ACME, not both")
 	case len(f.acme.domains) > 0 && f.acme.dir == "":
 		return errors.New("--acme-domain needs --acme-dir, a directory that stays: certificate authorities give only a few certificates a week")
+	case len(f.acme.domains) == 0 && f.acme.email != "":
+		return errors.New("--acme-email goes with --acme-domain")
+	case !isAddress(f.listen):
+		return fmt.Errorf("--listen=%s: want :PORT or ADDRESS:PORT", f.listen)
+	case f.stunListen != "" && f.stunListen != stunOff && !isAddress(f.stunListen):
+		return fmt.Errorf("--stun-listen=%s: want :PORT, ADDRESS:PORT or %s", f.stunListen, stunOff)
+	case f.metrics != "" && !isAddress(f.metrics):
+		return fmt.Errorf("--metrics=%s: want :PORT or ADDRESS:PORT", f.metrics)
 	}
 	for _, h := range f.hosts {
 		if strings.ContainsAny(h, nowhereInNames) {
@@ -132,6 +141,17 @@ func (f *flags) check() error {
 		return errors.New("--access token and --token-file go together")
 	}
 	return nil
+}
+
+// isAddress reports whether text can be an address to listen on. A name in it is not
+// looked up: that can fail once and do later.
+func isAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	if err != nil || port == "" {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err == nil
 }
 
 // nowhereInNames is what a URL or a list has, and a name has not. The relay would run
@@ -215,6 +235,14 @@ func (p prefixes) contains(a netip.Addr) bool {
 	return slices.ContainsFunc(p, func(prefix netip.Prefix) bool { return prefix.Contains(a) })
 }
 
+// hintError is an error and what to do about it.
+type hintError struct {
+	error
+	hint string
+}
+
+func (e *hintError) Unwrap() error { return e.error }
+
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
 
@@ -255,7 +283,7 @@ func command(f *flags, stdout, stderr io.Writer) *ffcli.Command {
 		UsageFunc:   func(*ffcli.Command) string { return "" },
 		Exec: func(ctx context.Context, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unexpected argument %q", args[0])}
+				return usageError{fmt.Errorf("drv-thru-relay takes no arguments, got %q", args[0])}
 			}
 			return serve(ctx, *f, stdout, stderr)
 		},
@@ -278,19 +306,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, flag.ErrHelp) {
 		_, err = fmt.Fprint(stdout, usage.Help(usage.Find(cmd, args)))
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return wire.ExitOK
-	case errors.As(err, new(usageError)):
-		hint := "see: drv-thru-relay --help"
+	}
+	code, hint := wire.ExitFailed, ""
+	if errors.As(err, new(usageError)) {
+		code, hint = wire.ExitUsage, "see: drv-thru-relay --help"
 		if near := usage.NearestFlag(cmd.FlagSet, err); near != "" {
 			hint = "did you mean: " + near
 		}
-		fmt.Fprintf(stderr, "%serror: %v\nhint: %s\n", notify.Mark(stderr, slog.LevelError), err, hint)
-		return wire.ExitUsage
+	}
+	if e := (*hintError)(nil); errors.As(err, &e) {
+		hint = e.hint
 	}
 	fmt.Fprintf(stderr, "%serror: %v\n", notify.Mark(stderr, slog.LevelError), err)
-	return wire.ExitFailed
+	if hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
+	}
+	return code
 }
 
 // release is set by the linker in release builds.

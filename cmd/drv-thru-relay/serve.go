@@ -81,7 +81,7 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 
 	l, err := net.Listen("tcp", f.listen)
 	if err != nil {
-		return fmt.Errorf("listen: %w", err)
+		return &hintError{fmt.Errorf("listen: %w", err), "listen elsewhere with --listen ADDRESS"}
 	}
 	scheme, bound := "http", l.Addr()
 	if certs != nil {
@@ -232,7 +232,7 @@ func (f *flags) listenSTUN(bound net.Addr) (*net.UDPConn, error) {
 	}
 	c, err := net.ListenPacket("udp", address)
 	if err != nil {
-		return nil, fmt.Errorf("listen for STUN: %w; set --stun-listen to another address, or to %s", err, stunOff)
+		return nil, &hintError{fmt.Errorf("listen for STUN: %w", err), "set --stun-listen to another address, or to " + stunOff}
 	}
 	return c.(*net.UDPConn), nil
 }
@@ -255,7 +255,7 @@ func (f *flags) listenMetrics(s *relay.Server, shown *validity, log *slog.Logger
 	}
 	l, err := net.Listen("tcp", f.metrics)
 	if err != nil {
-		return nil, fmt.Errorf("listen for metrics: %w", err)
+		return nil, &hintError{fmt.Errorf("listen for metrics: %w", err), "listen elsewhere with --metrics ADDRESS"}
 	}
 	registry := prometheus.NewRegistry()
 	if err := registerMetrics(registry, s, shown); err != nil {
