@@ -93,7 +93,7 @@ func (r *buildRun) attach(ctx context.Context, id wire.BuildID) error {
 		return ofBuild(err)
 	}
 	if built.Error != nil && (!build.KeepGoing || len(built.Outputs) == 0) {
-		return r.buildFailed(built)
+		return r.buildFailed(id, built)
 	}
 	if r.targets, err = attached(built); err != nil {
 		return err

@@ -61,7 +61,7 @@ func (in *incoming) take(ctx context.Context, targets []target) error {
 		return err
 	}
 	if built := in.sum.result; built.Error != nil {
-		return in.buildFailed(built)
+		return in.buildFailed(in.id, built)
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func (r *buildRun) leave(ctx context.Context, s *client.Session, request *client
 	}
 	r.view.Close()
 	if build.Result != nil && build.Result.Error != nil {
-		return r.buildFailed(build.Result)
+		return r.buildFailed(request.ID, build.Result)
 	}
 	r.printer.Line("the builder has all it needs; see how it goes with: drv-thru attach " + string(request.ID))
 	r.printer.Flush()

@@ -14,7 +14,7 @@ import (
 
 // buildFailed shows what failed and the ends of the logs, and returns the error
 // to end with.
-func (r *buildRun) buildFailed(built *wire.Result) error {
+func (r *buildRun) buildFailed(id wire.BuildID, built *wire.Result) error {
 	r.view.Close()
 	var texts []string
 	for _, d := range built.Derivations {
@@ -33,6 +33,10 @@ func (r *buildRun) buildFailed(built *wire.Result) error {
 	}
 	err := *built.Error
 	err.Detail = plainMessage(err.Detail)
+	if err.Hint == "" && len(logs) > 0 && !r.flags.logs {
+		// Nobody else tells the build's ID.
+		err.Hint = "all of the log: drv-thru log " + string(id)
+	}
 	return &err
 }
 

@@ -45,7 +45,7 @@ func (s *localStore) link(ctx context.Context, link string, target nix.Path) err
 		return err
 	}
 	if err := replaceLink(link, target); err != nil {
-		return fmt.Errorf("make the result link: %w", err)
+		return linkError(err)
 	}
 	if err := s.conn.AddIndirectRoots(ctx, link); err != nil {
 		return fmt.Errorf("register the result link %s: %w", link, err)
@@ -53,18 +53,43 @@ func (s *localStore) link(ctx context.Context, link string, target nix.Path) err
 	return nil
 }
 
+// checkLinks finds what is in the place of a result link before there is a build that
+// took hours.
+func (r *buildRun) checkLinks() error {
+	if r.flags.noLink || r.flags.dryRun || r.flags.detach {
+		return nil
+	}
+	return eachLink(r.flags.outLink, r.targets, func(link string, _ nix.Path) error {
+		if _, err := replaceable(link); err != nil {
+			return linkError(err)
+		}
+		return nil
+	})
+}
+
+func linkError(err error) error {
+	return &hintError{fmt.Errorf("make the result link: %w", err), "name another with --out-link, or make none with --no-link"}
+}
+
+// replaceable returns where a link leads, "" for none, and fails when something is in
+// its place that is not to be lost.
+func replaceable(link string) (old string, err error) {
+	old, err = os.Readlink(link)
+	switch {
+	case err == nil && !strings.HasPrefix(old, nix.StoreDir+"/"):
+		return "", fmt.Errorf("%s exists and links to %s, which is not in the store", link, old)
+	case errors.Is(err, syscall.EINVAL):
+		return "", fmt.Errorf("%s exists and is not a link", link)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	return old, nil
+}
+
 // replaceLink makes a link, in the place of an older one into the store but of
 // nothing else.
 func replaceLink(link string, target nix.Path) error {
-	old, err := os.Readlink(link)
-	switch {
-	case err == nil && old == string(target):
-		return nil
-	case err == nil && !strings.HasPrefix(old, nix.StoreDir+"/"):
-		return fmt.Errorf("%s exists and links to %s, which is not in the store", link, old)
-	case errors.Is(err, syscall.EINVAL):
-		return fmt.Errorf("%s exists and is not a link", link)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	if old, err := replaceable(link); err != nil || old == string(target) {
 		return err
 	}
 	// As Nix does.

@@ -214,6 +214,9 @@ func (r *buildRun) run(ctx context.Context, installables []string) error {
 	if err != nil {
 		return err
 	}
+	if err := r.checkLinks(); err != nil {
+		return err
+	}
 	if find != nil {
 		if done, err := r.importKept(ctx, find, userTrust); done || err != nil {
 			return err
@@ -345,7 +348,7 @@ func (r *buildRun) elsewhere(ctx context.Context, roots []wire.Root, userTrust f
 	r.log.Debug("the build has ended", "build", id)
 	sum := &summary{began: time.Now(), inputs: len(inputs.Paths), sent: s.Sent(), result: built, path: b.link.Explain}
 	if built.Error != nil && (!r.flags.keepGoing || len(built.Outputs) == 0) {
-		return r.buildFailed(built)
+		return r.buildFailed(id, built)
 	}
 	targets, err := r.resolve(roots, built)
 	if err != nil {

@@ -98,7 +98,7 @@ func (a *app) oneBuild(name, short, long string, more func(*flag.FlagSet), do fu
 		Name:       name,
 		ShortUsage: "drv-thru builds " + name + " [flags] ID",
 		ShortHelp:  short,
-		LongHelp:   long + "\nID may be a beginning of the build's ID.",
+		LongHelp:   long + "\nID may be the first four or more characters of the build's ID.",
 	}, fs, "one build ID", do)
 }
 
