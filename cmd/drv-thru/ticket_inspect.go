@@ -39,7 +39,7 @@ func newTicketInspectCommand(a *app) *ffcli.Command {
 				}
 				return a.inspectText(text, f.json)
 			}
-			if strings.HasPrefix(strings.ToLower(strings.TrimSpace(text)), "drvthru") {
+			if strings.HasPrefix(strings.ToLower(strings.TrimSpace(text)), ticketPrefix) || isTicketText(text) {
 				return a.inspectText(text, f.json)
 			}
 			return a.inspectRecord(ctx, &f, text)

@@ -12,12 +12,12 @@ import (
 )
 
 func newTicketUsageCommand(a *app) *ffcli.Command {
-	return a.asking(&ffcli.Command{
+	return a.askingOfTicket(&ffcli.Command{
 		Name:       "usage",
 		ShortUsage: "drv-thru ticket usage ID",
 		ShortHelp:  "show what has been built with a ticket",
-		LongHelp:   "Adds up the builds of a ticket, also those that are no longer remembered.\nID may be the ticket's name, or a beginning of its ID.",
-	}, a.flags("drv-thru ticket usage"), "one ticket ID", func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
+		LongHelp:   "Adds up the builds of a ticket, also those that are no longer remembered.\nID may be the ticket's name, its text, or the first four or more characters of its ID.",
+	}, a.flags("drv-thru ticket usage"), func(ctx context.Context, client *admin.Client, id string, asJSON bool) error {
 		u, err := client.Usage(ctx, id)
 		if err != nil {
 			return err
