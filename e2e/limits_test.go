@@ -33,6 +33,14 @@ func TestFailingBuild(t *testing.T) {
 			}
 			saysNot(t, text, "line 5 of the log")
 		}
+		// All of it is had by the ID that the failure names.
+		ticket := p.Builder.Ticket()
+		text := fails(t, p.Client.BuildCmd(ticket, "--no-link", "--impure", "--expr", string(lab.Failing("log"))), wire.ExitBuildFailed)
+		id := regexp.MustCompile(`hint: all of the log: drv-thru log ([a-z2-7]{26})\n`).FindStringSubmatch(text)
+		if id == nil {
+			t.Fatalf("does not say where the log is:\n%s", text)
+		}
+		says(t, must(t, p.Client.Host.Command(p.Client.User, "drv-thru", "log", "--ticket", ticket, id[1])), "line 5 of the log")
 		p.Verify(t)
 		// Of these not every Nix makes a result, and 2.34 leaves outputs behind.
 		for expr, want := range map[lab.Expr]string{

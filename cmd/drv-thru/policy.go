@@ -72,7 +72,7 @@ func loadPolicy(ctx context.Context, h *policy.Host, operand string) (*policy.Mo
 	}
 	m, err := h.Load(ctx, code)
 	if err != nil {
-		return nil, policyError(err)
+		return nil, fmt.Errorf("%s: %w", operand, policyError(err))
 	}
 	return m, nil
 }
@@ -105,10 +105,16 @@ func readModule(path string) ([]byte, error) {
 func policyError(err error) error {
 	var e *policy.Error
 	if errors.As(err, &e) {
-		return errors.New(e.Owner())
+		return &ownersError{e}
 	}
 	return err
 }
+
+// ownersError is a policy's error in the words for its owner.
+type ownersError struct{ err *policy.Error }
+
+func (e *ownersError) Error() string { return e.err.Owner() }
+func (e *ownersError) Unwrap() error { return e.err }
 
 // costRows shows what a decision used of what it may use.
 func costRows(c policy.Cost, wall time.Duration) [][]string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,9 @@ func newPolicyInspectCommand(a *app) *ffcli.Command {
 				return err
 			}
 			m, err := loadPolicy(ctx, a.policyHost(0), operand)
+			if why := (*policy.Error)(nil); errors.As(err, &why) && why.Code == policy.CodeMissing {
+				return err // nothing was there to be refused
+			}
 			if err != nil {
 				return &exitError{"refused: " + err.Error(), wire.ExitDenied}
 			}
