@@ -33,7 +33,7 @@ func (r *buildRun) buildFailed(id wire.BuildID, built *wire.Result) error {
 	}
 	err := *built.Error
 	err.Detail = plainMessage(err.Detail)
-	if err.Hint == "" && len(logs) > 0 && !r.flags.logs {
+	if err.Hint == "" && !r.flags.logs && slices.ContainsFunc(logs, func(l *client.Tail) bool { return l.Cut }) {
 		// Nobody else tells the build's ID.
 		err.Hint = "all of the log: drv-thru log " + string(id)
 	}

@@ -150,8 +150,9 @@ func (a *app) ticketRoute(f *routeFlags, note func(string)) (*route, error) {
 	}
 	t, err := ticket.Parse(text)
 	if errors.Is(err, ticket.ErrNotTicket) && f.ticket != "-" {
-		if info, _ := os.Stat(f.ticket); info != nil && info.Mode().IsRegular() {
-			return nil, &ticketError{err, f.ticket}
+		file := strings.TrimPrefix(f.ticket, "@") // as settings are read from one
+		if info, _ := os.Stat(file); info != nil && info.Mode().IsRegular() {
+			return nil, &ticketError{err, file}
 		}
 	}
 	if err != nil {

@@ -33,6 +33,8 @@ type Tail struct {
 	Drv nix.Path
 	// Lines are the last ones, raw.
 	Lines [][]byte
+	// Cut tells that there were more.
+	Cut bool
 
 	open bool // the last line goes on
 }
@@ -83,12 +85,14 @@ func (t *Tail) add(piece []byte, more bool) {
 	if !t.open {
 		if len(t.Lines) == tailLines {
 			copy(t.Lines, t.Lines[1:])
-			t.Lines = t.Lines[:tailLines-1]
+			t.Lines, t.Cut = t.Lines[:tailLines-1], true
 		}
 		t.Lines = append(t.Lines, nil)
 	}
 	last := &t.Lines[len(t.Lines)-1]
-	*last = append(*last, piece[:min(len(piece), maxTailLine-len(*last))]...)
+	fits := min(len(piece), maxTailLine-len(*last))
+	*last = append(*last, piece[:fits]...)
+	t.Cut = t.Cut || fits < len(piece)
 	t.open = more
 }
 

@@ -40,11 +40,32 @@ func TestTails(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	lines := got[0].Lines
+	if !got[0].Cut {
+		t.Error("the log is whole")
+	}
 	if len(lines) != tailLines {
 		t.Errorf("%d lines", len(lines))
 	}
 	if string(lines[0]) != "half 76 and half" || len(lines[tailLines-1]) != maxTailLine {
 		t.Errorf("first %q, last of %d bytes", lines[0], len(lines[tailLines-1]))
+	}
+}
+
+// A log of which nothing is missing is told from others.
+func TestTailIsCut(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines, length int
+		cut           bool
+	}{
+		"whole": {tailLines, maxTailLine, false}, "a line more": {tailLines + 1, 1, true}, "a long line": {1, maxTailLine + 1, true},
+	} {
+		var tail Tail
+		for range c.lines {
+			tail.add([]byte(strings.Repeat("x", c.length)), false)
+		}
+		if tail.Cut != c.cut {
+			t.Errorf("%s: %t", name, tail.Cut)
+		}
 	}
 }
 
