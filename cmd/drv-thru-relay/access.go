@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -44,8 +45,8 @@ func (f *flags) readAccess() (relay.Access, error) {
 				return relay.Access{}, err
 			}
 			err := lines(path, func(line string) error {
-				if len(line) < minToken || len(line) > maxToken || strings.ContainsAny(line, " \t") {
-					return &hintError{fmt.Errorf("a token has %d to %d characters and no blanks", minToken, maxToken), "make one with: openssl rand -base64 24"}
+				if len(line) < minToken || len(line) > maxToken || strings.ContainsFunc(line, notInHeader) {
+					return &hintError{fmt.Errorf("a token has %d to %d characters of ASCII and no blanks", minToken, maxToken), "make one with: openssl rand -base64 24"}
 				}
 				tokens = append(tokens, line)
 				return nil
@@ -61,6 +62,9 @@ func (f *flags) readAccess() (relay.Access, error) {
 	}
 	return relay.Access{}, nil
 }
+
+// notInHeader reports whether a token cannot have r, as it is sent in a header.
+func notInHeader(r rune) bool { return r <= ' ' || r > '~' }
 
 // onlyOwn refuses a file of secrets that everybody can read. A group may:
 // systemd gives credentials to a service that way.
@@ -90,13 +94,16 @@ func lines(path string, each func(string) error) error {
 	}
 	scanner := bufio.NewScanner(f)
 	for n := 1; scanner.Scan(); n++ {
-		line := strings.TrimSpace(scanner.Text())
+		line := strings.TrimSpace(strings.TrimPrefix(scanner.Text(), "\ufeff")) // which some editors put before the first
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
 		if err := each(line); err != nil {
 			return fmt.Errorf("%s, line %d: %w", path, n, err)
 		}
+	}
+	if errors.Is(scanner.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("%s: a line has more than %d bytes", path, bufio.MaxScanTokenSize)
 	}
 	return scanner.Err()
 }

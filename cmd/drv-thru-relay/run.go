@@ -110,8 +110,8 @@ func (f *flags) check() error {
 		return errors.New("certificates come from files or by ACME, not both")
 	case len(f.acme.domains) > 0 && f.acme.dir == "":
 		return errors.New("--acme-domain needs --acme-dir, a directory that stays: certificate authorities give only a few certificates a week")
-	case len(f.acme.domains) == 0 && f.acme.email != "":
-		return errors.New("--acme-email goes with --acme-domain")
+	case f.limits.Idle < leastTimeout || f.limits.HalfOpen < leastTimeout:
+		return fmt.Errorf("--idle-timeout and --half-open-timeout are at least %s", leastTimeout)
 	case !isAddress(f.listen):
 		return fmt.Errorf("--listen=%s: want :PORT or ADDRESS:PORT", f.listen)
 	case f.stunListen != "" && f.stunListen != stunOff && !isAddress(f.stunListen):
@@ -120,7 +120,7 @@ func (f *flags) check() error {
 		return fmt.Errorf("--metrics=%s: want :PORT or ADDRESS:PORT", f.metrics)
 	}
 	for _, h := range f.hosts {
-		if strings.ContainsAny(h, nowhereInNames) {
+		if strings.ContainsAny(h, nowhereInNames) || strings.HasPrefix(h, ":") || strings.Count(h, ":") == 1 && !isAddress(h) {
 			return notName("hostname", h)
 		}
 	}
@@ -128,6 +128,9 @@ func (f *flags) check() error {
 		if strings.ContainsAny(d, nowhereInNames+":") {
 			return notName("acme-domain", d)
 		}
+	}
+	if !strings.HasPrefix(f.acme.directory, "https://") && !strings.HasPrefix(f.acme.directory, "http://") {
+		return fmt.Errorf("--acme-directory=%s: want a URL with https:// or http://", f.acme.directory)
 	}
 	switch f.access {
 	case accessOpen, accessAllowlist, accessToken:
@@ -164,6 +167,9 @@ func notName(flag, value string) error {
 
 // speed is a flag for a number of bytes a second.
 type speed int64
+
+// leastTimeout keeps a typing error from ending every circuit.
+const leastTimeout = time.Second
 
 // leastSpeed is below what is of use to a circuit.
 const leastSpeed = 16 << 10
@@ -311,7 +317,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	code, hint := wire.ExitFailed, ""
 	if errors.As(err, new(usageError)) {
-		code, hint = wire.ExitUsage, "see: drv-thru-relay --help"
+		code, hint = wire.ExitUsage, "see: "+usage.Find(cmd, args).FlagSet.Name()+" --help"
 		if near := usage.NearestFlag(cmd.FlagSet, err); near != "" {
 			hint = "did you mean: " + near
 		}

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -87,5 +89,43 @@ func TestSTUNPlace(t *testing.T) {
 		if got := (&flags{stunListen: c.flag}).stunPlace(bound); got != c.want {
 			t.Errorf("--stun-listen=%s: %s, want %s", c.flag, got, c.want)
 		}
+	}
+}
+
+// A name is what stands in the URL that builders have.
+func TestHostnames(t *testing.T) {
+	for name, good := range map[string]bool{
+		"relay.example.org": true, "relay.example.org:7411": true, "192.0.2.1": true, "192.0.2.1:443": true,
+		"2001:db8::1": true, "[2001:db8::1]": true, "[2001:db8::1]:7411": true,
+		":7411": false, "relay.example.org:": false, "relay.example.org:70000": false, "https://relay.example.org": false, "a b": false,
+	} {
+		var f flags
+		if err := f.set().Parse([]string{"--hostname", name}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.check(); (err == nil) != good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// An editor's byte order mark is no part of a token, nor too long a line a surprise.
+func TestLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list")
+	read := func(text string) (got []string, err error) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err = lines(path, func(line string) error {
+			got = append(got, line)
+			return nil
+		})
+		return got, err
+	}
+	if got, err := read("\ufefffirst\r\n# none\n\n second \n"); err != nil || !slices.Equal(got, []string{"first", "second"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := read(strings.Repeat("x", 1<<20)); err == nil || err.Error() != path+": a line has more than 65536 bytes" {
+		t.Error(err)
 	}
 }

@@ -69,6 +69,9 @@ func serve(ctx context.Context, f flags, stdout, stderr io.Writer) error {
 			files.changed(files.pair)
 		}
 	case len(f.acme.domains) > 0:
+		if err := os.MkdirAll(f.acme.dir, 0o700); err != nil {
+			return &hintError{fmt.Errorf("make a place for certificates: %w", err), "name another with --acme-dir DIRECTORY"}
+		}
 		authority = newACME(f.acme, log)
 		certs, shown = authority.config(), authority.shown
 		if len(f.hosts) == 0 {
