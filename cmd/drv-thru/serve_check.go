@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/state"
 	"github.com/drv-thru/drv-thru/core/key"
@@ -31,9 +33,9 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 			fmt.Fprintf(a.stdout, "%-15s %s: good\n", what, where)
 		}
 	}
-	info, err := os.Stat(cfg.DataDir)
-	if err == nil && !info.IsDir() {
-		return &hintError{fmt.Errorf("data directory %s: not a directory", cfg.DataDir), "name another with --data-dir"}
+	err := checkDataDir(cfg.DataDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // of what is in it the same would be said
 	}
 	note("data directory", cfg.DataDir, err)
 	_, err = key.LoadFile(cfg.SecretKeyFile)
@@ -75,6 +77,26 @@ func (a *app) checkServe(ctx context.Context, cfg *serveConfig) error {
 	return nil
 }
 
+// checkDataDir finds what keeps the data directory from being used; one that is not
+// there yet is an error that is [fs.ErrNotExist].
+func checkDataDir(dir string) error {
+	info, err := os.Stat(dir)
+	hint := "name another with --data-dir"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return err
+	case err != nil:
+	case !info.IsDir():
+		err = errors.New("not a directory")
+	default:
+		if err = unix.Access(dir, unix.W_OK|unix.X_OK); err == nil {
+			return nil
+		}
+		hint = othersDataDir
+	}
+	return &hintError{fmt.Errorf("data directory %s: %w", dir, err), hint}
+}
+
 // checkAdminSocket finds what keeps the admin socket from being made, but the builder
 // that may have it now.
 func checkAdminSocket(cfg *serveConfig) error {
@@ -86,7 +108,7 @@ func checkAdminSocket(cfg *serveConfig) error {
 		err = nil
 		// serve makes no directory but its own.
 		if dir := filepath.Dir(cfg.AdminSocket); dir != cfg.DataDir {
-			_, err = os.Stat(dir)
+			err = unix.Access(dir, unix.W_OK|unix.X_OK)
 		}
 	}
 	if err != nil {

@@ -36,12 +36,15 @@ func freeDisk(paths ...string) (uint64, error) {
 	return least, nil
 }
 
+// othersDataDir is what to do about a data directory that cannot be written to.
+const othersDataDir = "run this as the user that it belongs to, or name another with --data-dir"
+
 // lockDataDir makes sure that one builder at a time has the directory, for as
 // long as it lives.
 func lockDataDir(dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock data directory: %w", err)
+		return nil, &hintError{fmt.Errorf("lock data directory: %w", err), othersDataDir}
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
