@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,9 @@ func newBuildersTestCommand(a *app) *ffcli.Command {
 			names, err := a.operands(fs, args)
 			if err != nil {
 				return err
+			}
+			if slices.Contains(names, "") {
+				return usagef("builders test takes NAMEs, and one is empty")
 			}
 			if len(names) == 0 {
 				all, err := a.builders()

@@ -116,7 +116,7 @@ func choose(c *ffcli.Command, args []string) error {
 	near := usage.NearestCommand(c, args[0])
 	switch {
 	case args[0] == "help":
-		e.hint = "did you mean: " + strings.Join(slices.Concat([]string{c.FlagSet.Name()}, args[1:], []string{"--help"}), " ")
+		e.hint = "did you mean: " + usage.Find(c, args[1:]).FlagSet.Name() + " --help"
 	case args[0] == "version":
 		e.hint = "did you mean: drv-thru --version"
 	case near != "":

@@ -252,8 +252,11 @@ func (a *app) configDir() (string, error) {
 	config := a.env("XDG_CONFIG_HOME")
 	if !filepath.IsAbs(config) {
 		home := a.home()
-		if home == "" {
+		switch {
+		case home == "":
 			return "", errors.New("HOME is not set, so there is no ~/.config/drv-thru")
+		case !filepath.IsAbs(home):
+			return "", fmt.Errorf("HOME is %q, which is no whole path, so there is no ~/.config/drv-thru", home)
 		}
 		config = filepath.Join(home, ".config")
 	}
