@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
 	"github.com/drv-thru/drv-thru/core/builder"
@@ -71,7 +73,9 @@ const (
 	// maxParallelFills bounds output_cache_max_parallel_fills.
 	maxParallelFills = 16
 	// maxPriority bounds trusted_clients.<name>.priority in both directions.
-	maxPriority     = 100
+	maxPriority = 100
+	// maxClientName is what a ticket's name may have, too.
+	maxClientName   = 200
 	systemDataDir   = "/var/lib/drv-thru"
 	adminSocketName = "admin.sock"
 )
@@ -199,6 +203,9 @@ func (a *app) defaultDataDir() (string, error) {
 func (c *serveConfig) clients() (map[key.ID]builder.TrustedClient, error) {
 	clients := make(map[key.ID]builder.TrustedClient, len(c.TrustedClients))
 	for name, t := range c.TrustedClients {
+		if name == "" || len(name) > maxClientName || strings.ContainsFunc(name, unicode.IsControl) {
+			return nil, usagef("trusted client %.60q: a name has 1 to %d bytes and no control characters", name, maxClientName)
+		}
 		if t.PublicKey.IsZero() {
 			return nil, usagef("trusted client %q has no public_key", name)
 		}
