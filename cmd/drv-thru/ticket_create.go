@@ -128,10 +128,15 @@ func (a *app) ticketCreate(ctx context.Context, f *ticketCreateFlags) error {
 		return err
 	}
 	if f.json {
-		return term.WriteJSON(a.stdout, t)
+		err = term.WriteJSON(a.stdout, t)
+	} else {
+		_, err = fmt.Fprintln(a.stdout, t.Text)
 	}
-	if _, err := fmt.Fprintln(a.stdout, t.Text); err != nil {
-		return err
+	switch {
+	case err != nil:
+		return &hintError{err, "the ticket is made; to see it: drv-thru ticket reveal " + t.ID.String()}
+	case f.json:
+		return nil
 	}
 	if f.qr {
 		a.showQR(t.Text)
