@@ -27,6 +27,9 @@ func (a *app) serveImportHelper(ctx context.Context, f *importHelperFlags) error
 		MaxImports: f.maxImports, MaxImportsPerUser: f.maxImportsPerUser,
 		Log: log,
 	})
+	if errors.Is(err, helper.ErrNoNix) {
+		return &hintError{err, "install Nix, or name its program with --nix FILE"}
+	}
 	if err != nil {
 		return err
 	}

@@ -232,13 +232,26 @@ func (t *tail) line(line []byte, all map[uint64]bool, done, expected *uint64) {
 	}
 }
 
-// findProgram finds a program by its name in a fixed PATH.
-func findProgram(name, path string) (string, error) {
+// ErrNoNix means that there is no program nix.
+var ErrNoNix = errors.New("there is no program nix")
+
+// findNix returns the program that was named, or the one of a fixed PATH.
+func findNix(named, path string) (string, error) {
+	if named != "" {
+		if !isProgram(named) {
+			return "", fmt.Errorf("%w at %s", ErrNoNix, named)
+		}
+		return named, nil
+	}
 	for _, dir := range filepath.SplitList(path) {
-		file := filepath.Join(dir, name)
-		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+		if file := filepath.Join(dir, "nix"); isProgram(file) {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("there is no %s in %s", name, path)
+	return "", fmt.Errorf("%w in %s", ErrNoNix, path)
+}
+
+func isProgram(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }

@@ -66,14 +66,12 @@ func NewServer(cfg Config) (*Server, error) {
 	if _, err := readKeys(cfg.KeyFiles); err != nil {
 		return nil, err
 	}
-	if cfg.Nix == "" {
-		var err error
-		if cfg.Nix, err = findProgram("nix", DefaultPath); err != nil {
-			return nil, err
-		}
-	}
-	if !filepath.IsAbs(cfg.Nix) {
+	if cfg.Nix != "" && !filepath.IsAbs(cfg.Nix) {
 		return nil, fmt.Errorf("the program nix has to be named with its whole path, not %q", cfg.Nix)
+	}
+	var err error
+	if cfg.Nix, err = findNix(cfg.Nix, DefaultPath); err != nil {
+		return nil, err
 	}
 	if err := makeDir(cfg.Dir); err != nil {
 		return nil, err

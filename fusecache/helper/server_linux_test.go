@@ -167,6 +167,29 @@ func TestServerNeedsThePathOfNix(t *testing.T) {
 	}
 }
 
+// Every import would fail with another.
+func TestServerNeedsAProgram(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "nix")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, named := range []string{file, dir, file + "-none"} {
+		if _, err := NewServer(Config{Nix: named, Dir: filepath.Join(dir, "new")}); !errors.Is(err, ErrNoNix) {
+			t.Errorf("%s: %v", named, err)
+		}
+	}
+	if got, err := findNix("", "/nowhere:"+dir); !errors.Is(err, ErrNoNix) {
+		t.Errorf("%s, %v", got, err)
+	}
+	if err := os.Chmod(file, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := findNix("", "/nowhere:"+dir); err != nil || got != file {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
 // One user's share is not another's, and there is an end to all together.
 func TestTake(t *testing.T) {
 	s, counts := &Server{}, make(map[uint32]int)
