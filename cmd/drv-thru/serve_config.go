@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/drv-thru/drv-thru/cmd/drv-thru/internal/policies"
@@ -74,6 +75,8 @@ const (
 	maxParallelFills = 16
 	// maxPriority bounds trusted_clients.<name>.priority in both directions.
 	maxPriority = 100
+	// maxNixNumber is what Nix reads of its own settings (libutil/serialise.hh, readInt).
+	maxNixNumber = math.MaxUint32
 	// maxClientName is what a ticket's name may have, too.
 	maxClientName   = 200
 	systemDataDir   = "/var/lib/drv-thru"
@@ -120,8 +123,10 @@ func (c *serveConfig) check(a *app) error {
 		return usagef("max_concurrent_builds must be at least 1")
 	case c.RecentBuilds < 1:
 		return usagef("recent_builds_limit must be at least 1")
-	case c.Cores < 0:
-		return usagef("cores cannot be negative")
+	case c.Cores < 0 || c.Cores > maxNixNumber:
+		return usagef("cores must be 0 to %d", int64(maxNixNumber))
+	case c.MaxSilentTime.Std() > maxNixNumber*time.Second:
+		return usagef("max_silent_time is at most %s", ticket.Duration(maxNixNumber*time.Second))
 	case c.MaxParallelFills < 0 || c.MaxParallelFills > maxParallelFills:
 		return usagef("output_cache_max_parallel_fills must be 1 to 16")
 	}
