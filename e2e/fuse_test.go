@@ -413,11 +413,14 @@ func TestFuseNegativeEntriesAreNotCached(t *testing.T) {
 }
 
 // A server that was killed leaves a mount that answers nothing; the next one
-// clears it.
+// clears it, whatever the directory's name is, and though it is reached by a link.
 func TestFuseStaleMount(t *testing.T) {
 	h := newFuseHost(t)
 	for _, user := range []string{lab.RootUser, lab.Alice} {
 		c := fuseConfig{Dir: "/tmp/view-" + user, Sizes: []int64{100_000}}
+		odd := "/tmp/ \u3000\u65b0-" + user
+		h.Run(user, "mkdir", odd)
+		h.Run(user, "ln", "-s", odd, c.Dir)
 		m := startFuse(t, h, user, c)
 		m.Kill()
 		if len(h.FuseMounts()) != 1 {

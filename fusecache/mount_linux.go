@@ -294,6 +294,10 @@ func alive(dir string) bool {
 	}
 }
 
+// maxLinks is how many symbolic links may lead from one to the next, as in the kernel
+// (path_resolution(7)).
+const maxLinks = 40
+
 // resolve makes dir absolute and free of symbolic links, as the kernel lists
 // it, without looking at what is mounted on it.
 func resolve(dir string) (string, error) {
@@ -301,21 +305,25 @@ func resolve(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return dir, nil
-	case err != nil:
-		return "", err
-	}
-	dir = filepath.Join(parent, filepath.Base(dir))
-	if target, err := os.Readlink(dir); err == nil {
+	for range maxLinks {
+		parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return dir, nil
+		case err != nil:
+			return "", err
+		}
+		dir = filepath.Join(parent, filepath.Base(dir))
+		target, err := os.Readlink(dir)
+		if err != nil {
+			return dir, nil
+		}
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(parent, target)
 		}
-		return filepath.EvalSymlinks(target)
+		dir = filepath.Clean(target)
 	}
-	return dir, nil
+	return "", &fs.PathError{Op: "resolve", Path: dir, Err: unix.ELOOP}
 }
 
 // unmount unmounts dir as root or through fusermount3; lazily, it succeeds
@@ -365,8 +373,9 @@ func mountOn(dir string) (fsType, device string) {
 func findMount(list, dir string) (fsType, device string) {
 	for line := range strings.Lines(list) {
 		before, after, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(before), strings.Fields(after)
-		if ok && len(f) > 4 && len(g) > 0 && unescape(f[4]) == dir {
+		// Of what is blank in Unicode, the kernel escapes a few characters only.
+		f, g := strings.Split(before, " "), strings.Split(after, " ")
+		if ok && len(f) > 4 && unescape(f[4]) == dir {
 			fsType, device = g[0], f[2]
 		}
 	}

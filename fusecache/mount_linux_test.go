@@ -13,9 +13,9 @@ func TestFindMount(t *testing.T) {
 32 31 0:42 / /tmp/x ro - fuse.drv-thru drv-thru ro,user_id=0
 broken line
 33 22 0:43 / /tmp/back\134slash ro - fuse x ro
-`
+` + "34 22 0:44 / /tmp/\u65b0\u3000\u00a0\r ro - fuse x ro\n"
 	for dir, want := range map[string]string{
-		"/": "ext4", "/tmp/a b": "tmpfs", "/tmp/x": "fuse.drv-thru", `/tmp/back\slash`: "fuse", "/tmp": "", "": "",
+		"/": "ext4", "/tmp/a b": "tmpfs", "/tmp/x": "fuse.drv-thru", `/tmp/back\slash`: "fuse", "/tmp/\u65b0\u3000\u00a0\r": "fuse", "/tmp": "", "": "",
 	} {
 		if got, _ := findMount(list, dir); got != want {
 			t.Errorf("%s: %q, want %q", dir, got, want)
@@ -31,17 +31,23 @@ func TestResolve(t *testing.T) {
 	if err := os.Mkdir(dir+"/real", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for link, target := range map[string]string{"link": "real", "abs": dir + "/real"} {
+	for link, target := range map[string]string{
+		"link": "real", "abs": dir + "/real", "chain": "abs", "dangling": "link/gone", "loop": "loop",
+	} {
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, want := range map[string]string{
 		"real": "real", "link": "real", "abs": "real", "link/new": "real/new", "new/newer": "new/newer", "new": "new",
+		"chain": "real", "link/": "real", "dangling": "real/gone",
 	} {
 		if got, err := resolve(filepath.Join(dir, name)); err != nil || got != filepath.Join(dir, want) {
 			t.Errorf("%s: %s, %v", name, got, err)
 		}
+	}
+	if got, err := resolve(dir + "/loop"); err == nil {
+		t.Errorf("a link to itself is %s", got)
 	}
 }
 

@@ -163,8 +163,8 @@ func (h *Host) FuseMounts() []string {
 	var points []string
 	for line := range strings.Lines(string(info)) {
 		before, after, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(before), strings.Fields(after)
-		if ok && len(f) > 4 && len(g) > 0 && (g[0] == "fuse" || strings.HasPrefix(g[0], "fuse.")) {
+		f, g := strings.Split(before, " "), strings.Split(after, " ")
+		if ok && len(f) > 4 && (g[0] == "fuse" || strings.HasPrefix(g[0], "fuse.")) {
 			points = append(points, unescape(f[4]))
 		}
 	}
