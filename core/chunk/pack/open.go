@@ -24,9 +24,9 @@ type found struct {
 	info os.FileInfo
 }
 
-// list returns the packs of a directory, those first that were used last.
-func list(dir string) ([]found, error) {
-	entries, err := os.ReadDir(dir)
+// list returns the packs, those first that were used last.
+func (s *Store) list() ([]found, error) {
+	entries, err := os.ReadDir(s.dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -40,10 +40,18 @@ func list(dir string) ([]found, error) {
 		}
 		// One that is gone by now is none.
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-			packs = append(packs, found{filepath.Join(dir, e.Name()), info})
+			packs = append(packs, found{filepath.Join(s.dir, e.Name()), info})
 		}
 	}
-	slices.SortStableFunc(packs, func(a, b found) int { return b.info.ModTime().Compare(a.info.ModTime()) })
+	// What a clock that was wrong has put into the future would be the last to go for good.
+	now := s.cfg.Now().Add(usedEvery)
+	used := func(f found) time.Time {
+		if at := f.info.ModTime(); !at.After(now) {
+			return at
+		}
+		return time.Time{}
+	}
+	slices.SortStableFunc(packs, func(a, b found) int { return used(b).Compare(used(a)) })
 	return packs, nil
 }
 
@@ -69,7 +77,7 @@ func (s *Store) refresh() {
 // scan brings packs and index up to date; refreshing is held. Whatever cannot
 // be read is not there.
 func (s *Store) scan() {
-	listed, err := list(s.dir)
+	listed, err := s.list()
 	if err != nil {
 		return
 	}
@@ -275,7 +283,7 @@ func (s *Store) begin() error {
 	s.refreshing.Lock()
 	defer s.refreshing.Unlock()
 	s.scan()
-	listed, err := list(s.dir)
+	listed, err := s.list()
 	if err != nil {
 		return err
 	}

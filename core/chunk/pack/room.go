@@ -16,7 +16,7 @@ func (s *Store) step() int64 { return min(16<<20, max(1<<20, s.packSize()/4)) }
 // makeRoom removes the packs that were not used for the longest time until the
 // next step fits into the store and onto the disk. Writing is held.
 func (s *Store) makeRoom() error {
-	listed, err := list(s.dir)
+	listed, err := s.list()
 	if err != nil {
 		return err
 	}

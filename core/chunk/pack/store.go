@@ -193,7 +193,7 @@ func (s *Store) gathered(at place) bool {
 func (s *Store) use(p *pack) {
 	now := s.cfg.Now()
 	last := p.used.Load()
-	if now.UnixNano()-last < int64(usedEvery) || !p.used.CompareAndSwap(last, now.UnixNano()) {
+	if time.Duration(now.UnixNano()-last).Abs() < usedEvery || !p.used.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
 	// If it fails, the pack is removed earlier than it would be.

@@ -351,3 +351,24 @@ func TestFreeSpace(t *testing.T) {
 		}
 	}
 }
+
+// Packs of a time when the clock was wrong do not outlive all that comes later, unless
+// they are of use.
+func TestClockWasAhead(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	cfg := config(c)
+	cfg.MaxBytes = minBytes
+	const ahead = 10_000 * usedEvery
+	c.add(ahead)
+	first := open(t, dir, cfg)
+	put(t, first, 0, 300)
+	first.Close()
+	if n := size(t, dir); n < minBytes*3/4 {
+		t.Fatalf("only %d bytes are full", n)
+	}
+	c.add(-ahead)
+	s := open(t, dir, cfg)
+	all(t, s, 299, 300)
+	put(t, s, 300, 400)
+	all(t, s, 299, 400)
+}
