@@ -148,15 +148,22 @@ func (d *Disk) scan() error {
 		at   time.Time
 	}
 	var all []found
+	now := time.Now()
 	for _, sub := range []string{diskInfos, diskNars} {
 		files, err := os.ReadDir(filepath.Join(d.dir, sub))
 		if err != nil {
 			return err
 		}
 		for _, e := range files {
-			if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
-				all = append(all, found{sub + "/" + e.Name(), info.Size(), info.ModTime()})
+			info, err := e.Info()
+			if err != nil || !info.Mode().IsRegular() {
+				continue
 			}
+			at := info.ModTime()
+			if at.After(now) {
+				at = time.Time{} // by a clock that was wrong: it would stay for longest
+			}
+			all = append(all, found{sub + "/" + e.Name(), info.Size(), at})
 		}
 	}
 	slices.SortFunc(all, func(a, b found) int { return cmp.Or(a.at.Compare(b.at), strings.Compare(a.name, b.name)) })
@@ -331,8 +338,26 @@ func (d *Disk) NarInfo(hash string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	text, err := os.ReadFile(filepath.Join(d.dir, name))
+	f, err := openRegular(filepath.Join(d.dir, name))
+	if err != nil {
+		return "", false
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, wire.MaxNarInfo))
 	return string(text), err == nil
+}
+
+// openRegular opens a file to read it, and nothing else: to open a named pipe would
+// wait for who writes to it.
+func openRegular(name string) (*os.File, error) {
+	info, err := os.Lstat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(name)
 }
 
 // HasNar reports whether the NAR of that hash, in Nix's base32, is kept whole.
@@ -362,7 +387,7 @@ func (d *Disk) openNar(ctx context.Context, hash string, size int64) *os.File {
 	if e == nil {
 		return nil
 	}
-	f, err := os.Open(filepath.Join(d.dir, name))
+	f, err := openRegular(filepath.Join(d.dir, name))
 	if err == nil {
 		if info, statErr := f.Stat(); statErr != nil || info.Size() != e.size || size >= 0 && info.Size() != size {
 			err = fs.ErrInvalid

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/drv-thru/drv-thru/core/nix"
 )
@@ -313,5 +316,55 @@ func TestDiskOfAnother(t *testing.T) {
 		if _, err := os.Stat(precious); err != nil {
 			t.Errorf("%s: %v", sub, err)
 		}
+	}
+}
+
+// What a wrong clock has dated into the future is not what was used last.
+func TestDiskClockWasAhead(t *testing.T) {
+	dir := t.TempDir()
+	d := openDisk(t, dir, 1<<20)
+	ahead, now := bytes.Repeat([]byte("a"), 300_000), bytes.Repeat([]byte("n"), 300_000)
+	for _, nar := range [][]byte{ahead, now} {
+		keep(d, nix.SumHash(nar).Nix32(), nar, 1<<16)
+		d.wg.Wait()
+	}
+	d.Close()
+	future := time.Now().Add(10_000 * time.Hour)
+	if err := os.Chtimes(filepath.Join(dir, diskNars, nix.SumHash(ahead).Nix32()+".nar"), future, future); err != nil {
+		t.Fatal(err)
+	}
+	d = openDisk(t, dir, 500_000)
+	defer d.Close()
+	if d.HasNar(nix.SumHash(ahead).Nix32()) || !d.HasNar(nix.SumHash(now).Nix32()) {
+		t.Error("the wrong one is gone")
+	}
+}
+
+// What lies in the place of a kept file is not waited for, as a named pipe would be.
+func TestDiskReplaced(t *testing.T) {
+	for what, replace := range map[string]func(name string) error{
+		"pipe":      func(name string) error { return unix.Mkfifo(name, 0o600) },
+		"directory": func(name string) error { return os.Mkdir(name, 0o700) },
+		"nothing":   func(string) error { return nil },
+	} {
+		d := openDisk(t, t.TempDir(), 1<<20)
+		nar := []byte("a NAR")
+		hash := nix.SumHash(nar).Nix32()
+		keep(d, hash, nar, len(nar))
+		d.wg.Wait()
+		d.PutNarInfo("abc", "text")
+		for _, name := range []string{diskNars + "/" + hash + ".nar", diskInfos + "/abc.narinfo"} {
+			name = filepath.Join(d.dir, name)
+			if err := errors.Join(os.Remove(name), replace(name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if readNar(t, d, hash, len(nar)) != nil || d.HasNar(hash) {
+			t.Errorf("%s: a NAR is shown", what)
+		}
+		if text, ok := d.NarInfo("abc"); ok {
+			t.Errorf("%s: a narinfo is shown: %q", what, text)
+		}
+		d.Close()
 	}
 }
