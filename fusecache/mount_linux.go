@@ -72,6 +72,16 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	if full, err = resolve(full); err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
+	if o.Disk != nil {
+		// Through the mount it would wait for its own answers.
+		kept, err := resolve(o.Disk.dir)
+		if err != nil {
+			return nil, fmt.Errorf("mount: %w", err)
+		}
+		if kept == full || strings.HasPrefix(kept, strings.TrimSuffix(full, "/")+"/") {
+			return nil, fmt.Errorf("mount: %s, which keeps what was read, would be hidden below %s", kept, full)
+		}
+	}
 	if err := o.available(); err != nil {
 		return nil, err
 	}

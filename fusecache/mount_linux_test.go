@@ -1,8 +1,10 @@
 package fusecache
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -64,4 +66,23 @@ func TestClearStaleWithoutMount(t *testing.T) {
 func FuzzFindMount(f *testing.F) {
 	f.Add("32 31 0:42 / /tmp/x\\040y ro - fuse.drv-thru drv-thru ro\n", "/tmp/x y")
 	f.Fuzz(func(t *testing.T, list, dir string) { findMount(list, dir) })
+}
+
+// A mount never lies over the directory that it keeps NARs in: it would wait for its own
+// answers.
+func TestMountOverItsDisk(t *testing.T) {
+	dir := t.TempDir()
+	for name, kept := range map[string]string{"the same": ".", "below": "a/b", "by a link": "link/b"} {
+		if err := os.RemoveAll(dir + "/m"); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.MkdirAll(dir+"/m/a", 0o700), os.Symlink("a", dir+"/m/link")); err != nil {
+			t.Fatal(err)
+		}
+		d := openDisk(t, filepath.Join(dir, "m", kept), 1<<20)
+		if m, err := Mount(nil, dir+"/m", Options{Disk: d}); err == nil || !strings.Contains(err.Error(), "would be hidden") {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+		d.Close()
+	}
 }
