@@ -98,7 +98,10 @@ func TestLookup(t *testing.T) {
 	}
 	// Names that no path can have are not asked for.
 	asked := s.asked
-	for _, name := range []string{"x.narinfo", ".narinfo", strings.Repeat("0", 33) + ".narinfo"} {
+	for _, name := range []string{
+		"x.narinfo", ".narinfo", strings.Repeat("0", 33) + ".narinfo", newPath(2, 20).info.Path.Base() + ".narinfo", strings.Repeat("E", 32) + ".narinfo", strings.Repeat("?", 32) + ".narinfo",
+		"realisations/" + strings.Repeat("0", 32-len("realisations/")) + ".narinfo",
+	} {
 		if _, err := v.Stat(name); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
