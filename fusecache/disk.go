@@ -329,16 +329,19 @@ func (d *Disk) PutNarInfo(hash, text string) {
 	d.shrink()
 }
 
+// UseNarInfo reports whether a narinfo is kept, as one that is in use.
+func (d *Disk) UseNarInfo(hash string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.use(diskInfos + "/" + hash + ".narinfo")
+}
+
 // NarInfo returns a narinfo that was kept.
 func (d *Disk) NarInfo(hash string) (string, bool) {
-	name := diskInfos + "/" + hash + ".narinfo"
-	d.mu.Lock()
-	ok := d.use(name)
-	d.mu.Unlock()
-	if !ok {
+	if !d.UseNarInfo(hash) {
 		return "", false
 	}
-	f, err := openRegular(filepath.Join(d.dir, name))
+	f, err := openRegular(filepath.Join(d.dir, diskInfos, hash+".narinfo"))
 	if err != nil {
 		return "", false
 	}

@@ -366,7 +366,7 @@ func (r *remote) recent(hash string) (string, bool) {
 
 func (r *remote) remember(hash, text string) {
 	r.mu.Lock()
-	old, again := r.infos[hash]
+	old := r.infos[hash]
 	r.bytes += len(text) - len(old.text)
 	if r.bytes > infoBytes {
 		clear(r.infos)
@@ -374,7 +374,8 @@ func (r *remote) remember(hash, text string) {
 	}
 	r.infos[hash] = recentInfo{text, time.Now()}
 	r.mu.Unlock()
-	if r.disk != nil && (!again || old.text != text) {
+	// Its NAR is of use without the builder only as long as this is there.
+	if r.disk != nil && (old.text != text || !r.disk.UseNarInfo(hash)) {
 		r.disk.PutNarInfo(hash, text)
 	}
 }

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +21,7 @@ import (
 	"github.com/drv-thru/drv-thru/core/client"
 	"github.com/drv-thru/drv-thru/core/link"
 	"github.com/drv-thru/drv-thru/core/nix"
+	"github.com/drv-thru/drv-thru/core/wire"
 	"github.com/drv-thru/drv-thru/fusecache"
 )
 
@@ -157,4 +161,53 @@ func TestMountCacheSizeIsNotOfChunks(t *testing.T) {
 	if got := c.FlagSet.Lookup("cache-size").Value.String(); got != "4G" {
 		t.Errorf("--cache-size is %s", got)
 	}
+}
+
+// describing is a builder that has all paths.
+type describing struct{}
+
+func narInfoOf(hash string) nix.PathInfo {
+	return nix.PathInfo{Path: nix.Path("/nix/store/" + hash + "-x"), NarHash: nix.SumHash([]byte(hash)), NarSize: 1}
+}
+
+func (describing) RoundTrip(r *http.Request) (*http.Response, error) {
+	return &http.Response{
+		StatusCode: http.StatusOK, ContentLength: -1, Header: http.Header{"Content-Type": {wire.TypeNarInfo}},
+		Body: io.NopCloser(bytes.NewReader(narInfoOf(path.Base(r.URL.Path)).MarshalNarInfo())),
+	}, nil
+}
+
+// A narinfo that is used all the time is not the first to make room: its NAR would be
+// here for nothing.
+func TestMountKeepsNarInfosInUse(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		disk, err := fusecache.OpenDisk(dir, 64<<10, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer disk.Close()
+		r := newRemote(&mountConfig{route: &route{}}, disk, slog.New(slog.DiscardHandler))
+		defer r.close()
+		r.up, r.api = true, &client.API{Control: describing{}, Base: link.BaseURL}
+		lookup := func(k int) (hash string) {
+			hash = fmt.Sprintf("%032d", k)
+			want := string(narInfoOf(hash).MarshalNarInfo())
+			if text, err := r.lookup(t.Context(), hash); err != nil || text != want {
+				t.Fatalf("%q, %v", text, err)
+			}
+			time.Sleep(2 * infoTime)
+			return hash
+		}
+		for k := range 100 {
+			lookup(0)
+			lookup(1 + k)
+		}
+		if text, ok := disk.NarInfo(fmt.Sprintf("%032d", 0)); !ok {
+			t.Errorf("what is in use is gone: %q", text)
+		}
+		if text, ok := disk.NarInfo(fmt.Sprintf("%032d", 1)); ok {
+			t.Errorf("what was used long ago is there: %q", text)
+		}
+	})
 }
