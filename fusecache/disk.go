@@ -447,11 +447,18 @@ func (p *spooled) end() int64 {
 // Nix's reads, 16 MiB of the largest there are.
 const spoolBehind = 32
 
+// spoolTime is how long a reader that is further ahead waits for the disk, less than a
+// read may take. Then the NAR is not kept: to keep it is worth no failed read.
+const spoolTime = 5 * time.Second
+
 // newSpool returns a spool that begins to keep a NAR when its beginning is read:
 // Nix opens a NAR once more than it reads it.
 func (d *Disk) newSpool(hash string, size int64) *spool {
 	return &spool{disk: d, hash: hash, size: size}
 }
+
+// errStandsStill tells that the disk does not write what it should.
+var errStandsStill = errors.New("the disk does not keep up")
 
 // errNoSpace tells that the file system has not more than has to stay free.
 var errNoSpace = errors.New("not enough free space")
@@ -515,9 +522,22 @@ func (s *spool) write(bufs [][]byte, off int64, release func()) {
 		return
 	}
 	s.at = end
-	s.pieces <- p
+	select {
+	case s.pieces <- p:
+	default:
+		late := time.NewTimer(spoolTime)
+		defer late.Stop()
+		select {
+		case s.pieces <- p:
+		case <-late.C:
+			release()
+			s.giveUp()
+			s.disk.failed(errStandsStill)
+			return
+		}
+	}
 	if s.at == s.size {
-		s.endLocked()
+		s.end()
 	}
 }
 
@@ -526,20 +546,23 @@ func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun = true
-	if s.pieces == nil {
-		return
+	if s.pieces != nil {
+		s.giveUp()
 	}
-	s.endLocked()
+}
+
+// giveUp ends it before it is whole; s.mu is held.
+func (s *spool) giveUp() {
+	s.end()
 	s.disk.mu.Lock()
 	delete(s.disk.spools, s.hash)
 	s.disk.mu.Unlock()
 }
 
-func (s *spool) endLocked() {
-	if s.pieces != nil {
-		close(s.pieces)
-		s.pieces = nil
-	}
+// end has it take nothing more; s.mu is held.
+func (s *spool) end() {
+	close(s.pieces)
+	s.pieces = nil
 }
 
 // run writes what is taken until that ends; then it shows the NAR, if it is whole

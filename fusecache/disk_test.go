@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -367,4 +368,26 @@ func TestDiskReplaced(t *testing.T) {
 		}
 		d.Close()
 	}
+}
+
+// A reader does not wait for a disk that stands still: without the NAR on it, reads go on.
+func TestDiskStandsStill(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		d := openDisk(t, dir, 1<<20)
+		defer d.Close()
+		s := d.newSpool(nix.SumHash(nil).Nix32(), 3000)
+		s.begun, s.pieces, d.spools[s.hash] = true, make(chan spooled), s
+		held := 0
+		for off := range int64(3) {
+			held++
+			s.write([][]byte{make([]byte, 1000)}, 1000*off, func() { held-- })
+		}
+		if held > 0 || s.pieces != nil || len(d.spools) > 0 {
+			t.Errorf("%d pieces are held, more are taken: %v", held, s.pieces != nil)
+		}
+		if !takes(d, s.hash, 3000) {
+			t.Error("it cannot begin anew")
+		}
+	})
 }
