@@ -127,7 +127,7 @@ func (s *Store) expect(listed []found) {
 
 // add opens a pack that is new to this process.
 func (s *Store) add(f found) {
-	file, err := os.Open(f.path)
+	file, err := openFile(f.path, os.O_RDONLY)
 	if err != nil {
 		return
 	}
@@ -210,9 +210,22 @@ func (s *Store) drop(p *pack) {
 	_ = p.file.Close()
 }
 
+// openFile opens a file of a store, and nothing that lies in its place: a named pipe would
+// wait for its other end.
+func openFile(path string, flag int) (*os.File, error) {
+	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, flag, 0)
+}
+
 // lock opens a pack for appending and holds it until the file is closed.
 func lock(path string) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	file, err := openFile(path, os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +252,7 @@ func same(file *os.File, path string) bool {
 
 // readIndex reads the index of a pack of the given size.
 func readIndex(path string, size int64) []byte {
-	file, err := os.Open(path)
+	file, err := openFile(path, os.O_RDONLY)
 	if err != nil {
 		return nil
 	}
@@ -264,10 +277,17 @@ func encode(entries []entry) []byte {
 
 // writeIndex replaces an index; its pack is locked.
 func writeIndex(path string, index []byte) error {
-	if err := os.WriteFile(path+".new", index, 0o600); err != nil {
+	name := path + ".new"
+	_ = os.Remove(name) // of a process that has died
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	_, err = file.Write(index)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(name, path)
 }
 
 // begin chooses the pack that Put appends to: one that nobody else appends to
@@ -333,7 +353,7 @@ func (s *Store) adopt(p *pack) error {
 		err = locked.Truncate(end)
 	}
 	if err == nil {
-		p.index, err = os.OpenFile(indexOf(p.path), os.O_RDWR, 0)
+		p.index, err = openFile(indexOf(p.path), os.O_RDWR)
 	}
 	if err != nil {
 		_ = locked.Close()
