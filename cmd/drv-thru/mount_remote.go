@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -277,8 +278,8 @@ func (r *remote) RoundTrip(req *http.Request) (*http.Response, error) {
 // lookup finds the narinfo of a path. Without a connection, and for a path that
 // the builder has no more, those are found whose NARs are here.
 //
-// It never fails for want of a connection, or of time: Nix gives up a whole build when a
-// substituter has an I/O error, and asks the next one when it lacks a path.
+// It never fails for want of a connection, of time or of sense: Nix gives up a whole build
+// when a substituter has an I/O error, and asks the next one when it lacks a path.
 func (r *remote) lookup(ctx context.Context, hash string) (string, error) {
 	text, err := r.ask(ctx, hash)
 	if err == nil {
@@ -303,6 +304,9 @@ func (r *remote) ask(ctx context.Context, hash string) (string, error) {
 	within, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	text, err := api.NarInfo(within, hash)
+	if err == nil {
+		_, err = narInfoFor(hash, text)
+	}
 	switch {
 	case err == nil:
 		r.remember(hash, text)
@@ -347,11 +351,20 @@ func (r *remote) kept(hash string) (string, error) {
 	if !ok {
 		return "", fs.ErrNotExist
 	}
-	info, err := nix.ParseNarInfo([]byte(text))
-	if err != nil || info.Path.Hash() != hash || !r.disk.HasNar(info.NarHash.Nix32()) {
+	info, err := narInfoFor(hash, text)
+	if err != nil || !r.disk.HasNar(info.NarHash.Nix32()) {
 		return "", fs.ErrNotExist
 	}
 	return text, nil
+}
+
+// narInfoFor reads a narinfo, which has to be that of the path with the hash part.
+func narInfoFor(hash, text string) (nix.PathInfo, error) {
+	info, err := nix.ParseNarInfo([]byte(text))
+	if err == nil && info.Path.Hash() != hash {
+		err = fmt.Errorf("it is that of %s", info.Path)
+	}
+	return info, err
 }
 
 func (r *remote) recent(hash string) (string, bool) {

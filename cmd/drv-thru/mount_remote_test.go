@@ -30,7 +30,8 @@ type answer string
 
 func (a answer) RoundTrip(*http.Request) (*http.Response, error) {
 	return &http.Response{
-		StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(string(a))),
+		StatusCode: http.StatusOK, ContentLength: int64(len(a)), Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(string(a))),
 	}, nil
 }
 
@@ -160,6 +161,33 @@ func TestMountCacheSizeIsNotOfChunks(t *testing.T) {
 	}
 	if got := c.FlagSet.Lookup("cache-size").Value.String(); got != "4G" {
 		t.Errorf("--cache-size is %s", got)
+	}
+}
+
+// What is no narinfo of the path is as good as none: an error would end builds that do
+// without it. It is not remembered, and the builder is there.
+func TestMountNarInfoMalformed(t *testing.T) {
+	hash, other := strings.Repeat("0", 32), narInfoOf(strings.Repeat("1", 32))
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"nothing": "", "no narinfo": "StorePath: nonsense\n", "of another": string(other.MarshalNarInfo()),
+	} {
+		disk, err := fusecache.OpenDisk(dir, 1<<20, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := newRemote(&mountConfig{route: &route{}}, disk, slog.New(slog.DiscardHandler))
+		r.up, r.api = true, &client.API{Control: answer(text), Base: link.BaseURL}
+		for range 2 {
+			if got, err := r.lookup(t.Context(), hash); !errors.Is(err, fs.ErrNotExist) || !r.up {
+				t.Errorf("%s: %q, %v, up: %v", name, got, err, r.up)
+			}
+		}
+		if text, ok := disk.NarInfo(hash); ok {
+			t.Errorf("%s: it is kept: %q", name, text)
+		}
+		r.close()
+		disk.Close()
 	}
 }
 
