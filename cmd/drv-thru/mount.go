@@ -125,20 +125,16 @@ func (f *mountFlags) configure(a *app, dir string) (*mountConfig, error) {
 	if cfg.cacheBytes = int64(size); size == 0 {
 		cfg.cacheBytes = math.MaxInt64 / 2 // unlimited
 	}
-	if cfg.cacheDir = f.cacheDir; cfg.cacheDir == "" {
-		cfg.cacheDir = a.mountCache(r)
+	if cfg.cacheDir = f.cacheDir; cfg.cacheDir != "" {
+		return cfg, nil
 	}
-	return cfg, nil
-}
-
-// mountCache is where a mount keeps what was read by default; "" when there is
-// no place for it.
-func (a *app) mountCache(r *route) string {
 	base, err := a.cacheDir()
 	if err != nil {
-		return ""
+		a.note("nothing that is read is kept on disk, which takes --cache-dir: " + err.Error())
+		return cfg, nil
 	}
-	return filepath.Join(base, mountCacheDir, r.builder.String())
+	cfg.cacheDir = filepath.Join(base, mountCacheDir, r.builder.String())
+	return cfg, nil
 }
 
 // mountCacheDir is the directory of what mounts keep, in the cache directory.
