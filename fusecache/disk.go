@@ -78,12 +78,7 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	d := &Disk{dir: dir, most: most, log: logger, free: pack.FileSystemSpace, entries: make(map[string]*diskEntry), spools: make(map[string]*spool)}
-	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return nil, fmt.Errorf("open cache: %w", err)
-		}
-	}
-	if err := checkDisk(dir); err != nil {
+	if err := d.makeDirs(); err != nil {
 		return nil, fmt.Errorf("open cache %s: %w", dir, err)
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -107,6 +102,30 @@ func OpenDisk(dir string, most int64, logger *slog.Logger) (*Disk, error) {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
 	return d, nil
+}
+
+// makeDirs makes what is missing of the directory.
+func (d *Disk) makeDirs() error {
+	for _, sub := range []string{diskInfos, diskNars, diskTmp} {
+		if err := os.MkdirAll(filepath.Join(d.dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	return checkDisk(d.dir)
+}
+
+// createTemp makes a file in tmp.
+func (d *Disk) createTemp(pattern string) (*os.File, error) {
+	tmp := filepath.Join(d.dir, diskTmp)
+	f, err := os.CreateTemp(tmp, pattern)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	// A mount lasts for months, and caches are removed by hand.
+	if err := d.makeDirs(); err != nil {
+		return nil, err
+	}
+	return os.CreateTemp(tmp, pattern)
 }
 
 // checkDisk makes sure that the directory is one that no other user has prepared: files
@@ -256,7 +275,7 @@ func (d *Disk) enter(name string, size int64) {
 	d.bytes += size + entryCost
 }
 
-// use notes that a file is used, for this process and the next.
+// use notes that a file is used, for this process and the next; false when it is not there.
 func (d *Disk) use(name string) bool {
 	e := d.entries[name]
 	if e == nil {
@@ -265,7 +284,10 @@ func (d *Disk) use(name string) bool {
 	d.clock++
 	e.used = d.clock
 	now := time.Now()
-	_ = os.Chtimes(filepath.Join(d.dir, name), now, now)
+	if err := os.Chtimes(filepath.Join(d.dir, name), now, now); errors.Is(err, fs.ErrNotExist) {
+		d.remove(name)
+		return false
+	}
 	return true
 }
 
@@ -309,7 +331,7 @@ func (d *Disk) PutNarInfo(hash, text string) {
 	if strings.ContainsAny(hash, "/.") || len(text) > wire.MaxNarInfo {
 		return
 	}
-	tmp, err := os.CreateTemp(filepath.Join(d.dir, diskTmp), "info-*")
+	tmp, err := d.createTemp("info-*")
 	if err != nil {
 		d.failed(err)
 		return
@@ -493,7 +515,7 @@ func (s *spool) begin() {
 	d.shrink()
 	d.wg.Add(1)
 	d.mu.Unlock()
-	f, err := os.CreateTemp(filepath.Join(d.dir, diskTmp), s.hash+"-*")
+	f, err := d.createTemp(s.hash + "-*")
 	if err != nil {
 		d.mu.Lock()
 		delete(d.spools, s.hash)

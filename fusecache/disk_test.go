@@ -391,3 +391,25 @@ func TestDiskStandsStill(t *testing.T) {
 		}
 	})
 }
+
+// When somebody removes the directory, what is read from then on is kept.
+func TestDiskRemoved(t *testing.T) {
+	d := openDisk(t, filepath.Join(t.TempDir(), "cache"), 1<<20)
+	defer d.Close()
+	nar := []byte("a NAR")
+	hash := nix.SumHash(nar).Nix32()
+	for range 2 {
+		if readNar(t, d, hash, len(nar)) != nil || d.HasNar(hash) || d.UseNarInfo("abc") {
+			t.Error("what is not there is shown")
+		}
+		keep(d, hash, nar, len(nar))
+		d.wg.Wait()
+		d.PutNarInfo("abc", "text")
+		if text, ok := d.NarInfo("abc"); !ok || text != "text" || readNar(t, d, hash, len(nar)) == nil {
+			t.Errorf("it is not kept; the narinfo is %q", text)
+		}
+		if err := os.RemoveAll(d.dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
