@@ -572,6 +572,18 @@ func TestFuseUnmountsItsOwn(t *testing.T) {
 	}
 }
 
+// When a directory above it was renamed, it is taken away where it is now.
+func TestFuseUnmountsWhereItIs(t *testing.T) {
+	h := newFuseHost(t)
+	for _, user := range []string{lab.RootUser, lab.Alice} {
+		above := "/tmp/above-" + user
+		h.Run(user, "mkdir", above)
+		m := startFuse(t, h, user, fuseConfig{Dir: above + "/view", Sizes: []int64{100_000}})
+		h.Run(user, "mv", above, above+" now")
+		m.unmount()
+	}
+}
+
 // An ordinary user mounts through fusermount3; others are let in only on
 // request.
 func TestFuseAsUser(t *testing.T) {

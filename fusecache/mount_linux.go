@@ -37,8 +37,8 @@ const (
 type Mounted struct {
 	served
 	dir string
-	// As the kernel lists them; the device is 0:<number of the connection>.
-	fsType, device string
+	// on is what the kernel lists; the device is 0:<number of the connection>.
+	on mountPoint
 
 	once sync.Once
 	err  error
@@ -62,7 +62,7 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount: %w", err)
 	}
-	if fsType, _ := mountOn(full); fsType != "" {
+	if mountOn(full).fsType != "" {
 		return nil, fmt.Errorf("mount: something is mounted on %s already", full)
 	}
 	if err := os.MkdirAll(full, mode); err != nil {
@@ -101,7 +101,7 @@ func Mount(view *cache.View, dir string, o Options) (*Mounted, error) {
 	if err := m.serve(full, options); err != nil {
 		return nil, fmt.Errorf("mount on %s: %w", full, err)
 	}
-	m.fsType, m.device = mountOn(full)
+	m.on = mountOn(full)
 	if hides {
 		m.logger.Warn("the directory is not empty; what is in it is hidden until this is unmounted", "dir", full)
 	}
@@ -205,12 +205,13 @@ func (m *Mounted) unmount() error {
 		// What is there is dead, or somebody else's.
 		return ClearStale(m.dir)
 	}
+	dir := m.where()
 	var err error
 	for pause := 5 * time.Millisecond; pause < 100*time.Millisecond; pause *= 2 {
-		if !m.mounted() {
+		if !m.mounted(dir) {
 			break
 		}
-		if err = unmount(m.dir, false); err == nil || !m.mounted() {
+		if err = unmount(dir, false); err == nil || !m.mounted(dir) {
 			break
 		}
 		// A process that has just ended may not have closed its files yet.
@@ -218,9 +219,9 @@ func (m *Mounted) unmount() error {
 			break
 		}
 	}
-	if m.mounted() {
-		m.logger.Info("mount is busy, taking it away", "dir", m.dir, "err", err)
-		err = unmount(m.dir, true)
+	if m.mounted(dir) {
+		m.logger.Info("mount is busy, taking it away", "dir", dir, "err", err)
+		err = unmount(dir, true)
 	} else {
 		err = nil
 	}
@@ -229,19 +230,36 @@ func (m *Mounted) unmount() error {
 	}
 	// Who still holds a file open gets ENOTCONN from now on.
 	if abortErr := m.abort(); abortErr != nil {
-		m.logger.Info("cannot abort the FUSE connection", "dir", m.dir, "err", abortErr)
+		m.logger.Info("cannot abort the FUSE connection", "dir", dir, "err", abortErr)
 	}
 	if !m.ended(unmountTime) {
-		return errors.Join(err, fmt.Errorf("unmount %s: its files are still in use", m.dir))
+		return errors.Join(err, fmt.Errorf("unmount %s: its files are still in use", dir))
 	}
 	return err
 }
 
-// mounted reports whether it is what lies on its directory. The kernel gives the
-// numbers of devices that are gone to others.
-func (m *Mounted) mounted() bool {
-	fsType, device := mountOn(m.dir)
-	return fsType != "" && fsType == m.fsType && device == m.device
+// where returns the directory that it is on now: those above may have other names since.
+func (m *Mounted) where() string {
+	dir := m.dir
+	for _, p := range mountPoints() {
+		if !m.is(p) {
+			continue
+		}
+		if p.dir == m.dir {
+			return m.dir
+		}
+		dir = p.dir
+	}
+	return dir
+}
+
+// mounted reports whether it is what lies on a directory.
+func (m *Mounted) mounted(dir string) bool { return m.is(mountOn(dir)) }
+
+// is reports whether p is this mount. The kernel gives the numbers of devices that are
+// gone to others.
+func (m *Mounted) is(p mountPoint) bool {
+	return m.on.fsType != "" && p.fsType == m.on.fsType && p.device == m.on.device
 }
 
 // ended reports whether the file system is served no more, waiting at most d.
@@ -262,7 +280,7 @@ func (m *Mounted) ended(d time.Duration) bool {
 // abort ends the connection to the kernel (Linux
 // Documentation/filesystems/fuse.rst, "Control filesystem").
 func (m *Mounted) abort() error {
-	_, number, ok := strings.Cut(m.device, ":")
+	_, number, ok := strings.Cut(m.on.device, ":")
 	if !ok {
 		return errors.New("its number is unknown")
 	}
@@ -277,7 +295,7 @@ func ClearStale(dir string) error {
 		return fmt.Errorf("clear stale mount: %w", err)
 	}
 	for range 8 { // mounts may lie on each other
-		if fsType, _ := mountOn(dir); !strings.HasPrefix(fsType, "fuse") || alive(dir) {
+		if !strings.HasPrefix(mountOn(dir).fsType, "fuse") || alive(dir) {
 			return nil
 		}
 		if err := unmount(dir, true); err != nil {
@@ -366,30 +384,43 @@ func unmount(dir string, lazy bool) error {
 	return nil
 }
 
-// mountOn returns the type and the device of the file system mounted on dir, "" when
-// there is none. It asks the kernel's list, as looking at the directory would wait for
-// whoever serves it.
-func mountOn(dir string) (fsType, device string) {
-	list, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", ""
+// mountPoint is a directory on which a file system is mounted, of a type and with a device.
+type mountPoint struct{ dir, fsType, device string }
+
+// mountOn returns what is mounted on dir, of several mounts the last; of no type when
+// there is none.
+func mountOn(dir string) (last mountPoint) {
+	for _, p := range mountPoints() {
+		if p.dir == dir {
+			last = p
+		}
 	}
-	return findMount(string(list), dir)
+	return last
 }
 
-// findMount reads mountinfo (proc(5)): ID, parent, device, root, mount point,
-// options, optional fields, "-", type, source, options. Of several mounts on
-// one directory the last counts.
-func findMount(list, dir string) (fsType, device string) {
+// mountPoints asks the kernel what is mounted, as looking at a directory would wait for
+// whoever serves it.
+func mountPoints() []mountPoint {
+	list, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	return parseMounts(string(list))
+}
+
+// parseMounts reads mountinfo (proc(5)): ID, parent, device, root, mount point,
+// options, optional fields, "-", type, source, options.
+func parseMounts(list string) []mountPoint {
+	var points []mountPoint
 	for line := range strings.Lines(list) {
 		before, after, ok := strings.Cut(line, " - ")
 		// Of what is blank in Unicode, the kernel escapes a few characters only.
-		f, g := strings.Split(before, " "), strings.Split(after, " ")
-		if ok && len(f) > 4 && unescape(f[4]) == dir {
-			fsType, device = g[0], f[2]
+		f := strings.Split(before, " ")
+		if fsType, _, _ := strings.Cut(after, " "); ok && len(f) > 4 {
+			points = append(points, mountPoint{unescape(f[4]), fsType, f[2]})
 		}
 	}
-	return fsType, device
+	return points
 }
 
 // unescape undoes the kernel's octal escapes of white space and backslash.
