@@ -383,9 +383,7 @@ func (v *View) open(ctx context.Context, name string) (fs.File, error) {
 	defer v.mu.Unlock()
 	if info.nar != nil {
 		f.nar = info.nar
-		if len(f.nar.files) == 0 {
-			f.nar.err = nil
-		}
+		f.nar.err = nil
 		f.nar.files = append(f.nar.files, f)
 		v.files[f] = struct{}{}
 	} else {
