@@ -222,6 +222,14 @@ func (s *Session) Close() error {
 	s.bulk.close()
 	work.Wait()
 	s.work.Wait()
+	// Those that take no more requests, after a builder's restart, have no other owner.
+	s.mu.Lock()
+	left := s.circuits
+	s.mu.Unlock()
+	for _, c := range left {
+		work.Go(func() { _ = c.Close() })
+	}
+	work.Wait()
 	return nil
 }
 

@@ -465,6 +465,49 @@ func TestGracefulRestartOfTheBuilder(t *testing.T) {
 	})
 }
 
+// So does what is under way on a connection that takes no more requests.
+func TestCloseEndsWhatARestartLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network linktest.Network
+		arrived, release := make(chan struct{}, 1), make(chan struct{})
+		srv, _ := serve(t, &network, "b", secret(t, 2), func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				arrived <- struct{}{}
+				<-release
+			}
+		})
+		s := session(t, &wayTo{network: &network, address: "b"})
+		slow := make(chan error, 1)
+		go func() {
+			_, err := get(s.Control(), "slow")
+			slow <- err
+		}()
+		<-arrived
+		stopped := make(chan struct{})
+		go func() {
+			_ = srv.Shutdown(t.Context())
+			close(stopped)
+		}()
+		synctest.Wait()
+		serve(t, &network, "b", secret(t, 2), func(http.ResponseWriter, *http.Request) {})
+		if _, err := get(s.Control(), ""); err != nil {
+			t.Error(err)
+		}
+		_ = s.Close()
+		synctest.Wait()
+		select {
+		case err := <-slow:
+			if err == nil {
+				t.Error("the request under way ends well")
+			}
+		default:
+			t.Error("the request under way goes on")
+		}
+		close(release)
+		<-stopped
+	})
+}
+
 func TestDeadPathIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var network linktest.Network
