@@ -187,8 +187,9 @@ func (s *Session) forControl() *way {
 
 // forBulk chooses the way of a large request in one direction: the one with the
 // best measured goodput. One that has not been measured gets a few requests, to
-// be measured by them; one that lost gets one from time to time.
-func (s *Session) forBulk(up bool) *way {
+// be measured by them; one that lost gets one from time to time. The lanes are not
+// chosen beside a direct way if they have refused the request.
+func (s *Session) forBulk(up, refused bool) *way {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -197,7 +198,7 @@ func (s *Session) forBulk(up bool) *way {
 		return s.base
 	}
 	if s.base.ready() {
-		if !s.sameLocked(s.base) {
+		if !refused && !s.sameLocked(s.base) {
 			ways = append(ways, s.base)
 		}
 	} else if now.After(s.baseWarmed.Add(probeAfter)) {
@@ -290,8 +291,9 @@ const smallBody = 256 << 10
 func (c *chooser) RoundTrip(req *http.Request) (*http.Response, error) {
 	// The length is 0 or less when nobody knows it.
 	up := c.bulk && req.Body != nil && req.Body != http.NoBody && (req.ContentLength <= 0 || req.ContentLength > smallBody)
+	refused := false
 	for {
-		w := c.way(up)
+		w := c.way(up, refused)
 		resp, err := c.send(w, req, up)
 		if err == nil {
 			return resp, nil
@@ -300,8 +302,14 @@ func (c *chooser) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		moved := errors.Is(err, errMoved)
-		if !moved && !(w.direct && w.dead()) && !c.stranded(w, err) {
-			return nil, err
+		if !moved && !(w.direct && w.dead()) {
+			if !c.stranded(w, err) {
+				return nil, err
+			}
+			refused = true
+			if c.bulk {
+				w.meter(up).refuse()
+			}
 		}
 		again, ok := repeat(req)
 		if !ok {
@@ -311,9 +319,9 @@ func (c *chooser) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-func (c *chooser) way(up bool) *way {
+func (c *chooser) way(up, refused bool) *way {
 	if c.bulk {
-		return c.s.forBulk(up)
+		return c.s.forBulk(up, refused)
 	}
 	return c.s.forControl()
 }

@@ -105,6 +105,14 @@ func (m *meter) condemn() {
 	m.allBusy = max(m.allBusy, trialTime)
 }
 
+// refuse forgets what was measured: nothing goes by the path now.
+func (m *meter) refuse() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rate, m.busy, m.bytes = 0, 0, 0
+	m.allBusy, m.allBytes = trialTime, 0
+}
+
 // moving reports whether bytes come at this time.
 func (m *meter) moving(now time.Time) bool {
 	m.mu.Lock()

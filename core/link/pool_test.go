@@ -21,7 +21,8 @@ import (
 // when circuits were asked for and how they ended.
 type limitedWay struct {
 	wayTo
-	most int // 0: any number
+	most    int    // 0: any number
+	refuses func() // may be nil
 
 	mu    sync.Mutex
 	hangs bool // nothing is answered any more
@@ -38,6 +39,9 @@ func (w *limitedWay) dial(ctx context.Context) (*circuit, error) {
 	hangs := w.hangs
 	w.mu.Unlock()
 	if full {
+		if w.refuses != nil {
+			w.refuses()
+		}
 		return nil, errRefused
 	}
 	if hangs {
@@ -240,6 +244,57 @@ func TestBulkWithoutRelays(t *testing.T) {
 		synctest.Wait()
 		b.want("")
 	})
+}
+
+// A relay that takes no circuit for bulk is left for the direct path, however fast it
+// was before, and while nobody knows how fast the direct one is.
+func TestBulkThatTheRelayRefuses(t *testing.T) {
+	for name, measured := range map[string]bool{"slower direct path": true, "unknown direct path": false} {
+		t.Run(name, func(t *testing.T) {
+			inPool(t, 1, func(t *testing.T, b *bench) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				there := roundTripper(func(req *http.Request) (*http.Response, error) {
+					select {
+					case <-time.After(time.Minute):
+						return &http.Response{Body: io.NopCloser(strings.NewReader("done"))}, nil
+					case <-req.Context().Done():
+						return nil, req.Context().Err()
+					}
+				})
+				direct := &way{control: there, bulk: there, path: func() Path { return Path{Kind: PathDirectQUIC} }, ready: func() bool { return true }, direct: true, done: make(chan struct{})}
+				moved := func(w *way, bytes int) {
+					now := time.Now()
+					w.down.begin(now)
+					w.down.add(bytes, now.Add(time.Second))
+					w.down.end(now.Add(time.Second))
+				}
+				if measured {
+					moved(direct, trialBytes)
+				}
+				moved(b.base, 100*trialBytes)
+				b.add(direct)
+				before := b.way.circuits()
+				b.way.refuses = func() {
+					if b.way.circuits() > before+10 {
+						cancel()
+					}
+				}
+				var all []<-chan error
+				for range trialStreams + 1 {
+					all = append(all, b.begin(ctx, ""))
+				}
+				for _, done := range all {
+					if err := <-done; err != nil {
+						t.Error(err)
+					}
+				}
+				if n := b.way.circuits() - before; n != 1 {
+					t.Errorf("the relay was asked for %d circuits", n)
+				}
+			})
+		})
+	}
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
