@@ -54,7 +54,8 @@ type way struct {
 	// lanes.
 	done  chan struct{}
 	close func()
-	// broken reports what done will tell, perhaps a moment earlier.
+	// broken reports what done will tell: that no request can be sent. It may be known
+	// long before, while others are answered.
 	broken   func() bool
 	down, up meter
 	// probe is when a slower way is measured again, and the pause after that;

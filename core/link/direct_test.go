@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ const enough = time.Minute
 type directServer struct {
 	network linktest.Network
 	relay   *linktest.Listener
+	server  *http.Server
 	listen  *DirectListener
 }
 
@@ -86,7 +88,7 @@ func serveDirectTo(t *testing.T, change func(*DirectConfig), handler http.Handle
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.relay = s.network.Listen("b")
+	s.relay, s.server = s.network.Listen("b"), srv
 	go srv.ServeTLS(s.relay, "", "")
 	served := make(chan error, 1)
 	go func() { served <- s.listen.Serve(srv) }()
@@ -198,6 +200,56 @@ func TestDirectLost(t *testing.T) {
 			s.waitFor(t, kind)
 		})
 	}
+}
+
+// A direct path whose builder says that it takes no more requests is left to those that
+// are under way.
+func TestDirectOfABuilderThatStops(t *testing.T) {
+	begun, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	defer once.Do(func() { close(release) })
+	b := serveDirectTo(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(begun)
+			<-release
+		}
+		fmt.Fprint(w, PathOf(r.Context()).Kind)
+	})
+	s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
+	s.waitFor(t, PathDirectTCP)
+	slow := make(chan string, 1)
+	go func() {
+		text, err := get(s.Control(), "slow")
+		slow <- fmt.Sprint(text, err)
+	}()
+	<-begun
+	s.mu.Lock()
+	w := s.direct[0]
+	s.mu.Unlock()
+	stopped := make(chan struct{})
+	go func() {
+		_ = b.server.Shutdown(context.Background())
+		close(stopped)
+	}()
+	for deadline := time.Now().Add(enough); w.control.(*http.ClientConn).Available() > 0; <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the builder says nothing")
+		}
+	}
+	again, err := NewServer(secret(t, 2), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "again") }), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	go again.ServeTLS(b.network.Listen("b"), "", "")
+	if text, err := get(s.Control(), "x"); err != nil || text != "again" {
+		t.Errorf("new request: %q, %v", text, err)
+	}
+	once.Do(func() { close(release) })
+	if got := <-slow; got != string(PathDirectTCP)+"<nil>" {
+		t.Errorf("request under way: %s", got)
+	}
+	<-stopped
 }
 
 // A ticket may hold nothing but addresses.

@@ -113,7 +113,7 @@ func (f *search) dialTCP(ctx context.Context, at netip.AddrPort) (*way, error) {
 	}
 	w.bulk = bulk
 	w.ready = func() bool { return !w.dead() }
-	w.broken = func() bool { return control.cc.Err() != nil }
+	w.broken = func() bool { return !usable(control.cc) }
 	var once sync.Once
 	w.close = func() {
 		once.Do(func() {
