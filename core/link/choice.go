@@ -352,6 +352,12 @@ func (c *chooser) send(w *way, req *http.Request, up bool) (*http.Response, erro
 	sent := req.WithContext(ctx)
 	if up {
 		sent.Body = &countedBody{req.Body, m}
+		if req.GetBody != nil {
+			sent.GetBody = func() (io.ReadCloser, error) {
+				body, err := req.GetBody()
+				return &countedBody{body, m}, err
+			}
+		}
 	}
 	f.judge(ctx)
 	resp, err := w.bulk.RoundTrip(sent)

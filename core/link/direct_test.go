@@ -278,6 +278,27 @@ func TestAddressesOnly(t *testing.T) {
 	}
 }
 
+// A session that has nothing but addresses, of which only UDP answers, tries them again
+// when it has lost its path.
+func TestAddressesAreTriedAgain(t *testing.T) {
+	b := serveDirect(t, nil)
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
+	s, err := newSession(t.Context(), Config{
+		Identity: secret(t, 1), Peer: secret(t, 2).ID(), Addresses: []netip.AddrPort{at},
+		Direct: &Direct{Rand: rand.Reader, loopback: true, quicOnly: true}, Header: http.Header{"Authorization": {"me"}},
+	}, []dialer{&wayTo{address: "nowhere", err: errors.New("no cable"), network: &b.network}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	s.waitFor(t, PathDirectQUIC)
+	s.loseDirect()
+	s.waitFor(t, PathDirectQUIC)
+	if text, err := do(s.Control(), http.MethodGet, "x", nil); err != nil || text != "HTTP/3.0 direct-quic" {
+		t.Errorf("got %q, %v", text, err)
+	}
+}
+
 // Where the ends hear each other and get no connection, it is not said that no packet
 // came through.
 func TestDirectIsRefused(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,6 +82,7 @@ type bench struct {
 	listen  *linktest.Listener
 	arrived chan string   // paths
 	release chan struct{} // what /hold waits for
+	aborted atomic.Bool   // /abort-once
 }
 
 // inPool runs a test with a session of which at most so many circuits can be
@@ -143,7 +145,9 @@ func (b *bench) handle(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(drainTime / 2)
 		_, _ = w.Write(make([]byte, 1000))
 		return
-	case kind == "/read":
+	case kind == "/abort-once" && !b.aborted.Swap(true):
+		panic(http.ErrAbortHandler)
+	case kind == "/read", kind == "/abort-once":
 		_, _ = io.Copy(io.Discard, r.Body)
 		if r.Context().Err() != nil {
 			w.WriteHeader(http.StatusInternalServerError)
@@ -243,6 +247,20 @@ func TestBulkWithoutRelays(t *testing.T) {
 		b.listen.Cut()
 		synctest.Wait()
 		b.want("")
+	})
+}
+
+// What an upload sends is measured when it is repeated, too: a path that seems to carry
+// nothing would be left.
+func TestRepeatedUploadIsMeasured(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		const size = 1 << 20
+		if text, err := do(b.Bulk(), http.MethodPut, "abort-once", bytes.NewReader(make([]byte, size))); err != nil || text != "done" {
+			t.Errorf("%q, %v", text, err)
+		}
+		if n := b.base.up.allBytes; n < size || n > 2*size {
+			t.Errorf("%d bytes were measured, sent were %d", n, size)
+		}
 	})
 }
 

@@ -107,7 +107,9 @@ func (f *search) run(looked chan<- struct{}) {
 	for {
 		if w == nil {
 			// The exchange needs the builder.
-			if _, _, err := f.s.control.conn(ctx); err == nil {
+			if _, _, err := f.s.control.conn(ctx); err != nil {
+				w = f.known(ctx)
+			} else {
 				// Servers that do not answer must not hold up what needs none.
 				patience := time.NewTimer(observeWait)
 				select {

@@ -17,8 +17,8 @@ import (
 // quicTimeout bounds a QUIC handshake.
 const quicTimeout = 3 * time.Second
 
-// known tries the addresses that the session was given: without an exchange, so
-// only where nothing has to be punched.
+// known tries the addresses that the session was given, at first and while nothing else
+// leads to the builder: without an exchange, so only where nothing has to be punched.
 func (f *search) known(ctx context.Context) *way {
 	if len(f.s.cfg.Addresses) == 0 {
 		return nil
