@@ -28,10 +28,6 @@ const (
 	// preferTCP is how long a path by TCP has to come up after one by QUIC: it
 	// is several times faster where the line is not the limit.
 	preferTCP = 250 * time.Millisecond
-	// Searches are repeated from searchAfter to searchMost apart.
-	searchAfter = 5 * time.Second
-	searchMost  = 2 * time.Minute
-	searchAgain = 15 * time.Second
 	// A clock that jumps by more than this was stopped: the machine slept.
 	slept = 4 * time.Second
 	// settle is how long the network has after a change to come to rest.
@@ -103,9 +99,9 @@ func (f *search) run(looked chan<- struct{}) {
 	}
 	w := f.known(ctx)
 	tried()
-	pause, had := searchAfter, w != nil
+	pause, atOnce, found := pauses{next: searchAfter}, true, time.Now()
 	for {
-		if w == nil {
+		if w == nil && atOnce {
 			// The exchange needs the builder.
 			if _, _, err := f.s.control.conn(ctx); err != nil {
 				w = f.known(ctx)
@@ -120,11 +116,13 @@ func (f *search) run(looked chan<- struct{}) {
 				patience.Stop()
 				w = f.find(ctx)
 			}
+			found = time.Now()
 		}
+		atOnce = true
 		var done <-chan struct{}
-		retry := time.NewTimer(pause)
+		retry := time.NewTimer(pause.next)
 		if w != nil {
-			done, pause, had = w.done, searchAfter, true
+			done = w.done
 			retry.Stop()
 			retry.C = nil
 		}
@@ -135,23 +133,23 @@ func (f *search) run(looked chan<- struct{}) {
 		case wayLost:
 			f.gone(w)
 			w = nil
+			if atOnce = pause.lost(time.Since(found)); !atOnce {
+				f.s.log.Debug("direct paths do not last", slog.Duration("next_search_in", pause.next))
+			}
 			// Perhaps the router has another address now, of which nothing is
 			// heard here.
 			observeAgain()
 		case networkChanged:
-			pause = searchAfter
 			f.recheck(ctx, w)
 			if w != nil && w.dead() {
 				f.gone(w)
 				w = nil
+				pause.had = true
 			}
+			pause.reset()
 			observeAgain()
 		case timeToRetry:
-			most := searchMost
-			if had {
-				most = searchAgain // it may come back
-			}
-			pause = min(2*pause, most)
+			pause.failed()
 			f.observe(ctx)
 		}
 		retry.Stop()
