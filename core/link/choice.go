@@ -56,7 +56,10 @@ type way struct {
 	close func()
 	// broken reports what done will tell: that no request can be sent. It may be known
 	// long before, while others are answered.
-	broken   func() bool
+	broken func() bool
+	// moving returns what tells whether anything has come by a direct way since, or been
+	// taken by the other end.
+	moving   func() func() bool
 	down, up meter
 	// probe is when a slower way is measured again, and the pause after that;
 	// under Session.mu.

@@ -23,6 +23,7 @@ type lane struct {
 	mu      sync.Mutex
 	cc      *http.ClientConn // nil before the first and after a lost one
 	path    Path
+	circuit *circuit // below cc
 	opened  time.Time
 	lost    map[Path]time.Time // when a connection of that path ended last
 	opening *opening
@@ -173,24 +174,39 @@ func (l *lane) alive(ctx context.Context, path Path, since time.Time) (known boo
 
 var errCircuitLost = errors.New("the circuit of small requests was lost")
 
-// check asks the builder for nothing by the lane's connection, if there is one,
-// and drops it when no answer comes: after the network has changed or the machine
-// has slept, that is known sooner than by the connection's own pings.
+// check finds out whether the lane's connection, if there is one, has survived a change
+// of the network or the machine's sleep, and drops it otherwise: that is known sooner
+// than by the connection's own pings.
 func (l *lane) check(ctx context.Context) {
 	l.mu.Lock()
-	cc, path := l.cc, l.path
+	cc, path, circuit := l.cc, l.path, l.circuit
 	l.mu.Unlock()
-	if cc == nil {
+	if cc == nil || l.s.answers(ctx, cc, func() func() bool { return l.s.moving(circuit) }) {
 		return
 	}
+	l.s.log.Debug("a circuit does not answer", slog.String("lane", "control"))
+	l.noteLost(path)
+	l.drop(cc)
+	_ = cc.Close() // what waits on it fails now and is repeated
+}
+
+// answers reports whether the builder answers soon when it is asked for nothing. While
+// something moves by the same path, the answer may only wait behind that.
+func (s *Session) answers(ctx context.Context, rt http.RoundTripper, moving func() func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	if err := ping(ctx, cc, l.s.cfg.Header); err != nil {
-		l.s.log.Debug("a circuit does not answer", slog.String("lane", "control"), slog.Any("error", err))
-		l.noteLost(path)
-		l.drop(cc)
-		_ = cc.Close() // what waits on it fails now and is repeated
+	answer := make(chan error, 1)
+	go func() { answer <- ping(ctx, rt, s.cfg.Header) }()
+	// What came while the machine slept is read now, and no sign of life.
+	past := time.NewTimer(pingTimeout / 2)
+	defer past.Stop()
+	select {
+	case err := <-answer:
+		return err == nil
+	case <-past.C:
 	}
+	moved := moving()
+	return <-answer == nil || moved()
 }
 
 // warm begins to open the lane if need be.
@@ -214,11 +230,13 @@ func (l *lane) openLocked() *opening {
 		if old != nil {
 			retire(old)
 		}
-		cc, path, err := l.open()
+		var cc *http.ClientConn
+		opened, err := l.open()
 		if err == nil {
+			cc = opened.cc
 			cc.SetStateHook(func(cc *http.ClientConn) { // called at once if it is lost already
 				if cc.Err() != nil {
-					l.noteLost(path)
+					l.noteLost(opened.circuit.path)
 				}
 			})
 		}
@@ -228,7 +246,7 @@ func (l *lane) openLocked() *opening {
 		if err == nil && l.closed {
 			o.err = ErrClosed
 		} else if err == nil {
-			l.cc, l.path, l.opened = cc, path, time.Now()
+			l.cc, l.path, l.circuit, l.opened = cc, opened.circuit.path, opened.circuit, time.Now()
 			cc = nil
 		}
 		l.mu.Unlock()
@@ -266,14 +284,10 @@ func retire(cc *http.ClientConn) {
 	}
 }
 
-func (l *lane) open() (*http.ClientConn, Path, error) {
+func (l *lane) open() (*opened, error) {
 	ctx, cancel := context.WithTimeoutCause(l.s.ctx, openTimeout, fmt.Errorf("gave up after %s", openTimeout))
 	defer cancel()
-	o, err := l.s.openBase(ctx, protoControl)
-	if err != nil {
-		return nil, Path{}, err
-	}
-	return o.cc, o.circuit.path, nil
+	return l.s.openBase(ctx, protoControl)
 }
 
 // opened is a connection that has just been opened.
@@ -370,6 +384,27 @@ func (s *Session) moved(but *circuit) (sum uint64) {
 		}
 	}
 	return sum
+}
+
+// moving returns what tells whether anything has moved since on the other circuits of a
+// circuit's path.
+func (s *Session) moving(but *circuit) func() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := make(map[*circuit]uint64)
+	for _, c := range s.circuits {
+		if c != but && c.path == but.path {
+			before[c] = c.progress()
+		}
+	}
+	return func() bool {
+		for c, n := range before {
+			if !c.closed.Load() && c.progress() > n {
+				return true
+			}
+		}
+		return false
+	}
 }
 
 // lanes is what logs call the connections of each protocol.

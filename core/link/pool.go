@@ -369,11 +369,16 @@ func (p *pool) probe(still []*pooled) {
 // check closes what carries nothing and may not have survived a change of the
 // network; what is under way is looked at as if it had stood still.
 func (p *pool) check() {
+	before := time.Now().Add(-pingAfter)
 	p.mu.Lock()
 	var idle []*pooled
 	for _, c := range slices.Clone(p.conns) {
 		if c.busy {
-			c.still, c.asked = c.still.Add(-pingAfter), time.Time{}
+			// What it moved before the change is no sign of life.
+			c.seen = c.circuit.progress()
+			if c.asked = (time.Time{}); c.still.After(before) {
+				c.still = before
+			}
 			continue
 		}
 		p.removeLocked(c)

@@ -130,6 +130,13 @@ func (b *bench) handle(w http.ResponseWriter, r *http.Request) {
 	case kind == "/much":
 		_, _ = w.Write(make([]byte, 4<<20))
 		return
+	case kind == "/pause":
+		_, _ = w.Write(make([]byte, 1000))
+		_ = rc.Flush()
+		select {
+		case <-time.After(stallAfter / 2):
+		case <-r.Context().Done():
+		}
 	case kind == "/refuse":
 		http.Error(w, "no", http.StatusForbidden)
 		return
@@ -351,6 +358,19 @@ func TestTransferThatStandsStill(t *testing.T) {
 				t.Errorf("%s: %v after %s", name, err, took)
 			}
 			b.want("")
+		}
+	})
+}
+
+// Changes of the network do not add up.
+func TestChangesWhileATransferPauses(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		done := b.begin(t.Context(), "pause")
+		for range 10 {
+			b.bulk.check()
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -242,9 +242,7 @@ func (f *search) recheck(ctx context.Context, w *way) {
 	f.s.bulk.check()
 	if w != nil {
 		work.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-			defer cancel()
-			if err := ping(ctx, w.control, f.s.cfg.Header); err != nil {
+			if !f.s.answers(ctx, w.control, w.moving) {
 				w.lose()
 			}
 		})

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/pion/stun/v3"
 
@@ -100,6 +102,86 @@ func TestLostPathIsSoughtFromTheNewAddress(t *testing.T) {
 	outside.Store(&after)
 	s.loseDirect()
 	seen(after)
+}
+
+// After a change of the network it is known soon what is lost with it; what carries
+// nothing is not trusted any more.
+func TestWhatAChangeLeaves(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		var answers atomic.Bool
+		lost := make(chan struct{})
+		direct := &way{
+			control: roundTripper(func(req *http.Request) (*http.Response, error) {
+				if answers.Load() {
+					return &http.Response{Body: http.NoBody}, nil
+				}
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			}),
+			moving: func() func() bool { return func() bool { return false } },
+			close:  func() { close(lost) },
+		}
+		f := &search{s: b.Session}
+		idle := func() {
+			// Two at once leave one that is idle beside one that is not.
+			held := b.begin(t.Context(), "second")
+			b.want("")
+			time.Sleep(time.Second / 2)
+			b.want("")
+			if err := <-held; err != nil {
+				t.Error(err)
+			}
+		}
+		idle()
+		held := b.begin(t.Context(), "hold")
+		conn := func() (*http.ClientConn, int) {
+			b.control.mu.Lock()
+			defer b.control.mu.Unlock()
+			b.bulk.mu.Lock()
+			defer b.bulk.mu.Unlock()
+			return b.control.cc, len(b.bulk.conns)
+		}
+		control, n := conn()
+		if n != 2 {
+			t.Errorf("%d connections for bulk", n)
+		}
+		answers.Store(true)
+		f.recheck(t.Context(), direct)
+		if again, n := conn(); again != control || n != 1 {
+			t.Errorf("%d connections are left, the one for small requests among them: %t", n, again == control)
+		}
+		select {
+		case <-lost:
+			t.Error("a path that answers was given up")
+		default:
+		}
+		small := make(chan error, 1)
+		go func() {
+			_, err := get(b.Control(), "hold")
+			small <- err
+		}()
+		synctest.Wait()
+		begin := time.Now()
+		b.listen.Silence()
+		answers.Store(false)
+		close(b.release) // for those that are repeated
+		f.recheck(t.Context(), direct)
+		if took := time.Since(begin); took > pingTimeout {
+			t.Errorf("it took %s", took)
+		}
+		<-lost
+		for _, done := range []<-chan error{small, held} {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(begin); took > pingTimeout+2*time.Second {
+			t.Errorf("what was under way ended after %s", took)
+		}
+		if slices.Contains(b.way.wells[:1], false) {
+			t.Error("a connection that carried nothing counts against its path")
+		}
+	})
 }
 
 // serveSTUN answers STUN requests with an address and returns where.

@@ -114,6 +114,7 @@ func (f *search) dialTCP(ctx context.Context, at netip.AddrPort) (*way, error) {
 	w.bulk = bulk
 	w.ready = func() bool { return !w.dead() }
 	w.broken = func() bool { return !usable(control.cc) }
+	w.moving = func() func() bool { return f.s.moving(control.circuit) }
 	var once sync.Once
 	w.close = func() {
 		once.Do(func() {
@@ -192,6 +193,10 @@ func quicWay(conn *quic.Conn, path Path) *way {
 	}
 	w.ready = func() bool { return !w.dead() }
 	w.broken = func() bool { return conn.Context().Err() != nil }
+	w.moving = func() func() bool {
+		before := conn.ConnectionStats().BytesReceived
+		return func() bool { return conn.ConnectionStats().BytesReceived > before }
+	}
 	context.AfterFunc(conn.Context(), func() { close(w.done) })
 	return w
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drv-thru/drv-thru/core/link/linktest"
+	"github.com/drv-thru/drv-thru/core/wire"
 )
 
 // lateWay is a path whose answers take their time.
@@ -78,12 +79,15 @@ func TestFullLineIsAlive(t *testing.T) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				return
 			}
+			if r.URL.Path == wire.RoutePath {
+				return // a ping
+			}
 			requests.Add(1)
 			_ = http.NewResponseController(w).Flush()
 			time.Sleep(time.Minute)
 			fmt.Fprint(w, "end")
 		})
-		s := session(t, lateWay{&wayTo{network: &network, address: "b"}, 3 * time.Second})
+		s := session(t, lateWay{&wayTo{network: &network, address: "b"}, pingTimeout + time.Second})
 		defer func() {
 			_ = s.Close()
 			time.Sleep(time.Minute) // in the bubble: for what is still on its way
@@ -92,15 +96,22 @@ func TestFullLineIsAlive(t *testing.T) {
 		go func() {
 			n := 0
 			_, err := do(s.Bulk(), http.MethodPut, "", readerFunc(func(p []byte) (int, error) {
-				if n++; n > 60 {
+				if n++; n > 240 {
 					return 0, io.EOF
 				}
-				time.Sleep(time.Second)
+				time.Sleep(time.Second / 4)
 				return 1000, nil
 			}))
 			uploaded <- err
 		}()
+		checked := make(chan struct{})
+		go func() {
+			time.Sleep(30 * time.Second)
+			s.control.check(t.Context()) // the network has changed
+			close(checked)
+		}()
 		text, err := get(s.Control(), "")
+		<-checked
 		if text != "end" || err != nil || requests.Load() != 1 {
 			t.Errorf("%q by %d requests: %v", text, requests.Load(), err)
 		}
