@@ -78,10 +78,6 @@ func (p *pool) send(c *pooled, req *http.Request) (resp *http.Response, unread b
 		sent.Body = body
 	}
 	resp, err = c.cc.RoundTrip(sent)
-	if err == nil && ctx.Err() != nil {
-		_ = resp.Body.Close()
-		err = context.Cause(ctx)
-	}
 	if err != nil {
 		end()
 		return nil, body != nil && body.failed.Load(), err

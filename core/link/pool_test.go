@@ -83,6 +83,7 @@ type bench struct {
 	arrived chan string   // paths
 	release chan struct{} // what /hold waits for
 	aborted atomic.Bool   // /abort-once
+	seen    sync.Map      // connections that have had a request, on which /new breaks off
 }
 
 // inPool runs a test with a session of which at most so many circuits can be
@@ -111,6 +112,9 @@ func (b *bench) handle(w http.ResponseWriter, r *http.Request) {
 		return // a ping
 	}
 	b.arrived <- r.URL.Path
+	if _, seen := b.seen.LoadOrStore(r.RemoteAddr, true); seen && r.URL.Path == "/new" {
+		panic(http.ErrAbortHandler)
+	}
 	rc := http.NewResponseController(w)
 	switch kind := r.URL.Path; {
 	case strings.HasPrefix(kind, "/hold"):
@@ -137,6 +141,20 @@ func (b *bench) handle(w http.ResponseWriter, r *http.Request) {
 		case <-time.After(stallAfter / 2):
 		case <-r.Context().Done():
 		}
+	case kind == "/upgrade":
+		conn, _, err := rc.Hijack()
+		if err != nil {
+			b.t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		_, _ = io.Copy(io.Discard, conn)
+		return
+	case kind == "/long":
+		w.Header().Set("Content-Length", fmt.Sprint(2*drainSize))
+		_, _ = w.Write(make([]byte, 2*drainSize))
+		return
 	case kind == "/refuse":
 		http.Error(w, "no", http.StatusForbidden)
 		return
@@ -622,6 +640,10 @@ func TestLastAnswer(t *testing.T) {
 		_, err := b.put("read", io.MultiReader(strings.NewReader("x"), readerFunc(func([]byte) (int, error) { return 0, broken })))
 		if !errors.Is(err, broken) || strings.Contains(err.Error(), "lost") {
 			t.Errorf("got %v", err)
+		}
+		_ = b.circuitsOpen()
+		if slices.Contains(b.way.wells, false) {
+			t.Errorf("circuits ended well: %v", b.way.wells)
 		}
 	})
 }

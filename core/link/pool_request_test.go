@@ -1,0 +1,245 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// open makes a request and returns its answer, of which all has arrived that will.
+func (b *bench) open(ctx context.Context, path string) *http.Response {
+	b.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, BaseURL+path, nil)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	resp, err := b.Bulk().RoundTrip(req)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	synctest.Wait()
+	return resp
+}
+
+// two leaves two connections that carry nothing.
+func (b *bench) two() {
+	second := b.begin(b.t.Context(), "second")
+	b.want("")
+	if err := <-second; err != nil {
+		b.t.Error(err)
+	}
+}
+
+// circuitsOpen is how many circuits are not closed, with the one of small requests.
+func (b *bench) circuitsOpen() (n int) {
+	synctest.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.Session.circuits {
+		if !c.closed.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// An answer that was given up does not end well, whatever its end looks like: told that
+// it is not wanted, a handler may end it early as if it were complete.
+func TestAnswerThatWasGivenUp(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		resp := b.open(t.Context(), "")
+		resp.Body.(*flightBody).ReadCloser.(*pooledBody).use.ended.Store(true)
+		if text, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("given up for dead: %q, %v", text, err)
+		}
+		_ = resp.Body.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		resp = b.open(ctx, "")
+		cancel()
+		synctest.Wait()
+		if text, err := io.ReadAll(resp.Body); !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %q, %v", text, err)
+		}
+		_ = resp.Body.Close()
+		if n := b.circuitsOpen(); n != 1 {
+			t.Errorf("%d circuits are left", n)
+		}
+	})
+}
+
+// An answer that takes over the connection is one without a body: nothing would end a
+// Read of it.
+func TestAnswerThatTakesOver(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		resp := b.open(t.Context(), "upgrade")
+		if text, err := io.ReadAll(resp.Body); len(text) > 0 || err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Errorf("%s: %q, %v", resp.Status, text, err)
+		}
+		_ = resp.Body.Close()
+		if n := b.circuitsOpen(); n != 1 {
+			t.Errorf("%d circuits are left", n)
+		}
+	})
+}
+
+// What ends a request at this end leaves the other connections as they are.
+func TestRequestsThatEndHere(t *testing.T) {
+	broken := errors.New("cannot read it")
+	for name, end := range map[string]func(*bench) error{
+		"cancelled": func(b *bench) error {
+			ctx, cancel := context.WithCancel(b.t.Context())
+			held := b.begin(ctx, "hold")
+			cancel()
+			return <-held
+		},
+		"closed": func(b *bench) error {
+			_ = b.open(b.t.Context(), "half").Body.Close()
+			return errors.New("closed")
+		},
+		"closed while much is left": func(b *bench) error {
+			_ = b.open(b.t.Context(), "long").Body.Close()
+			return errors.New("closed")
+		},
+		"cancelled while the answer comes": func(b *bench) error {
+			ctx, cancel := context.WithCancel(b.t.Context())
+			half := b.begin(ctx, "half")
+			cancel()
+			return <-half
+		},
+		"without a body": func(b *bench) error {
+			_, err := b.put("read", readerFunc(func([]byte) (int, error) { return 0, broken }))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inPool(t, 0, func(t *testing.T, b *bench) {
+				b.two()
+				before := b.circuitsOpen()
+				if err := end(b); err == nil {
+					t.Error("the request ends well")
+				}
+				if n := b.circuitsOpen(); n != before-1 {
+					t.Errorf("%d circuits of %d are left", n, before)
+				}
+			})
+		})
+	}
+}
+
+// Whoever closes an answer that another waits for does not wait with them.
+func TestCloseWhileAnotherReads(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		resp := b.open(t.Context(), "half")
+		read := make(chan error, 1)
+		go func() {
+			_, err := io.Copy(io.Discard, resp.Body)
+			read <- err
+		}()
+		synctest.Wait()
+		begin := time.Now()
+		_ = resp.Body.Close()
+		if err := <-read; err == nil {
+			t.Error("the answer ends well")
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// Of an answer that was read almost to its end, the rest is read for the connection's sake.
+func TestAnswerThatIsAlmostRead(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		for range 3 {
+			resp := b.open(t.Context(), "long")
+			if _, err := io.CopyN(io.Discard, resp.Body, drainSize+1); err != nil {
+				t.Error(err)
+			}
+			_ = resp.Body.Close()
+		}
+		if n := b.way.circuits(); n != 2 {
+			t.Errorf("%d circuits", n)
+		}
+	})
+}
+
+// The length that an answer to HEAD tells is of nothing that comes.
+func TestAnswerToHEAD(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		for range 3 {
+			req, err := http.NewRequest(http.MethodHead, BaseURL+"long", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := b.Bulk().RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+		}
+		if n := b.way.circuits(); n != 2 {
+			t.Errorf("%d circuits", n)
+		}
+	})
+}
+
+// Of connections that carry nothing, none is trusted once one has broken off.
+func TestIdleConnectionsThatBreakOff(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		b.two()
+		b.want("new")
+	})
+}
+
+// An upload that waits for what it sends is not given up.
+func TestUploadThatPauses(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		begun := false
+		status, err := b.put("read", readerFunc(func(p []byte) (int, error) {
+			if begun {
+				time.Sleep(2 * stallAfter)
+				return 0, io.EOF
+			}
+			begun = true
+			return len(p), nil
+		}))
+		if err != nil || status != http.StatusOK {
+			t.Errorf("%d, %v", status, err)
+		}
+	})
+}
+
+// A body is closed when there is nothing to send it by, as http.RoundTripper demands.
+func TestBodyOfARequestThatIsNotSent(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		_ = b.Close()
+		for name, rt := range map[string]http.RoundTripper{"small": b.Control(), "large": b.Bulk()} {
+			body := &closing{}
+			req, err := http.NewRequest(http.MethodPut, BaseURL, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := rt.RoundTrip(req); !errors.Is(err, ErrClosed) {
+				t.Errorf("%s request: %v", name, err)
+			}
+			if !body.closed {
+				t.Errorf("%s request: its body is not closed", name)
+			}
+		}
+	})
+}
+
+// closing is a body that knows whether it was closed.
+type closing struct {
+	zeros
+	closed bool
+}
+
+func (c *closing) Close() error {
+	c.closed = true
+	return nil
+}
