@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,6 +150,58 @@ func TestCloseWhileAnotherReads(t *testing.T) {
 		if took := time.Since(begin); took != 0 {
 			t.Errorf("it took %s", took)
 		}
+	})
+}
+
+// Answers that are not read give their places back.
+func TestUnreadAnswersInARow(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		for range poolSize + 1 {
+			_ = b.open(t.Context(), "much").Body.Close()
+		}
+		b.want("")
+	})
+}
+
+// A context that outlives its requests does not gather them.
+func TestContextOfManyRequests(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		ctx := &watched{Context: t.Context()}
+		for path, end := range map[string]func(*http.Response){
+			"":     func(resp *http.Response) { _, _ = io.Copy(io.Discard, resp.Body) },
+			"half": func(resp *http.Response) { _ = resp.Body.Close() },
+			"much": func(resp *http.Response) { _ = resp.Body.Close() },
+			"little": func(resp *http.Response) {
+				b.listen.Cut()
+				_, _ = io.Copy(io.Discard, resp.Body)
+			},
+		} {
+			end(b.open(ctx, path))
+			if n := ctx.watchers.Load(); n != 0 {
+				t.Errorf("%q: %d functions wait for the context", path, n)
+			}
+		}
+		_ = b.Close()
+		if err := <-b.begin(ctx, ""); !errors.Is(err, ErrClosed) {
+			t.Error(err)
+		}
+		if n := ctx.watchers.Load(); n != 0 {
+			t.Errorf("not sent: %d functions wait for the context", n)
+		}
+	})
+}
+
+// watched is a context that counts what waits for its end.
+type watched struct {
+	context.Context
+	watchers atomic.Int32
+}
+
+func (c *watched) AfterFunc(func()) (stop func() bool) {
+	c.watchers.Add(1)
+	return sync.OnceValue(func() bool {
+		c.watchers.Add(-1)
+		return true
 	})
 }
 

@@ -394,15 +394,15 @@ func (f *search) tryFind(ctx context.Context) (*way, error) {
 	}
 	punch.Aim(answer.UDP)
 	var work sync.WaitGroup
-	ctx, stop := context.WithTimeout(ctx, searchTime)
+	looking, stop := context.WithTimeout(ctx, searchTime)
 	defer work.Wait()
 	defer stop()
-	work.Go(func() { punch.Run(ctx) })
+	work.Go(func() { punch.Run(looking) })
 	found := make(chan *way)
-	work.Go(func() { f.viaTCP(ctx, scope.Select(answer.TCP), found) })
+	work.Go(func() { f.viaTCP(looking, scope.Select(answer.TCP), found) })
 	failed := make(chan error, 1)
-	work.Go(func() { failed <- f.viaQUIC(ctx, punch.Heard(), found) })
-	w := f.first(ctx, found)
+	work.Go(func() { failed <- f.viaQUIC(looking, punch.Heard(), found) })
+	w := f.first(looking, found)
 	if w == nil {
 		stop()
 		if err := <-failed; err != nil {
@@ -452,8 +452,11 @@ func (f *search) first(ctx context.Context, found <-chan *way) *way {
 	}
 }
 
-// compare measures the round trips of a new way and of the lanes.
+// compare measures the round trips of a new way and of the lanes. It has time of its
+// own: a way may be found at the end of a search.
 func (f *search) compare(ctx context.Context, w *way) error {
+	ctx, cancel := context.WithTimeout(ctx, searchTime)
+	defer cancel()
 	if err := w.measure(ctx, f.s.cfg.Header); err != nil {
 		return err
 	}

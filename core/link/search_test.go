@@ -4,6 +4,7 @@ package link
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -102,6 +104,73 @@ func TestLostPathIsSoughtFromTheNewAddress(t *testing.T) {
 	outside.Store(&after)
 	s.loseDirect()
 	seen(after)
+}
+
+// A path by TCP is worth a short wait, and what is not taken is closed.
+func TestFirstWay(t *testing.T) {
+	const soon = preferTCP / 2
+	type offered struct {
+		after time.Duration
+		kind  PathKind // "": there is none by TCP
+	}
+	for name, c := range map[string]struct {
+		offers []offered
+		want   PathKind
+		took   time.Duration
+		lost   []PathKind
+	}{
+		"TCP":                {[]offered{{soon, PathDirectTCP}}, PathDirectTCP, soon, nil},
+		"QUIC":               {[]offered{{soon, PathDirectQUIC}}, PathDirectQUIC, soon + preferTCP, nil},
+		"QUIC, then TCP":     {[]offered{{0, PathDirectQUIC}, {soon, PathDirectTCP}}, PathDirectTCP, soon, []PathKind{PathDirectQUIC}},
+		"QUIC, TCP too late": {[]offered{{0, PathDirectQUIC}, {2 * preferTCP, PathDirectTCP}}, PathDirectQUIC, preferTCP, []PathKind{PathDirectTCP}},
+		"QUIC, then no TCP":  {[]offered{{0, PathDirectQUIC}, {soon, ""}}, PathDirectQUIC, soon, nil},
+		"no TCP, then QUIC":  {[]offered{{0, ""}, {soon, PathDirectQUIC}}, PathDirectQUIC, soon, nil},
+		"TCP, then QUIC":     {[]offered{{0, PathDirectTCP}, {soon, PathDirectQUIC}}, PathDirectTCP, 0, []PathKind{PathDirectQUIC}},
+		"QUIC twice":         {[]offered{{0, PathDirectQUIC}, {soon, PathDirectQUIC}}, PathDirectQUIC, soon, []PathKind{PathDirectQUIC}},
+		"QUIC in the end":    {[]offered{{searchTime - soon, PathDirectQUIC}}, PathDirectQUIC, searchTime, nil},
+		"nothing":            {[]offered{{0, ""}}, "", searchTime, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), searchTime)
+				defer cancel()
+				found := make(chan *way)
+				lost := make(chan PathKind, len(c.offers))
+				var offers sync.WaitGroup
+				for _, o := range c.offers {
+					offers.Go(func() {
+						time.Sleep(o.after)
+						if o.kind == "" {
+							offer(ctx, nil, found)
+							return
+						}
+						offer(ctx, &way{path: func() Path { return Path{Kind: o.kind} }, close: func() { lost <- o.kind }}, found)
+					})
+				}
+				f := &search{s: &Session{cfg: Config{Direct: &Direct{}}}}
+				begin := time.Now()
+				w := f.first(ctx, found)
+				took := time.Since(begin)
+				cancel()
+				offers.Wait()
+				close(lost)
+				var got PathKind
+				if w != nil {
+					got = w.path().Kind
+				}
+				if got != c.want || took != c.took {
+					t.Errorf("%q after %s, want %q after %s", got, took, c.want, c.took)
+				}
+				var closed []PathKind
+				for kind := range lost {
+					closed = append(closed, kind)
+				}
+				if !slices.Equal(closed, c.lost) {
+					t.Errorf("closed %v, want %v", closed, c.lost)
+				}
+			})
+		})
+	}
 }
 
 // After a change of the network it is known soon what is lost with it; what carries

@@ -23,20 +23,20 @@ func (f *search) known(ctx context.Context) *way {
 	if len(f.s.cfg.Addresses) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, searchTime)
+	looking, stop := context.WithTimeout(ctx, searchTime)
 	var work sync.WaitGroup
 	defer work.Wait()
-	defer cancel()
+	defer stop()
 	found := make(chan *way)
-	work.Go(func() { f.viaTCP(ctx, f.s.cfg.Addresses, found) })
+	work.Go(func() { f.viaTCP(looking, f.s.cfg.Addresses, found) })
 	for _, at := range f.s.cfg.Addresses {
 		work.Go(func() {
-			if w, err := f.dialQUIC(ctx, at); err == nil {
-				offer(ctx, w, found)
+			if w, err := f.dialQUIC(looking, at); err == nil {
+				offer(looking, w, found)
 			}
 		})
 	}
-	w := f.first(ctx, found)
+	w := f.first(looking, found)
 	if w == nil {
 		return nil
 	}

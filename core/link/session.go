@@ -227,7 +227,9 @@ func (s *Session) Close() error {
 	left := s.circuits
 	s.mu.Unlock()
 	for _, c := range left {
-		work.Go(func() { _ = c.Close() })
+		if !c.closed.Load() {
+			work.Go(func() { _ = c.Close() })
+		}
 	}
 	work.Wait()
 	return nil
