@@ -202,6 +202,25 @@ func TestDirectLost(t *testing.T) {
 	}
 }
 
+// A direct path that has no connection for bulk is no path.
+func TestDirectWithoutBulk(t *testing.T) {
+	b := serveDirect(t, nil)
+	s := directSession(t, Config{}, &relayed{wayTo{network: &b.network, address: "b"}})
+	s.waitFor(t, PathDirectTCP)
+	b.listen.gate.mu.Lock()
+	b.listen.gate.total = 2 * maxDirect // some leave
+	b.listen.gate.mu.Unlock()
+	s.mu.Lock()
+	w := s.direct[0]
+	s.mu.Unlock()
+	if text, err := get(s.Bulk(), "x"); err != nil || strings.Contains(text, string(PathDirectTCP)) {
+		t.Errorf("%q, %v", text, err)
+	}
+	if !w.dead() {
+		t.Error("the path is kept")
+	}
+}
+
 // A direct path whose builder says that it takes no more requests is left to those that
 // are under way.
 func TestDirectOfABuilderThatStops(t *testing.T) {

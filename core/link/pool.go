@@ -37,8 +37,8 @@ type pool struct {
 	// alive tells whether a path has worked since a time, by another connection
 	// of it; false if that cannot be known.
 	alive func(context.Context, Path, time.Time) (known bool, err error)
-	// lost is called when there is no connection and none can be opened; may be
-	// nil.
+	// lost is called when there is no connection and none can be opened, under mu;
+	// may be nil.
 	lost func()
 
 	mu       sync.Mutex
@@ -192,14 +192,14 @@ func (p *pool) grow() {
 		p.refused = time.Now()
 		none := len(p.conns) == 0 && p.opening == 0
 		if none {
+			if p.lost != nil {
+				p.lost() // first: whoever is refused looks whether the way is still there
+			}
 			p.refuseLocked(err)
 		}
 		p.mu.Unlock()
 		if o != nil {
 			_ = o.cc.Close()
-		}
-		if none && p.lost != nil {
-			p.lost()
 		}
 		return
 	}

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -151,6 +152,90 @@ func TestCloseWhileAnotherReads(t *testing.T) {
 			t.Errorf("it took %s", took)
 		}
 	})
+}
+
+// A connection that comes when the pool is closed is not kept.
+func TestConnectionAfterClose(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		b.way.delay = time.Second
+		waits := b.begin(t.Context(), "")
+		b.bulk.close()
+		if err := <-waits; !errors.Is(err, ErrClosed) {
+			t.Errorf("who waited got %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if n := b.circuitsOpen(); n != 1 {
+			t.Errorf("%d circuits are left", n)
+		}
+	})
+}
+
+// A refusal is nobody's answer while another connection is on its way.
+func TestRefusedBesideAnother(t *testing.T) {
+	inPool(t, 2, func(t *testing.T, b *bench) {
+		b.way.delay = time.Second
+		b.Warm(2)
+		b.want("")
+	})
+}
+
+// A connection that comes just as who waited for it leaves is not lost.
+func TestTurnThatNobodyTakes(t *testing.T) {
+	inPool(t, 2, func(t *testing.T, b *bench) {
+		for range 20 {
+			c, err := b.bulk.take(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			got := make(chan *pooled, 1)
+			go func() {
+				c, _ := b.bulk.take(ctx)
+				got <- c
+			}()
+			synctest.Wait()
+			b.bulk.mu.Lock()
+			cancel()
+			c.rest(time.Now())
+			b.bulk.handLocked(c)
+			b.bulk.mu.Unlock()
+			if c := <-got; c != nil {
+				b.bulk.release(c)
+			}
+		}
+		b.want("")
+	})
+}
+
+// Who carries nothing, and ends, is not at fault; who breaks off an answer is, however
+// often they were well before.
+func TestConnectionsThatEnd(t *testing.T) {
+	for path, faults := range map[string]int{"": 1, "half": 2} {
+		inPool(t, 0, func(t *testing.T, b *bench) {
+			b.want("")
+			if path != "" {
+				done := b.begin(t.Context(), path)
+				defer func() { <-done }()
+			}
+			b.listen.Cut()
+			if n := b.circuitsOpen(); n != 0 {
+				t.Errorf("%q: %d circuits are left", path, n)
+			}
+			bad := 0 // that of small requests is one
+			for _, well := range b.way.wells {
+				if !well {
+					bad++
+				}
+			}
+			if bad != faults {
+				t.Errorf("%q: circuits ended well: %v", path, b.way.wells)
+			}
+			// One that has ended takes nothing that cannot be sent again.
+			if status, err := b.put("read", bytes.NewReader(nil)); err != nil || status != http.StatusOK {
+				t.Errorf("%q: then %d, %v", path, status, err)
+			}
+		})
+	}
 }
 
 // Answers that are not read give their places back.
