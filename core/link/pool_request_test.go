@@ -71,6 +71,12 @@ func TestAnswerThatWasGivenUp(t *testing.T) {
 		if n := b.circuitsOpen(); n != 1 {
 			t.Errorf("%d circuits are left", n)
 		}
+		resp = b.open(t.Context(), "half")
+		b.listen.Silence()
+		if _, err := io.ReadAll(resp.Body); err == nil || !resp.Body.(*flightBody).ReadCloser.(*pooledBody).use.ended.Load() {
+			t.Errorf("on a path that died: %v", err)
+		}
+		_ = resp.Body.Close()
 	})
 }
 
@@ -176,6 +182,43 @@ func TestRefusedBesideAnother(t *testing.T) {
 		b.way.delay = time.Second
 		b.Warm(2)
 		b.want("")
+	})
+}
+
+// Whoever waits does not get a connection that was answered for the last time, but
+// another, and at once.
+func TestTurnAfterALastAnswer(t *testing.T) {
+	inPool(t, 2, func(t *testing.T, b *bench) {
+		b.bulk.warm(1)
+		synctest.Wait()
+		last := make(chan error, 1)
+		go func() {
+			_, err := b.put("second", bytes.NewReader(make([]byte, 1<<20)))
+			last <- err
+		}()
+		synctest.Wait()
+		waits := make(chan error, 1)
+		go func() {
+			status, err := b.put("read", bytes.NewReader(nil))
+			if status != http.StatusOK {
+				err = errors.Join(err, errors.New(http.StatusText(status)))
+			}
+			waits <- err
+		}()
+		time.Sleep(time.Second / 2) // no other is to be had
+		b.way.mu.Lock()
+		b.way.most = 0
+		b.way.mu.Unlock()
+		if err := <-last; err != nil {
+			t.Error(err)
+		}
+		begin := time.Now()
+		if err := <-waits; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("it waited %s more", took)
+		}
 	})
 }
 
@@ -332,6 +375,41 @@ func TestIdleConnectionsThatBreakOff(t *testing.T) {
 		b.two()
 		b.want("new")
 	})
+}
+
+// An answer that comes slowly comes.
+func TestAnswerThatTrickles(t *testing.T) {
+	inPool(t, 0, func(t *testing.T, b *bench) {
+		begin := time.Now()
+		if _, err := get(b.Bulk(), "trickle"); err != nil || time.Since(begin) < 3*stallAfter {
+			t.Errorf("after %s: %v", time.Since(begin), err)
+		}
+	})
+}
+
+// While it is found out that a path is dead, a connection of it may prove the opposite,
+// or carry something else by then.
+func TestConnectionsThatMoveAgain(t *testing.T) {
+	for path, pause := range map[string]time.Duration{"resume": 10 * time.Second, "pause": 20 * time.Second} {
+		inPool(t, 0, func(t *testing.T, b *bench) {
+			asked := false
+			b.bulk.alive = func(context.Context, Path, time.Time) (bool, error) {
+				if asked {
+					return true, nil
+				}
+				asked = true
+				time.Sleep(pause)
+				return true, errors.New("no answer")
+			}
+			if _, err := get(b.Bulk(), path); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+			b.want("prepare")
+			if n := b.way.circuits(); n != 2 || !asked {
+				t.Errorf("%s: %d circuits, the path was asked: %t", path, n, asked)
+			}
+		})
+	}
 }
 
 // An upload that waits for what it sends is not given up.

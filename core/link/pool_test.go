@@ -134,6 +134,16 @@ func (b *bench) handle(w http.ResponseWriter, r *http.Request) {
 	case kind == "/much":
 		_, _ = w.Write(make([]byte, 4<<20))
 		return
+	case kind == "/trickle", kind == "/resume":
+		if kind == "/resume" {
+			time.Sleep(2 * pingAfter)
+		}
+		for range 30 {
+			time.Sleep(stallAfter / 10)
+			_, _ = w.Write(make([]byte, 10))
+			_ = rc.Flush()
+		}
+		return
 	case kind == "/pause":
 		_, _ = w.Write(make([]byte, 1000))
 		_ = rc.Flush()
