@@ -288,6 +288,21 @@ func TestControlTakesTheShorterPath(t *testing.T) {
 	}
 }
 
+// A round trip is the shortest of several: others wait for something else, too.
+func TestRoundTripIsTheShortest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		delays := []time.Duration{3, 1, 2}
+		w := &way{control: roundTripper(func(*http.Request) (*http.Response, error) {
+			time.Sleep(delays[0])
+			delays = delays[1:]
+			return &http.Response{Body: http.NoBody}, nil
+		})}
+		if err := w.measure(t.Context(), nil); err != nil || w.roundTrip() != 1 {
+			t.Errorf("%d, %v", w.roundTrip(), err)
+		}
+	})
+}
+
 // broken fails every request.
 type broken struct{ after func() }
 

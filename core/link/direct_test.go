@@ -198,6 +198,11 @@ func TestDirectLost(t *testing.T) {
 				t.Errorf("got %q, %v", text, err)
 			}
 			s.waitFor(t, kind)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if len(s.direct) != 1 {
+				t.Errorf("%d direct paths are known", len(s.direct))
+			}
 		})
 	}
 }

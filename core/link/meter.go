@@ -8,6 +8,9 @@ import (
 const (
 	// meterWindow is how long a sample of goodput is at least.
 	meterWindow = 250 * time.Millisecond
+	// meterBytes make a sample when nothing follows them, too: the request by which
+	// a path is tried again may take less time than that.
+	meterBytes = 1 << 20
 	// meterWeight is the newest sample's in the average: the start of a
 	// transfer, which is slow everywhere, is soon forgotten.
 	meterWeight = 0.4
@@ -48,7 +51,9 @@ func (m *meter) end(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.tick(now)
-	m.flight--
+	if m.flight--; m.flight == 0 && m.bytes >= meterBytes && m.busy > 0 {
+		m.sample()
+	}
 }
 
 func (m *meter) add(n int, now time.Time) {
@@ -60,7 +65,7 @@ func (m *meter) add(n int, now time.Time) {
 	m.tick(now)
 }
 
-// tick counts the time since the last call and takes a sample when it is due.
+// tick counts the time since the last call and takes a sample when one is due.
 func (m *meter) tick(now time.Time) {
 	if m.flight > 0 {
 		d := min(now.Sub(m.since), maxGap)
@@ -68,9 +73,12 @@ func (m *meter) tick(now time.Time) {
 		m.allBusy += d
 	}
 	m.since = now
-	if m.busy < meterWindow || m.bytes == 0 {
-		return
+	if m.busy >= meterWindow && m.bytes > 0 {
+		m.sample()
 	}
+}
+
+func (m *meter) sample() {
 	sample := float64(m.bytes) / m.busy.Seconds()
 	if m.rate == 0 {
 		m.rate = sample

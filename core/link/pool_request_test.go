@@ -316,6 +316,9 @@ func TestContextOfManyRequests(t *testing.T) {
 		if n := ctx.watchers.Load(); n != 0 {
 			t.Errorf("not sent: %d functions wait for the context", n)
 		}
+		if n := b.base.down.flying(); n != 0 {
+			t.Errorf("%d requests seem to be under way", n)
+		}
 	})
 }
 
