@@ -33,6 +33,59 @@ func TestBulkDoesNotFlap(t *testing.T) {
 	}
 }
 
+// A path that nobody knows gets few requests at once beside one that is known.
+func TestBulkOfAnUnknownPath(t *testing.T) {
+	s, direct := two(&slowPath{}, &slowPath{})
+	measured(s.base, 100)
+	for range trialStreams {
+		if got := s.forBulk(false, false); got != direct {
+			t.Errorf("bulk goes by %s", got.path())
+		}
+		direct.down.begin(time.Now())
+	}
+	if got := s.forBulk(false, false); got != s.base {
+		t.Error("all goes by the path that nobody knows")
+	}
+}
+
+// By a ticket of addresses the lanes go where a direct path does: there is nothing to
+// find out about them.
+func TestBulkOfOnePath(t *testing.T) {
+	s, direct := two(&slowPath{}, &slowPath{})
+	measured(direct, 100)
+	if got := s.forBulk(false, false); got != s.base {
+		t.Errorf("another path that nobody knows is not tried, but %s", got.path())
+	}
+	direct.path = s.base.path
+	if got := s.forBulk(false, false); got != direct {
+		t.Errorf("the same path is tried beside itself")
+	}
+}
+
+// Small requests take the nearest direct path unless the relay is known to be much
+// nearer, and open.
+func TestNearestPath(t *testing.T) {
+	s, far := two(&slowPath{}, &slowPath{})
+	_, near := two(&slowPath{}, &slowPath{})
+	far.rtt.Store(int64(100 * time.Millisecond))
+	near.rtt.Store(int64(50 * time.Millisecond))
+	wants := func(what string, want *way) {
+		t.Helper()
+		if s.forControl() != want {
+			t.Errorf("%s: another path is taken", what)
+		}
+	}
+	wants("a relay that nobody knows", far)
+	s.base.rtt.Store(int64(time.Millisecond))
+	wants("a relay that is near", s.base)
+	s.base.ready = func() bool { return false }
+	wants("a relay that is not open", far)
+	s.add(near)
+	wants("two direct paths", near)
+	s.remove(near)
+	wants("one again", far)
+}
+
 // What goes by a slow path is moved to one that moves three times as fast, and from time
 // to time to one that nobody knows or that carries nothing now.
 func TestWhatIsSlower(t *testing.T) {
