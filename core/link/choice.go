@@ -236,9 +236,6 @@ func (s *Session) forBulk(up, refused bool) *way {
 		if w == best || w.meter(up).flying() > 0 || best.meter(up).flying() == 0 {
 			continue
 		}
-		if _, measured := w.meter(up).estimate(); !measured {
-			continue
-		}
 		switch {
 		case w.probe.IsZero():
 			w.probe, w.probePause = now.Add(probeAfter), probeAfter

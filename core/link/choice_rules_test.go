@@ -48,6 +48,39 @@ func TestBulkOfAnUnknownPath(t *testing.T) {
 	}
 }
 
+// A path that lost is tried by one request at a time, while the other is in use, after
+// pauses that grow.
+func TestPausesBeforeAPathIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, direct := two(&slowPath{}, &slowPath{})
+		measured(s.base, 100)
+		measured(direct, 10)
+		tried := func(want bool) {
+			t.Helper()
+			if got := s.forBulk(false, false); (got == direct) != want {
+				t.Errorf("bulk goes by %s", got.path())
+			}
+		}
+		s.base.down.begin(time.Now())
+		tried(false)
+		for _, pause := range []time.Duration{15, 30, 60, 120, 240, 240} {
+			pause *= time.Second
+			time.Sleep(pause)
+			tried(false)
+			time.Sleep(time.Second)
+			direct.down.begin(time.Now())
+			tried(false)
+			direct.down.end(time.Now())
+			s.base.down.end(time.Now())
+			tried(false)
+			s.base.down.begin(time.Now())
+			tried(true)
+			tried(false)
+			measured(direct, 10)
+		}
+	})
+}
+
 // By a ticket of addresses the lanes go where a direct path does: there is nothing to
 // find out about them.
 func TestBulkOfOnePath(t *testing.T) {
@@ -103,7 +136,7 @@ func TestWhatIsSlower(t *testing.T) {
 		"faster and in use":      {func(_ *Session, w *way) { measured(w, 4*slow); w.down.last = time.Now() }, 0, true, true},
 		"in use before":          {func(_ *Session, w *way) { measured(w, 4*slow); w.down.last = time.Now().Add(-fresh) }, 0, false, false},
 		"unknown":                {func(*Session, *way) {}, time.Hour, true, false},
-		"being measured":         {func(_ *Session, w *way) { w.down.begin(time.Now()) }, time.Hour, false, false},
+		"being measured":         {func(_ *Session, w *way) { w.down.begin(time.Now()); w.down.rate = 4 * slow }, time.Hour, false, false},
 		"not open":               {func(_ *Session, w *way) { measured(w, 4*slow); w.ready = func() bool { return false } }, time.Hour, false, false},
 		"dead":                   {func(_ *Session, w *way) { measured(w, 4*slow); close(w.done) }, time.Hour, false, false},
 		"the same":               {func(s *Session, w *way) { measured(w, 4*slow); w.path = s.base.path }, time.Hour, false, false},
