@@ -303,7 +303,7 @@ func (c *chooser) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		moved := errors.Is(err, errMoved)
-		if !moved && !(w.direct && w.dead()) {
+		if !moved && !w.dead() {
 			if !c.stranded(w, err) {
 				return nil, err
 			}
