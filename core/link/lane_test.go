@@ -65,3 +65,23 @@ func TestManySmallRequests(t *testing.T) {
 		}
 	})
 }
+
+// What moves on another path tells nothing of this one, nor does the circuit itself, nor
+// one that is closed.
+func TestWhatMovesOnAPath(t *testing.T) {
+	here, there := Path{PathRelay, "here"}, Path{PathRelay, "there"}
+	c, beside, closed, other := &circuit{path: here}, &circuit{path: here}, &circuit{path: here}, &circuit{path: there}
+	closed.closed.Store(true)
+	s := &Session{circuits: []*circuit{c, beside, closed, other}}
+	before, moved := s.moved(c), s.moving(c)
+	for _, quiet := range []*circuit{c, closed, other} {
+		quiet.moved.Add(1)
+	}
+	if s.moved(c) != before || moved() {
+		t.Error("what does not count counts")
+	}
+	beside.moved.Add(1)
+	if s.moved(c) == before || !moved() {
+		t.Error("what counts does not")
+	}
+}
