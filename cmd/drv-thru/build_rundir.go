@@ -105,7 +105,8 @@ func (m *mountDir) remove() error {
 
 // guardScript lists the mount when it reads "list", which has the kernel ask for all
 // that is in it, and ends at any other line. At the end of who should write lines it takes
-// away what that has left; a pipe as fusecache.RemovePipe does.
+// away what that has left; a pipe as fusecache.RemovePipe does. Of a directory that is gone
+// already, which a dead mount does not look like to mkdir, the lock may be left.
 const guardScript = `while read -r line; do
 	[ "$line" = list ] || exit 0
 	: "$0"/* "$0"/nar/*
@@ -114,7 +115,7 @@ fusermount3 -uz -- "$0" || fusermount -uz -- "$0" || umount -l -- "$0"
 for pipe in "$0".pipe*; do
 	[ ! -p "$pipe" ] || { rm -f -- "$pipe"; sleep 1 & } 3<>"$pipe"
 done
-rmdir -- "$0" && rm -f -- "$0.lock"`
+{ rmdir -- "$0" || { mkdir -- "$0" && rmdir -- "$0"; }; } && rm -f -- "$0.lock"`
 
 // guard is a process that takes a mount on a directory away, and the directory too,
 // when this one ends without a call of release, as by SIGKILL.

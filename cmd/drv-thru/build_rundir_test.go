@@ -100,64 +100,77 @@ func TestGuard(t *testing.T) {
 		guard.release()
 		return
 	}
-	for _, killed := range []bool{false, true} {
-		base := t.TempDir()
-		m, err := newMountDir(base, unix.Flock)
-		if err != nil {
+	for _, removing := range []bool{false, true} {
+		testGuard(t, path, true, removing)
+	}
+	testGuard(t, path, false, false)
+}
+
+// testGuard has a process, which finds its directory in a variable, start a guard, and kills
+// it or not, also as it has removed the directory and not yet the lock.
+func testGuard(t *testing.T, variable string, killed, removing bool) {
+	t.Helper()
+	base := t.TempDir()
+	m, err := newMountDir(base, unix.Flock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.lock.Close()
+	if err := unix.Mkfifo(m.path+pipeSuffix+"7", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opened := opens(m.path + pipeSuffix + "7")
+	said := filepath.Join(base, "said")
+	if err := os.WriteFile(filepath.Join(base, "fusermount3"), []byte("#!/bin/sh\necho \"$@\" > "+said+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestGuard$")
+	cmd.Env = append(os.Environ(), variable+"="+m.path, "PATH="+base)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if killed {
+		// It reads only once the guard has been started.
+		if _, err := io.WriteString(stdin, strings.Repeat("x", 1<<20)); err != nil {
 			t.Fatal(err)
 		}
-		defer m.lock.Close()
-		if err := unix.Mkfifo(m.path+pipeSuffix+"7", 0o600); err != nil {
-			t.Fatal(err)
-		}
-		opened := opens(m.path + pipeSuffix + "7")
-		said := filepath.Join(base, "said")
-		if err := os.WriteFile(filepath.Join(base, "fusermount3"), []byte("#!/bin/sh\necho \"$@\" > "+said+"\n"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(os.Args[0], "-test.run=^TestGuard$")
-		cmd.Env = append(os.Environ(), path+"="+m.path, "PATH="+base)
-		stdin, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if killed {
-			// It reads only once the guard has been started.
-			if _, err := io.WriteString(stdin, strings.Repeat("x", 1<<20)); err != nil {
+		if removing {
+			if err := os.Remove(m.path); err != nil {
 				t.Fatal(err)
 			}
-			_ = cmd.Process.Kill()
 		}
-		_ = stdin.Close()
-		if err := cmd.Wait(); (err != nil) != killed {
-			t.Fatal(err)
+		_ = cmd.Process.Kill()
+	}
+	_ = stdin.Close()
+	if err := cmd.Wait(); (err != nil) != killed {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); killed; time.Sleep(time.Millisecond) {
+		_, err := os.Lstat(m.lock.Name())
+		if errors.Is(err, os.ErrNotExist) {
+			break
 		}
-		for deadline := time.Now().Add(time.Minute); killed; time.Sleep(time.Millisecond) {
-			_, err := os.Lstat(m.lock.Name())
-			if errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatal("it is still there")
-			}
+		if time.Now().After(deadline) {
+			t.Fatal("it is still there")
 		}
-		_, err = os.Lstat(m.path)
-		text, _ := os.ReadFile(said)
-		if (err != nil) != killed || killed != (string(text) == "-uz -- "+m.path+"\n") {
-			t.Errorf("killed %t: %v, unmounted %q", killed, err, text)
-		}
-		if _, err := os.Lstat(m.path + pipeSuffix + "7"); (err != nil) != killed {
-			t.Errorf("killed %t, a pipe: %v", killed, err)
-		}
-		if !killed {
-			fusecache.RemovePipe(m.path + pipeSuffix + "7")
-		}
-		if err := <-opened; err != nil {
-			t.Error(err)
-		}
+	}
+	_, err = os.Lstat(m.path)
+	text, _ := os.ReadFile(said)
+	if (err != nil) != killed || killed != (string(text) == "-uz -- "+m.path+"\n") {
+		t.Errorf("killed %t: %v, unmounted %q", killed, err, text)
+	}
+	if _, err := os.Lstat(m.path + pipeSuffix + "7"); (err != nil) != killed {
+		t.Errorf("killed %t, a pipe: %v", killed, err)
+	}
+	if !killed {
+		fusecache.RemovePipe(m.path + pipeSuffix + "7")
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
 	}
 }
 
