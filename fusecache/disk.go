@@ -363,26 +363,13 @@ func (d *Disk) NarInfo(hash string) (string, bool) {
 	if !d.UseNarInfo(hash) {
 		return "", false
 	}
-	f, err := openRegular(filepath.Join(d.dir, diskInfos, hash+".narinfo"))
+	f, err := pack.OpenFile(filepath.Join(d.dir, diskInfos, hash+".narinfo"), os.O_RDONLY)
 	if err != nil {
 		return "", false
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, wire.MaxNarInfo))
 	return string(text), err == nil
-}
-
-// openRegular opens a file to read it, and nothing else: to open a named pipe would
-// wait for who writes to it.
-func openRegular(name string) (*os.File, error) {
-	info, err := os.Lstat(name)
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no file", name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.Open(name)
 }
 
 // HasNar reports whether the NAR of that hash, in Nix's base32, is kept whole.
@@ -412,7 +399,7 @@ func (d *Disk) openNar(ctx context.Context, hash string, size int64) *os.File {
 	if e == nil {
 		return nil
 	}
-	f, err := openRegular(filepath.Join(d.dir, name))
+	f, err := pack.OpenFile(filepath.Join(d.dir, name), os.O_RDONLY)
 	if err == nil {
 		if info, statErr := f.Stat(); statErr != nil || info.Size() != e.size || size >= 0 && info.Size() != size {
 			err = fs.ErrInvalid

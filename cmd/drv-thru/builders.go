@@ -107,7 +107,7 @@ func newBuildersAddCommand(a *app) *ffcli.Command {
 			default:
 				e.RelayURLs = relays
 			}
-			if !builderName.MatchString(name) {
+			if !builderName().MatchString(name) {
 				return usagef("%q cannot be a name: use letters, digits, dots, - and _", name)
 			}
 			if err := e.check(asFlag); err != nil {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,13 @@ const systemBuilders = "/etc/drv-thru/builders.json"
 const maxEndpointFile = 4 << 10
 
 // builderName is what a builder may be called.
-var builderName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var builderName = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// pattern is a regular expression that is compiled when it is asked for. One that counts
+// takes long, and every command would start with it.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // buildersFile is builders.json.
 type buildersFile struct {
@@ -111,7 +118,7 @@ func readBuilders(path string) (map[string]builderEntry, error) {
 		return nil, fmt.Errorf("read builders: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(file.Builders)) {
-		if !builderName.MatchString(name) {
+		if !builderName().MatchString(name) {
 			return nil, fmt.Errorf("%s: builder %q: a name is letters, digits, dots, - and _", path, name)
 		}
 		e := file.Builders[name]

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,7 +22,7 @@ import (
 )
 
 // policyName is what a policy may be called.
-var policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+var policyName = pattern(`^[A-Za-z0-9_-]{1,64}$`)
 
 // serveConfig is serve's configuration: the file's, with the flags on top.
 type serveConfig struct {
@@ -158,7 +157,7 @@ func (c *serveConfig) check(a *app) error {
 		return err
 	}
 	for name, p := range c.Policies {
-		if !policyName.MatchString(name) {
+		if !policyName().MatchString(name) {
 			return usagef("policy %q: a name is letters, digits, - and _", name)
 		}
 		if err := p.Check(); err != nil {
@@ -170,13 +169,13 @@ func (c *serveConfig) check(a *app) error {
 }
 
 // systemName is what a Nix system may be called.
-var systemName = regexp.MustCompile(`^[A-Za-z0-9_.+-]{1,64}$`)
+var systemName = pattern(`^[A-Za-z0-9_.+-]{1,64}$`)
 
 // checkSystems checks Nix systems; what is where they were given.
 func checkSystems(what string, systems []string) error {
 	for i, s := range systems {
 		switch {
-		case !systemName.MatchString(s):
+		case !systemName().MatchString(s):
 			return usagef("%s %q is no system, such as x86_64-linux", what, s)
 		case slices.Contains(systems[:i], s):
 			return usagef("%s %s is there twice", what, s)

@@ -276,6 +276,21 @@ func TestDirectOfABuilderThatStops(t *testing.T) {
 	<-stopped
 }
 
+// overUDP is a session that has nothing but the builder's address, where only UDP answers.
+func (b *directServer) overUDP(t *testing.T) *Session {
+	t.Helper()
+	s, err := newSession(t.Context(), Config{
+		Identity: secret(t, 1), Peer: secret(t, 2).ID(),
+		Addresses: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())},
+		Direct:    &Direct{Rand: rand.Reader, loopback: true, quicOnly: true}, Header: http.Header{"Authorization": {"me"}},
+	}, []dialer{&wayTo{address: "nowhere", err: errors.New("no cable"), network: &b.network}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
 // A ticket may hold nothing but addresses.
 func TestAddressesOnly(t *testing.T) {
 	b := serveDirect(t, nil)
@@ -289,14 +304,7 @@ func TestAddressesOnly(t *testing.T) {
 		t.Errorf("got %q, %v", text, err)
 	}
 	// With nothing but UDP open, QUIC has to do.
-	u, err := newSession(t.Context(), Config{
-		Identity: secret(t, 1), Peer: secret(t, 2).ID(), Addresses: []netip.AddrPort{at},
-		Direct: &Direct{Rand: rand.Reader, loopback: true, quicOnly: true}, Header: http.Header{"Authorization": {"me"}},
-	}, []dialer{&wayTo{address: "nowhere", err: errors.New("no cable"), network: &b.network}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.Close()
+	u := b.overUDP(t)
 	if text, err := do(u.Control(), http.MethodGet, "x", nil); err != nil || text != "HTTP/3.0 direct-quic" {
 		t.Errorf("got %q, %v", text, err)
 	}
@@ -306,15 +314,7 @@ func TestAddressesOnly(t *testing.T) {
 // when it has lost its path.
 func TestAddressesAreTriedAgain(t *testing.T) {
 	b := serveDirect(t, nil)
-	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), b.listen.Port())
-	s, err := newSession(t.Context(), Config{
-		Identity: secret(t, 1), Peer: secret(t, 2).ID(), Addresses: []netip.AddrPort{at},
-		Direct: &Direct{Rand: rand.Reader, loopback: true, quicOnly: true}, Header: http.Header{"Authorization": {"me"}},
-	}, []dialer{&wayTo{address: "nowhere", err: errors.New("no cable"), network: &b.network}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := b.overUDP(t)
 	s.waitFor(t, PathDirectQUIC)
 	s.loseDirect()
 	s.waitFor(t, PathDirectQUIC)

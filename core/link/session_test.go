@@ -446,12 +446,7 @@ func TestGracefulRestartOfTheBuilder(t *testing.T) {
 			slow <- fmt.Sprint(text, err)
 		}()
 		<-arrived
-		stopped := make(chan struct{})
-		go func() {
-			_ = srv.Shutdown(t.Context())
-			close(stopped)
-		}()
-		synctest.Wait()
+		stopped := goodbye(t, srv)
 		serve(t, &network, "b", secret(t, 2), handler)
 		// The old connection has said that it takes no more.
 		if text, err := get(s.Control(), ""); err != nil || text != "done" {
@@ -483,12 +478,7 @@ func TestCloseEndsWhatARestartLeaves(t *testing.T) {
 			slow <- err
 		}()
 		<-arrived
-		stopped := make(chan struct{})
-		go func() {
-			_ = srv.Shutdown(t.Context())
-			close(stopped)
-		}()
-		synctest.Wait()
+		stopped := goodbye(t, srv)
 		serve(t, &network, "b", secret(t, 2), func(http.ResponseWriter, *http.Request) {})
 		if _, err := get(s.Control(), ""); err != nil {
 			t.Error(err)
@@ -506,6 +496,18 @@ func TestCloseEndsWhatARestartLeaves(t *testing.T) {
 		close(release)
 		<-stopped
 	})
+}
+
+// goodbye has a server take no more requests; what is closed then tells that none is
+// under way any more.
+func goodbye(t *testing.T, srv *http.Server) (stopped <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		_ = srv.Shutdown(t.Context())
+		close(done)
+	}()
+	synctest.Wait()
+	return done
 }
 
 func TestDeadPathIsNoticed(t *testing.T) {

@@ -112,7 +112,7 @@ func (e entry) struck() bool { return e.id == chunk.ID{} }
 // strike overwrites the ID of a damaged chunk, so that the next session does
 // not find it again. That it may fail is no matter.
 func (p *pack) strike(id chunk.ID, at place) {
-	file, err := openFile(p.path, os.O_RDWR)
+	file, err := OpenFile(p.path, os.O_RDWR)
 	if err != nil {
 		return
 	}
@@ -128,7 +128,7 @@ func (p *pack) strike(id chunk.ID, at place) {
 	if e, ok := parseEntry(head[:], off); ok && e.id == id {
 		_, _ = file.WriteAt(struck, off)
 	}
-	index, err := openFile(indexOf(p.path), os.O_RDWR)
+	index, err := OpenFile(indexOf(p.path), os.O_RDWR)
 	if err != nil {
 		return
 	}

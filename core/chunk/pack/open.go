@@ -127,7 +127,7 @@ func (s *Store) expect(listed []found) {
 
 // add opens a pack that is new to this process.
 func (s *Store) add(f found) {
-	file, err := openFile(f.path, os.O_RDONLY)
+	file, err := OpenFile(f.path, os.O_RDONLY)
 	if err != nil {
 		return
 	}
@@ -210,9 +210,9 @@ func (s *Store) drop(p *pack) {
 	_ = p.file.Close()
 }
 
-// openFile opens a file of a store, and nothing that lies in its place: a named pipe would
-// wait for its other end.
-func openFile(path string, flag int) (*os.File, error) {
+// OpenFile opens a file, and nothing else that lies in its place: a named pipe would wait
+// for its other end. flag is that of [os.OpenFile].
+func OpenFile(path string, flag int) (*os.File, error) {
 	info, err := os.Lstat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is no file", path)
@@ -225,7 +225,7 @@ func openFile(path string, flag int) (*os.File, error) {
 
 // lock opens a pack for appending and holds it until the file is closed.
 func lock(path string) (*os.File, error) {
-	file, err := openFile(path, os.O_RDWR)
+	file, err := OpenFile(path, os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +252,7 @@ func same(file *os.File, path string) bool {
 
 // readIndex reads the index of a pack of the given size.
 func readIndex(path string, size int64) []byte {
-	file, err := openFile(path, os.O_RDONLY)
+	file, err := OpenFile(path, os.O_RDONLY)
 	if err != nil {
 		return nil
 	}
@@ -353,7 +353,7 @@ func (s *Store) adopt(p *pack) error {
 		err = locked.Truncate(end)
 	}
 	if err == nil {
-		p.index, err = openFile(indexOf(p.path), os.O_RDWR)
+		p.index, err = OpenFile(indexOf(p.path), os.O_RDWR)
 	}
 	if err != nil {
 		_ = locked.Close()
